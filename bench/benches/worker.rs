@@ -1,0 +1,193 @@
+//! A whole worker's round over in-memory devices, in each direction.
+//!
+//! Includes the copies that stand for the kernel's: into the worker's buffer when it reads, and out
+//! when it writes. The devices are the bench's own, because those of the tests keep what was written
+//! in new memory, which would cost more than the worker.
+
+use std::io::{self, IoSlice};
+
+use bytes::Bytes;
+use criterion::{Criterion, Throughput, criterion_group, criterion_main};
+use culvert::dataplane::offload::VnetHeader;
+use culvert::dataplane::{Egress, Env, Ingress, Notices, TunPort, UnderlayPort, WorkerCounters};
+use culvert::engine::{Engine, Table};
+use culvert::platform::clock;
+use culvert::platform::tun::Offload;
+use culvert::platform::udp::{RecvBatch, Transmit};
+use culvert_bench::micro::{self, Packet, TCP_PAYLOAD, Transport};
+use overlay_proto::{Ecn, Family};
+
+/// Small packets in a round.
+const SMALL: u16 = 64;
+
+/// Payload of a small packet.
+const SMALL_LEN: usize = 64;
+
+/// Full-size packets in a super-packet of 64 KiB.
+const SEGMENTS: u16 = 46;
+
+/// Full-size packets in the longest train that a sending call takes.
+const TRAIN: u16 = 44;
+
+/// Super-packets, or trains, in a round.
+const SUPERS: usize = 4;
+
+/// A device that gives the same again and again, and forgets what it takes.
+#[derive(Default)]
+struct Replay {
+    /// Packets, or trains of datagrams of `segment_size`.
+    incoming: Vec<Bytes>,
+    segment_size: usize,
+    next: usize,
+    taken: usize,
+    /// Where what was taken is copied to.
+    sink: Vec<u8>,
+}
+
+impl Replay {
+    fn take(&mut self, parts: &[IoSlice<'_>]) {
+        self.taken += 1;
+        self.sink.clear();
+        parts.iter().for_each(|part| self.sink.extend_from_slice(part));
+    }
+}
+
+impl TunPort for Replay {
+    fn recv(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let packet = self.incoming.get(self.next).ok_or(io::ErrorKind::WouldBlock)?;
+        self.next += 1;
+        buffer[..packet.len()].copy_from_slice(packet);
+        Ok(packet.len())
+    }
+
+    fn send(&mut self, parts: &[IoSlice<'_>]) -> io::Result<()> {
+        self.take(parts);
+        Ok(())
+    }
+}
+
+impl UnderlayPort for Replay {
+    fn recv(&mut self, batch: &mut RecvBatch) -> io::Result<()> {
+        batch.clear();
+        let node1 = micro::underlay(1);
+        while let Some(train) = self.incoming.get(self.next)
+            && batch.push(node1, Ecn::NotEct, self.segment_size, train)
+        {
+            self.next += 1;
+        }
+        if batch.is_empty() { Err(io::ErrorKind::WouldBlock.into()) } else { Ok(()) }
+    }
+
+    fn send(&mut self, _flow_hash: u32, transmit: &Transmit<'_>) -> io::Result<()> {
+        self.take(transmit.parts);
+        Ok(())
+    }
+}
+
+/// A worker without its thread.
+struct Worker {
+    table: Table,
+    engine: Engine,
+    egress: Egress,
+    ingress: Ingress,
+    counters: WorkerCounters,
+    notices: Notices,
+    tun: Replay,
+    underlay: Replay,
+}
+
+impl Worker {
+    /// A worker of node 0 with these devices.
+    fn new(tun: Replay, underlay: Replay) -> Self {
+        Self {
+            table: micro::table(100),
+            engine: Engine::new(clock::now()),
+            egress: Egress::new(),
+            ingress: Ingress::new(Offload::TcpUdp),
+            counters: WorkerCounters::default(),
+            notices: Notices::new().0,
+            tun,
+            underlay,
+        }
+    }
+
+    /// Moves everything once, both ways; returns what the TUN device and the underlay took.
+    fn round(&mut self) -> (usize, usize) {
+        for device in [&mut self.tun, &mut self.underlay] {
+            (device.next, device.taken) = (0, 0);
+        }
+        let mut env = Env {
+            tun: &mut self.tun,
+            underlay: &mut self.underlay,
+            table: &self.table,
+            counters: &self.counters,
+            notices: &self.notices,
+            now: clock::now(),
+        };
+        while env.tun.next < env.tun.incoming.len() {
+            self.egress.round(&mut self.engine, &mut env);
+        }
+        while env.underlay.next < env.underlay.incoming.len() {
+            self.ingress.round(&self.engine, &mut env, 1);
+        }
+        (self.tun.taken, self.underlay.taken)
+    }
+}
+
+fn egress(c: &mut Criterion) {
+    let mut group = c.benchmark_group("egress");
+    let packet = Packet::new(Transport::Udp, 0, 1, SMALL_LEN);
+    let packets = |index| micro::on_tun(&VnetHeader::default(), &packet.member(index).build());
+    let tun = Replay { incoming: (0..SMALL).map(packets).collect(), ..Replay::default() };
+    let mut worker = Worker::new(tun, Replay::default());
+    assert_eq!(worker.round(), (0, 1), "small packets leave as a train");
+    group.throughput(Throughput::Elements(u64::from(SMALL)));
+    group.bench_function(format!("{SMALL} packets of {SMALL_LEN} bytes"), |b| {
+        b.iter(|| worker.round());
+    });
+
+    let payload_len = usize::from(TCP_PAYLOAD) * usize::from(SEGMENTS);
+    let (header, bytes) = Packet::new(Transport::Tcp, 0, 1, payload_len).build_super(TCP_PAYLOAD);
+    let incoming = vec![micro::on_tun(&header, &bytes); SUPERS];
+    let mut worker = Worker::new(Replay { incoming, ..Replay::default() }, Replay::default());
+    assert!(worker.round().1 >= SUPERS, "super-packets leave");
+    group.throughput(Throughput::Bytes((SUPERS * bytes.len()) as u64));
+    group.bench_function(format!("{SUPERS} super-packets of {SEGMENTS} segments"), |b| {
+        b.iter(|| worker.round());
+    });
+    group.finish();
+}
+
+fn ingress(c: &mut Criterion) {
+    let mut group = c.benchmark_group("ingress");
+    let small = trains(&Packet::new(Transport::Udp, 1, 0, SMALL_LEN), SMALL, 1);
+    let mut worker = Worker::new(Replay::default(), small);
+    assert_eq!(worker.round(), (1, 0), "small packets arrive as a super-packet");
+    group.throughput(Throughput::Elements(u64::from(SMALL)));
+    group.bench_function(format!("a train of {SMALL} packets of {SMALL_LEN} bytes"), |b| {
+        b.iter(|| worker.round());
+    });
+
+    let packet = Packet::new(Transport::Tcp, 1, 0, usize::from(TCP_PAYLOAD));
+    let large = trains(&packet, TRAIN, SUPERS);
+    let len: usize = large.incoming.iter().map(Bytes::len).sum();
+    let mut worker = Worker::new(Replay::default(), large);
+    assert_eq!(worker.round(), (SUPERS, 0), "trains are joined");
+    group.throughput(Throughput::Bytes(len as u64));
+    group.bench_function(format!("{SUPERS} trains of {TRAIN} full-size packets"), |b| {
+        b.iter(|| worker.round());
+    });
+    group.finish();
+}
+
+/// An underlay that has `count` trains, each of `len` packets like `first`, as node 1 sends them.
+fn trains(first: &Packet, len: u16, count: usize) -> Replay {
+    let datagrams: Vec<Vec<u8>> =
+        (0..len).map(|index| micro::datagram(Family::V4, &first.member(index).build())).collect();
+    let segment_size = datagrams.first().map_or(0, Vec::len);
+    let incoming = vec![Bytes::from(datagrams.concat()); count];
+    Replay { incoming, segment_size, ..Replay::default() }
+}
+
+criterion_group!(benches, egress, ingress);
+criterion_main!(benches);

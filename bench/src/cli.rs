@@ -1,0 +1,78 @@
+//! The command line.
+
+use std::io::{self, Write as _};
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Args, Parser, Subcommand};
+
+use crate::compare;
+use crate::metric::Measure;
+
+/// Measures Culvert against other pod networks, side by side on this machine.
+#[derive(Debug, Parser)]
+#[command(version)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Build every network, measure them in turn, and print what came out.
+    ///
+    /// Needs root, and a machine that does nothing else.
+    Compare(CompareArgs),
+    /// List the networks, and what this machine lacks for them.
+    List,
+    /// Remove what a killed run left behind.
+    Clean,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct CompareArgs {
+    /// Measure less of everything: three minutes instead of fifteen.
+    #[arg(long)]
+    pub(crate) quick: bool,
+    /// Only these networks (see `list`); the kernel's VXLAN is always measured, for the ratios.
+    #[arg(long, value_name = "NAME", value_delimiter = ',')]
+    pub(crate) only: Vec<String>,
+    /// Only these measures.
+    #[arg(long, value_name = "MEASURE", value_delimiter = ',')]
+    pub(crate) measures: Vec<Measure>,
+    /// Rounds of the comparison.
+    #[arg(long, value_name = "COUNT")]
+    pub(crate) rounds: Option<usize>,
+    /// Measure another build of culvert too, as the network NAME; `culvert-cni` is beside it.
+    #[arg(long, value_name = "NAME=PATH")]
+    pub(crate) also: Vec<String>,
+    /// Measure this build of culvert instead of building one; `culvert-cni` is beside it.
+    #[arg(long, value_name = "PATH")]
+    pub(crate) culvert: Option<PathBuf>,
+    /// Write everything that was measured as JSON.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) json: Option<PathBuf>,
+    /// Draw the ratios to the kernel's VXLAN.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) svg: Option<PathBuf>,
+    /// The date to put down with the figures.
+    #[arg(long, value_name = "DATE")]
+    pub(crate) date: Option<String>,
+    /// Fail if a target that must be reached is not, or could not be measured.
+    #[arg(long)]
+    pub(crate) check: bool,
+}
+
+/// Does what the command line says.
+pub fn main() -> ExitCode {
+    let done = match Cli::parse().command {
+        Command::Compare(args) => compare::run(&args),
+        Command::List => compare::list(),
+        Command::Clean => compare::clean(),
+    };
+    done.unwrap_or_else(|error| {
+        // Where standard error is gone there is nobody left to tell.
+        let _ = writeln!(io::stderr().lock(), "bench: {error:#}");
+        ExitCode::FAILURE
+    })
+}

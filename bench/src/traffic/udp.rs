@@ -1,0 +1,186 @@
+//! UDP packets of one flow at a given rate, and how many arrive.
+//!
+//! Each packet is a datagram of its own from the sending socket on: messages go to the kernel many at
+//! a time (`sendmmsg`), but never as one to be cut apart, which would measure the sender's offload.
+
+use std::io::{self, IoSlice};
+use std::net::{SocketAddr, UdpSocket};
+use std::os::fd::AsFd;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, anyhow};
+use culvert::lab::interrupt;
+use culvert::platform::clock;
+use rustix::net::{MMsgHdr, SendAncillaryBuffer, SendFlags, sendmmsg};
+use socket2::SockRef;
+
+use super::{PATIENCE, Pod};
+use crate::search::{Search, Trial};
+
+/// Messages in one call at most.
+const BATCH: usize = 32;
+
+/// How long the sender sleeps when it is ahead, and the receiver when nothing is there. Packets come
+/// in bursts of what is due after this and the kernel's timer slack (50 µs): at 200,000 packets a
+/// second, of thirty.
+const NAP: Duration = Duration::from_micros(100);
+
+/// What a sender that was kept from running makes up for. More would be a burst that no application
+/// sends and that only tests how long queues are.
+const MAX_LAG: Duration = Duration::from_millis(1);
+
+/// How long the receiver waits for stragglers once the sender has stopped.
+const SETTLE: Duration = Duration::from_millis(30);
+
+/// The receiver's buffer: what arrives while the receiver sleeps or waits for a CPU must not be lost
+/// to the socket, which is no part of the network.
+const RECEIVE_BUFFER_LEN: usize = 4 << 20;
+
+/// A pair of sockets to try rates on.
+pub(crate) struct Flow {
+    sender: UdpSocket,
+    receiver: UdpSocket,
+    payload: Vec<u8>,
+    trial: u64,
+}
+
+/// How a search is made.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Hunt {
+    /// Where it starts.
+    pub(crate) start_pps: f64,
+    /// How it strides at first.
+    pub(crate) stride: f64,
+    /// How long one rate is tried.
+    pub(crate) trial: Duration,
+}
+
+impl Flow {
+    /// Opens a flow of packets with `payload_len` bytes of payload.
+    pub(crate) fn open(from: &Pod, to: &Pod, payload_len: usize) -> Result<Self> {
+        let receiver = to.open("bind", || {
+            let socket = UdpSocket::bind(SocketAddr::new(to.address, 0))?;
+            socket.set_nonblocking(true)?;
+            // Root may exceed the system's limit, but socket2 does not know how to say so.
+            rustix::net::sockopt::set_socket_recv_buffer_size_force(&socket, RECEIVE_BUFFER_LEN)?;
+            Ok(socket)
+        })?;
+        let address = receiver.local_addr().context("ask for the receiver's port")?;
+        let sender = from.open("connect", || {
+            let socket = UdpSocket::bind(SocketAddr::new(from.address, 0))?;
+            socket.connect(address)?;
+            SockRef::from(&socket).set_write_timeout(Some(PATIENCE))?;
+            Ok(socket)
+        })?;
+        Ok(Self { sender, receiver, payload: vec![0x5a; payload_len], trial: 0 })
+    }
+
+    /// Searches for the highest rate with little loss; packets per second.
+    ///
+    /// # Errors
+    ///
+    /// A socket fails, or the user interrupts.
+    pub(crate) fn highest_rate(&mut self, hunt: Hunt) -> Result<f64> {
+        // The first packets find neighbours and fill caches.
+        self.offer(5000.0, Duration::from_millis(50))?;
+        let mut search = Search::new(hunt.start_pps, hunt.stride);
+        while let Some(rate) = search.next_rate() {
+            interrupt::check()?;
+            search.record(&self.offer(rate, hunt.trial)?);
+        }
+        Ok(search.best_pps())
+    }
+
+    /// Sends at `rate` packets per second for `time`.
+    fn offer(&mut self, rate: f64, time: Duration) -> Result<Trial> {
+        self.trial += 1;
+        let tag = self.trial.to_ne_bytes();
+        self.payload[..tag.len()].copy_from_slice(&tag);
+        let stop = AtomicBool::new(false);
+        let (sent, received) = thread::scope(|scope| {
+            let receiving = scope.spawn(|| count(&self.receiver, tag, &stop));
+            let sent = send(&self.sender, &self.payload, rate, time);
+            stop.store(true, Ordering::Relaxed);
+            let received = receiving.join().unwrap_or_else(|_| Err(io::Error::other("it ended")));
+            (sent, received)
+        });
+        let (sent, took) = sent.context("send packets")?;
+        let received = received.context("receive packets")?;
+        let seconds = took.as_secs_f64();
+        if sent == 0 {
+            return Err(anyhow!("no packet was sent"));
+        }
+        Ok(Trial { offered_pps: sent as f64 / seconds, delivered_pps: received as f64 / seconds })
+    }
+}
+
+/// Sends `payload` at `rate` for `time`; how often, and how long it really took.
+fn send(
+    socket: &UdpSocket,
+    payload: &[u8],
+    rate: f64,
+    time: Duration,
+) -> io::Result<(u64, Duration)> {
+    let most_due = (MAX_LAG.as_secs_f64() * rate).max(1.0);
+    let start = clock::now();
+    // Packets that were due and that a late sender does not make up for.
+    let (mut sent, mut forgiven) = (0_u64, 0.0);
+    loop {
+        let elapsed = start.elapsed();
+        if elapsed >= time {
+            return Ok((sent, elapsed));
+        }
+        let mut due = elapsed.as_secs_f64() * rate - sent as f64 - forgiven;
+        if due > most_due {
+            forgiven += due - most_due;
+            due = most_due;
+        }
+        if due < 1.0 {
+            thread::sleep(NAP);
+        } else {
+            sent += send_batch(socket.as_fd(), payload, (due as usize).min(BATCH))? as u64;
+        }
+    }
+}
+
+/// Sends `payload` `count` times; how often the kernel took it. A full queue costs the packet, as on
+/// the way, and counts as sent.
+fn send_batch(socket: impl AsFd, payload: &[u8], count: usize) -> io::Result<usize> {
+    let iov = [IoSlice::new(payload)];
+    let mut controls: [SendAncillaryBuffer<'_, '_, '_>; BATCH] = Default::default();
+    let mut messages: Vec<MMsgHdr<'_>> =
+        controls.iter_mut().take(count).map(|control| MMsgHdr::new(&iov, control)).collect();
+    match sendmmsg(socket, &mut messages, SendFlags::empty()) {
+        Ok(taken) => Ok(taken),
+        Err(rustix::io::Errno::NOBUFS | rustix::io::Errno::AGAIN) => Ok(1),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// Counts the packets that begin with `tag`, until `stop` is set and no more come.
+///
+/// Takes what is there and sleeps. A receiver that waited in the socket would have to be woken for
+/// each packet, which on a virtual machine costs the sender more than sending.
+fn count(socket: &UdpSocket, tag: [u8; 8], stop: &AtomicBool) -> io::Result<u64> {
+    let mut received = 0;
+    let mut buffer = [0; 2048];
+    let mut last_arrival = clock::now();
+    loop {
+        match socket.recv(&mut buffer) {
+            Ok(_) => {
+                // Anything else is a straggler of an earlier trial.
+                received += u64::from(buffer[..tag.len()] == tag);
+                last_arrival = clock::now();
+            }
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                if stop.load(Ordering::Relaxed) && last_arrival.elapsed() >= SETTLE {
+                    return Ok(received);
+                }
+                thread::sleep(NAP);
+            }
+            Err(error) => return Err(error),
+        }
+    }
+}

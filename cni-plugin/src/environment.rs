@@ -1,0 +1,262 @@
+//! What the container runtime says in environment variables.
+//!
+//! Owns reading and checking them, through a look-up that the caller passes, so that no test has to
+//! change the process's environment. Nothing else in the plugin reads the environment.
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+
+use crate::attachment::{InvalidName, check_identifier, check_ifname};
+use crate::error::Error;
+
+/// Keys of `CNI_ARGS` that ask for what this plugin cannot do.
+const REFUSED_ARGS: [&str; 2] = ["IP", "MAC"];
+
+/// Looks an environment variable up.
+pub(crate) type Variables<'a> = &'a dyn Fn(&str) -> Option<OsString>;
+
+/// A verb of the CNI specification.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Command {
+    Add,
+    Check,
+    Del,
+    Version,
+}
+
+impl Command {
+    const ALL: [Self; 4] = [Self::Add, Self::Check, Self::Del, Self::Version];
+
+    pub(crate) fn as_str(self) -> &'static str {
+        match self {
+            Self::Add => "ADD",
+            Self::Check => "CHECK",
+            Self::Del => "DEL",
+            Self::Version => "VERSION",
+        }
+    }
+
+    /// Reads `CNI_COMMAND`; `None` when a person started the program by hand.
+    pub(crate) fn read(variables: Variables<'_>) -> Result<Option<Self>, Error> {
+        let Some(value) = text(variables, "CNI_COMMAND")? else {
+            return Ok(None);
+        };
+        let known = Self::ALL.into_iter().find(|verb| verb.as_str() == value);
+        known.map(Some).ok_or_else(|| Error::BadEnvironment {
+            name: "CNI_COMMAND",
+            value,
+            remedy: format!("this plugin knows {}", Self::ALL.map(Self::as_str).join(", ")),
+        })
+    }
+}
+
+/// Which interface of which container a verb is about.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Target {
+    pub(crate) container: String,
+    pub(crate) ifname: String,
+    /// Path of the pod's network namespace; DEL may come without.
+    pub(crate) netns: Option<PathBuf>,
+}
+
+impl Target {
+    /// Reads the variables that `command` needs.
+    pub(crate) fn read(command: Command, variables: Variables<'_>) -> Result<Self, Error> {
+        let container = text(variables, "CNI_CONTAINERID")?;
+        let ifname = text(variables, "CNI_IFNAME")?;
+        // A path is bytes, not text.
+        let netns = variables("CNI_NETNS").filter(|path| !path.is_empty());
+        let netns_is_missing = netns.is_none() && command != Command::Del;
+        let (Some(container), Some(ifname), false) = (&container, &ifname, netns_is_missing) else {
+            let mut names = Vec::new();
+            if container.is_none() {
+                names.push("CNI_CONTAINERID");
+            }
+            if netns_is_missing {
+                names.push("CNI_NETNS");
+            }
+            if ifname.is_none() {
+                names.push("CNI_IFNAME");
+            }
+            return Err(Error::MissingEnvironment { command: command.as_str(), names });
+        };
+        check("CNI_CONTAINERID", container, check_identifier)?;
+        check("CNI_IFNAME", ifname, check_ifname)?;
+        Ok(Self {
+            container: container.clone(),
+            ifname: ifname.clone(),
+            netns: netns.map(PathBuf::from),
+        })
+    }
+}
+
+/// Directories that the environment sets.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Directories {
+    pub(crate) run_dir: Option<PathBuf>,
+    pub(crate) state_dir: Option<PathBuf>,
+}
+
+impl Directories {
+    pub(crate) fn read(variables: Variables<'_>) -> Result<Self, Error> {
+        let directory = |name: &'static str| -> Result<Option<PathBuf>, Error> {
+            let Some(value) = variables(name).filter(|path| !path.is_empty()) else {
+                return Ok(None);
+            };
+            let path = PathBuf::from(&value);
+            if path.is_absolute() {
+                return Ok(Some(path));
+            }
+            Err(Error::BadEnvironment {
+                name,
+                value: value.to_string_lossy().into_owned(),
+                remedy: "needs an absolute path".to_owned(),
+            })
+        };
+        Ok(Self {
+            run_dir: directory("CULVERT_RUN_DIR")?,
+            state_dir: directory("CULVERT_STATE_DIR")?,
+        })
+    }
+}
+
+/// Checks `CNI_ARGS`: what it asks for must be something this plugin does.
+///
+/// Kubernetes runtimes describe the pod here (`K8S_POD_NAME=…`), together with `IgnoreUnknown=1`.
+pub(crate) fn check_args(variables: Variables<'_>) -> Result<(), Error> {
+    let Some(args) = text(variables, "CNI_ARGS")? else {
+        return Ok(());
+    };
+    let bad =
+        |remedy: String| Error::BadEnvironment { name: "CNI_ARGS", value: args.clone(), remedy };
+    let mut pairs = Vec::new();
+    for pair in args.split(';').filter(|pair| !pair.is_empty()) {
+        let split = pair.split_once('=');
+        pairs.push(split.ok_or_else(|| bad(format!("{pair:?} needs to be KEY=VALUE")))?);
+    }
+    let ignores_unknown =
+        pairs.iter().any(|(key, value)| *key == "IgnoreUnknown" && matches!(*value, "1" | "true"));
+    for (key, value) in &pairs {
+        if REFUSED_ARGS.contains(key) {
+            return Err(Error::UnsupportedKey {
+                key: format!("CNI_ARGS {key}"),
+                value: format!("{value:?}"),
+                remedy: "culvert-cni chooses addresses itself; remove it".to_owned(),
+            });
+        }
+        let is_known = *key == "IgnoreUnknown" || key.starts_with("K8S_");
+        if !is_known && !ignores_unknown {
+            return Err(bad(format!("{key} is unknown; remove it or add IgnoreUnknown=1")));
+        }
+    }
+    Ok(())
+}
+
+/// Reads a variable as text; an empty one counts as missing.
+fn text(variables: Variables<'_>, name: &'static str) -> Result<Option<String>, Error> {
+    let Some(value) = variables(name).filter(|value| !value.is_empty()) else {
+        return Ok(None);
+    };
+    let not_text = |value: OsString| Error::BadEnvironment {
+        name,
+        value: value.to_string_lossy().into_owned(),
+        remedy: "needs to be UTF-8".to_owned(),
+    };
+    value.into_string().map(Some).map_err(not_text)
+}
+
+fn check(
+    name: &'static str,
+    value: &str,
+    rule: fn(&str) -> Result<(), InvalidName>,
+) -> Result<(), Error> {
+    rule(value).map_err(|broken| Error::BadEnvironment {
+        name,
+        value: value.to_owned(),
+        remedy: broken.to_string(),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn variables(pairs: &[(&'static str, &'static str)]) -> impl Fn(&str) -> Option<OsString> {
+        let pairs = pairs.to_vec();
+        move |name| {
+            let found = pairs.iter().find(|(key, _)| *key == name);
+            found.map(|(_, value)| OsString::from(value))
+        }
+    }
+
+    fn target(command: Command, pairs: &[(&'static str, &'static str)]) -> Result<Target, Error> {
+        Target::read(command, &variables(pairs))
+    }
+
+    #[test]
+    fn verbs_are_recognised_and_others_named() {
+        for verb in Command::ALL {
+            let found = Command::read(&variables(&[("CNI_COMMAND", verb.as_str())]));
+            assert_eq!(found.unwrap(), Some(verb));
+        }
+        assert_eq!(Command::read(&variables(&[])).unwrap(), None);
+        let error = Command::read(&variables(&[("CNI_COMMAND", "add")])).unwrap_err();
+        assert_eq!(error.code(), 4);
+        assert!(error.to_string().contains("\"add\""), "{error}");
+    }
+
+    #[test]
+    fn every_missing_variable_is_named_at_once() {
+        let error = target(Command::Add, &[("CNI_IFNAME", "")]).unwrap_err();
+        assert_eq!(error.code(), 4);
+        assert_eq!(
+            error.to_string(),
+            "environment variables CNI_CONTAINERID, CNI_NETNS, CNI_IFNAME are missing: \
+             CNI_COMMAND=ADD needs them"
+        );
+    }
+
+    #[test]
+    fn only_del_does_without_namespace() {
+        let pairs = [("CNI_CONTAINERID", "c1"), ("CNI_IFNAME", "eth0")];
+        assert_eq!(target(Command::Del, &pairs).unwrap().netns, None);
+        assert_eq!(target(Command::Add, &pairs).unwrap_err().code(), 4);
+        assert_eq!(target(Command::Check, &pairs).unwrap_err().code(), 4);
+    }
+
+    #[test]
+    fn names_that_break_the_rules_are_refused() {
+        for (container, ifname) in
+            [("../c", "eth0"), ("c", "../eth0"), ("c", "a-name-that-is-long")]
+        {
+            let pairs =
+                [("CNI_CONTAINERID", container), ("CNI_IFNAME", ifname), ("CNI_NETNS", "/x")];
+            assert_eq!(target(Command::Add, &pairs).unwrap_err().code(), 4);
+        }
+    }
+
+    #[test]
+    fn relative_directory_is_refused() {
+        let error = Directories::read(&variables(&[("CULVERT_RUN_DIR", "run")])).unwrap_err();
+        assert_eq!(error.code(), 4);
+        assert!(error.to_string().contains("absolute"), "{error}");
+    }
+
+    #[test]
+    fn arguments_of_kubernetes_are_ignored() {
+        for args in
+            ["", "IgnoreUnknown=1;K8S_POD_NAME=x", "K8S_POD_UID=1", "X=1;IgnoreUnknown=true"]
+        {
+            assert!(check_args(&variables(&[("CNI_ARGS", args)])).is_ok(), "{args}");
+        }
+    }
+
+    #[test]
+    fn arguments_that_ask_for_something_are_refused() {
+        for (args, code) in [("IP=10.0.0.9", 2), ("MAC=00:00:00:00:00:01", 2), ("X=1", 4), ("X", 4)]
+        {
+            let error = check_args(&variables(&[("CNI_ARGS", args)])).unwrap_err();
+            assert_eq!(error.code(), code, "{args}");
+        }
+    }
+}

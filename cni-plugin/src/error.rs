@@ -1,0 +1,217 @@
+//! Why a verb failed, and what the container runtime is told.
+//!
+//! Owns the codes and the error document. Every variant names the key or object, its value, and the
+//! way out; causes go into `details`.
+
+use std::error::Error as _;
+use std::io;
+use std::path::PathBuf;
+
+use serde_json::{Value, json};
+use thiserror::Error;
+
+use crate::{ipam, netlink};
+
+/// Why a verb failed.
+#[derive(Debug, Error)]
+pub(crate) enum Error {
+    #[error("environment variables {} are missing: CNI_COMMAND={command} needs them", names.join(", "))]
+    MissingEnvironment { command: &'static str, names: Vec<&'static str> },
+    #[error("environment variable {name} is {value:?}: {remedy}")]
+    BadEnvironment { name: &'static str, value: String, remedy: String },
+    #[error("config key cniVersion is {version:?}: this plugin speaks {supported}")]
+    UnsupportedVersion { version: String, supported: String },
+    #[error("config key cniVersion is {version:?}: CHECK exists since 0.4.0")]
+    NoCheckInVersion { version: &'static str },
+    #[error("cannot read the network configuration from stdin")]
+    ReadConfig { source: io::Error },
+    #[error(
+        "the network configuration on stdin is longer than {limit_bytes} bytes: hand over one \
+         plugin's configuration"
+    )]
+    ConfigTooLong { limit_bytes: u64 },
+    #[error("the network configuration on stdin is not a JSON object")]
+    DecodeConfig { source: serde_json::Error },
+    #[error("config key {key} is {value}: {remedy}")]
+    BadConfig { key: String, value: String, remedy: String },
+    #[error("config key {key} is {value}, which is not supported: {remedy}")]
+    UnsupportedKey { key: String, value: String, remedy: String },
+    #[error(
+        "network namespace {path} does not exist: the container is gone, so nothing was set up"
+    )]
+    NetnsMissing { path: PathBuf, source: io::Error },
+    #[error("CNI_NETNS is {path}, which is not a network namespace this plugin can enter")]
+    BadNetns { path: PathBuf, source: io::Error },
+    #[error(
+        "CNI_NETNS is {path}, the namespace of the plugin itself: a pod needs a namespace of its own"
+    )]
+    OwnNetns { path: PathBuf },
+    #[error(
+        "the node is not ready: {path} does not exist. Start the daemon (`culvert run`), or point \
+         config key runDir at the daemon's run directory"
+    )]
+    NodeNotReady { path: PathBuf },
+    #[error(
+        "cannot read the node file {path}: restart the daemon (`culvert run`), which writes it"
+    )]
+    NodeFile { path: PathBuf, source: io::Error },
+    #[error(
+        "the node is not ready: bridge {bridge} of the node file {path} does not exist. Start or \
+         restart the daemon (`culvert run`), which makes it"
+    )]
+    BridgeMissing { bridge: String, path: PathBuf },
+    #[error(
+        "interface {ifname} exists already in {netns}: choose another CNI_IFNAME, or remove it \
+         before ADD"
+    )]
+    InterfaceTaken { ifname: String, netns: PathBuf },
+    #[error(
+        "host device {device} exists already: an ADD of the same interface of the same container \
+         was never undone. Call DEL first"
+    )]
+    HostDeviceExists { device: String },
+    #[error("cannot start a thread: the machine is short of memory or processes")]
+    Thread { source: io::Error },
+    #[error("device {device} vanished while it was set up: something else removed it")]
+    Vanished { device: String },
+    #[error("cannot write {value} to {path}")]
+    Sysctl { path: PathBuf, value: &'static str, source: io::Error },
+    #[error(transparent)]
+    Netlink(#[from] netlink::Error),
+    #[error(transparent)]
+    Ipam(#[from] ipam::Error),
+    #[error("CHECK found that {what}. Delete the pod, so that it is set up anew")]
+    Mismatch { what: String },
+}
+
+/// Kernel calls failed.
+const CODE_KERNEL: u32 = 100;
+/// No free address.
+const CODE_NO_ADDRESS: u32 = 101;
+/// The interface, the host device or the allocation exists already.
+const CODE_EXISTS: u32 = 102;
+/// CHECK found a difference.
+const CODE_MISMATCH: u32 = 103;
+/// The store of allocations cannot be used.
+const CODE_STORE: u32 = 104;
+
+impl Error {
+    /// The code of the CNI specification, or one of our own from 100 on.
+    pub(crate) fn code(&self) -> u32 {
+        match self {
+            Self::UnsupportedVersion { .. } | Self::NoCheckInVersion { .. } => 1,
+            Self::UnsupportedKey { .. } => 2,
+            Self::NetnsMissing { .. } => 3,
+            Self::MissingEnvironment { .. } | Self::BadEnvironment { .. } => 4,
+            Self::ReadConfig { .. }
+            | Self::NodeFile { .. }
+            | Self::Sysctl { .. }
+            | Self::Thread { .. } => 5,
+            Self::ConfigTooLong { .. } | Self::DecodeConfig { .. } => 6,
+            Self::BadConfig { .. } => 7,
+            Self::BadNetns { .. } | Self::OwnNetns { .. } => 8,
+            Self::NodeNotReady { .. } | Self::BridgeMissing { .. } => 11,
+            Self::Netlink(_) | Self::Vanished { .. } => CODE_KERNEL,
+            Self::InterfaceTaken { .. } | Self::HostDeviceExists { .. } => CODE_EXISTS,
+            Self::Mismatch { .. } => CODE_MISMATCH,
+            Self::Ipam(error) => match error {
+                ipam::Error::NoSubnet | ipam::Error::Exhausted { .. } => CODE_NO_ADDRESS,
+                ipam::Error::AlreadyAllocated { .. } => CODE_EXISTS,
+                ipam::Error::Directory { .. }
+                | ipam::Error::Database { .. }
+                | ipam::Error::UnknownSchema { .. }
+                | ipam::Error::Corrupt { .. } => CODE_STORE,
+            },
+        }
+    }
+
+    /// The chain of causes below this error, outermost first.
+    fn causes(&self) -> Vec<String> {
+        let mut causes = Vec::new();
+        let mut next = self.source();
+        while let Some(cause) = next {
+            causes.push(cause.to_string());
+            next = cause.source();
+        }
+        causes
+    }
+}
+
+/// A failed verb: the first error, which is never masked, and what went wrong while tidying up.
+#[derive(Debug)]
+pub(crate) struct Failure {
+    pub(crate) first: Box<Error>,
+    pub(crate) later: Vec<Error>,
+}
+
+impl Failure {
+    /// Turns the errors that a teardown gathered into a verdict.
+    pub(crate) fn unless_empty(errors: Vec<Error>) -> Result<(), Self> {
+        let mut errors = errors.into_iter();
+        match errors.next() {
+            None => Ok(()),
+            Some(first) => Err(Self { first: Box::new(first), later: errors.collect() }),
+        }
+    }
+
+    /// The error document of the CNI specification.
+    pub(crate) fn document(&self, cni_version: &str) -> Value {
+        let mut document = json!({
+            "cniVersion": cni_version,
+            "code": self.first.code(),
+            "msg": self.first.to_string(),
+        });
+        let details = self.details();
+        if !details.is_empty() {
+            document["details"] = Value::String(details);
+        }
+        document
+    }
+
+    fn details(&self) -> String {
+        let mut parts = self.first.causes();
+        for error in &self.later {
+            let causes = error.causes();
+            let text = std::iter::once(error.to_string()).chain(causes);
+            parts.push(format!("also: {}", text.collect::<Vec<_>>().join(": ")));
+        }
+        parts.join("; ")
+    }
+}
+
+impl<E: Into<Error>> From<E> for Failure {
+    fn from(error: E) -> Self {
+        Self { first: Box::new(error.into()), later: Vec::new() }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn document_carries_code_message_and_causes() {
+        let failure = Failure::from(Error::ReadConfig { source: io::Error::other("pipe burst") });
+        assert_eq!(
+            failure.document("1.0.0"),
+            json!({
+                "cniVersion": "1.0.0",
+                "code": 5,
+                "msg": "cannot read the network configuration from stdin",
+                "details": "pipe burst",
+            })
+        );
+    }
+
+    #[test]
+    fn later_errors_do_not_mask_the_first() {
+        let failure = Failure {
+            first: Box::new(Error::NodeNotReady { path: "/run/x/node.json".into() }),
+            later: vec![Error::HostDeviceExists { device: "culv0".into() }],
+        };
+        let document = failure.document("0.4.0");
+        assert_eq!(document["code"], 11);
+        let details = document["details"].as_str().unwrap();
+        assert!(details.starts_with("also: host device culv0"), "{details}");
+    }
+}

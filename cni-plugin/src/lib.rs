@@ -1,0 +1,40 @@
+//! The CNI plugin of Culvert: plugs one pod into the node's bridge and unplugs it again.
+//!
+//! Owns everything inside the pod's network namespace, the veth pair, and the record of which pod
+//! has which address. Never talks to the daemon (the node file is the whole contract), never runs an
+//! async runtime and never outlives one verb. One process serves one call of the container runtime,
+//! on its main thread and, while it works inside the pod, on one thread that has entered the pod's
+//! namespace. Stdout carries JSON only; everything for people goes to stderr.
+
+#![forbid(unsafe_code)]
+
+use std::ffi::OsString;
+use std::io::{Read, Write};
+use std::process::ExitCode;
+
+pub use crate::attachment::{Attachment, InvalidName};
+
+mod attachment;
+mod commands;
+mod config;
+mod environment;
+mod error;
+pub mod ipam;
+mod netlink;
+mod netns;
+pub mod node_file;
+mod result;
+mod version;
+
+/// Serves one call of the container runtime.
+///
+/// `variable` looks up environment variables; `stdin` carries the network configuration. The
+/// answer, be it a result or an error, is one JSON document on `stdout`.
+pub fn run(
+    variable: &dyn Fn(&str) -> Option<OsString>,
+    stdin: &mut dyn Read,
+    stdout: &mut dyn Write,
+    stderr: &mut dyn Write,
+) -> ExitCode {
+    commands::run(variable, stdin, stdout, stderr)
+}

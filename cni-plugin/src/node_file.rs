@@ -1,0 +1,99 @@
+//! The node file: what the daemon tells the plugin about this node.
+//!
+//! Owns the file's shape, its place under the run directory, and reading and writing it. Never talks
+//! to the daemon: the file is the whole contract, so that DEL works while the daemon is stopped. The
+//! daemon writes it whole and atomically, and only when the node can carry packets; a missing file
+//! therefore means "not ready yet".
+
+use std::fs;
+use std::io::{self, Write as _};
+use std::path::{Path, PathBuf};
+
+use ipnet::IpNet;
+use serde::{Deserialize, Serialize};
+
+/// Name of the node file under the run directory.
+pub const FILE_NAME: &str = "node.json";
+
+/// Run directory of a node that is alone on its machine.
+pub const DEFAULT_RUN_DIR: &str = "/run/culvert";
+
+/// State directory of a node that is alone on its machine.
+pub const DEFAULT_STATE_DIR: &str = "/var/lib/culvert";
+
+/// What the plugin needs to attach a pod to this node.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct NodeFile {
+    /// Name of this node in the subnet table.
+    pub node: String,
+    /// Bridge that pods are plugged into; its address is the first host address of each subnet.
+    pub bridge: String,
+    /// MTU of the bridge and of every pod interface, in bytes.
+    pub mtu: u16,
+    /// Longest super-packet that a pod may hand down, in bytes; the kernel's own limit if absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub gso_max_size: Option<u32>,
+    /// Pod subnets of this node, in the order of the subnet table.
+    pub subnets: Vec<IpNet>,
+    /// Networks that span the cluster, one per family.
+    pub cluster_networks: Vec<IpNet>,
+}
+
+impl NodeFile {
+    /// Path of the node file under `run_dir`.
+    #[must_use]
+    pub fn path(run_dir: &Path) -> PathBuf {
+        run_dir.join(FILE_NAME)
+    }
+
+    /// Reads the node file under `run_dir`.
+    ///
+    /// # Errors
+    ///
+    /// `NotFound` while the daemon has not been ready yet, `InvalidData` for a file that is not ours.
+    pub fn read(run_dir: &Path) -> io::Result<Self> {
+        let text = fs::read(Self::path(run_dir))?;
+        serde_json::from_slice(&text)
+            .map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))
+    }
+
+    /// Writes the node file under `run_dir`, replacing an older one in one step.
+    ///
+    /// # Errors
+    ///
+    /// Whatever creating, writing or renaming the file says.
+    pub fn write(&self, run_dir: &Path) -> io::Result<()> {
+        fs::create_dir_all(run_dir)?;
+        let target = Self::path(run_dir);
+        let partial = run_dir.join(format!("{FILE_NAME}.new"));
+        let mut file = fs::File::create(&partial)?;
+        serde_json::to_writer_pretty(&mut file, self)?;
+        file.write_all(b"\n")?;
+        // A reader after a power loss must find the old file or the new one, never an empty one.
+        file.sync_all()?;
+        fs::rename(&partial, &target)
+    }
+
+    /// Removes the node file; one that is already gone is no error.
+    ///
+    /// # Errors
+    ///
+    /// Whatever the file system says, except that there is no such file.
+    pub fn remove(run_dir: &Path) -> io::Result<()> {
+        match fs::remove_file(Self::path(run_dir)) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+            _ => Ok(()),
+        }
+    }
+}
+
+/// The bridge's address in `subnet`, and so the default gateway of its pods: the first host address.
+#[must_use]
+pub fn gateway(subnet: &IpNet) -> IpNet {
+    let address: std::net::IpAddr = match subnet {
+        IpNet::V4(net) => (u32::from(net.network()).wrapping_add(1)).to_be_bytes().into(),
+        IpNet::V6(net) => (u128::from(net.network()).wrapping_add(1)).to_be_bytes().into(),
+    };
+    IpNet::new_assert(address, subnet.prefix_len())
+}

@@ -1,0 +1,332 @@
+//! A host and its pods as namespaces, and what the tests ask of them.
+
+use std::collections::BTreeSet;
+use std::fs::{self, File};
+use std::io::{Read as _, Write as _};
+use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
+use std::path::PathBuf;
+use std::process::{Child, Command, Output, Stdio};
+use std::thread;
+use std::time::Duration;
+
+use culvert_cni::Attachment;
+use culvert_cni::ipam::Store;
+use culvert_cni::node_file::NodeFile;
+use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
+use serde_json::{Value, json};
+use tempfile::TempDir;
+
+pub(crate) const BRIDGE: &str = "v-net-0";
+pub(crate) const DUAL_STACK: [&str; 2] = ["10.244.1.0/24", "fd00:1::/64"];
+
+/// A namespace that plays the host, with a bridge, a node file and a state directory.
+pub(crate) struct Node {
+    pub(crate) netns: String,
+    pub(crate) dir: TempDir,
+    pub(crate) subnets: Vec<String>,
+    pub(crate) config: Value,
+}
+
+impl Node {
+    pub(crate) fn new(test: &str, subnets: &[&str]) -> Self {
+        assert!(
+            rustix::process::geteuid().is_root(),
+            "this test makes network namespaces and needs root"
+        );
+        let node = Self {
+            netns: format!("cnit-{test}-{}", std::process::id()),
+            dir: TempDir::new().expect("a temporary directory"),
+            subnets: subnets.iter().map(|subnet| (*subnet).to_owned()).collect(),
+            config: json!({"cniVersion": "1.0.0", "name": "pods", "type": "culvert-cni"}),
+        };
+        ip(&["netns", "add", &node.netns]);
+        node.ip(&["link", "set", "lo", "up"]);
+        // With a MAC of its own, as the daemon makes it: else the bridge borrows its ports'.
+        node.ip(&["link", "add", BRIDGE, "address", "0a:58:00:00:00:01", "type", "bridge"]);
+        for subnet in node.node_file().subnets {
+            let gateway = culvert_cni::node_file::gateway(&subnet).to_string();
+            node.ip(&["addr", "add", &gateway, "dev", BRIDGE, "nodad"]);
+        }
+        node.ip(&["link", "set", BRIDGE, "up"]);
+        node.write_node_file();
+        node
+    }
+
+    pub(crate) fn run_dir(&self) -> PathBuf {
+        self.dir.path().join("run")
+    }
+
+    pub(crate) fn state_dir(&self) -> PathBuf {
+        self.dir.path().join("state")
+    }
+
+    pub(crate) fn node_file(&self) -> NodeFile {
+        let parse = |subnet: &String| subnet.parse().expect("a valid subnet");
+        NodeFile {
+            gso_max_size: Some(62_640),
+            node: "node1".to_owned(),
+            bridge: BRIDGE.to_owned(),
+            mtu: 1400,
+            subnets: self.subnets.iter().map(parse).collect(),
+            cluster_networks: Vec::new(),
+        }
+    }
+
+    pub(crate) fn write_node_file(&self) {
+        self.node_file().write(&self.run_dir()).expect("the node file is written");
+    }
+
+    pub(crate) fn pod(&self, name: &str) -> Pod<'_> {
+        let netns = format!("{}-{name}", self.netns);
+        ip(&["netns", "add", &netns]);
+        Pod { node: self, netns, container: name.to_owned(), without_netns: false }
+    }
+
+    pub(crate) fn ip(&self, arguments: &[&str]) {
+        ip(&[&["-n", &self.netns], arguments].concat());
+    }
+
+    pub(crate) fn exec(&self, arguments: &[&str]) -> String {
+        ip(&[&["netns", "exec", &self.netns], arguments].concat())
+    }
+
+    pub(crate) fn link(&self, name: &str) -> Value {
+        link(&self.netns, name)
+    }
+
+    /// Names of the devices that the plugin has made and not removed.
+    pub(crate) fn host_devices(&self) -> Vec<String> {
+        let links = json_of(&["-n", &self.netns, "-j", "link"]);
+        let names = links.as_array().expect("a list of devices").iter();
+        names
+            .filter_map(|link| link["ifname"].as_str())
+            .filter(|name| name.starts_with("culv"))
+            .map(str::to_owned)
+            .collect()
+    }
+
+    pub(crate) fn held_addresses(&self) -> usize {
+        let store = Store::open(&self.state_dir()).expect("a sound store");
+        store.map_or(0, |store| store.records().expect("a sound store").len())
+    }
+
+    pub(crate) fn assert_clean(&self) {
+        assert_eq!(self.host_devices(), Vec::<String>::new());
+        assert_eq!(self.held_addresses(), 0);
+    }
+}
+
+impl Drop for Node {
+    fn drop(&mut self) {
+        delete_netns(&self.netns);
+    }
+}
+
+/// A namespace that plays a pod, and the calls of the plugin about it.
+pub(crate) struct Pod<'a> {
+    pub(crate) node: &'a Node,
+    pub(crate) netns: String,
+    pub(crate) container: String,
+    pub(crate) without_netns: bool,
+}
+
+impl Pod<'_> {
+    pub(crate) fn netns_path(&self) -> String {
+        format!("/run/netns/{}", self.netns)
+    }
+
+    pub(crate) fn host_device(&self) -> String {
+        let attachment = Attachment::new("pods", &self.container, "eth0");
+        attachment.expect("valid names").host_device()
+    }
+
+    pub(crate) fn add(&self) -> Result<Value, Value> {
+        self.call("ADD", None)
+    }
+
+    pub(crate) fn del(&self) -> Result<Value, Value> {
+        self.call("DEL", None)
+    }
+
+    pub(crate) fn check(&self, prev_result: &Value) -> Result<Value, Value> {
+        self.call("CHECK", Some(prev_result))
+    }
+
+    pub(crate) fn assert_check_finds(&self, prev_result: &Value, part: &str) {
+        let error = self.check(prev_result).expect_err(part);
+        assert_eq!(error["code"], 103, "{error}");
+        assert!(error["msg"].to_string().contains(part), "{error} lacks {part}");
+    }
+
+    pub(crate) fn call(&self, verb: &str, prev_result: Option<&Value>) -> Result<Value, Value> {
+        let child = self.start(verb, prev_result);
+        outcome(&child.wait_with_output().expect("the plugin ends"))
+    }
+
+    pub(crate) fn start(&self, verb: &str, prev_result: Option<&Value>) -> Child {
+        let mut config = self.node.config.clone();
+        config["runDir"] = json!(self.node.run_dir());
+        config["stateDir"] = json!(self.node.state_dir());
+        if let Some(prev_result) = prev_result {
+            config["prevResult"] = prev_result.clone();
+        }
+        let mut command = Command::new("ip");
+        command
+            .args(["netns", "exec", &self.node.netns, env!("CARGO_BIN_EXE_culvert-cni")])
+            .env("CNI_COMMAND", verb)
+            .env("CNI_CONTAINERID", &self.container)
+            .env("CNI_IFNAME", "eth0")
+            .env("CNI_PATH", "/opt/cni/bin")
+            .env("CNI_ARGS", "IgnoreUnknown=1;K8S_POD_NAME=x")
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped());
+        if !self.without_netns {
+            command.env("CNI_NETNS", self.netns_path());
+        }
+        let mut child = command.spawn().expect("`ip` is installed");
+        let mut stdin = child.stdin.take().expect("stdin is a pipe");
+        stdin.write_all(config.to_string().as_bytes()).expect("the plugin reads its config");
+        child
+    }
+
+    pub(crate) fn ip(&self, arguments: &[&str]) {
+        ip(&[&["-n", &self.netns], arguments].concat());
+    }
+
+    pub(crate) fn ip_exec(&self, arguments: &[&str]) {
+        ip(&[&["netns", "exec", &self.netns], arguments].concat());
+    }
+
+    pub(crate) fn link(&self, name: &str) -> Value {
+        link(&self.netns, name)
+    }
+
+    pub(crate) fn has_link(&self, name: &str) -> bool {
+        ip_output(&["-n", &self.netns, "link", "show", name]).status.success()
+    }
+
+    pub(crate) fn addresses(&self, name: &str) -> BTreeSet<String> {
+        let device = json_of(&["-n", &self.netns, "-j", "addr", "show", "dev", name]);
+        let infos = device[0]["addr_info"].as_array().expect("a list of addresses");
+        let global = infos.iter().filter(|info| info["scope"] == "global");
+        global
+            .map(|info| {
+                assert_eq!(info["tentative"], Value::Null, "duplicate address detection is off");
+                format!("{}/{}", info["local"].as_str().expect("an address"), info["prefixlen"])
+            })
+            .collect()
+    }
+
+    pub(crate) fn gateways(&self) -> BTreeSet<String> {
+        ["-4", "-6"]
+            .iter()
+            .flat_map(|family| {
+                let routes =
+                    json_of(&["-n", &self.netns, "-j", family, "route", "show", "default"]);
+                routes.as_array().expect("a list of routes").clone()
+            })
+            .map(|route| route["gateway"].as_str().expect("a gateway").to_owned())
+            .collect()
+    }
+
+    pub(crate) fn sysctl(&self, path: &str) -> String {
+        in_netns(&self.netns, || {
+            let value = fs::read_to_string(format!("/proc/sys/net/{path}"));
+            value.expect("the sysctl exists").trim().to_owned()
+        })
+    }
+}
+
+impl Drop for Pod<'_> {
+    fn drop(&mut self) {
+        delete_netns(&self.netns);
+    }
+}
+
+/// A TCP connection from `client` to `address` in `server`, with a byte each way.
+pub(crate) fn assert_talk(server: &str, address: IpAddr, client: &str) {
+    let listener = in_netns(server, || TcpListener::bind(SocketAddr::new(address, 0)))
+        .unwrap_or_else(|error| panic!("cannot listen on {address} in {server}: {error}"));
+    let target = listener.local_addr().expect("a bound socket has an address");
+    let echo = thread::spawn(move || {
+        let (mut stream, _) = listener.accept().expect("a client connects");
+        let mut byte = [0];
+        stream.read_exact(&mut byte).expect("the client sends a byte");
+        stream.write_all(&byte).expect("the client reads");
+    });
+    // Less than the second after which TCP would repeat a lost first packet.
+    let limit = Duration::from_millis(900);
+    let mut stream = in_netns(client, || TcpStream::connect_timeout(&target, limit))
+        .unwrap_or_else(|error| panic!("{client} cannot reach {target} in {server}: {error}"));
+    stream.write_all(b"x").expect("the server reads");
+    stream.read_exact(&mut [0]).expect("the server answers");
+    echo.join().expect("the server is fine");
+}
+
+/// Runs `work` on a thread inside a namespace.
+pub(crate) fn in_netns<T: Send>(netns: &str, work: impl FnOnce() -> T + Send) -> T {
+    let enter_and_work = || {
+        let file = File::open(format!("/run/netns/{netns}")).expect("the namespace exists");
+        move_into_link_name_space(
+            std::os::fd::AsFd::as_fd(&file),
+            Some(LinkNameSpaceType::Network),
+        )
+        .expect("root may enter a namespace");
+        work()
+    };
+    thread::scope(|scope| scope.spawn(enter_and_work).join()).expect("the work did not panic")
+}
+
+/// The result document, or the error document.
+pub(crate) fn outcome(output: &Output) -> Result<Value, Value> {
+    let text = String::from_utf8_lossy(&output.stdout);
+    let document = if text.is_empty() {
+        Value::Null
+    } else {
+        serde_json::from_str(&text).unwrap_or_else(|_| panic!("stdout is not JSON: {text}"))
+    };
+    if output.status.success() {
+        Ok(document)
+    } else {
+        assert!(!output.stderr.is_empty(), "a failure is explained on stderr");
+        assert!(document["code"].is_u64(), "a failure is a document: {output:?}");
+        Err(document)
+    }
+}
+
+pub(crate) fn set(items: &[&str]) -> BTreeSet<String> {
+    items.iter().map(|item| (*item).to_owned()).collect()
+}
+
+pub(crate) fn link(netns: &str, name: &str) -> Value {
+    json_of(&["-n", netns, "-d", "-j", "link", "show", name])[0].take()
+}
+
+pub(crate) fn json_of(arguments: &[&str]) -> Value {
+    let text = ip(arguments);
+    if text.trim().is_empty() {
+        return json!([]);
+    }
+    serde_json::from_str(&text).expect("`ip -j` prints JSON")
+}
+
+pub(crate) fn ip(arguments: &[&str]) -> String {
+    let output = ip_output(arguments);
+    assert!(
+        output.status.success(),
+        "ip {}: {}",
+        arguments.join(" "),
+        String::from_utf8_lossy(&output.stderr)
+    );
+    String::from_utf8_lossy(&output.stdout).into_owned()
+}
+
+pub(crate) fn ip_output(arguments: &[&str]) -> Output {
+    Command::new("ip").args(arguments).output().expect("`ip` is installed")
+}
+
+/// Removes a namespace; a test may have removed it before.
+pub(crate) fn delete_netns(netns: &str) {
+    let _ = ip_output(&["netns", "del", netns]);
+}

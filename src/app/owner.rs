@@ -1,0 +1,19 @@
+//! The data path as the owner of the TUN device that the reconciler keeps in shape.
+
+use std::sync::Arc;
+
+use crate::control::node::TunOwner;
+use crate::dataplane::DataPlane;
+use crate::platform;
+
+pub(super) struct Owner(pub(super) Arc<DataPlane>);
+
+impl TunOwner for Owner {
+    fn is_attached(&self) -> bool {
+        self.0.is_attached()
+    }
+
+    fn open(&mut self) -> platform::Result<()> {
+        self.0.open_tun()
+    }
+}

@@ -1,0 +1,190 @@
+//! The command line: words, help, and which part of the program they start.
+
+use std::ffi::OsString;
+use std::fmt::Display;
+use std::io::{self, Write as _};
+use std::net::IpAddr;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Args, CommandFactory as _, Parser, Subcommand, error::ErrorKind};
+use culvert_cni::node_file::DEFAULT_RUN_DIR;
+
+use crate::config::{Config, Overrides};
+use crate::lab::{self, LabArgs};
+use crate::observe::{self, Format};
+use crate::{app, control};
+
+/// A userspace pod-network overlay: pods on any node reach pods on any other, without a route on the
+/// underlay.
+#[derive(Debug, Parser)]
+#[command(version, propagate_version = true, arg_required_else_help = true)]
+#[command(after_help = "Exit codes: 0 success, 1 failure, 2 a command line that makes no sense.")]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run the daemon of this node.
+    Run(RunArgs),
+    /// Show this node, its peers, and what was dropped and why.
+    Status {
+        /// Directory of the daemon's admin socket.
+        #[arg(long, env = "CULVERT_RUN_DIR", value_name = "DIR", default_value = DEFAULT_RUN_DIR)]
+        run_dir: PathBuf,
+        /// Print JSON.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Check a configuration and its subnet table without starting anything.
+    Check {
+        #[command(flatten)]
+        source: ConfigArgs,
+    },
+    /// Remove everything that a daemon made on this machine: devices, addresses, routes, rules.
+    ///
+    /// Stop the daemon first. Pods lose their network.
+    Cleanup,
+    /// Nodes and pods as network namespaces on this machine.
+    Lab(LabArgs),
+    /// Print a completion script for a shell.
+    Completions {
+        /// The shell.
+        shell: clap_complete::Shell,
+    },
+}
+
+#[derive(Debug, Args)]
+struct ConfigArgs {
+    /// Configuration file; deploy/config.example.toml explains its keys.
+    #[arg(
+        long,
+        env = "CULVERT_CONFIG",
+        value_name = "FILE",
+        default_value = "/etc/culvert/config.toml"
+    )]
+    config: PathBuf,
+    /// Name of this node in the subnet table, instead of node.name.
+    #[arg(long, env = "CULVERT_NODE_NAME", value_name = "NAME")]
+    node_name: Option<String>,
+    /// Directory of the admin socket and the node file, instead of node.run_dir.
+    #[arg(long, env = "CULVERT_RUN_DIR", value_name = "DIR")]
+    run_dir: Option<PathBuf>,
+    /// Directory of what survives a reboot, instead of node.state_dir.
+    #[arg(long, env = "CULVERT_STATE_DIR", value_name = "DIR")]
+    state_dir: Option<PathBuf>,
+    /// Address to bind, instead of underlay.address.
+    #[arg(long, env = "CULVERT_UNDERLAY_ADDRESS", value_name = "ADDRESS")]
+    underlay_address: Option<IpAddr>,
+}
+
+#[derive(Debug, Args)]
+struct RunArgs {
+    #[command(flatten)]
+    source: ConfigArgs,
+    /// What to log: error, warn, info, debug, trace, or a filter such as culvert::control=debug.
+    #[arg(long, env = "CULVERT_LOG", value_name = "FILTER", default_value = "info")]
+    log: String,
+    /// How log lines look.
+    #[arg(long, env = "CULVERT_LOG_FORMAT", value_name = "FORMAT", value_enum, default_value_t)]
+    log_format: Format,
+}
+
+/// Does what the command line says.
+pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
+    let cli = match Cli::try_parse_from(args) {
+        Ok(cli) => cli,
+        Err(error) => {
+            // Help and version are no failure; clap knows which stream each belongs to.
+            let _ = error.print();
+            let asked = matches!(error.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion);
+            return ExitCode::from(if asked { 0 } else { 2 });
+        }
+    };
+    match execute(cli.command) {
+        Ok(code) => code,
+        // A reader that has seen enough, such as `head`, is no failure.
+        Err(error) if is_broken_pipe(&error) => ExitCode::SUCCESS,
+        Err(error) => {
+            complain(&error);
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn execute(command: Command) -> anyhow::Result<ExitCode> {
+    match command {
+        Command::Run(args) => {
+            observe::start_logging(&args.log, args.log_format)?;
+            runtime()?.block_on(app::run(args.source.read()?))?;
+        }
+        Command::Status { run_dir, json } => {
+            let status = observe::query(&run_dir)?;
+            if json {
+                say(serde_json::to_string_pretty(&status)?)?;
+            } else {
+                say(status)?;
+            }
+        }
+        Command::Check { source } => {
+            let config = source.read()?;
+            let members = app::check(&config)?;
+            say(format_args!(
+                "good: node {} with {} peers",
+                config.node.name,
+                members.peers().count()
+            ))?;
+        }
+        Command::Cleanup => return cleanup(&runtime()?.block_on(app::cleanup())?),
+        Command::Lab(args) => return lab::run(args),
+        Command::Completions { shell } => {
+            let mut script = Vec::new();
+            clap_complete::generate(shell, &mut Cli::command(), "culvert", &mut script);
+            io::stdout().lock().write_all(&script)?;
+        }
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+impl ConfigArgs {
+    fn read(&self) -> anyhow::Result<Config> {
+        let overrides = Overrides {
+            node_name: self.node_name.clone(),
+            run_dir: self.run_dir.clone(),
+            state_dir: self.state_dir.clone(),
+            underlay_address: self.underlay_address,
+        };
+        Ok(Config::read(&self.config, &overrides)?)
+    }
+}
+
+fn cleanup(report: &control::node::Cleanup) -> anyhow::Result<ExitCode> {
+    for action in &report.removed {
+        say(action)?;
+    }
+    report.failed.iter().for_each(complain);
+    if report.removed.is_empty() && report.failed.is_empty() {
+        say("nothing to remove")?;
+    }
+    Ok(if report.failed.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+fn is_broken_pipe(error: &anyhow::Error) -> bool {
+    error.downcast_ref::<io::Error>().is_some_and(|error| error.kind() == io::ErrorKind::BrokenPipe)
+}
+
+fn say(text: impl Display) -> io::Result<()> {
+    writeln!(io::stdout().lock(), "{text}")
+}
+
+fn complain(error: &anyhow::Error) {
+    // Where standard error is gone there is nobody left to tell.
+    let _ = writeln!(io::stderr().lock(), "culvert: {error:#}");
+}
+
+/// The control runtime: one thread, which packets never wait for.
+fn runtime() -> anyhow::Result<tokio::runtime::Runtime> {
+    Ok(tokio::runtime::Builder::new_current_thread().enable_all().build()?)
+}

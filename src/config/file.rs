@@ -1,0 +1,347 @@
+//! From TOML to a checked [`Config`].
+
+use std::net::{IpAddr, SocketAddr};
+use std::path::{Path, PathBuf};
+
+use culvert_cni::node_file::{DEFAULT_RUN_DIR, DEFAULT_STATE_DIR};
+use ipnet::IpNet;
+use overlay_proto::{Codec, Family, Mtu, Vni};
+use serde::Deserialize;
+use toml::Spanned;
+
+use super::{
+    Bridge, Complaint, Config, Egress, Network, Node, Observe, Overrides, TableSource, Tun,
+    Underlay, line_of,
+};
+use crate::platform::tun::MAX_NAME_LEN;
+
+/// VXLAN network identifier of a cluster that does not choose one.
+const DEFAULT_VNI: i64 = 1;
+const DEFAULT_TUN: &str = "culvert0";
+const DEFAULT_BRIDGE: &str = "v-net-0";
+/// Most worker threads: each has some 2 MiB of buffers.
+const MAX_QUEUES: i64 = 64;
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Document {
+    network: Spanned<NetworkTable>,
+    #[serde(default)]
+    node: NodeTable,
+    #[serde(default)]
+    underlay: UnderlayTable,
+    #[serde(default)]
+    tun: TunTable,
+    #[serde(default)]
+    bridge: BridgeTable,
+    table: Spanned<SourceTable>,
+    #[serde(default)]
+    egress: EgressTable,
+    #[serde(default)]
+    observe: ObserveTable,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct NetworkTable {
+    cidrs: Spanned<Vec<Spanned<String>>>,
+    #[serde(default)]
+    service_cidrs: Vec<Spanned<String>>,
+    vni: Option<Spanned<i64>>,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct NodeTable {
+    name: Option<Spanned<String>>,
+    run_dir: Option<PathBuf>,
+    state_dir: Option<PathBuf>,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct UnderlayTable {
+    port: Option<Spanned<i64>>,
+    address: Option<Spanned<String>>,
+    mtu: Option<Spanned<i64>>,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct TunTable {
+    name: Option<Spanned<String>>,
+    queues: Option<Spanned<i64>>,
+    offload: Option<bool>,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct BridgeTable {
+    name: Option<Spanned<String>>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct SourceTable {
+    source: Spanned<String>,
+    path: Option<PathBuf>,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct EgressTable {
+    masquerade: Option<bool>,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct ObserveTable {
+    address: Option<Spanned<String>>,
+}
+
+pub(super) fn parse(path: &Path, text: &str, overrides: &Overrides) -> Result<Config, Complaint> {
+    let document: Document =
+        toml::from_str(text).map_err(|error| Complaint::of_toml(path, text, &error))?;
+    Reader { path, text }.config(document, overrides)
+}
+
+/// Turns raw values into checked ones, and knows where each stood.
+struct Reader<'a> {
+    path: &'a Path,
+    text: &'a str,
+}
+
+impl Reader<'_> {
+    fn config(&self, document: Document, overrides: &Overrides) -> Result<Config, Complaint> {
+        let config = Config {
+            network: self.network(document.network.into_inner())?,
+            node: self.node(document.node, overrides)?,
+            underlay: self.underlay(document.underlay, overrides)?,
+            tun: self.tun(document.tun)?,
+            bridge: Bridge {
+                name: self.device("bridge.name", document.bridge.name, DEFAULT_BRIDGE)?,
+            },
+            table: self.table(document.table)?,
+            egress: Egress { masquerade: document.egress.masquerade.unwrap_or(true) },
+            observe: self.observe(document.observe)?,
+        };
+        if config.tun.name == config.bridge.name {
+            return Err(Complaint::of_file(
+                self.path,
+                "the TUN device and the bridge have one name",
+            )
+            .key("tun.name, bridge.name")
+            .value(&config.tun.name)
+            .remedy("give each a name of its own"));
+        }
+        Ok(config)
+    }
+
+    fn network(&self, table: NetworkTable) -> Result<Network, Complaint> {
+        let cidrs = self.networks("network.cidrs", table.cidrs.get_ref())?;
+        if cidrs.is_empty() {
+            return Err(self
+                .fault("network.cidrs", &table.cidrs, "[]", "the cluster needs a pod network")
+                .remedy("write one prefix per family, such as [\"10.244.0.0/16\"]"));
+        }
+        for (index, (place, cidr)) in cidrs.iter().enumerate() {
+            let family = Family::of(cidr.addr());
+            if cidrs[..index].iter().any(|(_, other)| Family::of(other.addr()) == family) {
+                return Err(self
+                    .fault("network.cidrs", place, cidr, "a second network of the same family")
+                    .remedy("keep one prefix per family, wide enough for every node"));
+            }
+        }
+        let service_cidrs = self.networks("network.service_cidrs", &table.service_cidrs)?;
+        for (place, service) in &service_cidrs {
+            if let Some((_, cidr)) = cidrs.iter().find(|(_, cidr)| overlap(cidr, service)) {
+                return Err(self
+                    .fault(
+                        "network.service_cidrs",
+                        place,
+                        service,
+                        &format!("overlaps the pod network {cidr} of network.cidrs"),
+                    )
+                    .remedy("choose networks that have no address in common"));
+            }
+        }
+        let vni = match table.vni {
+            None => Vni::new(u32::try_from(DEFAULT_VNI).unwrap_or_default()),
+            Some(ref vni) => Vni::new(u32::try_from(*vni.get_ref()).unwrap_or(u32::MAX)),
+        }
+        .map_err(|error| match &table.vni {
+            Some(vni) => self.fault("network.vni", vni, vni.get_ref(), &error.to_string()),
+            None => Complaint::of_file(self.path, error.to_string()),
+        })?;
+        Ok(Network {
+            cidrs: cidrs.into_iter().map(|(_, cidr)| cidr).collect(),
+            service_cidrs: service_cidrs.into_iter().map(|(_, cidr)| cidr).collect(),
+            vni,
+        })
+    }
+
+    fn networks<'s>(
+        &self,
+        key: &str,
+        values: &'s [Spanned<String>],
+    ) -> Result<Vec<(&'s Spanned<String>, IpNet)>, Complaint> {
+        values
+            .iter()
+            .map(|value| {
+                let net: IpNet = value.get_ref().parse().map_err(|_| {
+                    self.fault(key, value, quoted(value), "not a prefix")
+                        .remedy("write an address and a length, such as \"10.244.0.0/16\"")
+                })?;
+                if net.trunc() != net {
+                    return Err(self
+                        .fault(key, value, quoted(value), "has bits set beyond its length")
+                        .remedy(format!("write \"{}\"", net.trunc())));
+                }
+                Ok((value, net))
+            })
+            .collect()
+    }
+
+    fn node(&self, table: NodeTable, overrides: &Overrides) -> Result<Node, Complaint> {
+        let name = match (&overrides.node_name, &table.name) {
+            (Some(name), _) => name.clone(),
+            (None, Some(name)) => name.get_ref().clone(),
+            (None, None) => rustix::system::uname().nodename().to_string_lossy().into_owned(),
+        };
+        if name.is_empty() || name.chars().any(char::is_control) {
+            return Err(Complaint::of_file(self.path, "not a name")
+                .key("node.name")
+                .value(format!("{name:?}"))
+                .remedy("write this node's name as the subnet table has it"));
+        }
+        let directory = |value: Option<PathBuf>, file: Option<PathBuf>, default: &str| {
+            value.or(file).unwrap_or_else(|| PathBuf::from(default))
+        };
+        Ok(Node {
+            name,
+            run_dir: directory(overrides.run_dir.clone(), table.run_dir, DEFAULT_RUN_DIR),
+            state_dir: directory(overrides.state_dir.clone(), table.state_dir, DEFAULT_STATE_DIR),
+        })
+    }
+
+    fn underlay(&self, table: UnderlayTable, overrides: &Overrides) -> Result<Underlay, Complaint> {
+        let port = match &table.port {
+            None => Codec::default().default_port(),
+            Some(port) => {
+                u16::try_from(*port.get_ref()).ok().filter(|port| *port != 0).ok_or_else(|| {
+                    self.fault("underlay.port", port, port.get_ref(), "not a port")
+                        .remedy("1 to 65535")
+                })?
+            }
+        };
+        let address = match (overrides.underlay_address, &table.address) {
+            (Some(address), _) => Some(address),
+            (None, None) => None,
+            (None, Some(address)) => Some(address.get_ref().parse::<IpAddr>().map_err(|_| {
+                self.fault("underlay.address", address, quoted(address), "not an IP address")
+                    .remedy("write the address by which peers reach this node, without a length")
+            })?),
+        };
+        let mtu = match &table.mtu {
+            None => None,
+            Some(mtu) => Some(
+                Mtu::new(u32::try_from(*mtu.get_ref()).unwrap_or_default()).map_err(|error| {
+                    self.fault("underlay.mtu", mtu, mtu.get_ref(), &error.to_string())
+                        .remedy("leave it out to follow the routes to the peers")
+                })?,
+            ),
+        };
+        Ok(Underlay { port, address, mtu })
+    }
+
+    fn tun(&self, table: TunTable) -> Result<Tun, Complaint> {
+        let queues = match &table.queues {
+            None => None,
+            Some(queues) => Some(
+                usize::try_from(*queues.get_ref())
+                    .ok()
+                    .filter(|_| (1..=MAX_QUEUES).contains(queues.get_ref()))
+                    .ok_or_else(|| {
+                        self.fault("tun.queues", queues, queues.get_ref(), "not a number of queues")
+                            .remedy(format!("1 to {MAX_QUEUES}; leave it out for one per CPU"))
+                    })?,
+            ),
+        };
+        Ok(Tun {
+            name: self.device("tun.name", table.name, DEFAULT_TUN)?,
+            queues,
+            offload: table.offload.unwrap_or(true),
+        })
+    }
+
+    /// Checks a device name by the kernel's rules (`dev_valid_name`).
+    fn device(
+        &self,
+        key: &str,
+        value: Option<Spanned<String>>,
+        default: &str,
+    ) -> Result<String, Complaint> {
+        let Some(value) = value else {
+            return Ok(default.to_owned());
+        };
+        let name = value.get_ref();
+        let refused = name.is_empty()
+            || name.len() > MAX_NAME_LEN
+            || matches!(name.as_str(), "." | ".." | "all" | "default" | "lo")
+            || name.chars().any(|c| !c.is_ascii_graphic() || matches!(c, '/' | ':' | '%'));
+        if refused {
+            return Err(self.fault(key, &value, quoted(&value), "not a device name").remedy(
+                format!(
+                    "1 to {MAX_NAME_LEN} letters, digits, '-', '_' or '.', such as \"{default}\""
+                ),
+            ));
+        }
+        Ok(value.into_inner())
+    }
+
+    fn table(&self, table: Spanned<SourceTable>) -> Result<TableSource, Complaint> {
+        let SourceTable { source, path } = table.get_ref();
+        match (source.get_ref().as_str(), path) {
+            ("file", Some(path)) => Ok(TableSource::File { path: path.clone() }),
+            ("file", None) => Err(self
+                .fault("table.path", &table, "", "the source \"file\" needs it")
+                .remedy("name the file with the [[node]] entries")),
+            _ => Err(self
+                .fault("table.source", source, quoted(source), "not a table source")
+                .remedy("the sources are: \"file\"")),
+        }
+    }
+
+    fn observe(&self, table: ObserveTable) -> Result<Observe, Complaint> {
+        let address = match &table.address {
+            None => None,
+            Some(address) => Some(address.get_ref().parse::<SocketAddr>().map_err(|_| {
+                self.fault("observe.address", address, quoted(address), "not an address and port")
+                    .remedy("write both, such as \"127.0.0.1:4791\" or \"[::1]:4791\"")
+            })?),
+        };
+        Ok(Observe { address })
+    }
+
+    fn fault<T>(
+        &self,
+        key: &str,
+        place: &Spanned<T>,
+        value: impl std::fmt::Display,
+        problem: &str,
+    ) -> Complaint {
+        let complaint =
+            Complaint::of_file(self.path, problem).line(line_of(self.text, &place.span())).key(key);
+        let value = value.to_string();
+        if value.is_empty() { complaint } else { complaint.value(value) }
+    }
+}
+
+fn quoted(value: &Spanned<String>) -> String {
+    format!("\"{}\"", value.get_ref())
+}
+
+/// Whether two prefixes have an address in common.
+pub(crate) fn overlap(a: &IpNet, b: &IpNet) -> bool {
+    a.contains(b) || b.contains(a)
+}

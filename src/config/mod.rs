@@ -1,0 +1,152 @@
+//! The daemon's configuration: read once, checked whole, and never again in doubt.
+//!
+//! Owns the file's keys, their defaults and their errors. A [`Config`] that exists is valid; what
+//! depends on the machine (overlaps with its routes, say) is checked by `control`.
+
+mod complaint;
+mod file;
+
+use std::net::{IpAddr, SocketAddr};
+use std::path::{Path, PathBuf};
+
+use ipnet::IpNet;
+use overlay_proto::{Mtu, Vni};
+
+pub use complaint::{Complaint, line_of};
+pub(crate) use file::overlap;
+
+/// Everything that the daemon is told. `deploy/config.example.toml` explains each key.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Config {
+    /// `[network]`: what spans the cluster.
+    pub network: Network,
+    /// `[node]`: this machine's part.
+    pub node: Node,
+    /// `[underlay]`: how datagrams travel.
+    pub underlay: Underlay,
+    /// `[tun]`.
+    pub tun: Tun,
+    /// `[bridge]`.
+    pub bridge: Bridge,
+    /// `[table]`: where the subnet table comes from.
+    pub table: TableSource,
+    /// `[egress]`: pods and the world outside the cluster.
+    pub egress: Egress,
+    /// `[observe]`: metrics and health.
+    pub observe: Observe,
+}
+
+/// `[network]`: what spans the cluster.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Network {
+    /// Pod networks of the cluster, at most one per family.
+    pub cidrs: Vec<IpNet>,
+    /// Networks of service addresses, which must not overlap the pod networks.
+    pub service_cidrs: Vec<IpNet>,
+    /// VXLAN network identifier that all nodes share.
+    pub vni: Vni,
+}
+
+/// `[node]`: this machine's part.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Node {
+    /// Name of this node in the subnet table.
+    pub name: String,
+    /// Directory of the admin socket and the node file.
+    pub run_dir: PathBuf,
+    /// Directory of what must survive a reboot.
+    pub state_dir: PathBuf,
+}
+
+/// `[underlay]`: how datagrams travel.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Underlay {
+    /// UDP port of the tunnel, on every node.
+    pub port: u16,
+    /// Address to bind; this node's address in the subnet table unless set.
+    pub address: Option<IpAddr>,
+    /// Underlay MTU; that of the routes to the peers unless set.
+    pub mtu: Option<Mtu>,
+}
+
+/// `[tun]`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Tun {
+    /// Name of the TUN device.
+    pub name: String,
+    /// Queues of the device, each with a worker thread; one per CPU, up to a limit, unless set.
+    pub queues: Option<usize>,
+    /// Whether the kernel may hand over and take super-packets.
+    pub offload: bool,
+}
+
+/// `[bridge]`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Bridge {
+    /// Name of the bridge that pods are plugged into.
+    pub name: String,
+}
+
+/// `[table]`: where the subnet table comes from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum TableSource {
+    /// A watched file.
+    File {
+        /// Its path.
+        path: PathBuf,
+    },
+}
+
+/// `[egress]`: pods and the world outside the cluster.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Egress {
+    /// Whether pods' traffic that leaves the cluster gets the node's address.
+    pub masquerade: bool,
+}
+
+/// `[observe]`: metrics and health.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Observe {
+    /// Where `/metrics`, `/healthz` and `/readyz` are served; nowhere if `None`.
+    pub address: Option<SocketAddr>,
+}
+
+/// Values of the command line and the environment, which go before those of the file.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Overrides {
+    /// `node.name`.
+    pub node_name: Option<String>,
+    /// `node.run_dir`.
+    pub run_dir: Option<PathBuf>,
+    /// `node.state_dir`.
+    pub state_dir: Option<PathBuf>,
+    /// `underlay.address`.
+    pub underlay_address: Option<IpAddr>,
+}
+
+impl Config {
+    /// Reads and checks the file at `path`.
+    ///
+    /// # Errors
+    ///
+    /// The first thing that is wrong with it: where, what, and what to write instead.
+    pub fn read(path: &Path, overrides: &Overrides) -> Result<Self, Complaint> {
+        let text = std::fs::read_to_string(path).map_err(|error| {
+            Complaint::of_file(path, format!("cannot be read: {error}"))
+                .remedy("name an existing file with --config")
+        })?;
+        Self::parse(path, &text, overrides)
+    }
+
+    /// Checks `text`, which errors attribute to `path`.
+    ///
+    /// # Errors
+    ///
+    /// As [`Config::read`].
+    pub fn parse(path: &Path, text: &str, overrides: &Overrides) -> Result<Self, Complaint> {
+        file::parse(path, text, overrides)
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,107 @@
+use super::*;
+
+const MINIMAL: &str = r#"
+[network]
+cidrs = ["10.244.0.0/16"]
+[node]
+name = "node1"
+[table]
+source = "file"
+path = "/etc/culvert/table.toml"
+"#;
+
+fn parse(text: &str) -> Result<Config, String> {
+    Config::parse(Path::new("c.toml"), text, &Overrides::default())
+        .map_err(|error| error.to_string())
+}
+
+fn refusal(text: &str) -> String {
+    parse(text).expect_err("the text is refused")
+}
+
+#[test]
+fn what_is_left_out_has_the_documented_default() {
+    let config = parse(MINIMAL).unwrap();
+    assert_eq!(config.network.vni.get(), 1);
+    assert_eq!(config.underlay, Underlay { port: 4790, address: None, mtu: None });
+    assert_eq!(config.tun, Tun { name: "culvert0".into(), queues: None, offload: true });
+    assert_eq!(config.bridge.name, "v-net-0");
+    assert_eq!(config.node.run_dir, Path::new("/run/culvert"));
+    assert_eq!(config.node.state_dir, Path::new("/var/lib/culvert"));
+    assert!(config.egress.masquerade);
+    assert_eq!(config.observe.address, None);
+}
+
+#[test]
+fn the_command_line_goes_before_the_file() {
+    let overrides = Overrides {
+        node_name: Some("other".into()),
+        run_dir: Some("/r".into()),
+        state_dir: Some("/s".into()),
+        underlay_address: Some("192.0.2.7".parse().unwrap()),
+    };
+    let config = Config::parse(Path::new("c.toml"), MINIMAL, &overrides).unwrap();
+    assert_eq!((config.node.name.as_str(), config.node.run_dir.to_str()), ("other", Some("/r")));
+    assert_eq!(config.node.state_dir, Path::new("/s"));
+    assert_eq!(config.underlay.address, overrides.underlay_address);
+}
+
+#[test]
+fn errors_name_file_line_key_value_and_remedy() {
+    let cases = [
+        (
+            MINIMAL.replace("10.244.0.0/16", "10.244.0.0/33"),
+            "c.toml:3: network.cidrs = \"10.244.0.0/33\": not a prefix; \
+             write an address and a length, such as \"10.244.0.0/16\"",
+        ),
+        (
+            MINIMAL.replace("10.244.0.0/16", "10.244.3.0/16"),
+            "c.toml:3: network.cidrs = \"10.244.3.0/16\": has bits set beyond its length; \
+             write \"10.244.0.0/16\"",
+        ),
+        (
+            MINIMAL.replace("\"10.244.0.0/16\"", "\"10.244.0.0/16\", \"10.245.0.0/16\""),
+            "c.toml:3: network.cidrs = 10.245.0.0/16: a second network of the same family; \
+             keep one prefix per family, wide enough for every node",
+        ),
+        (
+            MINIMAL.replace("[node]", "service_cidrs = [\"10.244.9.0/24\"]\n[node]"),
+            "c.toml:4: network.service_cidrs = 10.244.9.0/24: overlaps the pod network \
+             10.244.0.0/16 of network.cidrs; choose networks that have no address in common",
+        ),
+        (
+            MINIMAL.replace("\"file\"", "\"gossip\""),
+            "c.toml:7: table.source = \"gossip\": not a table source; the sources are: \"file\"",
+        ),
+        (
+            format!("{MINIMAL}[underlay]\nport = 70000\n"),
+            "c.toml:10: underlay.port = 70000: not a port; 1 to 65535",
+        ),
+        (
+            format!("{MINIMAL}[tun]\nname = \"a/b\"\n"),
+            "c.toml:10: tun.name = \"a/b\": not a device name; \
+             1 to 15 letters, digits, '-', '_' or '.', such as \"culvert0\"",
+        ),
+    ];
+    for (text, expected) in cases {
+        assert_eq!(refusal(&text), expected);
+    }
+}
+
+#[test]
+fn an_unknown_key_is_refused_with_its_line() {
+    let message = refusal(&MINIMAL.replace("[node]", "[node]\nnmae = \"x\""));
+    assert!(message.starts_with("c.toml:5: unknown field `nmae`"), "{message}");
+}
+
+#[test]
+fn a_syntax_error_is_refused_with_its_line() {
+    let message = refusal(&MINIMAL.replace("name = \"node1\"", "name = node1"));
+    assert!(message.starts_with("c.toml:5: "), "{message}");
+}
+
+#[test]
+fn one_name_for_both_devices_is_refused() {
+    let message = refusal(&format!("{MINIMAL}[tun]\nname = \"x\"\n[bridge]\nname = \"x\"\n"));
+    assert!(message.contains("tun.name, bridge.name = x"), "{message}");
+}

@@ -1,0 +1,6 @@
+//! What this node should be, and making it so: table sources, desired state, reconciliation.
+//!
+//! Runs on the control runtime. Never touches packet bytes and never makes a raw system call.
+
+pub mod node;
+pub mod table_file;

@@ -1,0 +1,194 @@
+//! One step from what is to what should be, in words for a log.
+
+use std::fmt;
+
+use ipnet::IpNet;
+
+use super::ruleset::TABLE;
+use crate::platform::netlink::{Mac, Route};
+use crate::platform::sysctl;
+
+/// A change of the node's kernel state. Devices are named, because an index dies with its device.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Action {
+    /// Have the owner create or attach the TUN.
+    OpenTun {
+        /// The TUN.
+        device: String,
+    },
+    /// Create the bridge.
+    CreateBridge {
+        /// The bridge.
+        device: String,
+        /// Its hardware address.
+        mac: Mac,
+    },
+    /// Set a device's alias.
+    SetAlias {
+        /// The device.
+        device: String,
+        /// The alias.
+        alias: &'static str,
+    },
+    /// Set a device's hardware address.
+    SetMac {
+        /// The device.
+        device: String,
+        /// The hardware address.
+        mac: Mac,
+    },
+    /// Set a device's MTU.
+    SetMtu {
+        /// The device.
+        device: String,
+        /// In bytes.
+        mtu: u32,
+    },
+    /// Set how many packets a device queues.
+    SetTxQueueLen {
+        /// The device.
+        device: String,
+        /// The limit.
+        packets: u32,
+    },
+    /// Switch spanning tree and multicast snooping off.
+    SetBridgeOptions {
+        /// The bridge.
+        device: String,
+    },
+    /// Set a kernel parameter.
+    SetSysctl {
+        /// The parameter, written with slashes.
+        key: String,
+        /// The value.
+        value: &'static str,
+    },
+    /// Bring a device up.
+    SetUp {
+        /// The device.
+        device: String,
+    },
+    /// Add an address.
+    AddAddress {
+        /// The device.
+        device: String,
+        /// The address.
+        address: IpNet,
+    },
+    /// Remove an address.
+    RemoveAddress {
+        /// The device.
+        device: String,
+        /// The address.
+        address: IpNet,
+    },
+    /// Add a route.
+    AddRoute {
+        /// The device.
+        device: String,
+        /// The route; its link is looked up by the device's name.
+        route: Route,
+    },
+    /// Put a route in place of ours of the same prefix and rank.
+    ReplaceRoute {
+        /// The device.
+        device: String,
+        /// The route; its link is looked up by the device's name.
+        route: Route,
+    },
+    /// Remove a route.
+    RemoveRoute {
+        /// The route.
+        route: Route,
+    },
+    /// Make a pod's device a port of the bridge again.
+    PlugPort {
+        /// The node's end of the pod's cable.
+        device: String,
+        /// The bridge.
+        bridge: String,
+    },
+    /// Replace the nftables table.
+    ApplyRuleset,
+    /// Delete a device.
+    DeleteLink {
+        /// The device.
+        device: String,
+        /// How many ports it had, when it is a bridge.
+        ports: usize,
+    },
+    /// Give a bridge back that was there before us.
+    ReleaseBridge {
+        /// The bridge.
+        device: String,
+    },
+    /// Delete the nftables table.
+    DeleteRuleset,
+}
+
+impl fmt::Display for Action {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::OpenTun { device } => write!(f, "open TUN {device}"),
+            Self::CreateBridge { device, mac } => {
+                write!(f, "create bridge {device} address {}", Hex(mac))
+            }
+            Self::SetAlias { device, alias } => write!(f, "set alias \"{alias}\" dev {device}"),
+            Self::SetMac { device, mac } => write!(f, "set address {} dev {device}", Hex(mac)),
+            Self::SetMtu { device, mtu } => write!(f, "set mtu {mtu} dev {device}"),
+            Self::SetTxQueueLen { device, packets } => {
+                write!(f, "set txqueuelen {packets} dev {device}")
+            }
+            Self::SetBridgeOptions { device } => {
+                write!(f, "set stp off, multicast snooping off dev {device}")
+            }
+            Self::SetSysctl { key, value } => {
+                write!(f, "set sysctl {}={value}", sysctl::dotted(key))
+            }
+            Self::SetUp { device } => write!(f, "set up dev {device}"),
+            Self::AddAddress { device, address } => write!(f, "add address {address} dev {device}"),
+            Self::RemoveAddress { device, address } => {
+                write!(f, "remove address {address} dev {device}")
+            }
+            Self::AddRoute { device, route } => write!(f, "add route {} dev {device}", To(route)),
+            Self::ReplaceRoute { device, route } => {
+                write!(f, "replace route {} dev {device}", To(route))
+            }
+            Self::RemoveRoute { route } => {
+                write!(f, "remove route {} table {}", To(route), route.table)
+            }
+            Self::PlugPort { device, bridge } => write!(f, "plug {device} into {bridge}"),
+            Self::ApplyRuleset => write!(f, "replace nft table {TABLE}"),
+            Self::DeleteLink { device, ports: 0 } => write!(f, "delete link {device}"),
+            Self::DeleteLink { device, ports } => {
+                write!(f, "delete link {device}, which had {ports} ports")
+            }
+            Self::ReleaseBridge { device } => write!(f, "release bridge {device}"),
+            Self::DeleteRuleset => write!(f, "delete nft table {TABLE}"),
+        }
+    }
+}
+
+struct Hex<'a>(&'a Mac);
+
+impl fmt::Display for Hex<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (position, octet) in self.0.iter().enumerate() {
+            let separator = if position == 0 { "" } else { ":" };
+            write!(f, "{separator}{octet:02x}")?;
+        }
+        Ok(())
+    }
+}
+
+struct To<'a>(&'a Route);
+
+impl fmt::Display for To<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.0.destination)?;
+        match self.0.source {
+            Some(source) => write!(f, " src {source}"),
+            None => Ok(()),
+        }
+    }
+}

@@ -1,0 +1,155 @@
+//! Removing everything that the daemon made, with or without a daemon and its table.
+
+use super::action::Action;
+use super::desired::{ADOPTED_ALIAS, ALIAS_PREFIX};
+use super::execute::Executor;
+use super::{PROTOCOL, Reconciler, TunOwner, ruleset};
+use crate::platform::netlink::{Address, Link, LinkKind, Route};
+use crate::platform::nft;
+
+/// What a cleanup did.
+#[derive(Debug, Default)]
+pub struct Cleanup {
+    /// What was removed.
+    pub removed: Vec<Action>,
+    /// What could not be: the rest was removed all the same.
+    pub failed: Vec<anyhow::Error>,
+}
+
+/// Nobody owns the TUN during a cleanup, and no action of a cleanup asks for it.
+struct NoOwner;
+
+impl TunOwner for NoOwner {
+    fn is_attached(&self) -> bool {
+        false
+    }
+
+    fn open(&mut self) -> crate::platform::Result<()> {
+        Ok(())
+    }
+}
+
+impl Reconciler {
+    /// Removes the devices, addresses, routes and rules that the daemon made on this node.
+    ///
+    /// Finds them by alias, protocol number and table name, so it needs neither a running daemon nor
+    /// its configuration. A bridge that was there before the daemon stays, without our addresses.
+    /// Kernel parameters stay: others may have come to depend on forwarding. Pods that are still
+    /// plugged into the bridge lose it; [`Action::DeleteLink`] says how many.
+    pub async fn cleanup(&mut self) -> Cleanup {
+        let mut report = Cleanup::default();
+        let mut actions = Vec::new();
+        match nft::list(ruleset::TABLE).await {
+            Ok(Some(_listing)) => actions.push(Action::DeleteRuleset),
+            Ok(None) => {}
+            // Without the program nobody can have applied the table.
+            Err(error) if nft::is_missing(&error) => {}
+            Err(error) => report.failed.push(error.into()),
+        }
+        match self.netlink.routes_of(PROTOCOL).await {
+            Ok(routes) => actions.extend(routes.into_iter().map(remove_route)),
+            Err(error) => report.failed.push(error.into()),
+        }
+        let links = self.netlink.links().await.unwrap_or_else(|error| {
+            report.failed.push(error.into());
+            Vec::new()
+        });
+        let addresses = self.netlink.addresses().await.unwrap_or_else(|error| {
+            report.failed.push(error.into());
+            Vec::new()
+        });
+        actions.extend(remove_devices(&links, &addresses));
+        let mut executor = Executor {
+            netlink: &mut self.netlink,
+            tun: &mut NoOwner,
+            indexes: links.iter().map(|link| (link.name.clone(), link.index)).collect(),
+            ruleset: "",
+        };
+        for action in actions {
+            match executor.execute(&action).await {
+                Ok(()) => report.removed.push(action),
+                Err(error) => report.failed.push(error),
+            }
+        }
+        self.applied = None;
+        report
+    }
+}
+
+fn remove_route(route: Route) -> Action {
+    Action::RemoveRoute { route }
+}
+
+fn remove_devices(links: &[Link], addresses: &[Address]) -> Vec<Action> {
+    let mut actions = Vec::new();
+    for link in links {
+        if !link.alias.starts_with(ALIAS_PREFIX) {
+            continue;
+        }
+        if link.alias == ADOPTED_ALIAS {
+            actions.extend(
+                addresses
+                    .iter()
+                    .filter(|address| {
+                        address.link == link.index && address.protocol == Some(PROTOCOL)
+                    })
+                    .map(|address| Action::RemoveAddress {
+                        device: link.name.clone(),
+                        address: address.net,
+                    }),
+            );
+            actions.push(Action::ReleaseBridge { device: link.name.clone() });
+        } else if matches!(link.kind, LinkKind::Tun | LinkKind::Bridge) {
+            actions.push(Action::DeleteLink {
+                device: link.name.clone(),
+                ports: links.iter().filter(|port| port.controller == Some(link.index)).count(),
+            });
+        }
+    }
+    actions
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::control::node::desired::{BRIDGE_ALIAS, TUN_ALIAS};
+
+    fn link(index: u32, name: &str, kind: LinkKind, alias: &str) -> Link {
+        Link { index, name: name.into(), kind, alias: alias.into(), ..Link::default() }
+    }
+
+    #[test]
+    fn only_what_is_ours_is_removed() {
+        let links = [
+            link(2, "culvert0", LinkKind::Tun, TUN_ALIAS),
+            link(3, "v-net-0", LinkKind::Bridge, BRIDGE_ALIAS),
+            link(4, "docker0", LinkKind::Bridge, ""),
+            Link { controller: Some(3), ..link(5, "culv12ab", LinkKind::Veth, "") },
+        ];
+        assert_eq!(
+            remove_devices(&links, &[]),
+            [
+                Action::DeleteLink { device: "culvert0".into(), ports: 0 },
+                Action::DeleteLink { device: "v-net-0".into(), ports: 1 },
+            ]
+        );
+    }
+
+    #[test]
+    fn adopted_bridge_keeps_what_it_had() {
+        let links = [link(3, "v-net-0", LinkKind::Bridge, ADOPTED_ALIAS)];
+        let address =
+            |net: &str, protocol| Address { link: 3, net: net.parse().unwrap(), protocol };
+        let addresses = [address("192.168.7.1/24", None), address("10.244.1.1/24", Some(PROTOCOL))];
+        assert_eq!(
+            remove_devices(&links, &addresses),
+            [
+                Action::RemoveAddress {
+                    device: "v-net-0".into(),
+                    address: "10.244.1.1/24".parse().unwrap()
+                },
+                Action::ReleaseBridge { device: "v-net-0".into() },
+            ]
+        );
+    }
+}

@@ -1,0 +1,226 @@
+//! What a node's kernel state should be, as plain values derived from its [`NodeSpec`].
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use culvert_cni::node_file::gateway;
+use ipnet::IpNet;
+
+use super::ruleset::ruleset;
+use super::{NodeSpec, TUN_QUEUE_PACKETS};
+use crate::platform::netlink::Mac;
+
+/// Alias of the TUN: marks it as ours.
+pub(super) const TUN_ALIAS: &str = "culvert: overlay";
+
+/// Alias of a bridge that we made, and may delete.
+pub(super) const BRIDGE_ALIAS: &str = "culvert: pod bridge";
+
+/// Alias of a bridge that was there before us: we configure it, and leave it when we go.
+pub(super) const ADOPTED_ALIAS: &str = "culvert: adopted pod bridge";
+
+/// How the alias of every device of ours begins.
+pub(super) const ALIAS_PREFIX: &str = "culvert: ";
+
+/// First bytes of the hardware address of a bridge of ours: locally administered, unicast.
+pub(super) const MAC_PREFIX: [u8; 2] = [0x02, 0xcf];
+
+/// The kernel state that a node should have.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Desired {
+    pub(super) tun: Device,
+    pub(super) bridge: Device,
+    pub(super) bridge_mac: Mac,
+    pub(super) tx_queue_len: u32,
+    /// Addresses inside these on the bridge are ours to remove.
+    pub(super) cluster_networks: Vec<IpNet>,
+    pub(super) routes: Vec<DesiredRoute>,
+    /// Parameter, written with slashes, and value.
+    pub(super) sysctls: Vec<(String, &'static str)>,
+    pub(super) ruleset: String,
+}
+
+/// A device that a node should have.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Device {
+    pub(super) name: String,
+    pub(super) mtu: u32,
+    pub(super) addresses: Vec<IpNet>,
+}
+
+/// A route that a node should have; it leads to the TUN.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct DesiredRoute {
+    pub(super) destination: IpNet,
+    pub(super) source: Option<IpAddr>,
+}
+
+impl Desired {
+    pub(super) fn new(spec: &NodeSpec) -> Self {
+        let mtu = u32::from(spec.mtu);
+        let tun_addresses = tun_addresses(&spec.local_subnets);
+        Self {
+            bridge: Device {
+                name: spec.bridge.clone(),
+                mtu,
+                addresses: spec.local_subnets.iter().map(gateway).collect(),
+            },
+            bridge_mac: bridge_mac(&spec.local_subnets),
+            tx_queue_len: TUN_QUEUE_PACKETS,
+            cluster_networks: spec.cluster_networks.clone(),
+            routes: spec
+                .cluster_networks
+                .iter()
+                .map(|network| DesiredRoute {
+                    destination: network.trunc(),
+                    source: tun_addresses
+                        .iter()
+                        .map(IpNet::addr)
+                        .find(|address| address.is_ipv4() == network.addr().is_ipv4()),
+                })
+                .collect(),
+            sysctls: sysctls(spec),
+            ruleset: ruleset(spec),
+            tun: Device { name: spec.tun.clone(), mtu, addresses: tun_addresses },
+        }
+    }
+}
+
+/// The network address of each family's first subnet, alone: no pod has it, and it routes back.
+fn tun_addresses(subnets: &[IpNet]) -> Vec<IpNet> {
+    [true, false]
+        .iter()
+        .filter_map(|ipv4| {
+            let subnet = subnets.iter().find(|subnet| subnet.addr().is_ipv4() == *ipv4)?;
+            Some(IpNet::from(subnet.network()))
+        })
+        .collect()
+}
+
+/// A hardware address that follows from the first subnet, and so differs between nodes.
+fn bridge_mac(subnets: &[IpNet]) -> Mac {
+    let tail = match subnets.first().map(IpNet::network) {
+        Some(IpAddr::V4(network)) => network,
+        Some(IpAddr::V6(network)) => Ipv4Addr::from(fold(network)),
+        None => Ipv4Addr::UNSPECIFIED,
+    };
+    let [first, second] = MAC_PREFIX;
+    let [a, b, c, d] = tail.octets();
+    [first, second, a, b, c, d]
+}
+
+/// Folds an IPv6 address into 32 bits in which neighbouring prefixes stay distinct.
+fn fold(address: Ipv6Addr) -> u32 {
+    address.octets().chunks_exact(4).fold(0, |sum: u32, word| {
+        let word = word.iter().fold(0, |word, octet| (word << 8) | u32::from(*octet));
+        sum.rotate_left(5) ^ word
+    })
+}
+
+fn sysctls(spec: &NodeSpec) -> Vec<(String, &'static str)> {
+    let uses = |ipv4: bool| {
+        spec.cluster_networks
+            .iter()
+            .chain(&spec.local_subnets)
+            .any(|network| network.addr().is_ipv4() == ipv4)
+    };
+    let NodeSpec { tun, bridge, .. } = spec;
+    let mut sysctls = Vec::new();
+    if uses(true) {
+        sysctls.push(("net/ipv4/ip_forward".to_owned(), "1"));
+        for device in [tun, bridge] {
+            sysctls.extend([
+                // The switch above sets this on the devices of that moment; a later one copies
+                // `default`, which an administrator may have set otherwise.
+                (format!("net/ipv4/conf/{device}/forwarding"), "1"),
+                // Loose. The kernel applies the larger of this and `all`, so 0 would leave a strict
+                // `all` (systemd's default) in force, and strict drops what pods send whose way back
+                // is another device.
+                (format!("net/ipv4/conf/{device}/rp_filter"), "2"),
+            ]);
+        }
+        // The daemon answers on the TUN (ICMP errors) from the node's own gateway address.
+        sysctls.push((format!("net/ipv4/conf/{tun}/accept_local"), "1"));
+    }
+    if uses(false) {
+        // Where an underlay device takes its address from router advertisements, forwarding makes
+        // it stop unless its accept_ra is 2. That is the administrator's choice, not ours.
+        sysctls.push(("net/ipv6/conf/all/forwarding".to_owned(), "1"));
+        for device in [tun, bridge] {
+            sysctls.extend([
+                (format!("net/ipv6/conf/{device}/disable_ipv6"), "0"),
+                // No pod may configure its node.
+                (format!("net/ipv6/conf/{device}/accept_ra"), "0"),
+                // Addresses are assigned, not chosen; the wait for duplicates serves nobody.
+                (format!("net/ipv6/conf/{device}/accept_dad"), "0"),
+            ]);
+        }
+        // 1 is "none": nobody shares a link with the TUN, so a link-local address is of no use.
+        sysctls.push((format!("net/ipv6/conf/{tun}/addr_gen_mode"), "1"));
+    }
+    sysctls
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn spec(subnets: &[&str], networks: &[&str]) -> NodeSpec {
+        NodeSpec {
+            tun: "culvert0".into(),
+            bridge: "v-net-0".into(),
+            cluster_networks: networks.iter().map(|net| net.parse().unwrap()).collect(),
+            local_subnets: subnets.iter().map(|net| net.parse().unwrap()).collect(),
+            mtu: 1464,
+            underlay_port: 4790,
+            masquerade: true,
+        }
+    }
+
+    #[test]
+    fn tun_has_the_network_address_of_each_familys_first_subnet() {
+        let desired = Desired::new(&spec(
+            &["fd00:1::/64", "10.244.1.0/24", "10.244.9.0/24"],
+            &["10.244.0.0/16", "fd00::/16"],
+        ));
+        let expected: Vec<IpNet> =
+            vec!["10.244.1.0/32".parse().unwrap(), "fd00:1::/128".parse().unwrap()];
+        assert_eq!(desired.tun.addresses, expected);
+        let sources: Vec<_> = desired.routes.iter().map(|route| route.source).collect();
+        assert_eq!(
+            sources,
+            [Some("10.244.1.0".parse().unwrap()), Some("fd00:1::".parse().unwrap())]
+        );
+    }
+
+    #[test]
+    fn bridge_has_the_first_host_address_of_every_subnet() {
+        let desired = Desired::new(&spec(&["10.244.1.0/24", "10.244.9.0/25"], &[]));
+        let expected: Vec<IpNet> =
+            vec!["10.244.1.1/24".parse().unwrap(), "10.244.9.1/25".parse().unwrap()];
+        assert_eq!(desired.bridge.addresses, expected);
+    }
+
+    #[test]
+    fn nodes_have_different_hardware_addresses() {
+        assert_eq!(bridge_mac(&["10.244.1.0/24".parse().unwrap()]), [0x02, 0xcf, 10, 244, 1, 0]);
+        let macs: std::collections::BTreeSet<Mac> = (0..4096_u16)
+            .map(|node| bridge_mac(&[format!("fd00:10:244:{node:x}::/64").parse().unwrap()]))
+            .collect();
+        assert_eq!(macs.len(), 4096);
+    }
+
+    #[test]
+    fn family_that_is_not_used_is_left_alone() {
+        let keys = |subnets: &[&str], networks: &[&str]| -> Vec<String> {
+            sysctls(&spec(subnets, networks)).into_iter().map(|(key, _value)| key).collect()
+        };
+        assert!(
+            keys(&["10.244.1.0/24"], &["10.244.0.0/16"])
+                .iter()
+                .all(|key| key.starts_with("net/ipv4"))
+        );
+        assert!(
+            keys(&["fd00:1::/64"], &["fd00::/16"]).iter().all(|key| key.starts_with("net/ipv6"))
+        );
+    }
+}

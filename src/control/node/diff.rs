@@ -1,0 +1,276 @@
+//! The difference between what should be and what is, as actions in an order that can be executed.
+//!
+//! Pure: the same two values always give the same actions, and none when nothing differs.
+
+use std::collections::BTreeMap;
+
+use ipnet::IpNet;
+
+use super::PROTOCOL;
+use super::action::Action;
+use super::desired::{
+    ADOPTED_ALIAS, ALIAS_PREFIX, BRIDGE_ALIAS, Desired, DesiredRoute, Device, MAC_PREFIX, TUN_ALIAS,
+};
+use crate::platform::netlink::{MAIN_TABLE, Mac, Route, default_priority};
+
+/// The part of a node's kernel state that is ours or that we depend on.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Actual {
+    pub(super) tun: Option<ActualDevice>,
+    /// Whether the TUN's owner holds the device that exists.
+    pub(super) tun_attached: bool,
+    pub(super) bridge: Option<ActualDevice>,
+    /// Routes with our protocol number, in any table.
+    pub(super) routes: Vec<ActualRoute>,
+    /// The nodes' ends of pods' cables.
+    pub(super) ports: Vec<Port>,
+    /// Values of the parameters that are desired; one whose device does not exist is missing.
+    pub(super) sysctls: BTreeMap<String, String>,
+    pub(super) ruleset: Ruleset,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct ActualDevice {
+    pub(super) up: bool,
+    pub(super) mtu: u32,
+    pub(super) alias: String,
+    pub(super) mac: Option<Mac>,
+    pub(super) tx_queue_len: u32,
+    /// Whether a bridge runs neither spanning tree nor multicast snooping.
+    pub(super) plain: bool,
+    pub(super) addresses: Vec<ActualAddress>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct ActualAddress {
+    pub(super) net: IpNet,
+    /// Whether it carries our protocol number.
+    pub(super) ours: bool,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct ActualRoute {
+    /// Name of the device; empty when there is none or several.
+    pub(super) device: String,
+    pub(super) route: Route,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Port {
+    pub(super) device: String,
+    pub(super) mtu: u32,
+    /// Whether it is a port of our bridge; otherwise it is a port of nothing.
+    pub(super) plugged: bool,
+}
+
+/// The nftables table.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) enum Ruleset {
+    /// Nobody looked, because nothing said that it changed.
+    #[default]
+    Unchecked,
+    /// As it should be.
+    Current,
+    /// Missing, or somebody changed it.
+    Drifted,
+}
+
+pub(super) fn diff(desired: &Desired, actual: &Actual) -> Vec<Action> {
+    let mut actions = Vec::new();
+    create_devices(desired, actual, &mut actions);
+
+    let created = ActualDevice::default();
+    let tun = actual.tun.as_ref().unwrap_or(&created);
+    let bridge = actual.bridge.as_ref().unwrap_or(&created);
+    set_up_tun(desired, tun, &mut actions);
+    set_up_bridge(desired, actual.bridge.as_ref(), &mut actions);
+    for (key, value) in &desired.sysctls {
+        if actual.sysctls.get(key).map(String::as_str) != Some(*value) {
+            actions.push(Action::SetSysctl { key: key.clone(), value });
+        }
+    }
+    // Up comes after the parameters: some of them, such as whether to make a link-local address, are
+    // read when the device comes up.
+    for (wanted, is) in [(&desired.tun, tun), (&desired.bridge, bridge)] {
+        if !is.up {
+            actions.push(Action::SetUp { device: wanted.name.clone() });
+        }
+    }
+
+    let stale_on_tun = stale(&desired.tun, tun, |_address| true);
+    let stale_on_bridge = stale(&desired.bridge, bridge, |address| {
+        address.ours
+            || desired.cluster_networks.iter().any(|network| network.contains(&address.net.addr()))
+    });
+    // IPv6 refuses an address that is there with another prefix length, so that one goes first. Other
+    // stale ones go last: removing an address removes the routes that prefer it as source.
+    let (tun_first, tun_last) = in_the_way(&desired.tun, stale_on_tun);
+    let (bridge_first, bridge_last) = in_the_way(&desired.bridge, stale_on_bridge);
+    remove_addresses(&desired.tun, &tun_first, &mut actions);
+    remove_addresses(&desired.bridge, &bridge_first, &mut actions);
+    add_addresses(&desired.tun, tun, &mut actions);
+    add_addresses(&desired.bridge, bridge, &mut actions);
+    set_routes(desired, &actual.routes, &mut actions);
+    remove_addresses(&desired.tun, &tun_last, &mut actions);
+    remove_addresses(&desired.bridge, &bridge_last, &mut actions);
+
+    set_ports(&desired.bridge, &actual.ports, &mut actions);
+    if actual.ruleset == Ruleset::Drifted {
+        actions.push(Action::ApplyRuleset);
+    }
+    actions
+}
+
+fn create_devices(desired: &Desired, actual: &Actual, actions: &mut Vec<Action>) {
+    if actual.tun.is_none() || !actual.tun_attached {
+        actions.push(Action::OpenTun { device: desired.tun.name.clone() });
+    }
+    if actual.bridge.is_none() {
+        actions.push(Action::CreateBridge {
+            device: desired.bridge.name.clone(),
+            mac: desired.bridge_mac,
+        });
+    }
+}
+
+fn set_up_tun(desired: &Desired, tun: &ActualDevice, actions: &mut Vec<Action>) {
+    let device = || desired.tun.name.clone();
+    if tun.alias != TUN_ALIAS {
+        actions.push(Action::SetAlias { device: device(), alias: TUN_ALIAS });
+    }
+    if tun.tx_queue_len != desired.tx_queue_len {
+        actions.push(Action::SetTxQueueLen { device: device(), packets: desired.tx_queue_len });
+    }
+    set_mtu(&desired.tun, tun, actions);
+}
+
+fn set_up_bridge(desired: &Desired, bridge: Option<&ActualDevice>, actions: &mut Vec<Action>) {
+    let device = || desired.bridge.name.clone();
+    let alias = match bridge {
+        None => Some(BRIDGE_ALIAS),
+        Some(bridge) if !bridge.alias.starts_with(ALIAS_PREFIX) => Some(ADOPTED_ALIAS),
+        Some(_ours) => None,
+    };
+    if let Some(alias) = alias {
+        actions.push(Action::SetAlias { device: device(), alias });
+    }
+    // A hardware address of ours stays when the subnet changes, because pods remember it.
+    let foreign = |mac: Option<Mac>| !mac.is_some_and(|mac| mac.starts_with(&MAC_PREFIX));
+    if bridge.is_some_and(|bridge| foreign(bridge.mac)) {
+        actions.push(Action::SetMac { device: device(), mac: desired.bridge_mac });
+    }
+    let created = ActualDevice::default();
+    let bridge = bridge.unwrap_or(&created);
+    if !bridge.plain {
+        actions.push(Action::SetBridgeOptions { device: device() });
+    }
+    // kernel: only an MTU that is set after creation stops the bridge from following its ports.
+    set_mtu(&desired.bridge, bridge, actions);
+}
+
+fn set_mtu(wanted: &Device, is: &ActualDevice, actions: &mut Vec<Action>) {
+    if is.mtu != wanted.mtu {
+        actions.push(Action::SetMtu { device: wanted.name.clone(), mtu: wanted.mtu });
+    }
+}
+
+/// Addresses of `is` that should not be there, among those that `may_remove` says are ours.
+fn stale(
+    wanted: &Device,
+    is: &ActualDevice,
+    may_remove: impl Fn(&ActualAddress) -> bool,
+) -> Vec<IpNet> {
+    is.addresses
+        .iter()
+        .filter(|address| !wanted.addresses.contains(&address.net) && may_remove(address))
+        .map(|address| address.net)
+        .collect()
+}
+
+/// Splits stale addresses into those that a wanted one collides with, and the others.
+fn in_the_way(wanted: &Device, stale: Vec<IpNet>) -> (Vec<IpNet>, Vec<IpNet>) {
+    stale
+        .into_iter()
+        .partition(|net| wanted.addresses.iter().any(|wanted| wanted.addr() == net.addr()))
+}
+
+fn add_addresses(wanted: &Device, is: &ActualDevice, actions: &mut Vec<Action>) {
+    for address in &wanted.addresses {
+        if !is.addresses.iter().any(|is| is.net == *address) {
+            actions.push(Action::AddAddress { device: wanted.name.clone(), address: *address });
+        }
+    }
+}
+
+fn remove_addresses(device: &Device, stale: &[IpNet], actions: &mut Vec<Action>) {
+    actions.extend(
+        stale.iter().map(|address| Action::RemoveAddress {
+            device: device.name.clone(),
+            address: *address,
+        }),
+    );
+}
+
+fn set_routes(desired: &Desired, actual: &[ActualRoute], actions: &mut Vec<Action>) {
+    let device = &desired.tun.name;
+    let mut stale: Vec<&ActualRoute> = actual.iter().collect();
+    for wanted in &desired.routes {
+        let right = stale.iter().position(|is| is.device == *device && is_route(&is.route, wanted));
+        if let Some(right) = right {
+            stale.remove(right);
+            continue;
+        }
+        let route = route(wanted);
+        let same_place = stale.iter().position(|is| {
+            is.route.destination == route.destination
+                && is.route.table == route.table
+                && is.route.priority == route.priority
+        });
+        match same_place {
+            Some(wrong) => {
+                stale.remove(wrong);
+                actions.push(Action::ReplaceRoute { device: device.clone(), route });
+            }
+            None => actions.push(Action::AddRoute { device: device.clone(), route }),
+        }
+    }
+    actions.extend(stale.into_iter().map(|is| Action::RemoveRoute { route: is.route.clone() }));
+}
+
+fn is_route(is: &Route, wanted: &DesiredRoute) -> bool {
+    *is == Route { link: is.link, ..route(wanted) }
+}
+
+/// The route as it should be in the kernel, but for the link, which has no index yet.
+fn route(wanted: &DesiredRoute) -> Route {
+    Route {
+        destination: wanted.destination,
+        table: MAIN_TABLE,
+        protocol: PROTOCOL,
+        priority: default_priority(&wanted.destination),
+        link: None,
+        source: wanted.source,
+        direct: true,
+    }
+}
+
+fn set_ports(bridge: &Device, ports: &[Port], actions: &mut Vec<Action>) {
+    for port in ports {
+        if !port.plugged {
+            actions.push(Action::PlugPort {
+                device: port.device.clone(),
+                bridge: bridge.name.clone(),
+            });
+        }
+        // Raised, never lowered.
+        // kernel: a veth drops what its other end sends above its own MTU, and tells nobody (6.18). Left
+        // alone, the packet reaches the bridge or the TUN, whose ICMP error names the new MTU to the pod.
+        if port.mtu < bridge.mtu {
+            actions.push(Action::SetMtu { device: port.device.clone(), mtu: bridge.mtu });
+        }
+    }
+}
+
+#[cfg(test)]
+#[path = "diff/tests.rs"]
+mod tests;

@@ -1,0 +1,441 @@
+use proptest::prelude::*;
+
+use super::*;
+use crate::control::node::NodeSpec;
+use crate::control::node::fixture::{net, spec};
+
+fn desired() -> Desired {
+    Desired::new(&spec())
+}
+
+/// The state of a node that is as it should be.
+fn healthy() -> Actual {
+    let desired = desired();
+    let mut model = Actual { ruleset: Ruleset::Drifted, ..Actual::default() };
+    for action in diff(&desired, &model) {
+        apply(&mut model, &action);
+    }
+    model
+}
+
+/// What the kernel makes of an action, as far as `diff` looks.
+fn apply(model: &mut Actual, action: &Action) {
+    match action {
+        Action::OpenTun { .. } => {
+            model.tun.get_or_insert_default();
+            model.tun_attached = true;
+        }
+        Action::CreateBridge { mac, .. } => {
+            model.bridge =
+                Some(ActualDevice { mac: Some(*mac), mtu: 1500, ..ActualDevice::default() });
+        }
+        Action::SetAlias { device, alias } => named(model, device).alias = (*alias).into(),
+        Action::SetMac { device, mac } => named(model, device).mac = Some(*mac),
+        Action::SetMtu { device, mtu } => {
+            match model.ports.iter_mut().find(|port| port.device == *device) {
+                Some(port) => port.mtu = *mtu,
+                None => named(model, device).mtu = *mtu,
+            }
+        }
+        Action::SetTxQueueLen { device, packets } => named(model, device).tx_queue_len = *packets,
+        Action::SetBridgeOptions { device } => named(model, device).plain = true,
+        Action::SetSysctl { key, value } => {
+            model.sysctls.insert(key.clone(), (*value).into());
+        }
+        Action::SetUp { device } => named(model, device).up = true,
+        Action::AddAddress { device, address } => {
+            let device = named(model, device);
+            assert!(
+                !device.addresses.iter().any(|is| is.net.addr() == address.addr()),
+                "IPv6 refuses {address}: it is there with another prefix length"
+            );
+            device.addresses.push(ActualAddress { net: *address, ours: true });
+        }
+        Action::RemoveAddress { device, address } => {
+            named(model, device).addresses.retain(|is| is.net != *address);
+            // IPv4 routes that prefer a removed address as source go with it.
+            model.routes.retain(|is| is.route.source != Some(address.addr()));
+        }
+        Action::AddRoute { device, route } => {
+            assert!(same_place(model, route).is_none(), "the kernel refuses");
+            assert!(model.tun.as_ref().is_some_and(|tun| tun.up));
+            model.routes.push(ActualRoute { device: device.clone(), route: route.clone() });
+        }
+        Action::ReplaceRoute { device, route } => {
+            let new = ActualRoute { device: device.clone(), route: route.clone() };
+            match same_place(model, route) {
+                Some(position) => model.routes[position] = new,
+                // It went with an address; the kernel then creates the new one.
+                None => model.routes.push(new),
+            }
+        }
+        Action::RemoveRoute { route } => model.routes.retain(|is| is.route != *route),
+        Action::PlugPort { device, .. } => {
+            let port = model.ports.iter_mut().find(|port| port.device == *device);
+            port.expect("a port to plug").plugged = true;
+        }
+        Action::ApplyRuleset => model.ruleset = Ruleset::Current,
+        Action::DeleteLink { .. } | Action::ReleaseBridge { .. } | Action::DeleteRuleset => {
+            panic!("a reconcile never cleans up: {action}")
+        }
+    }
+}
+
+fn named<'a>(model: &'a mut Actual, device: &str) -> &'a mut ActualDevice {
+    let slot = if device == "culvert0" { &mut model.tun } else { &mut model.bridge };
+    slot.as_mut().expect("devices are created first")
+}
+
+fn same_place(model: &Actual, route: &Route) -> Option<usize> {
+    model.routes.iter().position(|is| {
+        is.route.destination == route.destination
+            && is.route.table == route.table
+            && is.route.priority == route.priority
+    })
+}
+
+/// What `diff` says about a healthy node after `damage`.
+fn after(damage: impl FnOnce(&mut Actual)) -> Vec<String> {
+    let mut actual = healthy();
+    damage(&mut actual);
+    diff(&desired(), &actual).iter().map(Action::to_string).collect()
+}
+
+fn tun(actual: &mut Actual) -> &mut ActualDevice {
+    actual.tun.as_mut().unwrap()
+}
+
+fn bridge(actual: &mut Actual) -> &mut ActualDevice {
+    actual.bridge.as_mut().unwrap()
+}
+
+#[test]
+fn healthy_node_needs_nothing() {
+    assert_eq!(after(|_actual| {}), [""; 0]);
+}
+
+#[test]
+fn bare_node_gets_everything_in_order() {
+    let actions: Vec<String> =
+        diff(&desired(), &Actual::default()).iter().map(Action::to_string).collect();
+    let position = |text: &str| {
+        actions
+            .iter()
+            .position(|action| action == text)
+            .unwrap_or_else(|| panic!("{text:?} is missing in {actions:#?}"))
+    };
+    let order = [
+        position("open TUN culvert0"),
+        position("set mtu 1464 dev culvert0"),
+        position("set sysctl net.ipv6.conf.culvert0.addr_gen_mode=1"),
+        position("set up dev culvert0"),
+        position("add address 10.244.1.0/32 dev culvert0"),
+        position("add route 10.244.0.0/16 src 10.244.1.0 dev culvert0"),
+    ];
+    assert!(order.is_sorted(), "{actions:#?}");
+    position("create bridge v-net-0 address 02:cf:0a:f4:01:00");
+    position("set alias \"culvert: pod bridge\" dev v-net-0");
+    position("add address fd00:10:244:1::1/64 dev v-net-0");
+}
+
+#[test]
+fn lost_tun_is_reopened_with_everything_on_it() {
+    let actions = after(|actual| {
+        actual.tun = None;
+        actual.routes.clear();
+    });
+    assert_eq!(actions[0], "open TUN culvert0");
+    assert!(actions.contains(&"add route 10.244.0.0/16 src 10.244.1.0 dev culvert0".into()));
+}
+
+#[test]
+fn tun_that_the_owner_lost_is_reopened() {
+    assert_eq!(after(|actual| actual.tun_attached = false), ["open TUN culvert0"]);
+}
+
+#[test]
+fn each_property_of_the_tun_is_restored() {
+    assert_eq!(after(|actual| tun(actual).up = false), ["set up dev culvert0"]);
+    assert_eq!(after(|actual| tun(actual).mtu = 1500), ["set mtu 1464 dev culvert0"]);
+    assert_eq!(
+        after(|actual| tun(actual).tx_queue_len = 500),
+        ["set txqueuelen 2000 dev culvert0"]
+    );
+    assert_eq!(
+        after(|actual| tun(actual).alias.clear()),
+        ["set alias \"culvert: overlay\" dev culvert0"]
+    );
+    assert_eq!(
+        after(|actual| {
+            tun(actual).addresses.remove(0);
+        }),
+        ["add address 10.244.1.0/32 dev culvert0"]
+    );
+}
+
+#[test]
+fn any_other_address_of_the_tun_is_removed() {
+    let other = ActualAddress { net: net("fe80::1/64"), ours: false };
+    assert_eq!(
+        after(|actual| tun(actual).addresses.push(other)),
+        ["remove address fe80::1/64 dev culvert0"]
+    );
+}
+
+#[test]
+fn each_property_of_the_bridge_is_restored() {
+    assert_eq!(after(|actual| bridge(actual).up = false), ["set up dev v-net-0"]);
+    assert_eq!(after(|actual| bridge(actual).mtu = 1500), ["set mtu 1464 dev v-net-0"]);
+    assert_eq!(
+        after(|actual| bridge(actual).plain = false),
+        ["set stp off, multicast snooping off dev v-net-0"]
+    );
+    assert_eq!(
+        after(|actual| bridge(actual).mac = Some([2, 0, 0, 0, 0, 1])),
+        ["set address 02:cf:0a:f4:01:00 dev v-net-0"]
+    );
+    assert_eq!(
+        after(|actual| {
+            bridge(actual).addresses.remove(0);
+        }),
+        ["add address 10.244.1.1/24 dev v-net-0"]
+    );
+}
+
+#[test]
+fn bridge_of_somebody_else_is_adopted_with_its_addresses() {
+    let own = ActualAddress { net: net("192.168.7.1/24"), ours: false };
+    assert_eq!(
+        after(|actual| {
+            bridge(actual).alias.clear();
+            bridge(actual).addresses.push(own);
+        }),
+        ["set alias \"culvert: adopted pod bridge\" dev v-net-0"]
+    );
+}
+
+#[test]
+fn bridge_address_of_an_older_subnet_is_removed_last() {
+    let old = |net_text, ours| ActualAddress { net: net(net_text), ours };
+    // One inside the cluster network, one from before the cluster network changed.
+    assert_eq!(
+        after(|actual| {
+            bridge(actual).addresses = vec![
+                old("10.244.9.1/24", false),
+                old("10.9.0.1/24", true),
+                old("fd00:10:244:1::1/64", true),
+            ];
+        }),
+        [
+            "add address 10.244.1.1/24 dev v-net-0",
+            "remove address 10.244.9.1/24 dev v-net-0",
+            "remove address 10.9.0.1/24 dev v-net-0",
+        ]
+    );
+}
+
+#[test]
+fn address_with_another_prefix_length_makes_way() {
+    assert_eq!(
+        after(|actual| bridge(actual).addresses[0].net = net("10.244.1.1/16")),
+        ["remove address 10.244.1.1/16 dev v-net-0", "add address 10.244.1.1/24 dev v-net-0",]
+    );
+}
+
+#[test]
+fn hardware_address_stays_when_the_subnet_changes() {
+    let desired = Desired::new(&NodeSpec { local_subnets: vec![net("10.244.2.0/24")], ..spec() });
+    let actions = diff(&desired, &healthy());
+    assert!(!actions.iter().any(|action| matches!(action, Action::SetMac { .. })), "{actions:#?}");
+}
+
+#[test]
+fn missing_route_is_added() {
+    assert_eq!(
+        after(|actual| {
+            actual.routes.remove(0);
+        }),
+        ["add route 10.244.0.0/16 src 10.244.1.0 dev culvert0"]
+    );
+}
+
+#[test]
+fn route_with_another_source_or_device_is_replaced() {
+    let expected = ["replace route 10.244.0.0/16 src 10.244.1.0 dev culvert0"];
+    assert_eq!(after(|actual| actual.routes[0].route.source = None), expected);
+    assert_eq!(after(|actual| actual.routes[0].device = "eth0".into()), expected);
+    assert_eq!(after(|actual| actual.routes[0].route.direct = false), expected);
+}
+
+#[test]
+fn stale_route_is_removed_from_any_table() {
+    let stale = |destination: &str, table| ActualRoute {
+        device: "culvert0".into(),
+        route: Route {
+            destination: net(destination),
+            table,
+            protocol: PROTOCOL,
+            priority: 0,
+            link: Some(7),
+            source: None,
+            direct: true,
+        },
+    };
+    assert_eq!(
+        after(|actual| {
+            actual.routes.push(stale("10.200.0.0/16", MAIN_TABLE));
+            actual.routes.push(stale("10.244.0.0/16", 100));
+        }),
+        ["remove route 10.200.0.0/16 table 254", "remove route 10.244.0.0/16 table 100",]
+    );
+}
+
+#[test]
+fn changed_parameter_is_set_again() {
+    assert_eq!(
+        after(|actual| {
+            actual.sysctls.insert("net/ipv4/ip_forward".into(), "0".into());
+        }),
+        ["set sysctl net.ipv4.ip_forward=1"]
+    );
+}
+
+#[test]
+fn drifted_ruleset_is_replaced_and_an_unchecked_one_left() {
+    assert_eq!(
+        after(|actual| actual.ruleset = Ruleset::Drifted),
+        ["replace nft table inet culvert"]
+    );
+    assert_eq!(after(|actual| actual.ruleset = Ruleset::Unchecked), [""; 0]);
+}
+
+#[test]
+fn unplugged_port_is_plugged_in_and_a_small_one_raised() {
+    let port = |device: &str, mtu, plugged| Port { device: device.into(), mtu, plugged };
+    assert_eq!(
+        after(|actual| {
+            actual.ports = vec![
+                port("culv01", 1464, true),
+                port("culv02", 1464, false),
+                port("culv03", 1400, true),
+                port("culv04", 1500, true),
+            ];
+        }),
+        ["plug culv02 into v-net-0", "set mtu 1464 dev culv03",]
+    );
+}
+
+fn some_net() -> impl Strategy<Value = IpNet> {
+    prop::sample::select(vec![
+        "10.244.1.0/32",
+        "10.244.1.0/24",
+        "10.244.1.1/24",
+        "10.244.1.1/16",
+        "10.244.2.1/24",
+        "10.9.0.1/16",
+        "10.244.0.0/16",
+        "fd00:10:244::/48",
+        "fd00:10:244:1::/128",
+        "fd00:10:244:1::1/64",
+        "fd00:10:244:1::1/80",
+        "fd00:9::1/64",
+    ])
+    .prop_map(net)
+}
+
+prop_compose! {
+    fn some_device()(
+        up in any::<bool>(),
+        mtu in prop::sample::select(vec![1400_u32, 1464, 1500]),
+        alias in prop::sample::select(vec!["", "culvert: overlay", "culvert: pod bridge", "lab"]),
+        mac in any::<Option<Mac>>(),
+        tx_queue_len in prop::sample::select(vec![500_u32, 2_000]),
+        plain in any::<bool>(),
+        addresses in prop::collection::btree_map(some_net(), any::<bool>(), 0..5),
+    ) -> ActualDevice {
+        let mut addresses: Vec<ActualAddress> = addresses
+            .into_iter()
+            .map(|(net, ours)| ActualAddress { net, ours })
+            .collect();
+        addresses.dedup_by_key(|address| address.net.addr());
+        ActualDevice { up, mtu, alias: alias.into(), mac, tx_queue_len, plain, addresses }
+    }
+}
+
+prop_compose! {
+    fn some_route()(
+        destination in some_net(),
+        device in prop::sample::select(vec!["culvert0", "eth0", ""]),
+        table in prop::sample::select(vec![MAIN_TABLE, 100]),
+        priority in prop::sample::select(vec![0_u32, 1024]),
+        source in prop::option::of(some_net()),
+        direct in any::<bool>(),
+    ) -> ActualRoute {
+        ActualRoute {
+            device: device.into(),
+            route: Route {
+                destination: destination.trunc(),
+                table,
+                protocol: PROTOCOL,
+                priority,
+                link: Some(7),
+                source: source.map(|net| net.addr()),
+                direct,
+            },
+        }
+    }
+}
+
+prop_compose! {
+    fn some_state()(
+        tun in prop::option::of(some_device()),
+        tun_attached in any::<bool>(),
+        bridge in prop::option::of(some_device()),
+        routes in prop::collection::vec(some_route(), 0..6),
+        ports in prop::collection::btree_map("culv[0-9a-f]{4}", (1400_u32..1600, any::<bool>()), 0..3),
+        known in any::<u8>(),
+        drifted in any::<bool>(),
+    ) -> Actual {
+        let mut actual = Actual {
+            tun,
+            tun_attached,
+            bridge,
+            routes: Vec::new(),
+            ports: ports
+                .into_iter()
+                .map(|(device, (mtu, plugged))| Port { device, mtu, plugged })
+                .collect(),
+            sysctls: desired()
+                .sysctls
+                .into_iter()
+                .enumerate()
+                .filter(|(position, _sysctl)| known & (1 << (position % 8)) != 0)
+                .map(|(_position, (key, value))| (key, value.to_owned()))
+                .collect(),
+            ruleset: if drifted { Ruleset::Drifted } else { Ruleset::Unchecked },
+        };
+        // The kernel has one route for each place.
+        for route in routes {
+            if same_place(&actual, &route.route).is_none() {
+                actual.routes.push(route);
+            }
+        }
+        actual
+    }
+}
+
+proptest! {
+    /// Two rounds suffice from anywhere: a removed address may take a wanted route with it.
+    #[test]
+    fn every_state_converges(start in some_state()) {
+        let desired = desired();
+        let mut model = start;
+        for _round in 0..2 {
+            for action in diff(&desired, &model) {
+                apply(&mut model, &action);
+            }
+        }
+        let left: Vec<String> = diff(&desired, &model).iter().map(Action::to_string).collect();
+        prop_assert_eq!(left, Vec::<String>::new());
+    }
+}

@@ -1,0 +1,109 @@
+//! Carries actions out.
+
+use std::collections::HashMap;
+
+use anyhow::{Context as _, anyhow};
+
+use super::action::Action;
+use super::{PROTOCOL, TunOwner, ruleset};
+use crate::platform::netlink::{Address, LinkChange, Netlink, Route};
+use crate::platform::{nft, sysctl};
+
+/// What an action is carried out with.
+pub(super) struct Executor<'a> {
+    pub(super) netlink: &'a mut Netlink,
+    pub(super) tun: &'a mut dyn TunOwner,
+    /// Index of each device by name; an entry is dropped when its device is created anew.
+    pub(super) indexes: HashMap<String, u32>,
+    pub(super) ruleset: &'a str,
+}
+
+impl Executor<'_> {
+    pub(super) async fn execute(&mut self, action: &Action) -> anyhow::Result<()> {
+        self.try_execute(action).await.with_context(|| action.to_string())
+    }
+
+    async fn try_execute(&mut self, action: &Action) -> anyhow::Result<()> {
+        match action {
+            Action::OpenTun { device } => {
+                self.indexes.remove(device);
+                self.tun.open()?;
+            }
+            Action::CreateBridge { device, mac } => {
+                self.indexes.remove(device);
+                self.netlink.create_bridge(device, *mac).await?;
+            }
+            Action::SetAlias { device, alias } => {
+                self.change(device, LinkChange::Alias((*alias).to_owned())).await?;
+            }
+            Action::SetMac { device, mac } => self.change(device, LinkChange::Mac(*mac)).await?,
+            Action::SetMtu { device, mtu } => self.change(device, LinkChange::Mtu(*mtu)).await?,
+            Action::SetTxQueueLen { device, packets } => {
+                self.change(device, LinkChange::TxQueueLen(*packets)).await?;
+            }
+            Action::SetBridgeOptions { device } => {
+                self.change(device, LinkChange::PlainBridge).await?;
+            }
+            Action::SetSysctl { key, value } => sysctl::write(key, value)?,
+            Action::SetUp { device } => self.change(device, LinkChange::Up).await?,
+            Action::AddAddress { device, address } => {
+                let address = self.address(device, *address).await?;
+                self.netlink.add_address(&address, device).await?;
+            }
+            Action::RemoveAddress { device, address } => {
+                let address = self.address(device, *address).await?;
+                self.netlink.remove_address(&address, device).await?;
+            }
+            Action::AddRoute { device, route } => {
+                let route = self.route(device, route).await?;
+                self.netlink.add_route(&route, device).await?;
+            }
+            Action::ReplaceRoute { device, route } => {
+                let route = self.route(device, route).await?;
+                self.netlink.replace_route(&route, device).await?;
+            }
+            Action::RemoveRoute { route } => self.netlink.remove_route(route).await?,
+            Action::PlugPort { device, bridge } => {
+                let bridge = self.index(bridge).await?;
+                self.change(device, LinkChange::Controller(bridge)).await?;
+                // A pod must be able to reach itself through a service address.
+                self.change(device, LinkChange::Hairpin).await?;
+                self.change(device, LinkChange::Up).await?;
+            }
+            Action::ApplyRuleset => {
+                nft::apply(ruleset::TABLE, &ruleset::replacement(self.ruleset)).await?;
+            }
+            Action::DeleteLink { device, .. } => {
+                let index = self.index(device).await?;
+                self.netlink.delete_link(index, device).await?;
+            }
+            Action::ReleaseBridge { device } => {
+                self.change(device, LinkChange::Alias(String::new())).await?;
+            }
+            Action::DeleteRuleset => nft::apply(ruleset::TABLE, &ruleset::removal()).await?,
+        }
+        Ok(())
+    }
+
+    async fn change(&mut self, device: &str, change: LinkChange) -> anyhow::Result<()> {
+        let index = self.index(device).await?;
+        Ok(self.netlink.change_link(index, device, &change).await?)
+    }
+
+    async fn address(&mut self, device: &str, net: ipnet::IpNet) -> anyhow::Result<Address> {
+        Ok(Address { link: self.index(device).await?, net, protocol: Some(PROTOCOL) })
+    }
+
+    async fn route(&mut self, device: &str, route: &Route) -> anyhow::Result<Route> {
+        Ok(Route { link: Some(self.index(device).await?), ..route.clone() })
+    }
+
+    async fn index(&mut self, device: &str) -> anyhow::Result<u32> {
+        if let Some(index) = self.indexes.get(device) {
+            return Ok(*index);
+        }
+        self.indexes =
+            self.netlink.links().await?.into_iter().map(|link| (link.name, link.index)).collect();
+        self.indexes.get(device).copied().ok_or_else(|| anyhow!("there is no device {device}"))
+    }
+}

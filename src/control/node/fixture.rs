@@ -1,0 +1,21 @@
+//! A dual-stack node, for the unit tests of this module.
+
+use ipnet::IpNet;
+
+use super::NodeSpec;
+
+pub(super) fn spec() -> NodeSpec {
+    NodeSpec {
+        tun: "culvert0".into(),
+        bridge: "v-net-0".into(),
+        cluster_networks: vec![net("10.244.0.0/16"), net("fd00:10:244::/48")],
+        local_subnets: vec![net("10.244.1.0/24"), net("fd00:10:244:1::/64")],
+        mtu: 1464,
+        underlay_port: 4790,
+        masquerade: true,
+    }
+}
+
+pub(super) fn net(text: &str) -> IpNet {
+    text.parse().unwrap()
+}

@@ -1,0 +1,102 @@
+//! The MTU of the underlay toward each peer, as the routing table tells it.
+
+use std::collections::HashMap;
+use std::net::IpAddr;
+
+use anyhow::Context as _;
+
+use super::Reconciler;
+use crate::platform::netlink::Path;
+
+/// No link that can carry the overlay has less: every IPv4 host must accept this much (RFC 791), and
+/// an inner IPv6 packet needs 1280.
+const LEAST_MTU: u32 = 576;
+
+/// MTUs toward peers.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PathMtu {
+    /// The smallest, in bytes.
+    pub smallest: u16,
+    /// A peer that has the smallest.
+    pub peer: IpAddr,
+    /// Every peer that has a route, in the order asked for.
+    pub per_peer: Vec<(IpAddr, u16)>,
+}
+
+impl Reconciler {
+    /// Asks the routing table for the MTU toward each peer; none when it leads to none of them.
+    ///
+    /// A route's own MTU counts before its device's. This machine's own addresses are left out, and
+    /// with them loopback's 65,536 bytes, which say nothing about the underlay. So is a peer whose MTU
+    /// is below 576 bytes, which is a mistake somewhere and not a path.
+    ///
+    /// # Errors
+    ///
+    /// When the kernel cannot be asked.
+    pub async fn path_mtu(
+        &mut self,
+        peers: impl Iterator<Item = IpAddr>,
+    ) -> anyhow::Result<Option<PathMtu>> {
+        let peers: Vec<IpAddr> = peers.collect();
+        let devices: HashMap<u32, u32> = self
+            .netlink
+            .links()
+            .await
+            .context("reading device MTUs")?
+            .into_iter()
+            .filter(|link| !link.loopback)
+            .map(|link| (link.index, link.mtu))
+            .collect();
+        let paths = self.netlink.paths_to(&peers).await?;
+        let per_peer: Vec<(IpAddr, u16)> = peers
+            .into_iter()
+            .zip(paths)
+            .filter_map(|(peer, path)| Some((peer, mtu(&path?, &devices)?)))
+            .collect();
+        Ok(per_peer
+            .iter()
+            .min_by_key(|(_peer, mtu)| *mtu)
+            .copied()
+            .map(|(peer, smallest)| PathMtu { smallest, peer, per_peer }))
+    }
+}
+
+/// The MTU of a path; `devices` has those of every device but loopback.
+fn mtu(path: &Path, devices: &HashMap<u32, u32>) -> Option<u16> {
+    // Of several next hops any may be taken, so the smallest counts.
+    let device = path.links.iter().filter_map(|link| devices.get(link)).min()?;
+    // A route may promise more than its device carries; the kernel then goes by the device.
+    let mtu = path.mtu.map_or(*device, |route| route.min(*device));
+    (mtu >= LEAST_MTU).then(|| u16::try_from(mtu).unwrap_or(u16::MAX))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const DEVICES: [(u32, u32); 3] = [(2, 1500), (3, 9000), (4, 70_000)];
+
+    fn of(mtu_of_route: Option<u32>, links: &[u32]) -> Option<u16> {
+        let path = Path { mtu: mtu_of_route, links: links.to_vec() };
+        mtu(&path, &HashMap::from(DEVICES))
+    }
+
+    #[test]
+    fn routes_own_mtu_counts_before_the_devices() {
+        assert_eq!(of(Some(1400), &[2]), Some(1400));
+        assert_eq!(of(None, &[2]), Some(1500));
+        assert_eq!(of(Some(9000), &[2]), Some(1500));
+    }
+
+    #[test]
+    fn smallest_of_several_next_hops_counts() {
+        assert_eq!(of(None, &[3, 2]), Some(1500));
+    }
+
+    #[test]
+    fn loopback_and_absurd_values_are_left_out() {
+        assert_eq!(of(None, &[1]), None);
+        assert_eq!(of(Some(100), &[2]), None);
+        assert_eq!(of(None, &[4]), Some(u16::MAX));
+    }
+}

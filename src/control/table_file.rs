@@ -1,0 +1,168 @@
+//! The subnet table as a file: reading it, and noticing that it changed.
+//!
+//! The file is looked at a few times a second instead of being watched by inotify: that works alike
+//! for editors that rename, for symbolic links that are swapped (as Kubernetes does with mounted
+//! ConfigMaps) and for network file systems, and costs one `stat` each time.
+
+use std::fs;
+use std::os::unix::fs::MetadataExt as _;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use serde::Deserialize;
+use toml::Spanned;
+
+use crate::config::{Complaint, line_of};
+use crate::engine::{Membership, NodeEntry, Overlay, Place};
+
+/// How often the file is looked at: a change is to take effect within a second.
+const INTERVAL: Duration = Duration::from_millis(200);
+
+/// A table file and the state of it that was read last.
+#[derive(Debug)]
+pub struct TableFile {
+    path: PathBuf,
+    seen: Option<Stamp>,
+}
+
+/// What changes when a file's content does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Stamp {
+    device: u64,
+    inode: u64,
+    len: u64,
+    modified: (i64, i64),
+    changed: (i64, i64),
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Document {
+    #[serde(default)]
+    node: Vec<Spanned<Entry>>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Entry {
+    name: Spanned<String>,
+    address: Spanned<String>,
+    subnets: Spanned<Vec<Spanned<String>>>,
+}
+
+impl TableFile {
+    /// Names the file; nothing is read yet.
+    pub fn new(path: &Path) -> Self {
+        Self { path: path.to_owned(), seen: None }
+    }
+
+    /// Reads the file and checks it whole.
+    ///
+    /// # Errors
+    ///
+    /// The first fault: file, line, key, value and remedy.
+    pub fn read(&mut self, overlay: &Overlay, local: &str) -> Result<Membership, Complaint> {
+        // Before the content, so that a change in between is noticed as one.
+        self.seen = stamp(&self.path);
+        let text = fs::read_to_string(&self.path).map_err(|error| {
+            Complaint::of_file(&self.path, format!("cannot be read: {error}"))
+                .remedy("create it, or correct table.path")
+        })?;
+        parse(&self.path, &text, overlay, local)
+    }
+
+    /// Waits until the file is not the one that was read last.
+    ///
+    /// # Cancel safety
+    ///
+    /// Nothing is lost: the comparison is with what [`read`](Self::read) saw.
+    pub async fn changed(&self) {
+        loop {
+            tokio::time::sleep(INTERVAL).await;
+            let now = stamp(&self.path);
+            // A file that is missing is being replaced, or will be missed when it is next read.
+            if now.is_some() && now != self.seen {
+                return;
+            }
+        }
+    }
+}
+
+fn stamp(path: &Path) -> Option<Stamp> {
+    let metadata = fs::metadata(path).ok()?;
+    Some(Stamp {
+        device: metadata.dev(),
+        inode: metadata.ino(),
+        len: metadata.len(),
+        modified: (metadata.mtime(), metadata.mtime_nsec()),
+        changed: (metadata.ctime(), metadata.ctime_nsec()),
+    })
+}
+
+/// Checks `text`, which errors attribute to `path`.
+///
+/// # Errors
+///
+/// As [`TableFile::read`].
+pub fn parse(
+    path: &Path,
+    text: &str,
+    overlay: &Overlay,
+    local: &str,
+) -> Result<Membership, Complaint> {
+    let document: Document =
+        toml::from_str(text).map_err(|error| Complaint::of_toml(path, text, &error))?;
+    let nodes = document
+        .node
+        .iter()
+        .map(|entry| {
+            let Entry { name, address, subnets } = entry.get_ref();
+            let fault = |value: &Spanned<String>, key, problem| {
+                Complaint::of_file(path, problem)
+                    .line(line_of(text, &value.span()))
+                    .key(key)
+                    .value(format!("\"{}\"", value.get_ref()))
+            };
+            Ok(NodeEntry {
+                name: name.get_ref().clone(),
+                address: address.get_ref().parse().map_err(|_| {
+                    fault(address, "node.address", "not an IP address")
+                        .remedy("write the address by which peers reach the node, without a length")
+                })?,
+                subnets: subnets
+                    .get_ref()
+                    .iter()
+                    .map(|subnet| {
+                        subnet.get_ref().parse().map_err(|_| {
+                            fault(subnet, "node.subnets", "not a prefix")
+                                .remedy("write an address and a length, such as \"10.244.1.0/24\"")
+                        })
+                    })
+                    .collect::<Result<_, _>>()?,
+            })
+        })
+        .collect::<Result<Vec<_>, Complaint>>()?;
+    Membership::check(overlay.clone(), local, nodes).map_err(|error| {
+        let entry = |index: usize| document.node[index].get_ref();
+        let (key, span) = match error.place {
+            Place::Table => ("node.name", None),
+            Place::Name(node) => ("node.name", Some(entry(node).name.span())),
+            Place::Address(node) => ("node.address", Some(entry(node).address.span())),
+            Place::Subnets(node) => ("node.subnets", Some(entry(node).subnets.span())),
+            Place::Subnet(node, place) => {
+                ("node.subnets", Some(entry(node).subnets.get_ref()[place].span()))
+            }
+        };
+        let complaint = Complaint::of_file(path, error.to_string())
+            .key(key)
+            .value(&error.value)
+            .remedy(error.remedy());
+        match span {
+            Some(span) => complaint.line(line_of(text, &span)),
+            None => complaint,
+        }
+    })
+}
+
+#[cfg(test)]
+mod tests;

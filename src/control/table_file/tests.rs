@@ -1,0 +1,144 @@
+use std::io::Write as _;
+
+use overlay_proto::Vni;
+
+use super::*;
+use crate::platform::clock;
+
+const TABLE: &str = r#"
+[[node]]
+name = "node1"
+address = "192.168.1.11"
+subnets = ["10.244.1.0/24", "fd00:10:244:1::/64"]
+[[node]]
+name = "node2"
+address = "192.168.1.12"
+subnets = ["10.244.2.0/24"]
+"#;
+
+fn overlay() -> Overlay {
+    Overlay {
+        vni: Vni::new(1).unwrap(),
+        networks: vec!["10.244.0.0/16".parse().unwrap(), "fd00:10:244::/48".parse().unwrap()],
+        port: 4790,
+    }
+}
+
+fn refusal(text: &str) -> String {
+    parse(Path::new("t.toml"), text, &overlay(), "node1").expect_err("it is refused").to_string()
+}
+
+#[test]
+fn a_good_table_is_taken_whole() {
+    let members = parse(Path::new("t.toml"), TABLE, &overlay(), "node1").unwrap();
+    assert_eq!(members.local().subnets.len(), 2);
+    let peers: Vec<_> = members.peers().map(|peer| peer.name.as_str()).collect();
+    assert_eq!(peers, ["node2"]);
+}
+
+#[test]
+fn every_fault_is_named_with_line_key_value_and_remedy() {
+    let cases = [
+        (
+            TABLE.replace("10.244.2.0/24", "10.244.1.128/25"),
+            "t.toml:9: node.subnets = 10.244.1.128/25: has addresses in common with 10.244.1.0/24 \
+             of node \"node1\"; give each node subnets of its own",
+        ),
+        (
+            TABLE.replace("10.244.2.0/24", "10.244.1.0/24"),
+            "t.toml:9: node.subnets = 10.244.1.0/24: has addresses in common with 10.244.1.0/24 \
+             of node \"node1\"; give each node subnets of its own",
+        ),
+        (
+            TABLE.replace("10.244.2.0/24", "10.245.2.0/24"),
+            "t.toml:9: node.subnets = 10.245.2.0/24: lies outside the pod networks 10.244.0.0/16 \
+             fd00:10:244::/48; choose a subnet inside network.cidrs, or widen that",
+        ),
+        (
+            TABLE.replace("10.244.2.0/24", "10.244.2.7/24"),
+            "t.toml:9: node.subnets = 10.244.2.7/24: has bits set beyond its length; \
+             write 10.244.2.0/24",
+        ),
+        (
+            TABLE.replace("10.244.2.0/24", "10.244.2.0/31"),
+            "t.toml:9: node.subnets = 10.244.2.0/31: too small for a bridge address and a pod; \
+             use a /30 or larger for IPv4, a /126 or larger for IPv6",
+        ),
+        (
+            TABLE.replace("[\"10.244.2.0/24\"]", "[]"),
+            "t.toml:9: node.subnets = []: the node has no subnet; give it a subnet of a pod network",
+        ),
+        (
+            TABLE.replace("10.244.2.0/24", "10.244.2.0"),
+            "t.toml:9: node.subnets = \"10.244.2.0\": not a prefix; \
+             write an address and a length, such as \"10.244.1.0/24\"",
+        ),
+        (
+            TABLE.replace("192.168.1.12", "192.168.1.11"),
+            "t.toml:8: node.address = 192.168.1.11: node \"node1\" has this address too; \
+             give each node its own underlay address",
+        ),
+        (
+            TABLE.replace("192.168.1.12", "fd00::12"),
+            "t.toml:8: node.address = fd00::12: not of the family of this node's address; \
+             write addresses of one family for all nodes",
+        ),
+        (
+            TABLE.replace("192.168.1.12", "10.244.7.1"),
+            "t.toml:8: node.address = 10.244.7.1: lies inside the pod network 10.244.0.0/16; \
+             choose a pod network that contains no underlay address",
+        ),
+        (
+            TABLE.replace("192.168.1.12", "224.0.0.5"),
+            "t.toml:8: node.address = 224.0.0.5: not an address that datagrams can be sent to; \
+             write the address by which the other nodes reach it",
+        ),
+        (
+            TABLE.replace("192.168.1.12", "node-2"),
+            "t.toml:8: node.address = \"node-2\": not an IP address; \
+             write the address by which peers reach the node, without a length",
+        ),
+        (
+            TABLE.replace("\"node2\"", "\"node1\""),
+            "t.toml:7: node.name = node1: another node has this name; \
+             give each node a name of its own",
+        ),
+        (
+            TABLE.replace("\"node1\"", "\"node7\""),
+            "t.toml: node.name = node1: lacks this node; \
+             add an entry for this node, or set node.name to the name that it has",
+        ),
+    ];
+    for (text, expected) in cases {
+        assert_eq!(refusal(&text), expected);
+    }
+}
+
+#[test]
+fn half_a_file_is_refused() {
+    // A file cut off anywhere either is refused or, at the end of an entry, lacks nothing it needs.
+    let whole = parse(Path::new("t.toml"), TABLE, &overlay(), "node1").unwrap();
+    for cut in 0..TABLE.trim_end().len() {
+        if let Ok(members) = parse(Path::new("t.toml"), &TABLE[..cut], &overlay(), "node1") {
+            assert_ne!(members, whole);
+            assert_eq!(members.local(), whole.local());
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_replaced_file_is_noticed() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("table.toml");
+    fs::write(&path, TABLE).unwrap();
+    let mut file = TableFile::new(&path);
+    file.read(&overlay(), "node1").unwrap();
+    assert!(tokio::time::timeout(INTERVAL * 3, file.changed()).await.is_err());
+
+    let other = directory.path().join("other");
+    fs::File::create(&other).unwrap().write_all(TABLE.as_bytes()).unwrap();
+    fs::rename(&other, &path).unwrap();
+    let start = clock::now();
+    file.changed().await;
+    assert!(start.elapsed() < INTERVAL * 5);
+}

@@ -1,0 +1,26 @@
+//! What one worker counts, for others to read.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use crate::engine::DropCounters;
+
+/// Counters of one worker; only that worker writes them.
+#[derive(Debug, Default)]
+pub struct WorkerCounters {
+    /// Dropped packets by reason.
+    pub drops: DropCounters,
+    /// ICMP errors sent to pods.
+    pub replies: AtomicU64,
+    /// Times that segmentation offload was refused and given up.
+    pub degraded: AtomicU64,
+}
+
+impl WorkerCounters {
+    pub(super) fn add_reply(&self) {
+        self.replies.fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub(super) fn add_degraded(&self) {
+        self.degraded.fetch_add(1, Ordering::Relaxed);
+    }
+}

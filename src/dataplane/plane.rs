@@ -1,0 +1,246 @@
+//! The workers as one thing that control can start, direct and stop.
+
+use std::net::IpAddr;
+use std::sync::atomic::Ordering;
+use std::sync::mpsc::{SyncSender, sync_channel};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::JoinHandle;
+use std::time::Instant;
+
+use arc_swap::ArcSwap;
+use tokio::sync::mpsc;
+
+use super::counters::WorkerCounters;
+use super::round::{Notice, Notices};
+use super::underlay::Underlay;
+use super::worker::{Command, Worker};
+use super::{Egress, Ingress};
+use crate::engine::{DropReason, Table};
+use crate::platform::tun::{Offload, TunQueue};
+use crate::platform::udp::Gro;
+use crate::platform::wake::{WaitSet, Waker};
+use crate::platform::{Error, Result};
+
+/// Commands that wait for a worker at most. Control sends one at a time and workers look whenever
+/// woken; this is room for several while a worker handles one batch.
+const COMMANDS: usize = 16;
+
+/// How the data path is set up; does not change while it runs.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// Name of the TUN device.
+    pub tun: String,
+    /// Workers, and queues of the device.
+    pub workers: usize,
+    /// What the kernel may leave to us, and we to it.
+    pub offload: Offload,
+    /// UDP port of the tunnel.
+    pub port: u16,
+    /// The daemon's start, from which ages are counted.
+    pub started: Instant,
+}
+
+/// The running workers.
+pub struct DataPlane {
+    settings: Settings,
+    table: Arc<ArcSwap<Table>>,
+    workers: Vec<Handle>,
+    /// The queues in use, to ask whether they still have a device.
+    queues: Mutex<Queues>,
+}
+
+#[derive(Default)]
+struct Queues {
+    open: Vec<Arc<TunQueue>>,
+    offload: Offload,
+}
+
+struct Handle {
+    commands: SyncSender<Command>,
+    waker: Arc<Waker>,
+    counters: Arc<WorkerCounters>,
+    thread: Mutex<Option<JoinHandle<()>>>,
+}
+
+impl DataPlane {
+    /// Binds the sockets to `address` and starts the workers; they carry packets once the TUN device
+    /// is opened. Returns where workers tell what they find out.
+    ///
+    /// # Errors
+    ///
+    /// The address is not this machine's, the port is taken, or the kernel is out of something.
+    pub fn start(
+        settings: Settings,
+        table: Table,
+        address: IpAddr,
+    ) -> Result<(Self, mpsc::Receiver<Notice>)> {
+        let (notices, noticed) = Notices::new();
+        let table = Arc::new(ArcSwap::from_pointee(table));
+        let underlays = bind(&settings, address)?;
+        let workers = underlays
+            .into_iter()
+            .enumerate()
+            .map(|(index, underlay)| {
+                start_worker(&settings, index, underlay, Arc::clone(&table), notices.clone())
+            })
+            .collect::<Result<Vec<_>>>()?;
+        let plane = Self { settings, table, workers, queues: Mutex::default() };
+        Ok((plane, noticed))
+    }
+
+    /// Makes workers decide by `table` from their next batch on.
+    pub fn publish(&self, table: Table) {
+        self.table.store(Arc::new(table));
+    }
+
+    /// The table that workers decide by.
+    pub fn table(&self) -> Arc<Table> {
+        self.table.load_full()
+    }
+
+    /// Moves the workers to sockets of another address; the old ones are used until then.
+    ///
+    /// # Errors
+    ///
+    /// As [`start`](Self::start); nothing has changed then.
+    pub fn rebind(&self, address: IpAddr) -> Result<()> {
+        let underlays = bind(&self.settings, address)?;
+        for (worker, underlay) in self.workers.iter().zip(underlays) {
+            worker.send(Command::Underlay(underlay));
+        }
+        Ok(())
+    }
+
+    /// Whether the workers have a TUN device.
+    pub fn is_attached(&self) -> bool {
+        let queues = self.queues.lock().unwrap_or_else(PoisonError::into_inner);
+        !queues.open.is_empty() && queues.open.iter().all(|queue| queue.is_attached())
+    }
+
+    /// Opens the TUN device, creating it if need be, and gives each worker a queue of it.
+    ///
+    /// # Errors
+    ///
+    /// As [`TunQueue::open`].
+    pub fn open_tun(&self) -> Result<()> {
+        let mut queues = self.queues.lock().unwrap_or_else(PoisonError::into_inner);
+        // The old queues would count against the device's limit.
+        queues.open.clear();
+        let mut open = Vec::with_capacity(self.workers.len());
+        let mut offload = self.settings.offload;
+        for _ in &self.workers {
+            let queue = TunQueue::open(&self.settings.tun)?;
+            offload = queue.set_offload(offload)?;
+            open.push(Arc::new(queue));
+        }
+        for (worker, queue) in self.workers.iter().zip(&open) {
+            worker.send(Command::Tun(Arc::clone(queue), offload));
+        }
+        if queues.offload != offload || self.settings.offload != offload {
+            tracing::info!(
+                granted = offload.as_str(),
+                asked = self.settings.offload.as_str(),
+                "TUN offloads"
+            );
+        }
+        *queues = Queues { open, offload };
+        Ok(())
+    }
+
+    /// What the kernel granted on the TUN device.
+    pub fn offload(&self) -> Offload {
+        self.queues.lock().unwrap_or_else(PoisonError::into_inner).offload
+    }
+
+    /// Packets dropped so far for `reason`, by all workers.
+    pub fn drops(&self, reason: DropReason) -> u64 {
+        self.sum(|counters| counters.drops.count(reason))
+    }
+
+    /// ICMP errors sent to pods so far.
+    pub fn replies(&self) -> u64 {
+        self.sum(|counters| counters.replies.load(Ordering::Relaxed))
+    }
+
+    /// Times that an offload was refused and given up.
+    pub fn degraded(&self) -> u64 {
+        self.sum(|counters| counters.degraded.load(Ordering::Relaxed))
+    }
+
+    /// How many workers there are.
+    pub fn workers(&self) -> usize {
+        self.workers.len()
+    }
+
+    /// Lets the workers handle what has arrived, and ends them.
+    pub fn stop(&self) {
+        for worker in &self.workers {
+            worker.send(Command::Stop);
+        }
+        for worker in &self.workers {
+            let thread = worker.thread.lock().unwrap_or_else(PoisonError::into_inner).take();
+            if thread.is_some_and(|thread| thread.join().is_err()) {
+                tracing::error!("a worker has panicked");
+            }
+        }
+    }
+
+    /// Whether a worker has ended although nobody stopped it.
+    pub fn has_failed(&self) -> bool {
+        self.workers.iter().any(|worker| {
+            let thread = worker.thread.lock().unwrap_or_else(PoisonError::into_inner);
+            thread.as_ref().is_some_and(JoinHandle::is_finished)
+        })
+    }
+
+    fn sum(&self, count: impl Fn(&WorkerCounters) -> u64) -> u64 {
+        self.workers.iter().map(|worker| count(&worker.counters)).sum()
+    }
+}
+
+impl Handle {
+    fn send(&self, command: Command) {
+        // A worker that does not look for so long is dead, which `has_failed` tells.
+        let _ = self.commands.try_send(command);
+        self.waker.wake();
+    }
+}
+
+fn bind(settings: &Settings, address: IpAddr) -> Result<Vec<Underlay>> {
+    let gro = if settings.offload == Offload::None { Gro::Off } else { Gro::On };
+    Underlay::bind(address, settings.port, settings.workers, gro)
+}
+
+fn start_worker(
+    settings: &Settings,
+    index: usize,
+    underlay: Underlay,
+    table: Arc<ArcSwap<Table>>,
+    notices: Notices,
+) -> Result<Handle> {
+    let name = format!("worker-{index}");
+    let fail = |source| Error::new("start thread", &name, source);
+    let (commands, receiver) = sync_channel(COMMANDS);
+    let waker = Arc::new(Waker::new().map_err(fail)?);
+    let counters = Arc::new(WorkerCounters::default());
+    let mut egress = Egress::new();
+    if settings.offload == Offload::None {
+        egress.without_trains();
+    }
+    let worker = Worker {
+        commands: receiver,
+        waker: Arc::clone(&waker),
+        set: WaitSet::new().map_err(fail)?,
+        table,
+        counters: Arc::clone(&counters),
+        notices,
+        started: settings.started,
+        underlay,
+        tun: None,
+        egress,
+        ingress: Ingress::new(Offload::None),
+    };
+    let thread =
+        std::thread::Builder::new().name(name.clone()).spawn(move || worker.run()).map_err(fail)?;
+    Ok(Handle { commands, waker, counters, thread: Mutex::new(Some(thread)) })
+}

@@ -1,0 +1,39 @@
+//! The two edges of the data path, real or in memory.
+
+use std::io::{self, IoSlice};
+
+use crate::platform::udp::{RecvBatch, Transmit};
+
+/// The pods' side: packets behind a virtio-net header.
+pub trait TunPort {
+    /// Reads one packet; `WouldBlock` when there is none.
+    ///
+    /// # Errors
+    ///
+    /// As [`TunQueue::recv`](crate::platform::tun::TunQueue::recv).
+    fn recv(&mut self, buffer: &mut [u8]) -> io::Result<usize>;
+
+    /// Writes one packet.
+    ///
+    /// # Errors
+    ///
+    /// As [`TunQueue::send`](crate::platform::tun::TunQueue::send).
+    fn send(&mut self, parts: &[IoSlice<'_>]) -> io::Result<()>;
+}
+
+/// The wire's side: trains of datagrams.
+pub trait UnderlayPort {
+    /// Replaces `batch` by what has arrived; `WouldBlock` when nothing has.
+    ///
+    /// # Errors
+    ///
+    /// As [`Receiver::recv`](crate::platform::udp::Receiver::recv).
+    fn recv(&mut self, batch: &mut RecvBatch) -> io::Result<()>;
+
+    /// Sends one train of the flow with this hash: one flow always leaves by one source port.
+    ///
+    /// # Errors
+    ///
+    /// As [`Sender::send`](crate::platform::udp::Sender::send).
+    fn send(&mut self, flow_hash: u32, transmit: &Transmit<'_>) -> io::Result<()>;
+}

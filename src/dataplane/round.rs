@@ -1,0 +1,79 @@
+//! One turn of a worker: what it works with and what it comes to.
+
+use std::io::IoSlice;
+use std::net::IpAddr;
+use std::time::Instant;
+
+use tokio::sync::mpsc;
+
+use super::counters::WorkerCounters;
+use super::offload::VnetHeader;
+use super::port::TunPort;
+use crate::engine::Table;
+
+/// What a round came to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Round {
+    /// The source ran dry.
+    Idle,
+    /// There may be more.
+    More,
+    /// The device has been deleted.
+    Gone,
+}
+
+/// What a round works with that is not its own.
+pub struct Env<'a, T, U> {
+    /// The pods' side.
+    pub tun: &'a mut T,
+    /// The wire's side.
+    pub underlay: &'a mut U,
+    /// The table as it is during this round.
+    pub table: &'a Table,
+    /// Where to count.
+    pub counters: &'a WorkerCounters,
+    /// Where to tell what control should know.
+    pub notices: &'a Notices,
+    /// The moment of the round.
+    pub now: Instant,
+}
+
+/// What workers find out and control should know.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Notice {
+    /// A datagram toward this address did not fit the path.
+    PathTooNarrow(IpAddr),
+    /// The TUN device has been deleted.
+    TunGone,
+}
+
+/// The way of notices from workers to control: short, and never waited for. A notice that finds it
+/// full is lost; what it was about will be noticed again.
+#[derive(Clone, Debug)]
+pub struct Notices {
+    sender: mpsc::Sender<Notice>,
+}
+
+impl Notices {
+    /// How many notices wait at most.
+    const CAPACITY: usize = 64;
+
+    /// Opens the way.
+    pub fn new() -> (Self, mpsc::Receiver<Notice>) {
+        let (sender, receiver) = mpsc::channel(Self::CAPACITY);
+        (Self { sender }, receiver)
+    }
+
+    pub(super) fn send(&self, notice: Notice) {
+        // Full or nobody listening: see above.
+        let _ = self.sender.try_send(notice);
+    }
+}
+
+/// Sends an ICMP error of ours to the pods' side.
+pub(super) fn send_reply<T: TunPort>(tun: &mut T, counters: &WorkerCounters, packet: &[u8]) {
+    let header = VnetHeader::default().encode();
+    if tun.send(&[IoSlice::new(&header), IoSlice::new(packet)]).is_ok() {
+        counters.add_reply();
+    }
+}

@@ -1,0 +1,130 @@
+use overlay_proto::{DecodeError, InnerError};
+
+use super::packets::Spec;
+use super::*;
+
+fn udp(payload: usize) -> Spec {
+    Spec::incoming(Family::V4, false, vec![7; payload])
+}
+
+fn receive(source: SocketAddr, ecn: Ecn, bytes: Vec<u8>) -> Bench {
+    let mut bench = Bench::new(Offload::TcpUdp);
+    bench.arrive(source, ecn, &[bytes]);
+    bench.run();
+    bench
+}
+
+#[test]
+fn a_good_packet_is_delivered_and_counted_for_its_sender() {
+    let packet = udp(100).build();
+    let bench = receive(underlay_of(2), Ecn::NotEct, datagram(&packet));
+    assert_eq!(bench.delivered(), [packet]);
+    let counters = &bench.table.peers()[0].counters;
+    assert_eq!((counters.ingress().packets, counters.ingress().bytes), (1, 128));
+    assert_eq!(counters.last_heard_ms(), Some(1000));
+}
+
+#[test]
+fn each_check_has_its_reason_and_keeps_the_packet_from_the_pod() {
+    let good = datagram(&udp(100).build());
+    let with = |at: usize, bits: u8| {
+        let mut bytes = good.clone();
+        bytes[at] ^= bits;
+        bytes
+    };
+    let packet = |spec: Spec| datagram(&spec.build());
+    let cases = [
+        (9, good.clone(), DropReason::UnknownPeer),
+        // This node itself is no peer of its own.
+        (1, good.clone(), DropReason::UnknownPeer),
+        (2, good[..7].to_vec(), DropReason::Header(DecodeError::TooShort)),
+        (2, vec![], DropReason::Header(DecodeError::TooShort)),
+        (2, with(0, 0x10), DropReason::Header(DecodeError::Version)),
+        (2, with(0, 0x01), DropReason::Header(DecodeError::Flags)),
+        (2, with(2, 0x01), DropReason::Header(DecodeError::Reserved)),
+        (2, with(3, 0x02), DropReason::Header(DecodeError::NextProtocol)),
+        (2, with(6, 0x01), DropReason::Header(DecodeError::Vni)),
+        (2, with(3, 0x03), DropReason::Inner(InnerError::FamilyMismatch)),
+        (2, good[..20].to_vec(), DropReason::Inner(InnerError::TooShort)),
+        (2, good[..60].to_vec(), DropReason::Inner(InnerError::Truncated)),
+        // Another node's source, this node's own, and one that nobody has.
+        (3, good.clone(), DropReason::SpoofedSource),
+        (2, packet(Spec { from: (1, 9), ..udp(9) }), DropReason::SpoofedSource),
+        (2, packet(Spec { from: (99, 9), ..udp(9) }), DropReason::SpoofedSource),
+        (2, packet(Spec { to: (3, 9), ..udp(9) }), DropReason::NotOurDestination),
+        (2, packet(Spec { to: (99, 9), ..udp(9) }), DropReason::NotOurDestination),
+    ];
+    for (node, bytes, reason) in cases {
+        let bench = receive(underlay_of(node), Ecn::NotEct, bytes);
+        assert_eq!(bench.drops(), [(reason, 1)]);
+        assert!(bench.tun.written.is_empty());
+        assert!(bench.table.peers().iter().all(|peer| peer.counters.last_heard_ms().is_none()));
+    }
+}
+
+#[test]
+fn one_bad_datagram_of_a_train_costs_only_itself() {
+    let good = udp(100).build();
+    let mut bad = datagram(&good);
+    bad[0] = 0;
+    let mut bench = Bench::new(Offload::TcpUdp);
+    let train = [datagram(&good), bad, datagram(&good)];
+    bench.arrive(underlay_of(2), Ecn::NotEct, &train);
+    bench.run();
+    assert_eq!(bench.drops(), [(DropReason::Header(DecodeError::Flags), 1)]);
+    assert_eq!(bench.delivered(), [good.clone(), good]);
+}
+
+#[test]
+fn a_train_of_a_stranger_is_counted_by_its_datagrams() {
+    let mut bench = Bench::new(Offload::TcpUdp);
+    let train = vec![datagram(&udp(100).build()); 5];
+    bench.arrive("192.0.2.1:4790".parse().unwrap(), Ecn::NotEct, &train);
+    bench.run();
+    assert_eq!(bench.drops(), [(DropReason::UnknownPeer, 5)]);
+}
+
+#[test]
+fn an_outer_congestion_mark_reaches_the_inner_packet_or_costs_it() {
+    for family in [Family::V4, Family::V6] {
+        let spec = |ecn| Spec { ecn, ..Spec::incoming(family, true, vec![1; 500]) };
+        for ecn in [Ecn::Ect0, Ecn::Ect1, Ecn::Ce] {
+            let mut bench = Bench::new(Offload::TcpUdp);
+            let train = vec![datagram(&spec(ecn).build()); 2];
+            bench.arrive(underlay_of(2), Ecn::Ce, &train);
+            bench.run();
+            assert_eq!(bench.delivered(), vec![spec(Ecn::Ce).build(); 2]);
+        }
+        let bench = receive(underlay_of(2), Ecn::Ce, datagram(&spec(Ecn::NotEct).build()));
+        assert_eq!(bench.drops(), [(DropReason::Congestion, 1)]);
+        // RFC 6040 §4.2: ECT(1) outside turns ECT(0) inside into ECT(1).
+        let bench = receive(underlay_of(2), Ecn::Ect1, datagram(&spec(Ecn::Ect0).build()));
+        assert_eq!(bench.delivered(), [spec(Ecn::Ect1).build()]);
+    }
+}
+
+#[test]
+fn a_refused_super_packet_is_written_packet_by_packet() {
+    let spec = Spec::incoming(Family::V4, true, vec![3; 4000]);
+    let packets = spec.split(1000);
+    let mut bench = Bench::new(Offload::TcpUdp);
+    bench.tun.write_errors.push_back(libc::EINVAL);
+    for _ in 0..2 {
+        let train: Vec<_> = packets.iter().map(|packet| datagram(packet)).collect();
+        bench.arrive(underlay_of(2), Ecn::NotEct, &train);
+        bench.run();
+    }
+    assert_eq!(bench.drops(), []);
+    assert_eq!(bench.tun.written.len(), 8);
+    assert_eq!(bench.delivered(), [packets.clone(), packets].concat());
+}
+
+#[test]
+fn a_deleted_tun_is_reported() {
+    let mut bench = Bench::new(Offload::TcpUdp);
+    bench.tun.write_errors.push_back(libc::EBADFD);
+    bench.arrive(underlay_of(2), Ecn::NotEct, &[datagram(&udp(9).build())]);
+    bench.run();
+    assert_eq!(bench.drops(), [(DropReason::TunRefused, 1)]);
+    assert_eq!(bench.noticed.try_recv(), Ok(Notice::TunGone));
+}

@@ -1,0 +1,176 @@
+//! Why packets are dropped: a closed list that counters, tests and people share.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use overlay_proto::{DecodeError, InnerError};
+
+/// Why a packet went no further.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum DropReason {
+    /// The outer source is no node of the table.
+    UnknownPeer,
+    /// The datagram was longer than any the overlay sends.
+    DatagramTruncated,
+    /// The overlay header is not what we send.
+    Header(DecodeError),
+    /// What was carried is not one whole IP packet.
+    Inner(InnerError),
+    /// The inner source does not belong to the node that sent it.
+    SpoofedSource,
+    /// The inner destination is not in a subnet of this node.
+    NotOurDestination,
+    /// Congestion was marked on a packet whose sender does not understand marks (RFC 6040 §4.2).
+    Congestion,
+    /// A packet to a multicast group: groups do not span nodes. The kernel itself sends such packets
+    /// when a device comes up.
+    Multicast,
+    /// A packet to the overlay whose source is not in a subnet of this node.
+    ForeignSource,
+    /// A packet to the overlay for a subnet of this node: no pod has the address.
+    OwnSubnet,
+    /// No node owns the destination; its sender is told, within limits.
+    NoOwner,
+    /// Longer than the path to the peer carries; its sender is told, within limits.
+    TooBig,
+    /// A virtio-net header that contradicts its packet.
+    VnetHeader,
+    /// The underlay's queue was full.
+    UnderlayFull,
+    /// The underlay refused the datagram: no route, filtered, address gone.
+    UnderlayRefused,
+    /// The pods' side took no more packets.
+    TunFull,
+    /// The TUN device refused the packet: it is down or gone.
+    TunRefused,
+}
+
+impl DropReason {
+    /// How many reasons there are.
+    pub const COUNT: usize = 28;
+
+    /// Every reason, in the order in which a packet may meet them, ingress first.
+    pub const ALL: [Self; Self::COUNT] = [
+        Self::UnknownPeer,
+        Self::DatagramTruncated,
+        Self::Header(DecodeError::ALL[0]),
+        Self::Header(DecodeError::ALL[1]),
+        Self::Header(DecodeError::ALL[2]),
+        Self::Header(DecodeError::ALL[3]),
+        Self::Header(DecodeError::ALL[4]),
+        Self::Header(DecodeError::ALL[5]),
+        Self::Inner(InnerError::ALL[0]),
+        Self::Inner(InnerError::ALL[1]),
+        Self::Inner(InnerError::ALL[2]),
+        Self::Inner(InnerError::ALL[3]),
+        Self::Inner(InnerError::ALL[4]),
+        Self::Inner(InnerError::ALL[5]),
+        Self::Inner(InnerError::ALL[6]),
+        Self::SpoofedSource,
+        Self::NotOurDestination,
+        Self::Congestion,
+        Self::Multicast,
+        Self::ForeignSource,
+        Self::OwnSubnet,
+        Self::NoOwner,
+        Self::TooBig,
+        Self::VnetHeader,
+        Self::UnderlayFull,
+        Self::UnderlayRefused,
+        Self::TunFull,
+        Self::TunRefused,
+    ];
+
+    /// The reason's name in metrics and status.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::UnknownPeer => "unknown_peer",
+            Self::DatagramTruncated => "datagram_truncated",
+            Self::Header(error) => error.as_str(),
+            Self::Inner(error) => error.as_str(),
+            Self::SpoofedSource => "spoofed_source",
+            Self::NotOurDestination => "not_our_destination",
+            Self::Congestion => "congestion",
+            Self::Multicast => "multicast",
+            Self::ForeignSource => "foreign_source",
+            Self::OwnSubnet => "own_subnet",
+            Self::NoOwner => "no_owner",
+            Self::TooBig => "too_big",
+            Self::VnetHeader => "vnet_header",
+            Self::UnderlayFull => "underlay_full",
+            Self::UnderlayRefused => "underlay_refused",
+            Self::TunFull => "tun_full",
+            Self::TunRefused => "tun_refused",
+        }
+    }
+
+    fn index(self) -> usize {
+        // The list is short and drops are the slow path already.
+        Self::ALL.iter().position(|reason| *reason == self).unwrap_or_default()
+    }
+}
+
+impl From<DecodeError> for DropReason {
+    fn from(error: DecodeError) -> Self {
+        Self::Header(error)
+    }
+}
+
+impl From<InnerError> for DropReason {
+    fn from(error: InnerError) -> Self {
+        Self::Inner(error)
+    }
+}
+
+/// How many packets were dropped for each reason. Shared by the worker that counts and by those who
+/// look.
+#[derive(Debug)]
+pub struct DropCounters {
+    counts: [AtomicU64; DropReason::COUNT],
+}
+
+impl DropCounters {
+    /// Starts at zero.
+    pub fn new() -> Self {
+        Self { counts: [const { AtomicU64::new(0) }; DropReason::COUNT] }
+    }
+
+    /// Counts `packets` more.
+    pub fn add(&self, reason: DropReason, packets: u64) {
+        self.counts[reason.index()].fetch_add(packets, Ordering::Relaxed);
+    }
+
+    /// The count so far.
+    pub fn count(&self, reason: DropReason) -> u64 {
+        self.counts[reason.index()].load(Ordering::Relaxed)
+    }
+}
+
+impl Default for DropCounters {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    #[test]
+    fn every_reason_has_a_counter_and_a_name_of_its_own() {
+        let names: BTreeSet<_> = DropReason::ALL.iter().map(|reason| reason.as_str()).collect();
+        assert_eq!(names.len(), DropReason::COUNT);
+        for (index, reason) in DropReason::ALL.into_iter().enumerate() {
+            assert_eq!(reason.index(), index);
+        }
+    }
+
+    #[test]
+    fn counting_one_reason_leaves_the_others() {
+        let counters = DropCounters::new();
+        counters.add(DropReason::TooBig, 3);
+        let total: u64 = DropReason::ALL.into_iter().map(|reason| counters.count(reason)).sum();
+        assert_eq!((counters.count(DropReason::TooBig), total), (3, 3));
+    }
+}

@@ -1,0 +1,59 @@
+//! Pod to wire: which peer a packet goes to, or what becomes of it instead.
+
+use std::time::Instant;
+
+use overlay_proto::InnerPacket;
+
+use super::reply::Message;
+use super::{DropReason, Engine, Owner, PeerIndex, Reply, Table};
+
+/// What to do with a packet that pods or this node sent into the overlay.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum EgressVerdict {
+    /// Send it to this peer of the table.
+    Forward(PeerIndex),
+    /// Drop it and tell its sender.
+    Reply(Reply),
+    /// Drop it.
+    Drop(DropReason),
+}
+
+impl Engine {
+    /// Decides about a packet read from the TUN device. Of a super-packet, `packet_len` is the length
+    /// of the longest packet that it will be cut into; otherwise it is the packet's own.
+    pub fn handle_tun_packet(
+        &mut self,
+        table: &Table,
+        packet: &InnerPacket<'_>,
+        packet_len: usize,
+        now: Instant,
+    ) -> EgressVerdict {
+        let destination = packet.destination();
+        if destination.is_multicast() {
+            return EgressVerdict::Drop(DropReason::Multicast);
+        }
+        if table.owner(packet.source()) != Some(Owner::Local) {
+            return EgressVerdict::Drop(DropReason::ForeignSource);
+        }
+        let (reason, message) = match table.owner(destination) {
+            Some(Owner::Local) => return EgressVerdict::Drop(DropReason::OwnSubnet),
+            Some(Owner::Peer(index)) => {
+                let peer = table.peer(index);
+                if peer.mtu.fits(packet_len) {
+                    return EgressVerdict::Forward(index);
+                }
+                if !packet.dont_fragment() {
+                    return EgressVerdict::Drop(DropReason::TooBig);
+                }
+                (DropReason::TooBig, Message::TooBig(peer.mtu))
+            }
+            None => (DropReason::NoOwner, Message::NoRoute),
+        };
+        match table.local().router_address(packet.family()) {
+            Some(source) if self.replies.take(now) => {
+                EgressVerdict::Reply(Reply { source, message })
+            }
+            Some(_) | None => EgressVerdict::Drop(reason),
+        }
+    }
+}

@@ -1,0 +1,45 @@
+//! Wire to pod: the checks between a datagram and a pod, in the order of `docs/wire-format.md`.
+
+use overlay_proto::{Ecn, InnerPacket, ecn};
+
+use super::{DropReason, Engine, Owner, PeerIndex, Table};
+
+/// A packet that may be delivered.
+#[derive(Debug)]
+pub struct Delivery<'p> {
+    /// The inner packet.
+    pub packet: InnerPacket<'p>,
+    /// The mark that the inner packet must get first, if it differs from the one it has.
+    pub mark: Option<Ecn>,
+}
+
+impl Engine {
+    /// Decides about one datagram of the peer `sender`, whom the caller has looked up by its outer
+    /// source (see [`Table::sender`]); `outer_ecn` is the outer header's mark.
+    ///
+    /// # Errors
+    ///
+    /// Why the datagram must be dropped.
+    pub fn handle_udp_datagram<'p>(
+        &self,
+        table: &Table,
+        sender: PeerIndex,
+        outer_ecn: Ecn,
+        datagram: &'p [u8],
+    ) -> Result<Delivery<'p>, DropReason> {
+        let codec = table.peer(sender).codec;
+        let decoded = codec.decode(table.vni(), datagram)?;
+        let packet = InnerPacket::parse_as(decoded.family, decoded.inner)?;
+        // The owner by longest match must be the sender: that the source is somewhere inside one of
+        // the sender's subnets would not do if another node owned a longer prefix of it.
+        if table.owner(packet.source()) != Some(Owner::Peer(sender)) {
+            return Err(DropReason::SpoofedSource);
+        }
+        if table.owner(packet.destination()) != Some(Owner::Local) {
+            return Err(DropReason::NotOurDestination);
+        }
+        let inner_ecn = packet.ecn();
+        let mark = ecn::decapsulate(inner_ecn, outer_ecn).map_err(|_| DropReason::Congestion)?;
+        Ok(Delivery { packet, mark: (mark != inner_ecn).then_some(mark) })
+    }
+}

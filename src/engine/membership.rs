@@ -1,0 +1,301 @@
+//! The nodes of the cluster as one consistent list, or the reason why they are none.
+//!
+//! Every table source ends here, so that a broken file and a broken database entry are refused by the
+//! same rules, and the whole list with them: half a table would be a black hole.
+
+use std::collections::HashMap;
+use std::fmt;
+use std::net::IpAddr;
+
+use ipnet::IpNet;
+use overlay_proto::{Family, Vni};
+
+/// What all nodes of a cluster share.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Overlay {
+    /// Virtual network identifier on the wire.
+    pub vni: Vni,
+    /// Pod networks, at most one per family.
+    pub networks: Vec<IpNet>,
+    /// UDP port of the tunnel.
+    pub port: u16,
+}
+
+/// One node as a table source knows it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NodeEntry {
+    /// The node's name.
+    pub name: String,
+    /// Its underlay address.
+    pub address: IpAddr,
+    /// Its pod subnets.
+    pub subnets: Vec<IpNet>,
+}
+
+/// A checked list of nodes, this one among them.
+///
+/// INVARIANT: names and addresses are unique, addresses are of one family and outside the pod
+/// networks, subnets lie inside them and have no address in common, and `local` is a valid index.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Membership {
+    pub(super) overlay: Overlay,
+    pub(super) nodes: Vec<NodeEntry>,
+    pub(super) local: usize,
+}
+
+/// Which entry is at fault, by its place in the list.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Place {
+    /// None in particular.
+    Table,
+    /// The name of a node.
+    Name(usize),
+    /// The address of a node.
+    Address(usize),
+    /// A node's subnet, by node and place among its subnets.
+    Subnet(usize, usize),
+    /// The list of a node's subnets.
+    Subnets(usize),
+}
+
+/// What is wrong.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Fault {
+    /// The table has no entry of this node.
+    LocalNodeMissing,
+    /// A name that is empty or has control characters.
+    BadName,
+    /// Another node has the name.
+    DuplicateName,
+    /// The named node has the address.
+    DuplicateAddress(String),
+    /// No datagram can be sent to such an address.
+    UnusableAddress,
+    /// This node's address is of the other family.
+    AddressFamily,
+    /// The address lies in this pod network, so that its packets would go into the tunnel.
+    AddressInside(IpNet),
+    /// The node has no subnet.
+    NoSubnet,
+    /// The subnet has bits set beyond its length.
+    HostBits,
+    /// The subnet lies in none of the pod networks.
+    OutsideNetworks(Vec<IpNet>),
+    /// The subnet is too small for a bridge address and a pod.
+    TooSmall,
+    /// The named node has a subnet with addresses in common.
+    Overlap(String, IpNet),
+}
+
+/// Why a list of nodes was refused.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TableError {
+    /// Which entry.
+    pub place: Place,
+    /// The value that is at fault.
+    pub value: String,
+    /// What is wrong with it.
+    pub fault: Fault,
+}
+
+impl TableError {
+    /// What to do about it.
+    pub fn remedy(&self) -> String {
+        match &self.fault {
+            Fault::LocalNodeMissing => {
+                "add an entry for this node, or set node.name to the name that it has".to_owned()
+            }
+            Fault::BadName => "give the node a name of visible characters".to_owned(),
+            Fault::DuplicateName => "give each node a name of its own".to_owned(),
+            Fault::DuplicateAddress(_) => "give each node its own underlay address".to_owned(),
+            Fault::UnusableAddress => {
+                "write the address by which the other nodes reach it".to_owned()
+            }
+            Fault::AddressFamily => "write addresses of one family for all nodes".to_owned(),
+            Fault::AddressInside(_) => {
+                "choose a pod network that contains no underlay address".to_owned()
+            }
+            Fault::NoSubnet => "give it a subnet of a pod network".to_owned(),
+            Fault::HostBits => match self.value.parse::<IpNet>() {
+                Ok(net) => format!("write {}", net.trunc()),
+                Err(_) => "clear the bits beyond the length".to_owned(),
+            },
+            Fault::OutsideNetworks(_) => {
+                "choose a subnet inside network.cidrs, or widen that".to_owned()
+            }
+            Fault::TooSmall => "use a /30 or larger for IPv4, a /126 or larger for IPv6".to_owned(),
+            Fault::Overlap(..) => "give each node subnets of its own".to_owned(),
+        }
+    }
+}
+
+impl fmt::Display for TableError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.fault {
+            Fault::LocalNodeMissing => f.write_str("lacks this node"),
+            Fault::BadName => f.write_str("not a node name"),
+            Fault::DuplicateName => f.write_str("another node has this name"),
+            Fault::DuplicateAddress(name) => write!(f, "node \"{name}\" has this address too"),
+            Fault::UnusableAddress => f.write_str("not an address that datagrams can be sent to"),
+            Fault::AddressFamily => f.write_str("not of the family of this node's address"),
+            Fault::AddressInside(network) => write!(f, "lies inside the pod network {network}"),
+            Fault::NoSubnet => f.write_str("the node has no subnet"),
+            Fault::HostBits => f.write_str("has bits set beyond its length"),
+            Fault::OutsideNetworks(networks) => {
+                f.write_str("lies outside the pod networks")?;
+                networks.iter().try_for_each(|network| write!(f, " {network}"))
+            }
+            Fault::TooSmall => f.write_str("too small for a bridge address and a pod"),
+            Fault::Overlap(name, other) => {
+                write!(f, "has addresses in common with {other} of node \"{name}\"")
+            }
+        }
+    }
+}
+
+impl std::error::Error for TableError {}
+
+impl Membership {
+    /// Checks `nodes`, of which the one named `local` is this node.
+    ///
+    /// # Errors
+    ///
+    /// The first fault found, with its place in `nodes`.
+    pub fn check(overlay: Overlay, local: &str, nodes: Vec<NodeEntry>) -> Result<Self, TableError> {
+        check_names(&nodes)?;
+        let local = nodes.iter().position(|node| node.name == local).ok_or_else(|| TableError {
+            place: Place::Table,
+            value: local.to_owned(),
+            fault: Fault::LocalNodeMissing,
+        })?;
+        check_addresses(&overlay, &nodes, Family::of(nodes[local].address))?;
+        check_subnets(&overlay, &nodes)?;
+        check_overlaps(&nodes)?;
+        Ok(Self { overlay, nodes, local })
+    }
+
+    /// This node.
+    pub fn local(&self) -> &NodeEntry {
+        &self.nodes[self.local]
+    }
+
+    /// The other nodes.
+    pub fn peers(&self) -> impl Iterator<Item = &NodeEntry> {
+        self.nodes
+            .iter()
+            .enumerate()
+            .filter(|(index, _)| *index != self.local)
+            .map(|(_, node)| node)
+    }
+
+    /// What all nodes share.
+    pub fn overlay(&self) -> &Overlay {
+        &self.overlay
+    }
+}
+
+fn error(place: Place, value: impl fmt::Display, fault: Fault) -> TableError {
+    TableError { place, value: value.to_string(), fault }
+}
+
+fn check_names(nodes: &[NodeEntry]) -> Result<(), TableError> {
+    let mut seen = HashMap::with_capacity(nodes.len());
+    for (index, node) in nodes.iter().enumerate() {
+        if node.name.is_empty() || node.name.chars().any(char::is_control) {
+            return Err(error(Place::Name(index), format!("{:?}", node.name), Fault::BadName));
+        }
+        if seen.insert(&node.name, index).is_some() {
+            return Err(error(Place::Name(index), &node.name, Fault::DuplicateName));
+        }
+    }
+    Ok(())
+}
+
+fn check_addresses(
+    overlay: &Overlay,
+    nodes: &[NodeEntry],
+    family: Family,
+) -> Result<(), TableError> {
+    let mut seen: HashMap<IpAddr, &str> = HashMap::with_capacity(nodes.len());
+    for (index, node) in nodes.iter().enumerate() {
+        let address = node.address;
+        let fault = if !is_usable(address) {
+            Some(Fault::UnusableAddress)
+        } else if Family::of(address) != family {
+            Some(Fault::AddressFamily)
+        } else if let Some(network) = overlay.networks.iter().find(|net| net.contains(&address)) {
+            Some(Fault::AddressInside(*network))
+        } else {
+            seen.insert(address, &node.name).map(|name| Fault::DuplicateAddress(name.to_owned()))
+        };
+        if let Some(fault) = fault {
+            return Err(error(Place::Address(index), address, fault));
+        }
+    }
+    Ok(())
+}
+
+fn is_usable(address: IpAddr) -> bool {
+    let broadcast = matches!(address, IpAddr::V4(address) if address.is_broadcast());
+    // A mapped address would never equal the source that an IPv6 socket reports.
+    let mapped = matches!(address, IpAddr::V6(address) if address.to_ipv4_mapped().is_some());
+    !(address.is_unspecified()
+        || address.is_multicast()
+        || address.is_loopback()
+        || broadcast
+        || mapped)
+}
+
+fn check_subnets(overlay: &Overlay, nodes: &[NodeEntry]) -> Result<(), TableError> {
+    for (index, node) in nodes.iter().enumerate() {
+        if node.subnets.is_empty() {
+            return Err(error(Place::Subnets(index), "[]", Fault::NoSubnet));
+        }
+        for (place, subnet) in node.subnets.iter().enumerate() {
+            let fault = if subnet.trunc() != *subnet {
+                Some(Fault::HostBits)
+            } else if !overlay.networks.iter().any(|network| network.contains(subnet)) {
+                Some(Fault::OutsideNetworks(overlay.networks.clone()))
+            } else if subnet.max_prefix_len() - subnet.prefix_len() < 2 {
+                Some(Fault::TooSmall)
+            } else {
+                None
+            };
+            if let Some(fault) = fault {
+                return Err(error(Place::Subnet(index, place), subnet, fault));
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Two prefixes have an address in common only if one contains the other; in the order of their
+/// first addresses (shorter prefixes first) a contained one follows some container directly or
+/// follows others that the container also contains. So neighbours suffice.
+fn check_overlaps(nodes: &[NodeEntry]) -> Result<(), TableError> {
+    let mut all: Vec<(IpNet, usize, usize)> = nodes
+        .iter()
+        .enumerate()
+        .flat_map(|(node, entry)| {
+            entry.subnets.iter().enumerate().map(move |(place, subnet)| (*subnet, node, place))
+        })
+        .collect();
+    all.sort_by_key(|(subnet, node, place)| (subnet.network(), subnet.prefix_len(), *node, *place));
+    for pair in all.windows(2) {
+        let [(first, first_node, first_place), (second, second_node, second_place)] = pair else {
+            continue;
+        };
+        if first.contains(second) {
+            // The entry that comes later in the list is the one to blame.
+            let ((subnet, node, place), (other, other_node)) =
+                if (first_node, first_place) > (second_node, second_place) {
+                    ((first, *first_node, *first_place), (second, *second_node))
+                } else {
+                    ((second, *second_node, *second_place), (first, *first_node))
+                };
+            let fault = Fault::Overlap(nodes[other_node].name.clone(), *other);
+            return Err(error(Place::Subnet(node, place), subnet, fault));
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,127 @@
+//! Peers as workers see them, and what is counted about each.
+
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use dashmap::DashMap;
+use ipnet::IpNet;
+use overlay_proto::{Codec, Mtu};
+
+/// A peer's place in the table's list of peers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PeerIndex(u32);
+
+impl PeerIndex {
+    /// The place `index`; a table has far fewer peers than fit.
+    pub(super) fn new(index: usize) -> Self {
+        Self(u32::try_from(index).unwrap_or(u32::MAX))
+    }
+
+    /// The place as an index.
+    pub fn get(self) -> usize {
+        self.0 as usize
+    }
+}
+
+/// Another node, as a worker needs it.
+#[derive(Clone, Debug)]
+pub struct Peer {
+    /// The node's name.
+    pub name: String,
+    /// Where its datagrams go.
+    pub endpoint: SocketAddr,
+    /// How it speaks.
+    pub codec: Codec,
+    /// Longest inner packet that reaches it in one datagram.
+    pub mtu: Mtu,
+    /// Its pod subnets.
+    pub subnets: Vec<IpNet>,
+    /// What was counted about it, across all tables that had it.
+    pub counters: Arc<PeerCounters>,
+}
+
+impl Peer {
+    /// The peer's underlay address.
+    pub fn address(&self) -> IpAddr {
+        self.endpoint.ip()
+    }
+}
+
+/// Packets and bytes of inner traffic with one peer, and when it was last heard.
+#[derive(Debug, Default)]
+pub struct PeerCounters {
+    egress_packets: AtomicU64,
+    egress_bytes: AtomicU64,
+    ingress_packets: AtomicU64,
+    ingress_bytes: AtomicU64,
+    /// Milliseconds after the daemon's start, plus one; zero means never.
+    last_heard: AtomicU64,
+}
+
+/// Packets and inner bytes in one direction.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct Traffic {
+    /// Inner packets.
+    pub packets: u64,
+    /// Bytes of inner packets.
+    pub bytes: u64,
+}
+
+impl PeerCounters {
+    /// Counts inner packets sent to the peer.
+    pub fn add_egress(&self, packets: u64, bytes: u64) {
+        self.egress_packets.fetch_add(packets, Ordering::Relaxed);
+        self.egress_bytes.fetch_add(bytes, Ordering::Relaxed);
+    }
+
+    /// Counts inner packets accepted from the peer, at `elapsed_ms` after the daemon's start.
+    pub fn add_ingress(&self, packets: u64, bytes: u64, elapsed_ms: u64) {
+        self.ingress_packets.fetch_add(packets, Ordering::Relaxed);
+        self.ingress_bytes.fetch_add(bytes, Ordering::Relaxed);
+        self.last_heard.store(elapsed_ms.saturating_add(1), Ordering::Relaxed);
+    }
+
+    /// What was sent to the peer.
+    pub fn egress(&self) -> Traffic {
+        Traffic {
+            packets: self.egress_packets.load(Ordering::Relaxed),
+            bytes: self.egress_bytes.load(Ordering::Relaxed),
+        }
+    }
+
+    /// What was accepted from the peer.
+    pub fn ingress(&self) -> Traffic {
+        Traffic {
+            packets: self.ingress_packets.load(Ordering::Relaxed),
+            bytes: self.ingress_bytes.load(Ordering::Relaxed),
+        }
+    }
+
+    /// When a packet was last accepted from the peer, in milliseconds after the daemon's start.
+    pub fn last_heard_ms(&self) -> Option<u64> {
+        self.last_heard.load(Ordering::Relaxed).checked_sub(1)
+    }
+}
+
+/// The counters of every peer, by name, so that a new table goes on counting where the old one left
+/// off. Compiling a table and answering a status request may happen at once.
+#[derive(Debug, Default)]
+pub struct PeerRegistry {
+    counters: DashMap<String, Arc<PeerCounters>>,
+}
+
+impl PeerRegistry {
+    /// The counters of the peer `name`, new ones if it has none yet.
+    pub fn counters(&self, name: &str) -> Arc<PeerCounters> {
+        if let Some(counters) = self.counters.get(name) {
+            return Arc::clone(&counters);
+        }
+        Arc::clone(&self.counters.entry(name.to_owned()).or_default())
+    }
+
+    /// Forgets peers that no table has any more, so that the registry is never longer than a table.
+    pub fn retain(&self, keep: impl Fn(&str) -> bool) {
+        self.counters.retain(|name, _| keep(name));
+    }
+}

@@ -1,0 +1,130 @@
+//! The subnet table as workers read it: immutable, swapped whole, looked up without a lock.
+
+use std::collections::HashMap;
+use std::net::{IpAddr, SocketAddr};
+
+use foldhash::fast::RandomState;
+use ipnet::IpNet;
+use overlay_proto::{Codec, Family, Mtu, Vni};
+
+use super::{Membership, Peer, PeerIndex, PeerRegistry, PrefixMap};
+
+/// Whose subnet an address lies in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Owner {
+    /// This node's.
+    Local,
+    /// A peer's.
+    Peer(PeerIndex),
+}
+
+/// This node's part of the table.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Local {
+    /// Its name.
+    pub name: String,
+    /// Its underlay address.
+    pub address: IpAddr,
+    /// Its pod subnets.
+    pub subnets: Vec<IpNet>,
+    /// The addresses by which its pods know it as their router.
+    pub routers: Vec<IpAddr>,
+}
+
+impl Local {
+    /// The address of this node that pods know as their router, if it has one of that family.
+    pub fn router_address(&self, family: Family) -> Option<IpAddr> {
+        self.routers.iter().copied().find(|address| Family::of(*address) == family)
+    }
+}
+
+/// A compiled subnet table.
+#[derive(Debug)]
+pub struct Table {
+    vni: Vni,
+    local: Local,
+    peers: Vec<Peer>,
+    owners: PrefixMap<Owner>,
+    /// Outer sources come from strangers, hence the random seed.
+    senders: HashMap<IpAddr, PeerIndex, RandomState>,
+}
+
+impl Table {
+    /// Compiles `members`; `routers` are this node's addresses among its pods, and `mtu_to` tells the
+    /// longest inner packet toward an underlay address.
+    pub fn compile(
+        members: &Membership,
+        routers: Vec<IpAddr>,
+        mtu_to: impl Fn(IpAddr) -> Mtu,
+        registry: &PeerRegistry,
+    ) -> Self {
+        let overlay = members.overlay();
+        let peers: Vec<Peer> = members
+            .peers()
+            .map(|node| Peer {
+                name: node.name.clone(),
+                endpoint: SocketAddr::new(node.address, overlay.port),
+                codec: Codec::default(),
+                mtu: mtu_to(node.address),
+                subnets: node.subnets.clone(),
+                counters: registry.counters(&node.name),
+            })
+            .collect();
+        let local = members.local();
+        let owned = |subnets: &[IpNet], owner: Owner| {
+            subnets.iter().map(|subnet| (*subnet, owner)).collect::<Vec<_>>()
+        };
+        let indexed =
+            || peers.iter().enumerate().map(|(index, peer)| (PeerIndex::new(index), peer));
+        let owners = PrefixMap::new(
+            indexed()
+                .flat_map(|(index, peer)| owned(&peer.subnets, Owner::Peer(index)))
+                .chain(owned(&local.subnets, Owner::Local)),
+        );
+        Self {
+            vni: overlay.vni,
+            local: Local {
+                name: local.name.clone(),
+                address: local.address,
+                subnets: local.subnets.clone(),
+                routers,
+            },
+            owners,
+            senders: indexed().map(|(index, peer)| (peer.address(), index)).collect(),
+            peers,
+        }
+    }
+
+    /// Who owns `address`, by longest match.
+    #[inline]
+    pub fn owner(&self, address: IpAddr) -> Option<Owner> {
+        self.owners.longest_match(address)
+    }
+
+    /// The peer whose underlay address `address` is.
+    #[inline]
+    pub fn sender(&self, address: IpAddr) -> Option<PeerIndex> {
+        self.senders.get(&address).copied()
+    }
+
+    /// The peer at `index`, which this table has given out.
+    #[inline]
+    pub fn peer(&self, index: PeerIndex) -> &Peer {
+        &self.peers[index.get()]
+    }
+
+    /// Every peer.
+    pub fn peers(&self) -> &[Peer] {
+        &self.peers
+    }
+
+    /// This node.
+    pub fn local(&self) -> &Local {
+        &self.local
+    }
+
+    /// The virtual network that all packets must belong to.
+    pub fn vni(&self) -> Vni {
+        self.vni
+    }
+}

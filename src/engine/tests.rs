@@ -1,0 +1,106 @@
+//! The subnet table: what is refused, and what a lookup costs and finds.
+
+use std::net::IpAddr;
+
+use overlay_proto::{Mtu, Vni};
+use proptest::prelude::*;
+
+use super::*;
+
+fn overlay() -> Overlay {
+    Overlay {
+        vni: Vni::new(1).unwrap(),
+        networks: vec!["10.0.0.0/8".parse().unwrap(), "fd00::/16".parse().unwrap()],
+        port: 4790,
+    }
+}
+
+fn node(index: u32, subnets: &[&str]) -> NodeEntry {
+    NodeEntry {
+        name: format!("node{index}"),
+        address: IpAddr::from((0xc0a8_0000 + index).to_be_bytes()),
+        subnets: subnets.iter().map(|subnet| subnet.parse().unwrap()).collect(),
+    }
+}
+
+fn compile(nodes: Vec<NodeEntry>) -> Table {
+    let members = Membership::check(overlay(), "node0", nodes).unwrap();
+    Table::compile(&members, vec![], |_| Mtu::new(1464).unwrap(), &PeerRegistry::default())
+}
+
+#[test]
+fn addresses_belong_to_the_node_with_the_subnet() {
+    let table = compile(vec![
+        node(0, &["10.1.0.0/24", "fd00:1::/64"]),
+        node(1, &["10.1.1.0/25", "10.9.0.0/16"]),
+        node(2, &["10.1.1.128/25", "fd00:2::/64"]),
+    ]);
+    let owner = |address: &str| match table.owner(address.parse().unwrap()) {
+        Some(Owner::Local) => "node0".to_owned(),
+        Some(Owner::Peer(index)) => table.peer(index).name.clone(),
+        None => "nobody".to_owned(),
+    };
+    for (address, expected) in [
+        ("10.1.0.0", "node0"),
+        ("10.1.0.255", "node0"),
+        ("10.1.1.127", "node1"),
+        ("10.1.1.128", "node2"),
+        ("10.9.255.255", "node1"),
+        ("10.10.0.0", "nobody"),
+        ("192.168.0.1", "nobody"),
+        ("fd00:1::ffff", "node0"),
+        ("fd00:2::1", "node2"),
+        ("fd00:3::1", "nobody"),
+    ] {
+        assert_eq!(owner(address), expected, "{address}");
+    }
+}
+
+#[test]
+fn counters_outlive_the_table_that_they_were_made_for() {
+    let registry = PeerRegistry::default();
+    let members = |subnets: &[&str]| {
+        let nodes = vec![node(0, &["10.1.0.0/24"]), node(1, subnets)];
+        Membership::check(overlay(), "node0", nodes).unwrap()
+    };
+    let mtu = |_| Mtu::new(1464).unwrap();
+    let old = Table::compile(&members(&["10.2.0.0/24"]), vec![], mtu, &registry);
+    let new = Table::compile(&members(&["10.3.0.0/24"]), vec![], mtu, &registry);
+    old.peers()[0].counters.add_egress(2, 100);
+    new.peers()[0].counters.add_egress(1, 50);
+    assert_eq!(new.peers()[0].counters.egress(), Traffic { packets: 3, bytes: 150 });
+    registry.retain(|_| false);
+    let fresh = Table::compile(&members(&["10.3.0.0/24"]), vec![], mtu, &registry);
+    assert_eq!(fresh.peers()[0].counters.egress(), Traffic::default());
+}
+
+proptest! {
+    /// The neighbour check for overlaps finds exactly the pairs that a check of every pair finds.
+    #[test]
+    fn overlaps_are_found_wherever_they_are(
+        prefixes in proptest::collection::vec((any::<u16>(), 18..=30_u8), 2..12)
+    ) {
+        let subnets: Vec<ipnet::IpNet> = prefixes
+            .iter()
+            .map(|(bits, len)| {
+                let [a, b] = bits.to_be_bytes();
+                ipnet::IpNet::new_assert(IpAddr::from([10, a & 7, b, 0]), *len).trunc()
+            })
+            .collect();
+        let nodes: Vec<_> = subnets
+            .iter()
+            .zip(0..)
+            .map(|(subnet, index)| node(index, &[&subnet.to_string()]))
+            .collect();
+        let overlapping = subnets.iter().enumerate().any(|(index, a)| {
+            subnets[..index].iter().any(|b| a.contains(b) || b.contains(a))
+        });
+        let checked = Membership::check(overlay(), "node0", nodes);
+        prop_assert_eq!(checked.is_err(), overlapping);
+        if let Err(error) = checked {
+            let Place::Subnet(node, 0) = error.place else { panic!("{error:?}") };
+            prop_assert_eq!(error.value, subnets[node].to_string());
+            prop_assert!(matches!(error.fault, Fault::Overlap(..)));
+        }
+    }
+}

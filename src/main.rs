@@ -1,0 +1,7 @@
+//! The program `culvert`; the library does everything.
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    culvert::cli::main(std::env::args_os())
+}

@@ -1,0 +1,126 @@
+//! `/metrics`, `/healthz` and `/readyz` over HTTP.
+
+use axum::Router;
+use axum::extract::State;
+use axum::http::{StatusCode, header};
+use axum::response::IntoResponse;
+use axum::routing::get;
+use prometheus_client::collector::Collector;
+use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric as _, text};
+use prometheus_client::metrics::counter::ConstCounter;
+use prometheus_client::metrics::gauge::ConstGauge;
+use prometheus_client::registry::Registry;
+use tokio::net::TcpListener;
+
+use super::limit::Limited;
+use super::{Status, StatusSource};
+
+/// Serves on `listener`, for ever.
+pub async fn serve_http(listener: TcpListener, status: StatusSource) {
+    let routes = Router::new()
+        .route("/metrics", get(metrics))
+        // That it answers is the answer: the process lives and its control runtime turns.
+        .route("/healthz", get(|| async { "ok\n" }))
+        .route("/readyz", get(readyz))
+        .with_state(status);
+    if let Err(error) = axum::serve(Limited::new(listener), routes).await {
+        tracing::error!(%error, "serving metrics ended");
+    }
+}
+
+async fn readyz(State(status): State<StatusSource>) -> impl IntoResponse {
+    let Status { ready, not_ready_because, .. } = status();
+    match (ready, not_ready_because) {
+        (true, _) => (StatusCode::OK, "ready\n".to_owned()),
+        (false, reason) => {
+            let reason = reason.unwrap_or_else(|| "starting".to_owned());
+            (StatusCode::SERVICE_UNAVAILABLE, format!("not ready: {reason}\n"))
+        }
+    }
+}
+
+async fn metrics(State(status): State<StatusSource>) -> impl IntoResponse {
+    const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+    match exposition(status()) {
+        Ok(text) => (StatusCode::OK, [(header::CONTENT_TYPE, CONTENT_TYPE)], text),
+        Err(error) => (
+            StatusCode::INTERNAL_SERVER_ERROR,
+            [(header::CONTENT_TYPE, "text/plain")],
+            error.to_string(),
+        ),
+    }
+}
+
+fn exposition(status: Status) -> Result<String, std::fmt::Error> {
+    let mut registry = Registry::with_prefix("overlay");
+    registry.register_collector(Box::new(StatusCollector(status)));
+    let mut text = String::new();
+    text::encode(&mut text, &registry)?;
+    Ok(text)
+}
+
+#[derive(Debug)]
+struct StatusCollector(Status);
+
+impl Collector for StatusCollector {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), std::fmt::Error> {
+        let status = &self.0;
+        let gauges: [(&str, &str, i64); 4] = [
+            ("ready", "1 while packets flow", i64::from(status.ready)),
+            ("mtu_bytes", "MTU of the overlay", i64::from(status.mtu)),
+            (
+                "table_nodes",
+                "Nodes in the subnet table, this one included",
+                i64::try_from(status.table.nodes).unwrap_or(i64::MAX),
+            ),
+            (
+                "table_refused",
+                "1 while the newest version of the table is refused",
+                i64::from(status.table.error.is_some()),
+            ),
+        ];
+        for (name, help, value) in gauges {
+            let metric = ConstGauge::new(value);
+            metric.encode(encoder.encode_descriptor(name, help, None, metric.metric_type())?)?;
+        }
+        let counters: [(&str, &str, u64); 4] = [
+            ("table_changes", "Subnet tables taken since the start", status.table.generation),
+            ("icmp_replies", "ICMP errors sent to pods", status.icmp_replies),
+            ("offload_refusals", "Offloads refused and given up", status.offload_refusals),
+            ("repairs", "Parts of this node's set-up put back", status.repairs),
+        ];
+        for (name, help, value) in counters {
+            let metric = ConstCounter::new(value);
+            metric.encode(encoder.encode_descriptor(name, help, None, metric.metric_type())?)?;
+        }
+
+        let kind = ConstCounter::new(0_u64).metric_type();
+        let help = "Dropped packets by reason";
+        let mut drops = encoder.encode_descriptor("dropped_packets", help, None, kind)?;
+        for (reason, count) in &status.drops {
+            let labels = [("reason", reason.as_str())];
+            ConstCounter::new(*count).encode(drops.encode_family(&labels)?)?;
+        }
+        for (name, help, count) in [
+            ("peer_packets", "Inner packets by peer and direction", packets as fn(&_) -> u64),
+            ("peer_bytes", "Bytes of inner packets by peer and direction", bytes),
+        ] {
+            let mut family = encoder.encode_descriptor(name, help, None, kind)?;
+            for peer in &status.peers {
+                for (direction, traffic) in [("egress", &peer.egress), ("ingress", &peer.ingress)] {
+                    let labels = [("peer", peer.name.as_str()), ("direction", direction)];
+                    ConstCounter::new(count(traffic)).encode(family.encode_family(&labels)?)?;
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+fn packets(traffic: &crate::engine::Traffic) -> u64 {
+    traffic.packets
+}
+
+fn bytes(traffic: &crate::engine::Traffic) -> u64 {
+    traffic.bytes
+}

@@ -1,0 +1,188 @@
+//! The daemon's state at one moment, as JSON for programs and as tables for people.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::net::IpAddr;
+
+use comfy_table::{CellAlignment, Table, presets};
+use ipnet::IpNet;
+use serde::{Deserialize, Serialize};
+
+use crate::engine::Traffic;
+
+/// Everything `culvert status` shows.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Status {
+    /// This node's name.
+    pub node: String,
+    /// Whether packets flow.
+    pub ready: bool,
+    /// What is awaited, if not.
+    pub not_ready_because: Option<String>,
+    /// Seconds since the daemon's start.
+    pub uptime_seconds: f64,
+    /// MTU of the overlay, in bytes.
+    pub mtu: u16,
+    /// Virtual network identifier.
+    pub vni: u32,
+    /// This node's pod subnets.
+    pub subnets: Vec<IpNet>,
+    /// The sockets.
+    pub underlay: UnderlayStatus,
+    /// Where the subnet table stands.
+    pub table: TableStatus,
+    /// What the kernel granted on the TUN device: "none", "tcp" or "tcp+udp".
+    pub offload: String,
+    /// Worker threads.
+    pub workers: usize,
+    /// Every other node.
+    pub peers: Vec<PeerStatus>,
+    /// Dropped packets by reason; reasons that never occurred are listed too.
+    pub drops: BTreeMap<String, u64>,
+    /// ICMP errors sent to pods.
+    pub icmp_replies: u64,
+    /// Times that an offload was refused and given up.
+    pub offload_refusals: u64,
+    /// Times that something of this node's set-up was found missing and put back.
+    pub repairs: u64,
+}
+
+/// Where the underlay sockets are bound.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct UnderlayStatus {
+    /// This node's underlay address.
+    pub address: IpAddr,
+    /// UDP port of the tunnel.
+    pub port: u16,
+}
+
+/// Where the subnet table stands.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TableStatus {
+    /// Kind of source.
+    pub source: String,
+    /// How many tables have been taken since the start.
+    pub generation: u64,
+    /// Nodes in the table, this one included.
+    pub nodes: usize,
+    /// Why the newest version of the table was refused, if it was.
+    pub error: Option<String>,
+}
+
+/// One peer.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct PeerStatus {
+    /// The node's name.
+    pub name: String,
+    /// Its underlay address.
+    pub address: IpAddr,
+    /// Its pod subnets.
+    pub subnets: Vec<IpNet>,
+    /// Longest inner packet toward it, in bytes.
+    pub mtu: u16,
+    /// Sent to it.
+    pub egress: Traffic,
+    /// Accepted from it.
+    pub ingress: Traffic,
+    /// Seconds since a packet was accepted from it; `None` if never.
+    pub last_heard_seconds: Option<f64>,
+}
+
+impl fmt::Display for Status {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut facts = table([]);
+        let state = match (&self.ready, &self.not_ready_because) {
+            (true, _) => "ready".to_owned(),
+            (false, Some(reason)) => format!("not ready: {reason}"),
+            (false, None) => "not ready".to_owned(),
+        };
+        facts.add_row(["node", &self.node]);
+        facts.add_row(["state", &state]);
+        facts.add_row(["up", &duration(self.uptime_seconds)]);
+        facts.add_row(["subnets", &list(&self.subnets)]);
+        facts.add_row(["MTU", &format!("{} bytes", self.mtu)]);
+        let underlay = format!("{} UDP port {}", self.underlay.address, self.underlay.port);
+        facts.add_row(["underlay", &format!("{underlay}, VNI {}", self.vni)]);
+        facts.add_row(["offload", &format!("{} on {} workers", self.offload, self.workers)]);
+        let TableStatus { source, generation, nodes, error } = &self.table;
+        facts.add_row(["table", &format!("{nodes} nodes from {source}, generation {generation}")]);
+        if let Some(error) = error {
+            facts.add_row(["", &format!("newest refused: {error}")]);
+        }
+        writeln!(f, "{}\n", facts.trim_fmt())?;
+
+        let mut peers =
+            table(["peer", "address", "subnets", "sent", "", "received", "", "last heard"]);
+        for column in 3..=6 {
+            if let Some(column) = peers.column_mut(column) {
+                column.set_cell_alignment(CellAlignment::Right);
+            }
+        }
+        for peer in &self.peers {
+            peers.add_row([
+                peer.name.clone(),
+                peer.address.to_string(),
+                list(&peer.subnets),
+                format!("{} packets", peer.egress.packets),
+                octets(peer.egress.bytes),
+                format!("{} packets", peer.ingress.packets),
+                octets(peer.ingress.bytes),
+                peer.last_heard_seconds.map_or_else(
+                    || "never".to_owned(),
+                    |seconds| format!("{} ago", duration(seconds)),
+                ),
+            ]);
+        }
+        writeln!(f, "{}\n", peers.trim_fmt())?;
+
+        let mut drops = table(["dropped", "packets"]);
+        if let Some(column) = drops.column_mut(1) {
+            column.set_cell_alignment(CellAlignment::Right);
+        }
+        for (reason, count) in self.drops.iter().filter(|(_, count)| **count > 0) {
+            drops.add_row([reason, &count.to_string()]);
+        }
+        if drops.is_empty() {
+            write!(f, "no packet was dropped")
+        } else {
+            write!(f, "{}", drops.trim_fmt())
+        }
+    }
+}
+
+fn table<const N: usize>(header: [&str; N]) -> Table {
+    let mut table = Table::new();
+    table.load_preset(presets::NOTHING);
+    if N > 0 {
+        table.set_header(header);
+    }
+    table
+}
+
+fn list(subnets: &[IpNet]) -> String {
+    subnets.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
+}
+
+fn duration(seconds: f64) -> String {
+    match seconds {
+        s if s < 60.0 => format!("{s:.1} s"),
+        s if s < 3600.0 => format!("{:.0} min", s / 60.0),
+        s if s < 86400.0 => format!("{:.1} h", s / 3600.0),
+        s => format!("{:.1} d", s / 86400.0),
+    }
+}
+
+fn octets(bytes: u64) -> String {
+    const UNITS: [&str; 5] = ["KiB", "MiB", "GiB", "TiB", "PiB"];
+    if bytes < 1024 {
+        return format!("{bytes} B");
+    }
+    #[expect(clippy::cast_precision_loss, reason = "shown with one decimal")]
+    let mut value = bytes as f64 / 1024.0;
+    let mut unit = 0;
+    while value >= 1024.0 && unit + 1 < UNITS.len() {
+        value /= 1024.0;
+        unit += 1;
+    }
+    format!("{value:.1} {}", UNITS[unit])
+}

@@ -1,0 +1,96 @@
+//! The direction of dependencies between modules, as `ARCHITECTURE.md` draws it.
+
+#![expect(clippy::unwrap_used, reason = "a test may fail where it stands")]
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+/// Each module of the daemon, and the modules that it may use.
+const LAYERS: [(&str, &[&str]); 11] = [
+    ("main", &["cli"]),
+    ("cli", &["app", "config", "control", "lab", "observe"]),
+    ("app", &["config", "control", "dataplane", "engine", "lifecycle", "observe", "platform"]),
+    ("control", &["config", "engine", "lifecycle", "platform"]),
+    ("dataplane", &["engine", "lifecycle", "platform"]),
+    ("observe", &["engine", "lifecycle"]),
+    ("config", &["platform"]),
+    ("lab", &["platform"]),
+    ("engine", &[]),
+    ("platform", &[]),
+    ("lifecycle", &[]),
+];
+
+fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("src")
+}
+
+fn sources(directory: &Path, found: &mut Vec<PathBuf>) {
+    for entry in fs::read_dir(directory).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            sources(&path, found);
+        } else if path.extension().is_some_and(|extension| extension == "rs") {
+            found.push(path);
+        }
+    }
+}
+
+/// The lines of a source file that are code and no test.
+fn code(text: &str) -> impl Iterator<Item = &str> {
+    let code = text.split("#[cfg(test)]").next().unwrap_or_default();
+    code.lines().map(str::trim_start).filter(|line| !line.starts_with("//"))
+}
+
+/// Modules of this crate that a line refers to.
+fn uses(line: &str) -> BTreeSet<String> {
+    let references = line.split("crate::").skip(1);
+    references
+        .flat_map(|rest| match rest.strip_prefix('{') {
+            Some(list) => list.split(',').map(word).collect::<Vec<_>>(),
+            None => vec![word(rest)],
+        })
+        .collect()
+}
+
+fn word(text: &str) -> String {
+    text.trim().chars().take_while(|c| c.is_alphanumeric() || *c == '_').collect()
+}
+
+#[test]
+fn no_module_uses_one_that_its_layer_may_not() {
+    let mut files = Vec::new();
+    sources(&root(), &mut files);
+    assert!(files.len() > 30, "the sources were found");
+    let mut wrong = Vec::new();
+    for file in files {
+        let inside = file.strip_prefix(root()).unwrap();
+        if inside.ends_with("tests.rs") || inside == Path::new("lib.rs") {
+            continue;
+        }
+        let module = inside.iter().next().unwrap().to_str().unwrap().trim_end_matches(".rs");
+        let Some((_, allowed)) = LAYERS.iter().find(|(name, _)| *name == module) else {
+            wrong.push(format!("{}: no layer is known for this module", inside.display()));
+            continue;
+        };
+        for used in code(&fs::read_to_string(&file).unwrap()).flat_map(uses) {
+            let known = LAYERS.iter().any(|(name, _)| *name == used);
+            if known && used != module && !allowed.contains(&used.as_str()) {
+                wrong.push(format!("{}: {module} may not use {used}", inside.display()));
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+#[test]
+fn unsafe_code_stays_in_platform() {
+    let mut files = Vec::new();
+    sources(&root(), &mut files);
+    files.retain(|file| !file.starts_with(root().join("platform")));
+    files.retain(|file| {
+        let text = fs::read_to_string(file).unwrap();
+        code(&text).any(|line| line.contains("unsafe {") || line.contains("unsafe fn"))
+    });
+    assert!(files.is_empty(), "{files:?}");
+}

@@ -1,0 +1,63 @@
+//! What passes through a namespace, as a packet socket sees it.
+
+use std::io::{self, Read as _};
+use std::time::Duration;
+
+use culvert::lab::{Netns, wait_for};
+use socket2::{Domain, Protocol, Socket, Type};
+
+use crate::packets;
+
+/// `ETH_P_ALL`: packets of every protocol, both directions.
+const EVERY_PROTOCOL: u16 = 0x0003;
+
+/// Room for packets that were not looked at yet.
+const BUFFER_BYTES: usize = 8 << 20;
+
+/// Everything that passes a namespace's devices from its start on, each packet from its IP header on.
+/// A packet that passes several devices is seen at each.
+pub(crate) struct Capture {
+    socket: Socket,
+    packets: Vec<Vec<u8>>,
+}
+
+impl Capture {
+    /// Starts.
+    #[track_caller]
+    pub(crate) fn start(netns: &Netns) -> Self {
+        let protocol = Protocol::from(i32::from(EVERY_PROTOCOL.to_be()));
+        let open = || Socket::new(Domain::PACKET, Type::DGRAM, Some(protocol));
+        let socket = netns.run(open).unwrap().unwrap();
+        socket.set_nonblocking(true).unwrap();
+        socket.set_recv_buffer_size(BUFFER_BYTES).unwrap();
+        Self { socket, packets: Vec::new() }
+    }
+
+    /// Everything so far.
+    pub(crate) fn packets(&mut self) -> &[Vec<u8>] {
+        let mut buffer = vec![0; 1 << 16];
+        loop {
+            match (&self.socket).read(&mut buffer) {
+                Ok(len) => self.packets.push(buffer[..len].to_vec()),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return &self.packets,
+                Err(error) => panic!("capturing: {error}"),
+            }
+        }
+    }
+
+    /// Whether a packet with `part` has passed.
+    pub(crate) fn has(&mut self, part: &[u8]) -> bool {
+        self.packets().iter().any(|packet| packets::contains(packet, part))
+    }
+
+    /// The first packet with `part`, waiting for it.
+    #[track_caller]
+    pub(crate) fn wait_for(&mut self, limit: Duration, part: &[u8]) -> Vec<u8> {
+        let what = format!("a packet with `{}`", part.escape_ascii());
+        let find = || {
+            let found = self.packets().iter().find(|packet| packets::contains(packet, part));
+            Ok(found.cloned())
+        };
+        wait_for(limit, &what, find).unwrap()
+    }
+}

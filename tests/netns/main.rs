@@ -1,0 +1,30 @@
+//! The overlay end to end: nodes and pods as network namespaces, the real daemon and the real plugin.
+//!
+//! Needs root, iproute2, nftables and a built plugin; without them every test fails and says so. Run
+//! with `cargo build --workspace && cargo test --test netns`, and again with
+//! `CULVERT_TEST_OFFLOAD=off` to have every daemon move packets without any offload. Each test has
+//! a lab of its own, named after the test, which goes with it. `CULVERT_LAB_KEEP=1` keeps the lab of a
+//! failing test.
+
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on says why and ends")]
+
+mod capture;
+mod cleanup;
+mod conntrack;
+mod ecn;
+mod flood;
+mod fragments;
+mod harness;
+mod hostile;
+mod mtu;
+mod observe;
+mod packets;
+mod pod;
+mod preflight;
+mod reach;
+mod repair;
+mod restart;
+mod scale;
+mod table;
+mod translation;
+mod unreachable;

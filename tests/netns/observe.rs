@@ -1,0 +1,91 @@
+//! What a node tells those who watch it.
+
+use culvert::lab::wait_until;
+use rustix::process::{Pid, Signal, kill_process};
+
+use crate::harness::{SOON, assert_reaches, lab, quick_ping};
+use crate::packets::{VNI, in_overlay, send_to_daemon};
+
+#[test]
+fn metrics_count_what_happens() {
+    let lab = lab("nt-metrics").up().unwrap();
+    let node = lab.node(1);
+    assert_reaches(lab.pod(1, 1).netns(), lab.pod(2, 1).ipv4());
+    send_to_daemon(lab.node(2).netns(), node.address(), &in_overlay(VNI + 1, &[]));
+    wait_until(SOON, "the drop", || node.drops("vni").unwrap() == 1).unwrap();
+
+    let (code, text) = node.http("/metrics").unwrap();
+    assert_eq!(code, 200);
+    for line in [
+        "overlay_ready 1",
+        "overlay_mtu_bytes 1464",
+        "overlay_table_nodes 2",
+        "overlay_dropped_packets_total{reason=\"vni\"} 1",
+        "overlay_dropped_packets_total{reason=\"spoofed_source\"} 0",
+        "# EOF",
+    ] {
+        assert!(text.lines().any(|found| found == line), "{line:?} is not in\n{text}");
+    }
+    for direction in ["egress", "ingress"] {
+        let labels = format!("{{peer=\"node2\",direction=\"{direction}\"}}");
+        let value = |name: &str| {
+            let start = format!("{name}{labels} ");
+            let line = text.lines().find_map(|line| line.strip_prefix(&start));
+            line.unwrap_or_else(|| panic!("{start:?} is not in\n{text}")).parse::<u64>().unwrap()
+        };
+        assert!(value("overlay_peer_packets_total") >= 1);
+        assert!(value("overlay_peer_bytes_total") >= 84);
+    }
+    assert_eq!(node.http("/healthz").unwrap(), (200, "ok\n".to_owned()));
+    assert_eq!(node.http("/nothing").unwrap().0, 404);
+}
+
+#[test]
+fn status_shows_peers_with_what_they_sent() {
+    let lab = lab("nt-status").up().unwrap();
+    let node = lab.node(1);
+    let never = node.status().unwrap();
+    assert!(never["peers"][0]["last_heard_seconds"].is_null(), "{never}");
+    assert_reaches(lab.pod(1, 1).netns(), lab.pod(2, 1).ipv4());
+    let status = node.status().unwrap();
+    let peer = &status["peers"][0];
+    assert_eq!(peer["name"], "node2");
+    assert_eq!(peer["address"], "192.168.1.12");
+    assert_eq!(peer["subnets"][0], "10.244.2.0/24");
+    for direction in ["egress", "ingress"] {
+        assert!(peer[direction]["packets"].as_u64().unwrap() >= 1, "{peer}");
+        assert!(peer[direction]["bytes"].as_u64().unwrap() >= 84, "{peer}");
+    }
+    assert!(peer["last_heard_seconds"].as_f64().unwrap() < 5.0, "{peer}");
+    let text = node.culvert(&["status"]).unwrap();
+    for part in ["node1", "ready", "10.244.1.0/24", "1464 bytes", "node2", "192.168.1.12"] {
+        assert!(text.contains(part), "{part:?} is not in\n{text}");
+    }
+}
+
+#[test]
+fn readiness_follows_what_the_node_can_do() {
+    let lab = lab("nt-ready").up().unwrap();
+    let node = lab.node(1);
+    assert_eq!(node.http("/readyz").unwrap(), (200, "ready\n".to_owned()));
+    // Somebody else's device under the bridge's name, which the daemon must not touch. It sleeps
+    // meanwhile, or it might have its bridge back before.
+    let pid = node.pid().and_then(|pid| Pid::from_raw(pid.cast_signed())).unwrap();
+    kill_process(pid, Signal::STOP).unwrap();
+    node.netns().ip("link del v-net-0\nlink add v-net-0 type veth peer name other\n").unwrap();
+    kill_process(pid, Signal::CONT).unwrap();
+    let code = || node.http("/readyz").unwrap().0;
+    wait_until(SOON, "the node to be unready", || code() == 503).unwrap();
+    let (_, body) = node.http("/readyz").unwrap();
+    assert!(body.contains("v-net-0"), "{body}");
+    let status = node.status().unwrap();
+    assert_eq!(status["ready"], false);
+    assert!(status["not_ready_because"].as_str().unwrap().contains("v-net-0"), "{status}");
+    assert_eq!(node.http("/healthz").unwrap().0, 200);
+
+    node.netns().ip("link del v-net-0\n").unwrap();
+    wait_until(SOON, "the node to be ready", || code() == 200).unwrap();
+    let (pod, far) = (lab.pod(1, 1), lab.pod(2, 1));
+    let replies = || quick_ping(pod.netns(), far.ipv4()).is_reply();
+    wait_until(SOON, "traffic to flow", replies).unwrap();
+}

@@ -1,0 +1,259 @@
+//! The subnet table changes under running daemons, for better or worse.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::net::{SocketAddr, UdpSocket};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+use std::time::Duration;
+
+use culvert::lab::probe::Answer;
+use culvert::lab::{Family, NODE_INTERFACE, Node, Pod, TableFile, wait_until};
+use culvert_cni::node_file::NodeFile;
+
+use crate::harness::{
+    FAMILIES, SOON, TABLE_LIMIT, assert_reaches, assert_reaches_within, lab, quick_ping,
+    refused_start,
+};
+
+/// Between two datagrams of a stream.
+const PACE: Duration = Duration::from_micros(500);
+
+#[test]
+fn a_node_leaves_and_comes_back_within_a_second() {
+    let lab = lab("nt-leave").nodes(3).up().unwrap();
+    let (pod, gone) = (lab.pod(1, 1), lab.pod(3, 1));
+    for family in FAMILIES {
+        assert_reaches(pod.netns(), gone.address(family));
+    }
+    let mut table = lab.table();
+    let third = table.nodes.remove(2);
+    // Its own daemon keeps the table that has it: it refuses one that does not.
+    lab.write_table(&table.to_toml()).unwrap();
+    for family in FAMILIES {
+        let unreachable =
+            || matches!(quick_ping(pod.netns(), gone.address(family)), Answer::Unreachable { .. });
+        wait_until(TABLE_LIMIT, "the node to be unknown", unreachable).unwrap();
+    }
+    let peers = lab.node(1).status().unwrap()["peers"].as_array().unwrap().len();
+    assert_eq!(peers, 1);
+    table.nodes.push(third);
+    lab.write_table(&table.to_toml()).unwrap();
+    for family in FAMILIES {
+        assert_reaches_within(TABLE_LIMIT, pod.netns(), gone.address(family));
+    }
+}
+
+#[test]
+fn a_nodes_subnets_change_within_a_second() {
+    let lab = lab("nt-subnet").up().unwrap();
+    let mut table = lab.table();
+    let added = ["10.244.102.0/24", "fd00:10:244:102::/64"];
+    table.nodes[1].subnets.extend(added.map(|subnet| subnet.parse::<ipnet::IpNet>().unwrap()));
+    lab.write_table(&table.to_toml()).unwrap();
+    let pod = lab.pod(1, 1);
+    for router in ["10.244.102.1", "fd00:10:244:102::1"] {
+        assert_reaches_within(TABLE_LIMIT, pod.netns(), router.parse().unwrap());
+    }
+    let file = NodeFile::path(&lab.node(2).run_dir());
+    let text = || fs::read_to_string(&file).unwrap();
+    let listed = || added.iter().all(|subnet| text().contains(subnet));
+    wait_until(TABLE_LIMIT, "the plugin to be told", listed).unwrap();
+
+    lab.write_table(&lab.table().to_toml()).unwrap();
+    let unreachable = || {
+        let answer = quick_ping(pod.netns(), [10, 244, 102, 1].into());
+        matches!(answer, Answer::Unreachable { .. })
+    };
+    wait_until(TABLE_LIMIT, "the subnet to be unknown", unreachable).unwrap();
+    assert_reaches(pod.netns(), lab.pod(2, 1).ipv4());
+}
+
+#[test]
+fn a_nodes_address_changes_within_a_second() {
+    let lab = lab("nt-address").up().unwrap();
+    // Its daemon finds its own address in the table.
+    without_own_address(lab.node(2));
+    lab.node(2).restart().unwrap();
+    // The first address of a device takes the others with it, unless told otherwise.
+    let promote = format!("ipv4/conf/{NODE_INTERFACE}/promote_secondaries");
+    lab.node(2).netns().set_sysctl(&promote, "1").unwrap();
+    lab.node(2).netns().ip(&format!("address add 192.168.1.22/24 dev {NODE_INTERFACE}\n")).unwrap();
+    let (one, two) = (lab.pod(1, 1), lab.pod(2, 1));
+    assert_reaches(one.netns(), two.ipv4());
+
+    let mut table = lab.table();
+    table.nodes[1].address = "192.168.1.22".parse().unwrap();
+    lab.write_table(&table.to_toml()).unwrap();
+    let moved = || lab.node(1).status().unwrap()["peers"][0]["address"] == "192.168.1.22";
+    wait_until(TABLE_LIMIT, "the peer to move", moved).unwrap();
+    for family in FAMILIES {
+        assert_reaches_within(TABLE_LIMIT, one.netns(), two.address(family));
+        assert_reaches_within(TABLE_LIMIT, two.netns(), one.address(family));
+    }
+    // Nothing goes to the old address any more.
+    lab.node(2).netns().ip(&format!("address del 192.168.1.12/24 dev {NODE_INTERFACE}\n")).unwrap();
+    lab.node(2).netns().ip("route replace default via 192.168.1.1\n").unwrap();
+    assert_reaches_within(SOON, one.netns(), two.ipv4());
+}
+
+#[test]
+fn peers_that_a_change_does_not_concern_lose_nothing() {
+    let lab = lab("nt-lossless").nodes(3).up().unwrap();
+    for family in FAMILIES {
+        let stream = Stream::start(&lab.pod(1, 1), &lab.pod(2, 1), family);
+        for round in 0..4 {
+            let mut table = lab.table();
+            match round % 2 {
+                0 => drop(table.nodes.remove(2)),
+                _ => table.nodes[2].subnets.truncate(1),
+            }
+            let generation = generation(lab.node(1));
+            lab.write_table(&table.to_toml()).unwrap();
+            let taken = || self::generation(lab.node(1)) > generation;
+            wait_until(SOON, "the table to be taken", taken).unwrap();
+        }
+        let (sent, missing) = stream.stop();
+        assert!(missing.is_empty(), "{family}: {missing:?} of {sent} were lost");
+        lab.write_table(&lab.table().to_toml()).unwrap();
+    }
+}
+
+#[test]
+fn a_broken_table_is_refused_whole_and_the_old_one_stays() {
+    let lab = lab("nt-broken").own_tables().up().unwrap();
+    let good = lab.table();
+    let path = lab.node(1).table_path().display().to_string();
+    let with = |change: fn(&mut TableFile)| {
+        let mut table = good.clone();
+        change(&mut table);
+        table.to_toml()
+    };
+    let broken = [
+        ("[[node]]\nname = ".to_owned(), [":2", "", ""]),
+        ("[[node]]\nnamen = \"node1\"\n".to_owned(), [":2", "namen", "expected"]),
+        (
+            with(|table| table.nodes[1].address = table.nodes[0].address),
+            ["node.address", "192.168.1.11", "give each node its own"],
+        ),
+        (
+            with(|table| table.nodes[1].subnets[0] = "10.244.1.128/25".parse().unwrap()),
+            ["node.subnets", "10.244.1.128/25", "give each node subnets of its own"],
+        ),
+        (
+            with(|table| table.nodes[1].subnets[0] = "10.245.0.0/24".parse().unwrap()),
+            ["node.subnets", "10.245.0.0/24", "choose a subnet inside network.cidrs"],
+        ),
+        (
+            with(|table| drop(table.nodes.remove(0))),
+            ["node.name", "node1", "add an entry for this node"],
+        ),
+    ];
+    for (text, parts) in broken {
+        lab.write_table_of(1, &text).unwrap();
+        let error = || lab.node(1).status().unwrap()["table"]["error"].clone();
+        let refused = || {
+            let error = error();
+            let text = error.as_str().unwrap_or_default();
+            text.contains(&path) && parts.iter().all(|part| text.contains(part))
+        };
+        let what = format!("a complaint with {parts:?}");
+        if let Err(late) = wait_until(TABLE_LIMIT, &what, refused) {
+            panic!("{late}: {}", error());
+        }
+        let said = error().as_str().unwrap().to_owned();
+        assert!(lab.node(1).log().replace("\\\"", "\"").contains(&said), "{}", lab.node(1).log());
+        assert!(lab.node(1).culvert(&["status"]).unwrap().contains("newest refused"));
+        assert_reaches(lab.pod(1, 1).netns(), lab.pod(2, 1).ipv4());
+        let (code, body) = lab.node(1).http("/metrics").unwrap();
+        assert!(code == 200 && body.contains("overlay_table_refused 1"), "{body}");
+    }
+    lab.write_table_of(1, &good.to_toml()).unwrap();
+    let forgiven = || lab.node(1).status().unwrap()["table"]["error"].is_null();
+    wait_until(TABLE_LIMIT, "the good table to be taken", forgiven).unwrap();
+}
+
+#[test]
+fn a_table_that_lacks_this_node_is_fatal_at_start() {
+    let lab = lab("nt-lacks").own_tables().pods(0).up().unwrap();
+    let node = lab.node(1);
+    node.stop().unwrap();
+    let mut table = lab.table();
+    table.nodes.remove(0);
+    lab.write_table_of(1, &table.to_toml()).unwrap();
+    let (code, said) = refused_start(node);
+    assert_eq!(code, Some(1), "{said}");
+    for part in ["table.toml", "node.name", "node1", "lacks this node", "add an entry"] {
+        assert!(said.contains(part), "{part:?} is not in {said}");
+    }
+}
+
+#[test]
+fn sighup_reads_the_table_again() {
+    let lab = lab("nt-hup").up().unwrap();
+    let node = lab.node(1);
+    lab.write_table("broken").unwrap();
+    let refusals = || node.log().matches("is refused").count();
+    wait_until(TABLE_LIMIT, "the broken table to be refused", || refusals() == 1).unwrap();
+    node.reload().unwrap();
+    wait_until(TABLE_LIMIT, "the table to be read again", || refusals() == 2).unwrap();
+    assert_reaches(lab.pod(1, 1).netns(), lab.pod(2, 1).ipv4());
+}
+
+fn generation(node: &Node) -> u64 {
+    node.status().unwrap()["table"]["generation"].as_u64().unwrap()
+}
+
+/// Takes `underlay.address` out of the node's configuration.
+fn without_own_address(node: &Node) {
+    let text = fs::read_to_string(node.config_path()).unwrap();
+    let mut config: toml::Table = text.parse().unwrap();
+    config["underlay"].as_table_mut().unwrap().remove("address");
+    fs::write(node.config_path(), config.to_string()).unwrap();
+}
+
+/// Numbered datagrams from one pod to another until told to stop.
+struct Stream {
+    stop: Arc<AtomicBool>,
+    sending: thread::JoinHandle<u64>,
+    server: UdpSocket,
+}
+
+impl Stream {
+    fn start(from: &Pod, to: &Pod, family: Family) -> Self {
+        let bind = |pod: &Pod| {
+            let address = SocketAddr::new(pod.address(family), 0);
+            pod.netns().run(|| UdpSocket::bind(address)).unwrap().unwrap()
+        };
+        let (client, server) = (bind(from), bind(to));
+        let target: SocketAddr = server.local_addr().unwrap();
+        // What a second's worth of datagrams takes, with the kernel's own accounting.
+        socket2::SockRef::from(&server).set_recv_buffer_size(4 << 20).unwrap();
+        let stop = Arc::new(AtomicBool::new(false));
+        let stopped = Arc::clone(&stop);
+        let sending = thread::spawn(move || {
+            let mut number: u64 = 0;
+            while !stopped.load(Ordering::Relaxed) {
+                client.send_to(&number.to_be_bytes(), target).unwrap();
+                number += 1;
+                thread::sleep(PACE);
+            }
+            number
+        });
+        Self { stop, sending, server }
+    }
+
+    /// How many were sent, and the numbers of those that did not arrive.
+    fn stop(self) -> (u64, BTreeSet<u64>) {
+        self.stop.store(true, Ordering::Relaxed);
+        let sent = self.sending.join().unwrap();
+        let mut missing: BTreeSet<u64> = (0..sent).collect();
+        self.server.set_read_timeout(Some(TABLE_LIMIT)).unwrap();
+        let mut number = [0; 8];
+        while !missing.is_empty() && self.server.recv(&mut number).is_ok() {
+            missing.remove(&u64::from_be_bytes(number));
+        }
+        (sent, missing)
+    }
+}

@@ -1,0 +1,40 @@
+//! Whose address the other side sees: the pod's own inside the cluster, the node's outside.
+
+use culvert::lab::probe::{self, Transfer};
+use culvert::lab::{Family, Lab};
+
+use crate::harness::{FAMILIES, lab};
+
+const TRANSFER: Transfer = Transfer::of(1 << 20);
+
+#[test]
+fn the_world_outside_sees_the_nodes_address() {
+    let lab = lab("nt-masq").up().unwrap();
+    for family in FAMILIES {
+        let seen = seen_outside(&lab, family);
+        assert_eq!(seen, lab.node(1).address_in(family));
+    }
+}
+
+#[test]
+fn without_masquerade_the_world_outside_sees_the_pod() {
+    let lab = lab("nt-nomasq").config("[egress]\nmasquerade = false").up().unwrap();
+    for family in FAMILIES {
+        let subnet = subnet(&lab, family);
+        let node = lab.node(1).address_in(family);
+        lab.switch().ip(&format!("route add {subnet} via {node}\n")).unwrap();
+        assert_eq!(seen_outside(&lab, family), lab.pod(1, 1).address(family));
+    }
+}
+
+/// Whom a server in the world outside sees when the first node's pod calls.
+fn seen_outside(lab: &Lab, family: Family) -> std::net::IpAddr {
+    let pod = lab.pod(1, 1);
+    let report = probe::transfer(pod.netns(), lab.switch(), lab.outside(family), &TRANSFER);
+    report.unwrap().seen.ip()
+}
+
+fn subnet(lab: &Lab, family: Family) -> ipnet::IpNet {
+    let subnets = lab.node(1).subnets();
+    *subnets.iter().find(|subnet| Family::of(subnet.addr()) == family).unwrap()
+}

@@ -1,0 +1,59 @@
+//! The MTU toward peers, from a real routing table.
+
+use std::net::{IpAddr, Ipv4Addr};
+use std::time::{Duration, Instant};
+
+use crate::node::{Namespace, Node, ip};
+
+#[test]
+fn mtu_comes_from_the_route_or_its_device() {
+    Namespace::new("pathmtu").run(async || {
+        ip("link set lo up");
+        ip("link add eth9 mtu 9000 type veth peer name far9 mtu 9000");
+        ip("link set far9 up");
+        ip("link set eth9 up");
+        ip("addr add 192.168.1.11/24 dev eth9");
+        ip("addr add fd00:1::11/64 dev eth9 nodad");
+        ip("route add 192.168.2.0/24 via 192.168.1.1 mtu 1400");
+        ip("route add 192.168.3.0/24 via 192.168.1.1");
+        ip("route add unreachable 192.168.4.0/24");
+        let peers: Vec<IpAddr> = [
+            "192.168.1.12",
+            "192.168.2.12",
+            "192.168.3.12",
+            "fd00:1::12",
+            // No answer: unreachable, no route, and this machine itself.
+            "192.168.4.12",
+            "198.51.100.1",
+            "192.168.1.11",
+        ]
+        .iter()
+        .map(|peer| peer.parse().unwrap())
+        .collect();
+        let mut node = Node::new();
+        let found = node.reconciler.path_mtu(peers.iter().copied()).await.unwrap().unwrap();
+        assert_eq!((found.smallest, found.peer), (1400, peers[1]));
+        let mtus: Vec<u16> = found.per_peer.iter().map(|(_peer, mtu)| *mtu).collect();
+        assert_eq!(mtus, [9000, 1400, 9000, 9000]);
+        let unreachable = node.reconciler.path_mtu(peers[4..].iter().copied()).await.unwrap();
+        assert_eq!(unreachable, None);
+    });
+}
+
+#[test]
+fn ten_thousand_peers_take_well_under_a_second() {
+    Namespace::new("manypeers").run(async || {
+        ip("link add eth9 type veth peer name far9");
+        ip("link set far9 up");
+        ip("link set eth9 up");
+        ip("addr add 172.16.0.1/12 dev eth9");
+        let peers = (0..10_000_u32).map(|peer| IpAddr::from(Ipv4Addr::from(0xac10_0100 + peer)));
+        let mut node = Node::new();
+        let start = Instant::now();
+        let found = node.reconciler.path_mtu(peers).await.unwrap().unwrap();
+        let took = start.elapsed();
+        println!("path MTU of 10,000 peers: {took:?}");
+        assert_eq!(found.per_peer.len(), 10_000);
+        assert!(took < Duration::from_millis(500), "{took:?}");
+    });
+}

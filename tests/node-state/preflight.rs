@@ -1,0 +1,69 @@
+//! Refusing to start where the cluster network would take somebody else's addresses.
+
+use culvert::control::node::Conflict;
+
+use crate::node::{Namespace, Node, ip, nets};
+
+/// The conflict that a fresh node reports.
+async fn conflict(services: &[&str], nodes: &[&str]) -> Option<Conflict> {
+    let mut node = Node::new();
+    let nodes: Vec<_> = nodes.iter().map(|node| node.parse().unwrap()).collect();
+    let checked = node.reconciler.preflight(&node.spec, &nets(services), &nodes).await;
+    checked.err().map(|error| error.downcast().unwrap())
+}
+
+#[test]
+fn each_conflict_is_refused() {
+    Namespace::new("conflict").run(async || {
+        ip("link set lo up");
+        ip("link add eth9 type veth peer name far9");
+        ip("link set far9 up");
+        ip("link set eth9 up");
+        ip("addr add 192.168.1.11/24 dev eth9");
+        ip("route add default via 192.168.1.1");
+        assert_eq!(conflict(&["10.96.0.0/12"], &["192.168.1.12"]).await, None);
+
+        assert!(matches!(
+            conflict(&["10.244.128.0/20"], &[]).await,
+            Some(Conflict::Service { .. })
+        ));
+        assert!(matches!(conflict(&[], &["10.244.3.3"]).await, Some(Conflict::Node { .. })));
+        ip("route add 10.244.64.0/18 via 192.168.1.9");
+        assert!(matches!(
+            conflict(&[], &[]).await,
+            Some(Conflict::Route { device, .. }) if device == "eth9"
+        ));
+        ip("route del 10.244.64.0/18");
+        ip("addr add fd00:10:244:5::5/64 dev eth9");
+        assert!(matches!(
+            conflict(&[], &[]).await,
+            Some(Conflict::Interface { device, .. }) if device == "eth9"
+        ));
+    });
+}
+
+#[test]
+fn running_node_does_not_conflict_with_itself() {
+    Namespace::new("itself").run(async || {
+        let node = Node::ready().await;
+        assert_eq!(conflict(&["10.96.0.0/12"], &["192.168.1.12"]).await, None);
+        drop(node);
+        assert_eq!(conflict(&["10.96.0.0/12"], &["192.168.1.12"]).await, None);
+    });
+}
+
+#[test]
+fn own_addresses_leave_out_ours_and_loopback() {
+    Namespace::new("own").run(async || {
+        ip("link set lo up");
+        ip("addr add 10.0.0.7/32 dev lo");
+        ip("link add eth9 type veth peer name far9");
+        ip("link set far9 up");
+        ip("link set eth9 up");
+        ip("addr add 192.168.1.11/24 dev eth9");
+        let mut node = Node::ready().await;
+        let mut addresses = node.reconciler.local_addresses().await.unwrap();
+        addresses.sort();
+        assert_eq!(addresses, nets(&["10.0.0.7/32", "192.168.1.11/24"]));
+    });
+}
