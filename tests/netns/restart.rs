@@ -2,7 +2,6 @@
 
 use std::io::{Read as _, Write as _};
 use std::net::{SocketAddr, TcpListener, TcpStream};
-use std::time::Duration;
 
 use culvert::lab::{Netns, Pod};
 use culvert::platform::clock;
@@ -52,7 +51,7 @@ fn a_daemon_that_is_asked_to_stop_leaves_in_order() {
 
     let start = clock::now();
     let status = node.stop().unwrap().unwrap();
-    assert!(start.elapsed() < Duration::from_secs(3), "{:?}", start.elapsed());
+    assert!(start.elapsed() < SOON, "{:?}", start.elapsed());
     assert_eq!(status.code(), Some(0), "{}", node.log_tail());
     assert!(!socket.exists(), "the admin socket stays");
     assert!(!file.exists(), "the node file stays");

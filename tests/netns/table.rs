@@ -20,6 +20,9 @@ use crate::harness::{
 /// Between two datagrams of a stream.
 const PACE: Duration = Duration::from_micros(500);
 
+/// How long after the last datagram one that has not come is lost.
+const LATE: Duration = Duration::from_secs(1);
+
 #[test]
 fn a_node_leaves_and_comes_back_within_a_second() {
     let lab = lab("nt-leave").nodes(3).up().unwrap();
@@ -249,7 +252,7 @@ impl Stream {
         self.stop.store(true, Ordering::Relaxed);
         let sent = self.sending.join().unwrap();
         let mut missing: BTreeSet<u64> = (0..sent).collect();
-        self.server.set_read_timeout(Some(TABLE_LIMIT)).unwrap();
+        self.server.set_read_timeout(Some(LATE)).unwrap();
         let mut number = [0; 8];
         while !missing.is_empty() && self.server.recv(&mut number).is_ok() {
             missing.remove(&u64::from_be_bytes(number));

@@ -10,11 +10,6 @@ use crate::node::{Namespace, Node, ip, run, set_sysctl};
 /// How long without a wake-up counts as quiet; a loop would wake many times within it.
 const QUIET: Duration = Duration::from_millis(1000);
 
-/// The same after a set-up.
-///
-/// kernel: notices of carrier changes are held back for up to a second each, two devices make two.
-const QUIET_AFTER_SET_UP: Duration = Duration::from_secs(3);
-
 /// Wake-ups beyond the first that one damage may cause: the repair's own changes, and the notices of
 /// carrier changes that come a second later.
 const ECHOES: usize = 4;
@@ -70,11 +65,18 @@ fn reconcile_that_changes_nothing_is_silent() {
     Namespace::new("silent").run(async || {
         let mut node = Node::ready().await;
         let mut events = KernelEvents::open().unwrap();
-        settle(&mut node, &mut events, QUIET_AFTER_SET_UP).await;
-        for _round in 0..3 {
-            node.reconcile().await;
+        // A busy machine's kernel may hold a notice of the set-up back for seconds, so one attempt
+        // may hear it. A reconcile that wakes itself does so in every one.
+        for _attempt in 0..10 {
+            settle(&mut node, &mut events, QUIET).await;
+            for _round in 0..3 {
+                assert_eq!(node.reconcile().await, [""; 0]);
+            }
+            if timeout(QUIET, events.changed()).await.is_err() {
+                return;
+            }
         }
-        assert!(timeout(QUIET, events.changed()).await.is_err());
+        panic!("a reconcile that changes nothing wakes up whoever listens");
     });
 }
 

