@@ -123,6 +123,7 @@ impl Worker {
             counters: &self.counters,
             notices: &self.notices,
             now: clock::now(),
+            octets: 0,
         };
         while env.tun.next < env.tun.incoming.len() {
             self.egress.round(&mut self.engine, &mut env);

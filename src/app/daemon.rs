@@ -118,6 +118,7 @@ impl Daemon {
             workers: config.tun.queues.unwrap_or_else(default_workers),
             offload: if config.tun.offload { Offload::TcpUdp } else { Offload::None },
             port: config.underlay.port,
+            busy_poll: config.tun.busy_poll,
             started,
         };
         let table = mtus.compile(&members, &registry);

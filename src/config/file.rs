@@ -2,6 +2,7 @@
 
 use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use culvert_cni::node_file::{DEFAULT_RUN_DIR, DEFAULT_STATE_DIR};
 use ipnet::IpNet;
@@ -21,6 +22,9 @@ const DEFAULT_TUN: &str = "culvert0";
 const DEFAULT_BRIDGE: &str = "v-net-0";
 /// Most worker threads: each has some 2 MiB of buffers.
 const MAX_QUEUES: i64 = 64;
+/// Longer than half a round trip through two daemons, shorter than anybody would notice as load.
+const DEFAULT_BUSY_POLL: Duration = Duration::from_micros(60);
+const MAX_BUSY_POLL: Duration = Duration::from_millis(1);
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -72,6 +76,7 @@ struct TunTable {
     name: Option<Spanned<String>>,
     queues: Option<Spanned<i64>>,
     offload: Option<bool>,
+    busy_poll_us: Option<Spanned<i64>>,
 }
 
 #[derive(Default, Deserialize)]
@@ -267,10 +272,23 @@ impl Reader<'_> {
                     })?,
             ),
         };
+        let busy_poll = match &table.busy_poll_us {
+            None => DEFAULT_BUSY_POLL,
+            Some(micros) => u64::try_from(*micros.get_ref())
+                .ok()
+                .map(Duration::from_micros)
+                .filter(|time| *time <= MAX_BUSY_POLL)
+                .ok_or_else(|| {
+                    let value = micros.get_ref();
+                    self.fault("tun.busy_poll_us", micros, value, "not a time to look for packets")
+                        .remedy(format!("0 (never) to {} microseconds", MAX_BUSY_POLL.as_micros()))
+                })?,
+        };
         Ok(Tun {
             name: self.device("tun.name", table.name, DEFAULT_TUN)?,
             queues,
             offload: table.offload.unwrap_or(true),
+            busy_poll,
         })
     }
 

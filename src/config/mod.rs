@@ -8,6 +8,7 @@ mod file;
 
 use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use ipnet::IpNet;
 use overlay_proto::{Mtu, Vni};
@@ -78,6 +79,8 @@ pub struct Tun {
     pub queues: Option<usize>,
     /// Whether the kernel may hand over and take super-packets.
     pub offload: bool,
+    /// How long a worker looks for the next packet before it sleeps; zero is not at all.
+    pub busy_poll: Duration,
 }
 
 /// `[bridge]`.

@@ -24,7 +24,8 @@ fn what_is_left_out_has_the_documented_default() {
     let config = parse(MINIMAL).unwrap();
     assert_eq!(config.network.vni.get(), 1);
     assert_eq!(config.underlay, Underlay { port: 4790, address: None, mtu: None });
-    assert_eq!(config.tun, Tun { name: "culvert0".into(), queues: None, offload: true });
+    let busy_poll = Duration::from_micros(60);
+    assert_eq!(config.tun, Tun { name: "culvert0".into(), queues: None, offload: true, busy_poll });
     assert_eq!(config.bridge.name, "v-net-0");
     assert_eq!(config.node.run_dir, Path::new("/run/culvert"));
     assert_eq!(config.node.state_dir, Path::new("/var/lib/culvert"));

@@ -73,6 +73,7 @@ impl Egress {
                 },
             }
         }
+        env.octets += octets;
         self.outbox.flush(env);
         outcome
     }

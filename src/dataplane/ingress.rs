@@ -68,6 +68,7 @@ fn train<'p, T: TunPort, U>(
     elapsed_ms: u64,
 ) {
     let Received { source, ecn, segment_size, truncated, bytes } = received;
+    env.octets += bytes.len();
     let datagrams = bytes.len().div_ceil(segment_size).max(1) as u64;
     let Some(sender) = env.table.sender(source.ip()) else {
         return env.counters.drops.add(DropReason::UnknownPeer, datagrams);

@@ -18,6 +18,7 @@ mod port;
 mod round;
 mod train;
 mod underlay;
+mod vigil;
 mod worker;
 
 pub use counters::WorkerCounters;

@@ -5,7 +5,7 @@ use std::sync::atomic::Ordering;
 use std::sync::mpsc::{SyncSender, sync_channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
 use tokio::sync::mpsc;
@@ -13,6 +13,7 @@ use tokio::sync::mpsc;
 use super::counters::WorkerCounters;
 use super::round::{Notice, Notices};
 use super::underlay::Underlay;
+use super::vigil::Vigil;
 use super::worker::{Command, Worker};
 use super::{Egress, Ingress};
 use crate::engine::{DropReason, Table};
@@ -36,6 +37,8 @@ pub struct Settings {
     pub offload: Offload,
     /// UDP port of the tunnel.
     pub port: u16,
+    /// How long a worker keeps watch before it sleeps, while messages follow each other closely.
+    pub busy_poll: Duration,
     /// The daemon's start, from which ages are counted.
     pub started: Instant,
 }
@@ -239,6 +242,7 @@ fn start_worker(
         tun: None,
         egress,
         ingress: Ingress::new(Offload::None),
+        vigil: Vigil::new(settings.busy_poll),
     };
     let thread =
         std::thread::Builder::new().name(name.clone()).spawn(move || worker.run()).map_err(fail)?;

@@ -36,6 +36,8 @@ pub struct Env<'a, T, U> {
     pub notices: &'a Notices,
     /// The moment of the round.
     pub now: Instant,
+    /// Bytes read so far, in both directions.
+    pub octets: usize,
 }
 
 /// What workers find out and control should know.

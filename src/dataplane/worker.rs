@@ -4,6 +4,7 @@ use std::io;
 use std::os::fd::{AsFd as _, BorrowedFd};
 use std::sync::Arc;
 use std::sync::mpsc::Receiver;
+use std::thread;
 use std::time::Instant;
 
 use arc_swap::ArcSwap;
@@ -11,6 +12,7 @@ use arc_swap::ArcSwap;
 use super::counters::WorkerCounters;
 use super::round::{Env, Notice, Notices, Round};
 use super::underlay::Underlay;
+use super::vigil::Vigil;
 use super::{Egress, Ingress};
 use crate::engine::{Engine, Table};
 use crate::platform::clock;
@@ -40,6 +42,7 @@ pub(super) struct Worker {
     pub(super) tun: Option<Arc<TunQueue>>,
     pub(super) egress: Egress,
     pub(super) ingress: Ingress,
+    pub(super) vigil: Vigil,
 }
 
 /// What a worker waits for.
@@ -71,8 +74,10 @@ impl Worker {
                 egress: ready.contains(token::TUN),
                 ingress: ready.contains(token::UNDERLAY),
             };
+            let mut octets = 0;
             let busy = loop {
-                let more = self.turn(&mut engine, work);
+                let (more, read) = self.turn(&mut engine, work);
+                octets += read;
                 // Both directions get their turn while either is busy: what one writes makes pods
                 // answer, and answers that wait let more data pile up.
                 work = Work { egress: true, ingress: true };
@@ -85,17 +90,18 @@ impl Worker {
                 self.turn(&mut engine, Work { egress: true, ingress: true });
                 return;
             }
-            ready = if busy { Ready::ALL } else { self.wait() };
+            ready = if busy { Ready::ALL } else { self.wait(octets) };
         }
     }
 
-    /// One round in each direction that has work; says whether there may be more.
-    fn turn(&mut self, engine: &mut Engine, work: Work) -> bool {
+    /// One round in each direction that has work; says whether there may be more, and how many bytes
+    /// were read.
+    fn turn(&mut self, engine: &mut Engine, work: Work) -> (bool, usize) {
         let table = self.table.load();
         let now = clock::now();
         let mut more = false;
         // Without a TUN device there is nowhere to deliver to either: arrivals wait in the socket.
-        let Some(tun) = &mut self.tun else { return false };
+        let Some(tun) = &mut self.tun else { return (false, 0) };
         let mut env = Env {
             tun,
             underlay: &mut self.underlay,
@@ -103,6 +109,7 @@ impl Worker {
             counters: &self.counters,
             notices: &self.notices,
             now,
+            octets: 0,
         };
         if work.egress {
             match self.egress.round(engine, &mut env) {
@@ -111,7 +118,7 @@ impl Worker {
                 Round::Gone => {
                     self.notices.send(Notice::TunGone);
                     self.lose_tun();
-                    return false;
+                    return (false, 0);
                 }
             }
         }
@@ -120,7 +127,7 @@ impl Worker {
             let age_ms = u64::try_from(age).unwrap_or(u64::MAX);
             more |= self.ingress.round(engine, &mut env, age_ms) == Round::More;
         }
-        more
+        (more, env.octets)
     }
 
     /// Does what control has asked for.
@@ -179,13 +186,27 @@ impl Worker {
         let _ = self.set.remove(fd);
     }
 
-    /// Sleeps until there is something to do.
-    fn wait(&self) -> Ready {
-        self.set.wait().unwrap_or_else(|error| {
-            tracing::error!(%error, "waiting for packets failed");
-            Ready::ALL
-        })
+    /// Waits until there is something to do, `octets` having been moved since the last wait.
+    fn wait(&mut self, octets: usize) -> Ready {
+        let start = clock::now();
+        let patience = self.vigil.patience(octets);
+        let mut ready = Ready::default();
+        while ready.is_none() && start.elapsed() < patience {
+            thread::yield_now();
+            ready = self.set.look().unwrap_or_else(failed);
+        }
+        if ready.is_none() {
+            ready = self.set.wait().unwrap_or_else(failed);
+        }
+        self.vigil.ended(start.elapsed());
+        ready
     }
+}
+
+/// Goes on as if everything were ready: reading finds out what is.
+fn failed(error: io::Error) -> Ready {
+    tracing::error!(%error, "waiting for packets failed");
+    Ready::ALL
 }
 
 fn underlay_of(underlay: &Underlay) -> BorrowedFd<'_> {

@@ -5,7 +5,7 @@ use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use rustix::event::{EventfdFlags, epoll, eventfd};
+use rustix::event::{EventfdFlags, Timespec, epoll, eventfd};
 
 /// A descriptor that becomes readable when somebody calls [`wake`](Self::wake).
 #[derive(Debug)]
@@ -73,6 +73,11 @@ impl Ready {
     pub fn contains(self, token: u64) -> bool {
         token < MAX_TOKENS && self.0 & (1 << token) != 0
     }
+
+    /// Whether none is.
+    pub fn is_none(self) -> bool {
+        self.0 == 0
+    }
 }
 
 impl WaitSet {
@@ -111,8 +116,21 @@ impl WaitSet {
     ///
     /// Out of memory; an interrupting signal is no error.
     pub fn wait(&self) -> io::Result<Ready> {
+        self.ready_within(None)
+    }
+
+    /// Which descriptors are readable or broken at this moment.
+    ///
+    /// # Errors
+    ///
+    /// As [`wait`](Self::wait).
+    pub fn look(&self) -> io::Result<Ready> {
+        self.ready_within(Some(&Timespec { tv_sec: 0, tv_nsec: 0 }))
+    }
+
+    fn ready_within(&self, limit: Option<&Timespec>) -> io::Result<Ready> {
         let mut events = [const { MaybeUninit::uninit() }; MAX_TOKENS as usize];
-        match epoll::wait(&self.epoll, &mut events, None) {
+        match epoll::wait(&self.epoll, &mut events, limit) {
             Ok((events, _)) => Ok(Ready(
                 events
                     .iter()

@@ -94,6 +94,7 @@ impl Bench {
             counters: &self.counters,
             notices: &self.notices,
             now: clock::now(),
+            octets: 0,
         };
         while self.egress.round(&mut self.engine, &mut env) == Round::More {}
         loop {
