@@ -3,6 +3,7 @@ use std::io::Write as _;
 use overlay_proto::Vni;
 
 use super::*;
+use crate::engine::Foreign;
 use crate::platform::clock;
 
 const TABLE: &str = r#"
@@ -21,6 +22,7 @@ fn overlay() -> Overlay {
         vni: Vni::new(1).unwrap(),
         networks: vec!["10.244.0.0/16".parse().unwrap(), "fd00:10:244::/48".parse().unwrap()],
         port: 4790,
+        foreign: Foreign::default(),
     }
 }
 

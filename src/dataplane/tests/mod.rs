@@ -13,7 +13,9 @@ use overlay_proto::{Codec, Ecn, Family, InnerPacket, Mtu, Vni};
 use super::offload::split::{SplitPlan, finish_checksum};
 use super::offload::{Gso, VnetHeader};
 use super::*;
-use crate::engine::{DropReason, Engine, Membership, NodeEntry, Overlay, PeerRegistry, Table};
+use crate::engine::{
+    DropReason, Engine, Foreign, Membership, NodeEntry, Overlay, PeerRegistry, Speech, Table,
+};
 use crate::platform::clock;
 use crate::platform::tun::{Offload, VNET_HEADER_LEN};
 
@@ -33,11 +35,13 @@ fn table_with_mtu(mtu: u32) -> Table {
             format!("10.244.{index}.0/24").parse().unwrap(),
             format!("fd00:10:244:{index}::/64").parse().unwrap(),
         ],
+        speech: Speech::default(),
     };
     let overlay = Overlay {
         vni: vni(),
         networks: vec!["10.244.0.0/16".parse().unwrap(), "fd00:10:244::/48".parse().unwrap()],
         port: PORT,
+        foreign: Foreign::default(),
     };
     let members = Membership::check(overlay, "node1", (1..=3).map(node).collect()).unwrap();
     let routers = ["10.244.1.1", "fd00:10:244:1::1"].map(|router| router.parse().unwrap());
