@@ -6,7 +6,7 @@ use std::path::Path;
 
 use culvert::config::{Config, Overrides};
 use culvert::control::table_file;
-use culvert::engine::{DropReason, Membership, Overlay};
+use culvert::engine::{DropReason, Foreign, Membership, Overlay};
 
 /// The tables of the configuration file, and the least that makes each of them whole.
 const SECTIONS: [(&str, &str); 8] = [
@@ -31,7 +31,12 @@ fn config(text: &str) -> Result<Config, String> {
 
 fn table(text: &str, local: &str) -> Result<Membership, String> {
     let Config { network, underlay, .. } = config(&minimal())?;
-    let overlay = Overlay { vni: network.vni, networks: network.cidrs, port: underlay.port };
+    let overlay = Overlay {
+        vni: network.vni,
+        networks: network.cidrs,
+        port: underlay.port,
+        foreign: Foreign::default(),
+    };
     table_file::parse(Path::new("example"), text, &overlay, local)
         .map_err(|error| error.to_string())
 }
@@ -116,6 +121,19 @@ fn example_table_is_good_for_each_of_its_nodes() {
         let members = table(&text, node).unwrap();
         assert_eq!((members.local().name.as_str(), members.peers().count()), (node, 2));
     }
+}
+
+#[test]
+fn example_table_shows_every_key() {
+    let text = with_every_key(&read("deploy/table.example.toml"));
+    let members = table(&text, "node1").unwrap();
+    assert_eq!(members.tunnels().len(), 2, "one node speaks another codec");
+    let document: toml::Table = text.parse().unwrap();
+    let nodes = document["node"].as_array().unwrap();
+    let shown: BTreeSet<String> =
+        nodes.iter().flat_map(|node| node.as_table().unwrap().keys().cloned()).collect();
+    let refusal = table("[[node]]\nno_such_key = 1\n", "node1").unwrap_err();
+    assert_eq!(shown, expected_words(&refusal));
 }
 
 #[test]

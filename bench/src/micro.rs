@@ -7,7 +7,9 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use culvert::dataplane::offload::{Gso, PartialChecksum, VnetHeader};
-use culvert::engine::{Engine, Membership, NodeEntry, Overlay, PeerRegistry, Table};
+use culvert::engine::{
+    Engine, Foreign, Membership, NodeEntry, Overlay, PeerRegistry, Speech, Table,
+};
 use culvert::platform::clock;
 use etherparse::{IpHeaders, Ipv4Header, Ipv6Header, PacketBuilder, TcpOptionElement};
 use overlay_proto::checksum;
@@ -70,9 +72,11 @@ pub fn table(nodes: u32) -> Table {
             .iter()
             .filter_map(|subnet| subnet.parse().ok())
             .collect(),
+        speech: Speech::default(),
     };
     let networks = ["10.0.0.0/8", "fd00:10::/32"].iter().filter_map(|net| net.parse().ok());
-    let overlay = Overlay { vni: vni(), networks: networks.collect(), port: PORT };
+    let (networks, foreign) = (networks.collect(), Foreign::default());
+    let overlay = Overlay { vni: vni(), networks, port: PORT, foreign };
     let members = Membership::check(overlay, "node0", (0..nodes).map(entry).collect());
     let members = members.expect("names, addresses and subnets differ");
     let mtu = Mtu::new(u32::from(MTU)).expect("an MTU");

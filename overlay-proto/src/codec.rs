@@ -5,72 +5,80 @@
 //! which node a datagram came from.
 
 mod gpe;
+mod ip_udp;
+mod kind;
+mod vxlan;
 
 use core::error::Error;
 use core::fmt;
-use core::str::FromStr;
 
-use crate::{Family, Overhead, Vni};
+pub use kind::{CodecKind, CodecNameError};
 
-/// Length of a UDP header (RFC 768).
-const UDP_HEADER_LEN: usize = 8;
+use crate::{Family, Mac, Overhead, Vni};
 
-/// How an inner packet is put into a UDP datagram.
+/// How an inner packet is put into a UDP datagram between two nodes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Codec {
     /// VXLAN-GPE (draft-ietf-nvo3-vxlan-gpe): an eight-byte header, then a bare IP packet.
     #[default]
     VxlanGpe,
+    /// VXLAN (RFC 7348): an eight-byte header, then an Ethernet frame between two tunnel ends.
+    Vxlan {
+        /// The Ethernet address of this end.
+        own: Mac,
+        /// That of the other.
+        peer: Mac,
+    },
+    /// The bare IP packet, as flannel's `udp` backend and Linux's FOU send it.
+    IpUdp,
 }
 
 impl Codec {
     /// The longest header, in bytes, that any codec writes between UDP and the inner packet.
-    pub const MAX_HEADER_LEN: usize = gpe::HEADER_LEN;
+    pub const MAX_HEADER_LEN: usize = vxlan::HEADER_LEN;
 
-    /// Returns the number of bytes between the UDP header and the inner packet.
+    /// Returns which codec it is, whoever the ends are.
+    #[inline]
+    #[must_use]
+    pub const fn kind(self) -> CodecKind {
+        match self {
+            Self::VxlanGpe => CodecKind::VxlanGpe,
+            Self::Vxlan { .. } => CodecKind::Vxlan,
+            Self::IpUdp => CodecKind::IpUdp,
+        }
+    }
+
+    /// As [`CodecKind::header_len`].
     #[inline]
     #[must_use]
     pub const fn header_len(self) -> usize {
-        match self {
-            Self::VxlanGpe => gpe::HEADER_LEN,
-        }
+        self.kind().header_len()
     }
 
-    /// Returns what this codec adds to an inner packet on an underlay of `underlay`.
-    ///
-    /// Outer IP header without options, UDP header and the codec's own: 36 or 56 bytes for
-    /// VXLAN-GPE.
-    #[expect(clippy::cast_possible_truncation, reason = "a sum of three short headers")]
+    /// As [`CodecKind::overhead`].
     #[inline]
     #[must_use]
     pub const fn overhead(self, underlay: Family) -> Overhead {
-        let bytes = underlay.header_len() + UDP_HEADER_LEN + self.header_len();
-        Overhead::from_bytes(bytes as u16)
-    }
-
-    /// Returns the UDP destination port registered for this codec.
-    #[inline]
-    #[must_use]
-    pub const fn default_port(self) -> u16 {
-        match self {
-            Self::VxlanGpe => gpe::PORT,
-        }
+        self.kind().overhead(underlay)
     }
 
     /// Returns the header to put in front of an inner packet of family `inner`.
     #[inline]
     #[must_use]
-    pub const fn header(self, vni: Vni, inner: Family) -> Header {
+    pub fn header(self, vni: Vni, inner: Family) -> Header {
         match self {
-            Self::VxlanGpe => Header { bytes: gpe::header(vni, inner), len: gpe::HEADER_LEN },
+            Self::VxlanGpe => Header::new(gpe::header(vni, inner)),
+            Self::Vxlan { own, peer } => Header::new(vxlan::header(vni, own, peer, inner)),
+            Self::IpUdp => Header::new([0; ip_udp::HEADER_LEN]),
         }
     }
 
     /// Checks the header of a UDP payload and returns what follows it.
     ///
-    /// Every bit of the header must be exactly what [`header`](Self::header) writes for `vni` and
-    /// one of the two families. The inner bytes are not looked at.
+    /// Every bit of the header must be exactly what the other end's [`header`](Self::header) writes
+    /// for `vni` and one of the two families; only the address that it sends from is not looked at.
+    /// The inner bytes are not looked at either, but for the version where nothing else tells it.
     ///
     /// # Errors
     ///
@@ -79,47 +87,17 @@ impl Codec {
     pub fn decode(self, vni: Vni, datagram: &[u8]) -> Result<Decoded<'_>, DecodeError> {
         match self {
             Self::VxlanGpe => gpe::decode(vni, datagram),
-        }
-    }
-
-    /// Returns the name used in configuration and labels.
-    #[inline]
-    #[must_use]
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::VxlanGpe => "vxlan-gpe",
+            Self::Vxlan { own, .. } => vxlan::decode(vni, own, datagram),
+            Self::IpUdp => ip_udp::decode(datagram),
         }
     }
 }
 
 impl fmt::Display for Codec {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.pad(self.as_str())
+        fmt::Display::fmt(&self.kind(), f)
     }
 }
-
-impl FromStr for Codec {
-    type Err = CodecNameError;
-
-    fn from_str(name: &str) -> Result<Self, Self::Err> {
-        match name {
-            "vxlan-gpe" => Ok(Self::VxlanGpe),
-            _ => Err(CodecNameError),
-        }
-    }
-}
-
-/// The name is not that of a [`Codec`].
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct CodecNameError;
-
-impl fmt::Display for CodecNameError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("unknown codec; the one known is vxlan-gpe")
-    }
-}
-
-impl Error for CodecNameError {}
 
 /// The bytes a codec puts between the UDP header and the inner packet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -129,6 +107,15 @@ pub struct Header {
 }
 
 impl Header {
+    /// Takes the `N` bytes of a header, of which there are at most [`Codec::MAX_HEADER_LEN`].
+    #[inline]
+    fn new<const N: usize>(header: [u8; N]) -> Self {
+        const { assert!(N <= Codec::MAX_HEADER_LEN) };
+        let mut bytes = [0; Codec::MAX_HEADER_LEN];
+        bytes[..N].copy_from_slice(&header);
+        Self { bytes, len: N }
+    }
+
     /// Returns the header as it stands on the wire.
     #[inline]
     #[must_use]
@@ -169,12 +156,24 @@ pub enum DecodeError {
     NextProtocol,
     /// The packet belongs to another virtual network.
     Vni,
+    /// The frame carries neither IPv4 nor IPv6.
+    EtherType,
+    /// The frame is not for this end of the tunnel.
+    DestinationMac,
 }
 
 impl DecodeError {
     /// Every variant, in the order of the checks.
-    pub const ALL: [Self; 6] =
-        [Self::TooShort, Self::Version, Self::Flags, Self::Reserved, Self::NextProtocol, Self::Vni];
+    pub const ALL: [Self; 8] = [
+        Self::TooShort,
+        Self::Version,
+        Self::Flags,
+        Self::Reserved,
+        Self::NextProtocol,
+        Self::Vni,
+        Self::EtherType,
+        Self::DestinationMac,
+    ];
 
     /// Returns the name used as a metric label.
     #[inline]
@@ -187,6 +186,8 @@ impl DecodeError {
             Self::Reserved => "reserved",
             Self::NextProtocol => "next_protocol",
             Self::Vni => "vni",
+            Self::EtherType => "ethertype",
+            Self::DestinationMac => "destination_mac",
         }
     }
 }
@@ -198,23 +199,3 @@ impl fmt::Display for DecodeError {
 }
 
 impl Error for DecodeError {}
-
-#[cfg(test)]
-mod tests {
-    extern crate std;
-    use super::*;
-    use std::string::ToString;
-
-    #[test]
-    fn overhead_is_36_and_56() {
-        assert_eq!(Codec::VxlanGpe.overhead(Family::V4).get(), 36);
-        assert_eq!(Codec::VxlanGpe.overhead(Family::V6).get(), 56);
-    }
-
-    #[test]
-    fn name_round_trips() {
-        let codec = Codec::default();
-        assert_eq!(codec.to_string().parse(), Ok(codec));
-        assert_eq!("VXLAN-GPE".parse::<Codec>(), Err(CodecNameError));
-    }
-}

@@ -38,12 +38,14 @@ pub mod ecn;
 mod family;
 pub mod icmp;
 mod inner;
+mod mac;
 mod mtu;
 mod vni;
 
-pub use codec::{Codec, CodecNameError, DecodeError, Decoded, Header};
+pub use codec::{Codec, CodecKind, CodecNameError, DecodeError, Decoded, Header};
 pub use ecn::{CongestionDrop, Ecn};
 pub use family::Family;
 pub use inner::{Fragment, InnerError, InnerPacket, UpperLayer};
+pub use mac::{Mac, MacError};
 pub use mtu::{Mtu, MtuError, Overhead};
 pub use vni::{Vni, VniError};

@@ -11,7 +11,7 @@ use tokio::net::TcpListener;
 use tokio::sync::mpsc::Receiver;
 use tokio::time::{Interval, MissedTickBehavior, interval};
 
-use super::members::{Mtus, Narrow, node_spec, overlay};
+use super::members::{Mtus, Narrow, longest_header, node_spec, overlay};
 use super::owner::Owner;
 use super::table_path;
 use super::view::{Facts, status_source};
@@ -19,7 +19,7 @@ use crate::config::Config;
 use crate::control::node::{Action, Changes, KernelEvents, Reconciler};
 use crate::control::table_file::TableFile;
 use crate::dataplane::{DataPlane, Notice, Settings, super_packet_limit};
-use crate::engine::{Membership, PeerRegistry};
+use crate::engine::{Membership, PeerRegistry, Tunnel};
 use crate::lifecycle::{Readiness, Signal, Signals, State};
 use crate::observe::{AdminSocket, StatusSource, serve_http};
 use crate::platform::claim::Claim;
@@ -117,22 +117,13 @@ impl Daemon {
             tun: config.tun.name.clone(),
             workers: config.tun.queues.unwrap_or_else(default_workers),
             offload: if config.tun.offload { Offload::TcpUdp } else { Offload::None },
-            port: config.underlay.port,
             busy_poll: config.tun.busy_poll,
             started,
         };
         let table = mtus.compile(&members, &registry);
         let address = underlay_address(&config, &members);
-        let (plane, notices) = DataPlane::start(settings, table, address).with_context(|| {
-            format!(
-                "binding the underlay address {address} (from {})",
-                if config.underlay.address.is_some() {
-                    "underlay.address"
-                } else {
-                    "the subnet table"
-                }
-            )
-        })?;
+        let (plane, notices) = DataPlane::start(settings, table, address)
+            .with_context(|| binding(&config, address, &members.tunnels()))?;
         let plane = Arc::new(plane);
         let facts = Arc::new(Facts::default());
         let readiness = Readiness::new();
@@ -253,7 +244,7 @@ impl Daemon {
             node: self.config.node.name.clone(),
             bridge: self.config.bridge.name.clone(),
             mtu: self.mtus.device.get(),
-            gso_max_size: Some(super_packet_limit(self.mtus.device)),
+            gso_max_size: Some(super_packet_limit(self.mtus.device, longest_header(&self.members))),
             subnets: self.members.local().subnets.clone(),
             cluster_networks: self.config.network.cidrs.clone(),
         };
@@ -307,8 +298,19 @@ impl Daemon {
         let mtus = Mtus::measure(&self.config, &members, &self.narrow, &mut self.kernel).await?;
         preflight(&self.config, &members, &mtus, &mut self.kernel).await?;
         let address = underlay_address(&self.config, &members);
-        if address != underlay_address(&self.config, &self.members) {
-            self.plane.rebind(address).context("binding this node's new underlay address")?;
+        let tunnels = members.tunnels();
+        if address != underlay_address(&self.config, &self.members)
+            || tunnels != self.members.tunnels()
+        {
+            let sockets = self
+                .plane
+                .bind(address, &tunnels)
+                .with_context(|| binding(&self.config, address, &tunnels))?;
+            // The rules first: pods must not reach a port that somebody listens on.
+            let spec = node_spec(&self.config, &members, &mtus);
+            let rules = self.kernel.reconcile(&spec, &mut self.owner, Changes::default()).await;
+            rules.context("protecting the tunnel's new ports from pods")?;
+            self.plane.listen(sockets);
         }
         self.members = members;
         self.mtus = mtus;
@@ -390,6 +392,14 @@ async fn preflight(
 /// The address that the sockets are bound to.
 fn underlay_address(config: &Config, members: &Membership) -> IpAddr {
     config.underlay.address.unwrap_or_else(|| members.local().address)
+}
+
+/// What is being done while the sockets are bound, and which keys say so.
+fn binding(config: &Config, address: IpAddr, tunnels: &[Tunnel]) -> String {
+    let source =
+        if config.underlay.address.is_some() { "underlay.address" } else { "the subnet table" };
+    let tunnels: Vec<String> = tunnels.iter().map(ToString::to_string).collect();
+    format!("binding the underlay address {address} (from {source}) for {}", tunnels.join(", "))
 }
 
 fn default_workers() -> usize {

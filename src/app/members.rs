@@ -1,14 +1,14 @@
 //! From the list of nodes to the table that workers decide by, MTUs included.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::net::IpAddr;
 
 use culvert_cni::node_file;
-use overlay_proto::{Codec, Family, Mtu};
+use overlay_proto::{CodecKind, Family, Mtu};
 
 use crate::config::Config;
 use crate::control::node::{NodeSpec, Reconciler};
-use crate::engine::{Membership, Overlay, PeerRegistry, Table};
+use crate::engine::{Foreign, Membership, Overlay, PeerRegistry, Table};
 
 /// Underlay MTU while no route leads to any peer: that of Ethernet.
 const ETHERNET_MTU: u16 = 1500;
@@ -19,6 +19,11 @@ pub(super) fn overlay(config: &Config) -> Overlay {
         vni: config.network.vni,
         networks: config.network.cidrs.clone(),
         port: config.underlay.port,
+        foreign: Foreign {
+            vxlan_vni: config.network.vxlan_vni,
+            vxlan_port: config.underlay.vxlan_port,
+            ip_udp_port: config.underlay.ip_udp_port,
+        },
     }
 }
 
@@ -45,9 +50,11 @@ impl Mtus {
         narrow: &Narrow,
         kernel: &mut Reconciler,
     ) -> anyhow::Result<Self> {
-        let overhead = Codec::default().overhead(Family::of(members.local().address));
-        let inner =
-            |underlay: u16| Mtu::new(u32::from(underlay)).ok().and_then(|mtu| mtu.shrink(overhead));
+        let family = Family::of(members.local().address);
+        let inner = |underlay: u16, codec: CodecKind| {
+            let mtu = Mtu::new(u32::from(underlay)).ok()?;
+            mtu.shrink(codec.overhead(family))
+        };
         let routes = match config.underlay.mtu {
             Some(_) => None,
             None => kernel.path_mtu(members.peers().map(|peer| peer.address)).await?,
@@ -57,26 +64,30 @@ impl Mtus {
             (None, Some(routes)) => routes.smallest,
             (None, None) => ETHERNET_MTU,
         };
-        let device = inner(smallest).ok_or_else(|| {
+        let routes: HashMap<IpAddr, u16> =
+            routes.map(|routes| routes.per_peer).unwrap_or_default().into_iter().collect();
+        let no_room = |underlay: u16| {
             anyhow::anyhow!(
-                "an underlay MTU of {smallest} bytes leaves no room for the overlay; raise it, or set \
+                "an underlay MTU of {underlay} bytes leaves no room for the overlay; raise it, or set \
                  underlay.mtu"
             )
-        })?;
-        // A path that claims to carry less than the overlay needs is not believed: anybody on the
-        // way can say so.
-        let mut to: HashMap<IpAddr, Mtu> = routes
-            .map(|routes| routes.per_peer)
-            .unwrap_or_default()
-            .into_iter()
-            .filter_map(|(address, mtu)| Some((address, inner(mtu)?)))
-            .collect();
-        for (address, mtu) in narrow {
-            if let Some(mtu) = inner(*mtu) {
-                let known = to.entry(*address).or_insert(device);
-                *known = mtu.min(*known);
-            }
+        };
+        let mut device: Option<Mtu> = None;
+        let mut to = HashMap::new();
+        for peer in members.peers() {
+            let codec = members.tunnel_to(peer).codec;
+            let path = routes.get(&peer.address).copied().unwrap_or(smallest);
+            let room = inner(path, codec).ok_or_else(|| no_room(path))?;
+            device = Some(device.map_or(room, |least| least.min(room)));
+            // A path that claims to carry less than the overlay needs is not believed: anybody on
+            // the way can say so.
+            let found = narrow.get(&peer.address).and_then(|mtu| inner(*mtu, codec));
+            to.insert(peer.address, found.map_or(room, |narrow| narrow.min(room)));
         }
+        let device = match device {
+            Some(device) => device,
+            None => inner(smallest, own_codec(members)).ok_or_else(|| no_room(smallest))?,
+        };
         Ok(Self { device, to })
     }
 
@@ -89,6 +100,23 @@ impl Mtus {
     }
 }
 
+/// What this node speaks unless a peer cannot.
+fn own_codec(members: &Membership) -> CodecKind {
+    members.local().speech.codec.unwrap_or_default()
+}
+
+/// Bytes of the longest header that a tunnel of this node has.
+pub(super) fn longest_header(members: &Membership) -> usize {
+    let headers = members.tunnels().into_iter().map(|tunnel| tunnel.codec.header_len());
+    headers.max().unwrap_or_default()
+}
+
+/// Every UDP port that tunnels of this node have, in ascending order.
+pub(super) fn ports(members: &Membership) -> Vec<u16> {
+    let ports: BTreeSet<u16> = members.tunnels().iter().map(|tunnel| tunnel.port).collect();
+    ports.into_iter().collect()
+}
+
 /// What the kernel's state should be.
 pub(super) fn node_spec(config: &Config, members: &Membership, mtus: &Mtus) -> NodeSpec {
     NodeSpec {
@@ -97,7 +125,7 @@ pub(super) fn node_spec(config: &Config, members: &Membership, mtus: &Mtus) -> N
         cluster_networks: config.network.cidrs.clone(),
         local_subnets: members.local().subnets.clone(),
         mtu: mtus.device.get(),
-        underlay_port: config.underlay.port,
+        underlay_ports: ports(members),
         masquerade: config.egress.masquerade,
     }
 }

@@ -1,14 +1,15 @@
 //! What the daemon shows of itself, gathered when somebody asks.
 
+use std::net::IpAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
 use crate::config::{Config, TableSource};
 use crate::dataplane::DataPlane;
-use crate::engine::{DropReason, Peer};
+use crate::engine::{DropReason, Peer, Table};
 use crate::lifecycle::{Readiness, State};
-use crate::observe::{PeerStatus, Status, StatusSource, TableStatus, UnderlayStatus};
+use crate::observe::{PeerStatus, Status, StatusSource, TableStatus, TunnelStatus, UnderlayStatus};
 use crate::platform::clock;
 
 /// Facts that the daemon's main loop knows and others may look at.
@@ -38,7 +39,7 @@ pub(super) fn status_source(
     readiness: Readiness,
     started: Instant,
 ) -> StatusSource {
-    let (port, address) = (config.underlay.port, config.underlay.address);
+    let address = config.underlay.address;
     let source = match &config.table {
         TableSource::File { path } => format!("file {}", path.display()),
     };
@@ -57,10 +58,7 @@ pub(super) fn status_source(
             mtu: *facts.mtu.lock().unwrap_or_else(PoisonError::into_inner),
             vni: table.vni().get(),
             subnets: table.local().subnets.clone(),
-            underlay: UnderlayStatus {
-                address: address.unwrap_or_else(|| table.local().address),
-                port,
-            },
+            underlay: underlay_status(&table, address),
             table: TableStatus {
                 source: source.clone(),
                 generation: facts.generation.load(Ordering::Relaxed),
@@ -81,11 +79,26 @@ pub(super) fn status_source(
     })
 }
 
+fn underlay_status(table: &Table, address: Option<IpAddr>) -> UnderlayStatus {
+    let local = table.local();
+    let tunnels = local.tunnels.iter();
+    UnderlayStatus {
+        address: address.unwrap_or(local.address),
+        port: local.tunnels.first().map_or(0, |tunnel| tunnel.port),
+        tunnels: tunnels
+            .map(|tunnel| TunnelStatus { codec: tunnel.codec.to_string(), port: tunnel.port })
+            .collect(),
+        mac: local.mac.to_string(),
+    }
+}
+
 fn peer_status(peer: &Peer, age_seconds: f64) -> PeerStatus {
     PeerStatus {
         name: peer.name.clone(),
         address: peer.address(),
         subnets: peer.subnets.clone(),
+        codec: peer.codec.to_string(),
+        port: peer.endpoint.port(),
         mtu: peer.mtu.get(),
         egress: peer.counters.egress(),
         ingress: peer.counters.ingress(),

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use culvert_cni::node_file::{DEFAULT_RUN_DIR, DEFAULT_STATE_DIR};
 use ipnet::IpNet;
-use overlay_proto::{Codec, Family, Mtu, Vni};
+use overlay_proto::{CodecKind, Family, Mtu, Vni};
 use serde::Deserialize;
 use toml::Spanned;
 
@@ -16,7 +16,7 @@ use super::{
 };
 use crate::platform::tun::MAX_NAME_LEN;
 
-/// VXLAN network identifier of a cluster that does not choose one.
+/// Network identifier of a cluster that does not choose one; flannel's too.
 const DEFAULT_VNI: i64 = 1;
 const DEFAULT_TUN: &str = "culvert0";
 const DEFAULT_BRIDGE: &str = "v-net-0";
@@ -52,6 +52,7 @@ struct NetworkTable {
     #[serde(default)]
     service_cidrs: Vec<Spanned<String>>,
     vni: Option<Spanned<i64>>,
+    vxlan_vni: Option<Spanned<i64>>,
 }
 
 #[derive(Default, Deserialize)]
@@ -66,6 +67,8 @@ struct NodeTable {
 #[serde(deny_unknown_fields)]
 struct UnderlayTable {
     port: Option<Spanned<i64>>,
+    vxlan_port: Option<Spanned<i64>>,
+    ip_udp_port: Option<Spanned<i64>>,
     address: Option<Spanned<String>>,
     mtu: Option<Spanned<i64>>,
 }
@@ -170,18 +173,21 @@ impl Reader<'_> {
                     .remedy("choose networks that have no address in common"));
             }
         }
-        let vni = match table.vni {
-            None => Vni::new(u32::try_from(DEFAULT_VNI).unwrap_or_default()),
-            Some(ref vni) => Vni::new(u32::try_from(*vni.get_ref()).unwrap_or(u32::MAX)),
-        }
-        .map_err(|error| match &table.vni {
-            Some(vni) => self.fault("network.vni", vni, vni.get_ref(), &error.to_string()),
-            None => Complaint::of_file(self.path, error.to_string()),
-        })?;
+        let vni = self.vni("network.vni", table.vni.as_ref())?;
+        let vxlan_vni = self.vni("network.vxlan_vni", table.vxlan_vni.as_ref())?;
         Ok(Network {
             cidrs: cidrs.into_iter().map(|(_, cidr)| cidr).collect(),
             service_cidrs: service_cidrs.into_iter().map(|(_, cidr)| cidr).collect(),
             vni,
+            vxlan_vni,
+        })
+    }
+
+    fn vni(&self, key: &str, value: Option<&Spanned<i64>>) -> Result<Vni, Complaint> {
+        let number = value.map_or(DEFAULT_VNI, |value| *value.get_ref());
+        Vni::new(u32::try_from(number).unwrap_or(u32::MAX)).map_err(|error| match value {
+            Some(place) => self.fault(key, place, number, &error.to_string()),
+            None => Complaint::of_file(self.path, error.to_string()),
         })
     }
 
@@ -230,15 +236,7 @@ impl Reader<'_> {
     }
 
     fn underlay(&self, table: UnderlayTable, overrides: &Overrides) -> Result<Underlay, Complaint> {
-        let port = match &table.port {
-            None => Codec::default().default_port(),
-            Some(port) => {
-                u16::try_from(*port.get_ref()).ok().filter(|port| *port != 0).ok_or_else(|| {
-                    self.fault("underlay.port", port, port.get_ref(), "not a port")
-                        .remedy("1 to 65535")
-                })?
-            }
-        };
+        let [port, vxlan_port, ip_udp_port] = self.ports(&table)?;
         let address = match (overrides.underlay_address, &table.address) {
             (Some(address), _) => Some(address),
             (None, None) => None,
@@ -256,7 +254,37 @@ impl Reader<'_> {
                 })?,
             ),
         };
-        Ok(Underlay { port, address, mtu })
+        Ok(Underlay { port, vxlan_port, ip_udp_port, address, mtu })
+    }
+
+    /// The port of each codec, none twice: the port tells the codec.
+    fn ports(&self, table: &UnderlayTable) -> Result<[u16; 3], Complaint> {
+        let keys = [
+            ("underlay.port", &table.port, CodecKind::VxlanGpe),
+            ("underlay.vxlan_port", &table.vxlan_port, CodecKind::Vxlan),
+            ("underlay.ip_udp_port", &table.ip_udp_port, CodecKind::IpUdp),
+        ];
+        let mut ports = [0; 3];
+        for (index, (key, value, codec)) in keys.iter().enumerate() {
+            ports[index] = match value {
+                None => codec.default_port(),
+                Some(value) => u16::try_from(*value.get_ref())
+                    .ok()
+                    .filter(|port| *port != 0)
+                    .ok_or_else(|| {
+                        self.fault(key, value, value.get_ref(), "not a port").remedy("1 to 65535")
+                    })?,
+            };
+            if let Some(other) = ports[..index].iter().position(|port| *port == ports[index]) {
+                let problem = format!("also the value of {}", keys[other].0);
+                let complaint = match value {
+                    Some(place) => self.fault(key, place, ports[index], &problem),
+                    None => Complaint::of_file(self.path, problem).key(*key).value(ports[index]),
+                };
+                return Err(complaint.remedy("give each codec a port of its own"));
+            }
+        }
+        Ok(ports)
     }
 
     fn tun(&self, table: TunTable) -> Result<Tun, Complaint> {

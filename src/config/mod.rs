@@ -44,8 +44,10 @@ pub struct Network {
     pub cidrs: Vec<IpNet>,
     /// Networks of service addresses, which must not overlap the pod networks.
     pub service_cidrs: Vec<IpNet>,
-    /// VXLAN network identifier that all nodes share.
+    /// Network identifier in VXLAN-GPE, which nodes that run Culvert speak.
     pub vni: Vni,
+    /// Network identifier in VXLAN, which others may speak.
+    pub vxlan_vni: Vni,
 }
 
 /// `[node]`: this machine's part.
@@ -62,8 +64,12 @@ pub struct Node {
 /// `[underlay]`: how datagrams travel.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Underlay {
-    /// UDP port of the tunnel, on every node.
+    /// UDP port of VXLAN-GPE, on every node.
     pub port: u16,
+    /// UDP port of VXLAN, on nodes that speak it.
+    pub vxlan_port: u16,
+    /// UDP port of bare IP in UDP, on nodes that speak it.
+    pub ip_udp_port: u16,
     /// Address to bind; this node's address in the subnet table unless set.
     pub address: Option<IpAddr>,
     /// Underlay MTU; that of the routes to the peers unless set.

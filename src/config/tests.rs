@@ -23,7 +23,10 @@ fn refusal(text: &str) -> String {
 fn what_is_left_out_has_the_documented_default() {
     let config = parse(MINIMAL).unwrap();
     assert_eq!(config.network.vni.get(), 1);
-    assert_eq!(config.underlay, Underlay { port: 4790, address: None, mtu: None });
+    assert_eq!(config.network.vxlan_vni.get(), 1);
+    let underlay = config.underlay;
+    assert_eq!((underlay.port, underlay.vxlan_port, underlay.ip_udp_port), (4790, 8472, 8285));
+    assert_eq!((underlay.address, underlay.mtu), (None, None));
     let busy_poll = Duration::from_micros(60);
     assert_eq!(config.tun, Tun { name: "culvert0".into(), queues: None, offload: true, busy_poll });
     assert_eq!(config.bridge.name, "v-net-0");
@@ -77,6 +80,24 @@ fn errors_name_file_line_key_value_and_remedy() {
         (
             format!("{MINIMAL}[underlay]\nport = 70000\n"),
             "c.toml:10: underlay.port = 70000: not a port; 1 to 65535",
+        ),
+        (
+            format!("{MINIMAL}[underlay]\nip_udp_port = 0\n"),
+            "c.toml:10: underlay.ip_udp_port = 0: not a port; 1 to 65535",
+        ),
+        (
+            format!("{MINIMAL}[underlay]\nvxlan_port = 4790\n"),
+            "c.toml:10: underlay.vxlan_port = 4790: also the value of underlay.port; \
+             give each codec a port of its own",
+        ),
+        (
+            format!("{MINIMAL}[underlay]\nport = 8472\n"),
+            "c.toml: underlay.vxlan_port = 8472: also the value of underlay.port; \
+             give each codec a port of its own",
+        ),
+        (
+            MINIMAL.replace("[node]", "vxlan_vni = 16777216\n[node]"),
+            "c.toml:4: network.vxlan_vni = 16777216: a VNI is at most 16777215",
         ),
         (
             format!("{MINIMAL}[tun]\nname = \"a/b\"\n"),

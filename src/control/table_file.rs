@@ -9,11 +9,12 @@ use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use overlay_proto::{CodecNameError, MacError};
 use serde::Deserialize;
 use toml::Spanned;
 
 use crate::config::{Complaint, line_of};
-use crate::engine::{Membership, NodeEntry, Overlay, Place};
+use crate::engine::{Membership, NodeEntry, Overlay, Place, Speech};
 
 /// How often the file is looked at: a change is to take effect within a second.
 const INTERVAL: Duration = Duration::from_millis(200);
@@ -48,6 +49,9 @@ struct Entry {
     name: Spanned<String>,
     address: Spanned<String>,
     subnets: Spanned<Vec<Spanned<String>>>,
+    codec: Option<Spanned<String>>,
+    port: Option<Spanned<i64>>,
+    mac: Option<Spanned<String>>,
 }
 
 impl TableFile {
@@ -116,8 +120,8 @@ pub fn parse(
         .node
         .iter()
         .map(|entry| {
-            let Entry { name, address, subnets } = entry.get_ref();
-            let fault = |value: &Spanned<String>, key, problem| {
+            let Entry { name, address, subnets, codec, port, mac } = entry.get_ref();
+            let fault = |value: &Spanned<String>, key, problem: &str| {
                 Complaint::of_file(path, problem)
                     .line(line_of(text, &value.span()))
                     .key(key)
@@ -139,6 +143,34 @@ pub fn parse(
                         })
                     })
                     .collect::<Result<_, _>>()?,
+                speech: Speech {
+                    codec: match codec {
+                        None => None,
+                        Some(codec) => {
+                            Some(codec.get_ref().parse().map_err(|error: CodecNameError| {
+                                fault(codec, "node.codec", &error.to_string())
+                                    .remedy("leave it out for a node that runs Culvert")
+                            })?)
+                        }
+                    },
+                    port: match port {
+                        None => None,
+                        Some(port) => Some(u16::try_from(*port.get_ref()).map_err(|_| {
+                            Complaint::of_file(path, "not a port")
+                                .line(line_of(text, &port.span()))
+                                .key("node.port")
+                                .value(port.get_ref())
+                                .remedy("write 1 to 65535, or leave it out")
+                        })?),
+                    },
+                    mac: match mac {
+                        None => None,
+                        Some(mac) => Some(mac.get_ref().parse().map_err(|error: MacError| {
+                            fault(mac, "node.mac", &error.to_string())
+                                .remedy("write it such as \"02:ce:c0:a8:01:0b\"")
+                        })?),
+                    },
+                },
             })
         })
         .collect::<Result<Vec<_>, Complaint>>()?;
@@ -152,6 +184,9 @@ pub fn parse(
             Place::Subnet(node, place) => {
                 ("node.subnets", Some(entry(node).subnets.get_ref()[place].span()))
             }
+            Place::Codec(node) => ("node.codec", entry(node).codec.as_ref().map(Spanned::span)),
+            Place::Port(node) => ("node.port", entry(node).port.as_ref().map(Spanned::span)),
+            Place::Mac(node) => ("node.mac", entry(node).mac.as_ref().map(Spanned::span)),
         };
         let complaint = Complaint::of_file(path, error.to_string())
             .key(key)

@@ -115,7 +115,7 @@ impl Egress {
             ecn: ecn::encapsulate(packet.ecn()),
             flow_hash: packet.flow_hash(),
         };
-        let overlay = to.codec.header(env.table.vni(), packet.family());
+        let overlay = to.codec.header(to.vni, packet.family());
         let inner_len = packet.len();
         let bytes = &mut bytes[..inner_len];
         match plan {

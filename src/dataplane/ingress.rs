@@ -59,7 +59,7 @@ impl Ingress {
     }
 }
 
-/// Takes one train: all of its datagrams are from one sender.
+/// Takes one train: all of its datagrams are from one sender, and came to one port.
 fn train<'p, T: TunPort, U>(
     engine: &Engine,
     env: &mut Env<'_, T, U>,
@@ -67,7 +67,7 @@ fn train<'p, T: TunPort, U>(
     received: Received<'p>,
     elapsed_ms: u64,
 ) {
-    let Received { source, ecn, segment_size, truncated, bytes } = received;
+    let Received { source, codec, ecn, segment_size, truncated, bytes } = received;
     env.octets += bytes.len();
     let datagrams = bytes.len().div_ceil(segment_size).max(1) as u64;
     let Some(sender) = env.table.sender(source.ip()) else {
@@ -75,6 +75,9 @@ fn train<'p, T: TunPort, U>(
     };
     if truncated {
         return env.counters.drops.add(DropReason::DatagramTruncated, datagrams);
+    }
+    if env.table.peer(sender).codec.kind() != codec {
+        return env.counters.drops.add(DropReason::WrongCodec, datagrams);
     }
     mark(engine, env.table, sender, ecn, segment_size, bytes);
     let bytes: &'p [u8] = bytes;

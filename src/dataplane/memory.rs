@@ -5,7 +5,7 @@ use std::io::{self, IoSlice};
 use std::net::SocketAddr;
 
 use bytes::{Bytes, BytesMut};
-use overlay_proto::Ecn;
+use overlay_proto::{CodecKind, Ecn};
 
 use super::port::{TunPort, UnderlayPort};
 use super::underlay::bucket;
@@ -59,6 +59,8 @@ pub struct MemoryTrain {
 pub struct MemoryUnderlay {
     /// What the worker will receive.
     pub incoming: VecDeque<MemoryTrain>,
+    /// What is spoken on the port that it arrives at.
+    pub codec: CodecKind,
     /// What the worker has sent.
     pub sent: Vec<MemoryTrain>,
     /// Errors to answer the next sends with, as the kernel would.
@@ -68,6 +70,7 @@ pub struct MemoryUnderlay {
 impl UnderlayPort for MemoryUnderlay {
     fn recv(&mut self, batch: &mut RecvBatch) -> io::Result<()> {
         batch.clear();
+        batch.set_codec(self.codec);
         while let Some(train) = self.incoming.front() {
             let size = train.segment_size.map_or(train.bytes.len(), usize::from);
             if !batch.push(train.peer, train.ecn, size, &train.bytes) {

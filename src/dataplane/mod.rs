@@ -1,6 +1,6 @@
 //! Packets: reading, deciding through the engine, writing; whole batches at a time.
 //!
-//! Owns the workers, each a thread with one TUN queue and one receiving socket that no other thread
+//! Owns the workers, each a thread with one TUN queue and receiving sockets that no other thread
 //! reads. Control speaks to workers by publishing a table and by a short queue of commands that
 //! they look at when woken; nothing that control does can delay a packet. Never allocates, locks or
 //! logs per packet; a full queue of the kernel's costs the packet, which is counted.
@@ -25,7 +25,7 @@ pub use counters::WorkerCounters;
 pub use egress::Egress;
 pub use ingress::Ingress;
 pub use memory::{MemoryTrain, MemoryTun, MemoryUnderlay};
-pub use plane::{DataPlane, Settings};
+pub use plane::{DataPlane, Listening, Settings};
 pub use port::{TunPort, UnderlayPort};
 pub use round::{Env, Notice, Notices, Round};
 pub use train::super_packet_limit;

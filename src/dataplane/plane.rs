@@ -12,11 +12,11 @@ use tokio::sync::mpsc;
 
 use super::counters::WorkerCounters;
 use super::round::{Notice, Notices};
-use super::underlay::Underlay;
+use super::underlay::{Sockets, Underlay};
 use super::vigil::Vigil;
 use super::worker::{Command, Worker};
 use super::{Egress, Ingress};
-use crate::engine::{DropReason, Table};
+use crate::engine::{DropReason, Table, Tunnel};
 use crate::platform::tun::{Offload, TunQueue};
 use crate::platform::udp::Gro;
 use crate::platform::wake::{WaitSet, Waker};
@@ -35,19 +35,23 @@ pub struct Settings {
     pub workers: usize,
     /// What the kernel may leave to us, and we to it.
     pub offload: Offload,
-    /// UDP port of the tunnel.
-    pub port: u16,
     /// How long a worker keeps watch before it sleeps, while messages follow each other closely.
     pub busy_poll: Duration,
     /// The daemon's start, from which ages are counted.
     pub started: Instant,
 }
 
+/// Bound sockets that no worker reads yet.
+#[derive(Debug)]
+pub struct Listening(Sockets);
+
 /// The running workers.
 pub struct DataPlane {
     settings: Settings,
     table: Arc<ArcSwap<Table>>,
     workers: Vec<Handle>,
+    /// The sockets in use, to keep those that another table needs too.
+    sockets: Mutex<Sockets>,
     /// The queues in use, to ask whether they still have a device.
     queues: Mutex<Queues>,
 }
@@ -66,28 +70,30 @@ struct Handle {
 }
 
 impl DataPlane {
-    /// Binds the sockets to `address` and starts the workers; they carry packets once the TUN device
+    /// Binds the sockets to `address` and the ports that `table` needs, and starts the workers; they carry packets once the TUN device
     /// is opened. Returns where workers tell what they find out.
     ///
     /// # Errors
     ///
-    /// The address is not this machine's, the port is taken, or the kernel is out of something.
+    /// The address is not this machine's, a port is taken, or the kernel is out of something.
     pub fn start(
         settings: Settings,
         table: Table,
         address: IpAddr,
     ) -> Result<(Self, mpsc::Receiver<Notice>)> {
         let (notices, noticed) = Notices::new();
+        let gro = if settings.offload == Offload::None { Gro::Off } else { Gro::On };
+        let sockets = Sockets::bind(address, &table.local().tunnels, settings.workers, gro)?;
         let table = Arc::new(ArcSwap::from_pointee(table));
-        let underlays = bind(&settings, address)?;
-        let workers = underlays
-            .into_iter()
+        let workers = sockets
+            .of_workers()
             .enumerate()
             .map(|(index, underlay)| {
                 start_worker(&settings, index, underlay, Arc::clone(&table), notices.clone())
             })
             .collect::<Result<Vec<_>>>()?;
-        let plane = Self { settings, table, workers, queues: Mutex::default() };
+        let sockets = Mutex::new(sockets);
+        let plane = Self { settings, table, workers, sockets, queues: Mutex::default() };
         Ok((plane, noticed))
     }
 
@@ -101,17 +107,23 @@ impl DataPlane {
         self.table.load_full()
     }
 
-    /// Moves the workers to sockets of another address; the old ones are used until then.
+    /// Binds what sockets another address or other ports need; workers go on with those that they
+    /// have until [`listen`](Self::listen).
     ///
     /// # Errors
     ///
     /// As [`start`](Self::start); nothing has changed then.
-    pub fn rebind(&self, address: IpAddr) -> Result<()> {
-        let underlays = bind(&self.settings, address)?;
-        for (worker, underlay) in self.workers.iter().zip(underlays) {
+    pub fn bind(&self, address: IpAddr, tunnels: &[Tunnel]) -> Result<Listening> {
+        let sockets = self.sockets.lock().unwrap_or_else(PoisonError::into_inner);
+        sockets.moved(address, tunnels).map(Listening)
+    }
+
+    /// Moves the workers to these sockets. Those that they have already stay open, and lose nothing.
+    pub fn listen(&self, Listening(sockets): Listening) {
+        for (worker, underlay) in self.workers.iter().zip(sockets.of_workers()) {
             worker.send(Command::Underlay(underlay));
         }
-        Ok(())
+        *self.sockets.lock().unwrap_or_else(PoisonError::into_inner) = sockets;
     }
 
     /// Whether the workers have a TUN device.
@@ -207,11 +219,6 @@ impl Handle {
         let _ = self.commands.try_send(command);
         self.waker.wake();
     }
-}
-
-fn bind(settings: &Settings, address: IpAddr) -> Result<Vec<Underlay>> {
-    let gro = if settings.offload == Offload::None { Gro::Off } else { Gro::On };
-    Underlay::bind(address, settings.port, settings.workers, gro)
 }
 
 fn start_worker(

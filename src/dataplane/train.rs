@@ -6,24 +6,25 @@
 
 use std::net::SocketAddr;
 
-use overlay_proto::{Codec, Ecn, Mtu};
+use overlay_proto::{Ecn, Mtu};
 
 use super::underlay;
 use crate::engine::PeerIndex;
 use crate::platform::udp::{MAX_SEND_LEN, MAX_SEND_SEGMENTS};
 
-/// Longest super-packet that a pod should send, so that it leaves in one call.
+/// Longest super-packet that a pod should send, so that it leaves in one call, where the devices have
+/// this MTU and no codec in use has a longer header than `header_len` bytes.
 ///
 /// A call carries [`MAX_SEND_LEN`] bytes, so many full datagrams and no more; the super-packet's last
 /// few segments would cost a call of their own. The kernel keeps a TCP super-packet's payload some
 /// 320 bytes below this limit (`sk_dst_gso_max_size`) and sends whole segments of the MTU less 40 to
 /// 72 bytes (IPv6, and TCP with timestamps), so that one segment more than fits is never reached.
-pub fn super_packet_limit(mtu: Mtu) -> u32 {
+pub fn super_packet_limit(mtu: Mtu, header_len: usize) -> u32 {
     const LONGEST_HEADERS: usize = 40 + 32;
     /// `GSO_LEGACY_MAX_SIZE`, the kernel's limit unless told otherwise.
     const KERNEL_LIMIT: usize = 1 << 16;
     let mtu = usize::from(mtu.get());
-    let segments = (MAX_SEND_LEN / (mtu + Codec::MAX_HEADER_LEN)).min(MAX_SEND_SEGMENTS);
+    let segments = (MAX_SEND_LEN / (mtu + header_len)).min(MAX_SEND_SEGMENTS);
     let limit = ((segments + 1) * (mtu - LONGEST_HEADERS)).min(KERNEL_LIMIT);
     u32::try_from(limit).unwrap_or(u32::MAX)
 }

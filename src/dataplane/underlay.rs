@@ -1,10 +1,13 @@
-//! The underlay sockets: one receiving socket a worker, and sending sockets that all workers share.
+//! The underlay sockets: each worker has a receiving one for each port, and all share the sending ones.
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
+use overlay_proto::CodecKind;
+
 use super::port::UnderlayPort;
+use crate::engine::Tunnel;
 use crate::platform::udp::{Gro, Receiver, RecvBatch, Sender, Transmit};
 use crate::platform::{Result, tun};
 
@@ -18,39 +21,119 @@ pub(super) fn bucket(flow_hash: u32) -> usize {
     (flow_hash >> (u32::BITS - SENDERS.ilog2())) as usize
 }
 
-/// One worker's sockets.
-#[derive(Debug)]
-pub struct Underlay {
-    receiver: Receiver,
+/// The sockets of all workers.
+#[derive(Clone, Debug)]
+pub(super) struct Sockets {
+    address: IpAddr,
+    ports: Vec<Port>,
     senders: Arc<[Sender]>,
+    workers: usize,
+    gro: Gro,
 }
 
-impl Underlay {
-    /// Binds the sockets of `workers` workers.
+/// A port, with a receiving socket for each worker.
+#[derive(Clone, Debug)]
+struct Port {
+    tunnel: Tunnel,
+    receivers: Vec<Arc<Receiver>>,
+}
+
+impl Sockets {
+    /// Binds the sockets of `workers` workers to `address` and the ports of `tunnels`.
     ///
     /// # Errors
     ///
     /// As [`Receiver::bind`] and [`Sender::bind`].
-    pub fn bind(address: IpAddr, port: u16, workers: usize, gro: Gro) -> Result<Vec<Self>> {
+    pub(super) fn bind(
+        address: IpAddr,
+        tunnels: &[Tunnel],
+        workers: usize,
+        gro: Gro,
+    ) -> Result<Self> {
         let senders: Arc<[Sender]> =
             (0..SENDERS).map(|_| Sender::bind(address)).collect::<Result<Vec<_>>>()?.into();
-        (0..workers)
-            .map(|_| {
-                let receiver = Receiver::bind(SocketAddr::new(address, port), gro)?;
-                Ok(Self { receiver, senders: Arc::clone(&senders) })
-            })
-            .collect()
+        let none = Self { address, ports: Vec::new(), senders, workers, gro };
+        none.with(tunnels)
     }
 
-    /// The receiving socket, to be polled.
-    pub fn receiver(&self) -> &Receiver {
-        &self.receiver
+    /// The same for another address, other ports, or both. What stays the same keeps its sockets,
+    /// and with them what waits there.
+    ///
+    /// # Errors
+    ///
+    /// As [`bind`](Self::bind); these sockets are as they were.
+    pub(super) fn moved(&self, address: IpAddr, tunnels: &[Tunnel]) -> Result<Self> {
+        if address == self.address {
+            self.with(tunnels)
+        } else {
+            Self::bind(address, tunnels, self.workers, self.gro)
+        }
+    }
+
+    fn with(&self, tunnels: &[Tunnel]) -> Result<Self> {
+        let ports = tunnels.iter().map(|tunnel| self.port(*tunnel)).collect::<Result<_>>()?;
+        Ok(Self { ports, ..self.clone() })
+    }
+
+    fn port(&self, tunnel: Tunnel) -> Result<Port> {
+        let known = self.ports.iter().find(|known| known.tunnel.port == tunnel.port);
+        let receivers = match known {
+            Some(known) => known.receivers.clone(),
+            None => (0..self.workers)
+                .map(|_| {
+                    let address = SocketAddr::new(self.address, tunnel.port);
+                    Receiver::bind(address, self.gro).map(Arc::new)
+                })
+                .collect::<Result<_>>()?,
+        };
+        Ok(Port { tunnel, receivers })
+    }
+
+    /// What each worker gets of them.
+    pub(super) fn of_workers(&self) -> impl Iterator<Item = Underlay> {
+        (0..self.workers).map(|worker| Underlay {
+            receivers: self
+                .ports
+                .iter()
+                .map(|port| (port.tunnel.codec, Arc::clone(&port.receivers[worker])))
+                .collect(),
+            next: 0,
+            senders: Arc::clone(&self.senders),
+        })
+    }
+}
+
+/// One worker's sockets.
+#[derive(Debug)]
+pub struct Underlay {
+    /// INVARIANT: at least one.
+    receivers: Box<[(CodecKind, Arc<Receiver>)]>,
+    /// Which one is asked first.
+    next: usize,
+    senders: Arc<[Sender]>,
+}
+
+impl Underlay {
+    /// The receiving sockets, to be polled.
+    pub fn receivers(&self) -> impl Iterator<Item = &Receiver> {
+        self.receivers.iter().map(|(_, receiver)| &**receiver)
     }
 }
 
 impl UnderlayPort for Underlay {
+    /// Asks the sockets in turn, so that none is kept from its turn by one that is always busy.
     fn recv(&mut self, batch: &mut RecvBatch) -> io::Result<()> {
-        self.receiver.recv(batch)
+        let mut outcome = Err(io::ErrorKind::WouldBlock.into());
+        for _ in 0..self.receivers.len() {
+            let (codec, receiver) = &self.receivers[self.next];
+            self.next = (self.next + 1) % self.receivers.len();
+            batch.set_codec(*codec);
+            outcome = receiver.recv(batch);
+            if !matches!(&outcome, Err(error) if error.kind() == io::ErrorKind::WouldBlock) {
+                break;
+            }
+        }
+        outcome
     }
 
     fn send(&mut self, flow_hash: u32, transmit: &Transmit<'_>) -> io::Result<()> {

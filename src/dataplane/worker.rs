@@ -1,4 +1,4 @@
-//! The thread that moves packets: one TUN queue, one receiving socket.
+//! The thread that moves packets: one TUN queue, a receiving socket for each port.
 
 use std::io;
 use std::os::fd::{AsFd as _, BorrowedFd};
@@ -141,7 +141,7 @@ impl Worker {
                     self.ingress.set_offload(offload);
                 }
                 Command::Underlay(underlay) => {
-                    self.forget(underlay_of(&self.underlay));
+                    self.forget_underlay();
                     self.underlay = underlay;
                 }
                 Command::Stop => return Flow::Stop,
@@ -159,12 +159,11 @@ impl Worker {
         self.watch_ports()
     }
 
-    /// Waits on device and socket; without a device on neither.
+    /// Waits on device and sockets; without a device on none.
     fn watch_ports(&self) -> io::Result<()> {
         let Some(tun) = &self.tun else { return Ok(()) };
-        for (fd, token) in
-            [(tun.as_fd(), token::TUN), (underlay_of(&self.underlay), token::UNDERLAY)]
-        {
+        let receivers = self.underlay.receivers().map(|socket| (socket.as_fd(), token::UNDERLAY));
+        for (fd, token) in receivers.chain([(tun.as_fd(), token::TUN)]) {
             match self.set.add(fd, token) {
                 Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
                 _ => {}
@@ -177,8 +176,12 @@ impl Worker {
     fn lose_tun(&mut self) {
         if let Some(tun) = self.tun.take() {
             self.forget(tun.as_fd());
-            self.forget(underlay_of(&self.underlay));
+            self.forget_underlay();
         }
+    }
+
+    fn forget_underlay(&self) {
+        self.underlay.receivers().for_each(|socket| self.forget(socket.as_fd()));
     }
 
     fn forget(&self, fd: BorrowedFd<'_>) {
@@ -207,10 +210,6 @@ impl Worker {
 fn failed(error: io::Error) -> Ready {
     tracing::error!(%error, "waiting for packets failed");
     Ready::ALL
-}
-
-fn underlay_of(underlay: &Underlay) -> BorrowedFd<'_> {
-    underlay.receiver().as_fd()
 }
 
 #[derive(PartialEq, Eq)]

@@ -11,6 +11,8 @@ pub enum DropReason {
     UnknownPeer,
     /// The datagram was longer than any the overlay sends.
     DatagramTruncated,
+    /// The datagram came to the port of another codec than its sender's.
+    WrongCodec,
     /// The overlay header is not what we send.
     Header(DecodeError),
     /// What was carried is not one whole IP packet.
@@ -46,18 +48,21 @@ pub enum DropReason {
 
 impl DropReason {
     /// How many reasons there are.
-    pub const COUNT: usize = 28;
+    pub const COUNT: usize = 31;
 
     /// Every reason, in the order in which a packet may meet them, ingress first.
     pub const ALL: [Self; Self::COUNT] = [
         Self::UnknownPeer,
         Self::DatagramTruncated,
+        Self::WrongCodec,
         Self::Header(DecodeError::ALL[0]),
         Self::Header(DecodeError::ALL[1]),
         Self::Header(DecodeError::ALL[2]),
         Self::Header(DecodeError::ALL[3]),
         Self::Header(DecodeError::ALL[4]),
         Self::Header(DecodeError::ALL[5]),
+        Self::Header(DecodeError::ALL[6]),
+        Self::Header(DecodeError::ALL[7]),
         Self::Inner(InnerError::ALL[0]),
         Self::Inner(InnerError::ALL[1]),
         Self::Inner(InnerError::ALL[2]),
@@ -85,6 +90,7 @@ impl DropReason {
         match self {
             Self::UnknownPeer => "unknown_peer",
             Self::DatagramTruncated => "datagram_truncated",
+            Self::WrongCodec => "wrong_codec",
             Self::Header(error) => error.as_str(),
             Self::Inner(error) => error.as_str(),
             Self::SpoofedSource => "spoofed_source",

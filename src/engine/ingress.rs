@@ -27,8 +27,8 @@ impl Engine {
         outer_ecn: Ecn,
         datagram: &'p [u8],
     ) -> Result<Delivery<'p>, DropReason> {
-        let codec = table.peer(sender).codec;
-        let decoded = codec.decode(table.vni(), datagram)?;
+        let peer = table.peer(sender);
+        let decoded = peer.codec.decode(peer.vni, datagram)?;
         let packet = InnerPacket::parse_as(decoded.family, decoded.inner)?;
         // The owner by longest match must be the sender: that the source is somewhere inside one of
         // the sender's subnets would not do if another node owned a longer prefix of it.

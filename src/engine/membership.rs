@@ -8,17 +8,21 @@ use std::fmt;
 use std::net::IpAddr;
 
 use ipnet::IpNet;
-use overlay_proto::{Family, Vni};
+use overlay_proto::{CodecKind, Family, Vni};
+
+use super::tunnel::{self, Foreign, MAX_PORTS, Speech, Tunnel};
 
 /// What all nodes of a cluster share.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Overlay {
-    /// Virtual network identifier on the wire.
+    /// Virtual network identifier of VXLAN-GPE.
     pub vni: Vni,
     /// Pod networks, at most one per family.
     pub networks: Vec<IpNet>,
-    /// UDP port of the tunnel.
+    /// UDP port of VXLAN-GPE.
     pub port: u16,
+    /// The codecs of nodes that do not run Culvert.
+    pub foreign: Foreign,
 }
 
 /// One node as a table source knows it.
@@ -30,12 +34,15 @@ pub struct NodeEntry {
     pub address: IpAddr,
     /// Its pod subnets.
     pub subnets: Vec<IpNet>,
+    /// How it speaks.
+    pub speech: Speech,
 }
 
 /// A checked list of nodes, this one among them.
 ///
 /// INVARIANT: names and addresses are unique, addresses are of one family and outside the pod
-/// networks, subnets lie inside them and have no address in common, and `local` is a valid index.
+/// networks, subnets lie inside them and have no address in common, `local` is a valid index, that node and any
+/// other have a tunnel in common, and no two codecs have a port in common.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Membership {
     pub(super) overlay: Overlay,
@@ -56,6 +63,12 @@ pub enum Place {
     Subnet(usize, usize),
     /// The list of a node's subnets.
     Subnets(usize),
+    /// The codec of a node.
+    Codec(usize),
+    /// The port of a node.
+    Port(usize),
+    /// The Ethernet address of a node.
+    Mac(usize),
 }
 
 /// What is wrong.
@@ -85,6 +98,24 @@ pub enum Fault {
     TooSmall,
     /// The named node has a subnet with addresses in common.
     Overlap(String, IpNet),
+    /// No port is 0.
+    BadPort,
+    /// A port of which nobody knows what is spoken there.
+    PortWithoutCodec,
+    /// Another node's tunnels have the port for this codec.
+    PortTwice(CodecKind),
+    /// More ports than a node listens on.
+    TooManyPorts,
+    /// The address is a group's, or zero.
+    BadMac,
+    /// The named node has the address.
+    DuplicateMac(String),
+    /// Frames to the node need an address.
+    MacMissing,
+    /// This codec has no frames.
+    MacUnused(CodecKind),
+    /// This node speaks nothing but this.
+    NothingInCommon(Tunnel),
 }
 
 /// Why a list of nodes was refused.
@@ -125,6 +156,24 @@ impl TableError {
             }
             Fault::TooSmall => "use a /30 or larger for IPv4, a /126 or larger for IPv6".to_owned(),
             Fault::Overlap(..) => "give each node subnets of its own".to_owned(),
+            Fault::BadPort => "write 1 to 65535, or leave it out".to_owned(),
+            Fault::PortWithoutCodec => {
+                "write the node's codec too; for a node that runs Culvert leave out both".to_owned()
+            }
+            Fault::PortTwice(_) => "give each codec ports of its own".to_owned(),
+            Fault::TooManyPorts => "let several nodes share a port".to_owned(),
+            Fault::BadMac => "write the address of the node's VXLAN device".to_owned(),
+            Fault::DuplicateMac(_) => "give each node an address of its own".to_owned(),
+            Fault::MacMissing => {
+                "add node.mac, the address of the node's VXLAN device (`ip link show flannel.1`)"
+                    .to_owned()
+            }
+            Fault::MacUnused(_) => "leave node.mac out, or correct node.codec".to_owned(),
+            Fault::NothingInCommon(_) => {
+                "let both nodes speak one codec on one port, or run Culvert on one of them and leave \
+                 its node.codec out"
+                    .to_owned()
+            }
         }
     }
 }
@@ -149,6 +198,17 @@ impl fmt::Display for TableError {
             Fault::Overlap(name, other) => {
                 write!(f, "has addresses in common with {other} of node \"{name}\"")
             }
+            Fault::BadPort => f.write_str("not a port"),
+            Fault::PortWithoutCodec => f.write_str("a port without a codec"),
+            Fault::PortTwice(codec) => write!(f, "the port is that of {codec} already"),
+            Fault::TooManyPorts => {
+                write!(f, "one more port than the {MAX_PORTS} that a node listens on at most")
+            }
+            Fault::BadMac => f.write_str("not an address that one device has"),
+            Fault::DuplicateMac(name) => write!(f, "node \"{name}\" has this address too"),
+            Fault::MacMissing => f.write_str("frames to this node would have no address"),
+            Fault::MacUnused(codec) => write!(f, "packets of {codec} have no such address"),
+            Fault::NothingInCommon(own) => write!(f, "this node speaks {own} and nothing else"),
         }
     }
 }
@@ -171,6 +231,7 @@ impl Membership {
         check_addresses(&overlay, &nodes, Family::of(nodes[local].address))?;
         check_subnets(&overlay, &nodes)?;
         check_overlaps(&nodes)?;
+        tunnel::check(&overlay, &nodes, local)?;
         Ok(Self { overlay, nodes, local })
     }
 
@@ -188,13 +249,26 @@ impl Membership {
             .map(|(_, node)| node)
     }
 
+    /// What this node and `peer`, one of the list, speak with one another.
+    pub fn tunnel_to(&self, peer: &NodeEntry) -> Tunnel {
+        let own = &self.local().speech;
+        self.overlay
+            .tunnel_between(own, &peer.speech)
+            .unwrap_or_else(|| self.overlay.tunnel_of(own))
+    }
+
+    /// Every codec and port that this node needs, its own first.
+    pub fn tunnels(&self) -> Vec<Tunnel> {
+        tunnel::tunnels(&self.overlay, &self.nodes, self.local)
+    }
+
     /// What all nodes share.
     pub fn overlay(&self) -> &Overlay {
         &self.overlay
     }
 }
 
-fn error(place: Place, value: impl fmt::Display, fault: Fault) -> TableError {
+pub(super) fn error(place: Place, value: impl fmt::Display, fault: Fault) -> TableError {
     TableError { place, value: value.to_string(), fault }
 }
 

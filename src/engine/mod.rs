@@ -13,6 +13,7 @@ mod peer;
 mod prefix_map;
 mod reply;
 mod table;
+mod tunnel;
 
 pub use drop_reason::{DropCounters, DropReason};
 pub use egress::EgressVerdict;
@@ -22,6 +23,7 @@ pub use peer::{Peer, PeerCounters, PeerIndex, PeerRegistry, Traffic};
 pub use prefix_map::PrefixMap;
 pub use reply::Reply;
 pub use table::{Local, Owner, Table};
+pub use tunnel::{Foreign, MAX_PORTS, Speech, Tunnel};
 
 use std::time::Instant;
 

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use dashmap::DashMap;
 use ipnet::IpNet;
-use overlay_proto::{Codec, Mtu};
+use overlay_proto::{Codec, Mtu, Vni};
 
 /// A peer's place in the table's list of peers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -31,8 +31,10 @@ pub struct Peer {
     pub name: String,
     /// Where its datagrams go.
     pub endpoint: SocketAddr,
-    /// How it speaks.
+    /// What it and this node speak.
     pub codec: Codec,
+    /// The virtual network of its packets.
+    pub vni: Vni,
     /// Longest inner packet that reaches it in one datagram.
     pub mtu: Mtu,
     /// Its pod subnets.

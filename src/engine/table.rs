@@ -5,9 +5,9 @@ use std::net::{IpAddr, SocketAddr};
 
 use foldhash::fast::RandomState;
 use ipnet::IpNet;
-use overlay_proto::{Codec, Family, Mtu, Vni};
+use overlay_proto::{Family, Mac, Mtu, Vni};
 
-use super::{Membership, Peer, PeerIndex, PeerRegistry, PrefixMap};
+use super::{Membership, Peer, PeerIndex, PeerRegistry, PrefixMap, Tunnel};
 
 /// Whose subnet an address lies in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -25,6 +25,10 @@ pub struct Local {
     pub name: String,
     /// Its underlay address.
     pub address: IpAddr,
+    /// Its Ethernet address in tunnels that have frames.
+    pub mac: Mac,
+    /// Every codec and port that it speaks with somebody, its own first.
+    pub tunnels: Vec<Tunnel>,
     /// Its pod subnets.
     pub subnets: Vec<IpNet>,
     /// The addresses by which its pods know it as their router.
@@ -59,18 +63,23 @@ impl Table {
         registry: &PeerRegistry,
     ) -> Self {
         let overlay = members.overlay();
+        let local = members.local();
+        let mac = local.speech.mac_at(local.address);
         let peers: Vec<Peer> = members
             .peers()
-            .map(|node| Peer {
-                name: node.name.clone(),
-                endpoint: SocketAddr::new(node.address, overlay.port),
-                codec: Codec::default(),
-                mtu: mtu_to(node.address),
-                subnets: node.subnets.clone(),
-                counters: registry.counters(&node.name),
+            .map(|node| {
+                let tunnel = members.tunnel_to(node);
+                Peer {
+                    name: node.name.clone(),
+                    endpoint: SocketAddr::new(node.address, tunnel.port),
+                    codec: tunnel.codec_between(mac, node.speech.mac_at(node.address)),
+                    vni: overlay.vni_of(tunnel.codec),
+                    mtu: mtu_to(node.address),
+                    subnets: node.subnets.clone(),
+                    counters: registry.counters(&node.name),
+                }
             })
             .collect();
-        let local = members.local();
         let owned = |subnets: &[IpNet], owner: Owner| {
             subnets.iter().map(|subnet| (*subnet, owner)).collect::<Vec<_>>()
         };
@@ -86,6 +95,8 @@ impl Table {
             local: Local {
                 name: local.name.clone(),
                 address: local.address,
+                mac,
+                tunnels: members.tunnels(),
                 subnets: local.subnets.clone(),
                 routers,
             },
@@ -123,7 +134,7 @@ impl Table {
         &self.local
     }
 
-    /// The virtual network that all packets must belong to.
+    /// The virtual network of nodes that run Culvert.
     pub fn vni(&self) -> Vni {
         self.vni
     }

@@ -12,6 +12,7 @@ fn overlay() -> Overlay {
         vni: Vni::new(1).unwrap(),
         networks: vec!["10.0.0.0/8".parse().unwrap(), "fd00::/16".parse().unwrap()],
         port: 4790,
+        foreign: Foreign::default(),
     }
 }
 
@@ -20,6 +21,7 @@ fn node(index: u32, subnets: &[&str]) -> NodeEntry {
         name: format!("node{index}"),
         address: IpAddr::from((0xc0a8_0000 + index).to_be_bytes()),
         subnets: subnets.iter().map(|subnet| subnet.parse().unwrap()).collect(),
+        speech: Speech::default(),
     }
 }
 

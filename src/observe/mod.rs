@@ -12,7 +12,7 @@ mod status;
 pub use admin::{AdminSocket, query};
 pub use http::serve_http;
 pub use log::{Format, start_logging};
-pub use status::{PeerStatus, Status, TableStatus, UnderlayStatus};
+pub use status::{PeerStatus, Status, TableStatus, TunnelStatus, UnderlayStatus};
 
 use std::sync::Arc;
 

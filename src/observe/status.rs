@@ -52,7 +52,20 @@ pub struct Status {
 pub struct UnderlayStatus {
     /// This node's underlay address.
     pub address: IpAddr,
-    /// UDP port of the tunnel.
+    /// UDP port of this node's own codec.
+    pub port: u16,
+    /// Everything that it listens for, its own codec first.
+    pub tunnels: Vec<TunnelStatus>,
+    /// Its Ethernet address in tunnels that have frames.
+    pub mac: String,
+}
+
+/// One port that is listened on.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TunnelStatus {
+    /// The name of the codec that is spoken there.
+    pub codec: String,
+    /// The UDP port.
     pub port: u16,
 }
 
@@ -78,6 +91,10 @@ pub struct PeerStatus {
     pub address: IpAddr,
     /// Its pod subnets.
     pub subnets: Vec<IpNet>,
+    /// The name of the codec that it and this node speak.
+    pub codec: String,
+    /// UDP port of the tunnel with it.
+    pub port: u16,
     /// Longest inner packet toward it, in bytes.
     pub mtu: u16,
     /// Sent to it.
@@ -103,6 +120,14 @@ impl fmt::Display for Status {
         facts.add_row(["MTU", &format!("{} bytes", self.mtu)]);
         let underlay = format!("{} UDP port {}", self.underlay.address, self.underlay.port);
         facts.add_row(["underlay", &format!("{underlay}, VNI {}", self.vni)]);
+        for tunnel in self.underlay.tunnels.iter().skip(1) {
+            let TunnelStatus { codec, port } = tunnel;
+            let end = match codec.as_str() {
+                "vxlan" => format!(", MAC {}", self.underlay.mac),
+                _ => String::new(),
+            };
+            facts.add_row(["", &format!("and {codec} on UDP port {port}{end}")]);
+        }
         facts.add_row(["offload", &format!("{} on {} workers", self.offload, self.workers)]);
         let TableStatus { source, generation, nodes, error } = &self.table;
         facts.add_row(["table", &format!("{nodes} nodes from {source}, generation {generation}")]);
@@ -111,9 +136,18 @@ impl fmt::Display for Status {
         }
         writeln!(f, "{}\n", facts.trim_fmt())?;
 
-        let mut peers =
-            table(["peer", "address", "subnets", "sent", "", "received", "", "last heard"]);
-        for column in 3..=6 {
+        let mut peers = table([
+            "peer",
+            "address",
+            "codec",
+            "subnets",
+            "sent",
+            "",
+            "received",
+            "",
+            "last heard",
+        ]);
+        for column in 4..=7 {
             if let Some(column) = peers.column_mut(column) {
                 column.set_cell_alignment(CellAlignment::Right);
             }
@@ -122,6 +156,7 @@ impl fmt::Display for Status {
             peers.add_row([
                 peer.name.clone(),
                 peer.address.to_string(),
+                peer.codec.clone(),
                 list(&peer.subnets),
                 format!("{} packets", peer.egress.packets),
                 octets(peer.egress.bytes),

@@ -10,7 +10,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::os::fd::{AsFd, AsRawFd as _, BorrowedFd};
 use std::ptr;
 
-use overlay_proto::Ecn;
+use overlay_proto::{CodecKind, Ecn};
 use socket2::{Domain, Protocol, SockAddr, SockAddrStorage, Socket, Type};
 
 use crate::platform::{Error, Result};
@@ -177,6 +177,8 @@ impl AsFd for Receiver {
 pub struct RecvBatch {
     buffers: Vec<Box<[u8]>>,
     received: Vec<Arrival>,
+    /// What is spoken on the port that they came to.
+    codec: CodecKind,
     /// How many trains the next call asks for.
     limit: usize,
 }
@@ -195,6 +197,8 @@ struct Arrival {
 pub struct Received<'a> {
     /// Who sent it, by the outer header.
     pub source: SocketAddr,
+    /// What is spoken on the port that it came to.
+    pub codec: CodecKind,
     /// Mark of the outer header.
     pub ecn: Ecn,
     /// Bytes of each datagram but the last; never zero.
@@ -211,8 +215,14 @@ impl RecvBatch {
         Self {
             buffers: (0..MAX_RECV_TRAINS).map(|_| vec![0; MAX_TRAIN_LEN].into()).collect(),
             received: Vec::with_capacity(MAX_RECV_TRAINS),
+            codec: CodecKind::default(),
             limit: MAX_RECV_TRAINS,
         }
+    }
+
+    /// Says what is spoken on the port that all of the trains came to.
+    pub fn set_codec(&mut self, codec: CodecKind) {
+        self.codec = codec;
     }
 
     /// Forgets what was received.
@@ -232,8 +242,10 @@ impl RecvBatch {
 
     /// The trains of the last call, in the order of their arrival.
     pub fn iter_mut(&mut self) -> impl Iterator<Item = Received<'_>> {
-        self.received.iter().zip(&mut self.buffers).map(|(arrival, buffer)| Received {
+        let codec = self.codec;
+        self.received.iter().zip(&mut self.buffers).map(move |(arrival, buffer)| Received {
             source: arrival.source,
+            codec,
             ecn: arrival.ecn,
             segment_size: arrival.segment_size,
             truncated: arrival.truncated,

@@ -90,7 +90,8 @@ impl WaitSet {
         Ok(Self { epoll: epoll::create(epoll::CreateFlags::CLOEXEC)? })
     }
 
-    /// Adds a descriptor under `token`, which is less than 8. Closing it takes it out again.
+    /// Adds a descriptor under `token`, which is less than 8, and which several may share. Closing it
+    /// takes it out again.
     ///
     /// # Errors
     ///

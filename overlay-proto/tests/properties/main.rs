@@ -10,37 +10,57 @@ mod packets;
 
 use etherparse::IpSlice;
 use overlay_proto::ecn::{decapsulate, encapsulate, set_ecn};
-use overlay_proto::{Codec, Ecn, Family, InnerPacket, Vni};
+use overlay_proto::{Codec, DecodeError, Ecn, Family, InnerPacket, Mac, Vni};
 use proptest::collection::vec;
 use proptest::prelude::*;
 
 use crate::checksum::slow;
 
 const GPE: Codec = Codec::VxlanGpe;
+const CODECS: [Codec; 3] = [
+    GPE,
+    Codec::Vxlan { own: Mac::new([2, 0, 0, 0, 0, 1]), peer: Mac::new([2, 0, 0, 0, 0, 2]) },
+    Codec::IpUdp,
+];
 const ALL_ECN: [Ecn; 4] = [Ecn::NotEct, Ecn::Ect1, Ecn::Ect0, Ecn::Ce];
+
+/// The codec as the node at the other end of the tunnel has it.
+fn other_end(codec: Codec) -> Codec {
+    match codec {
+        Codec::Vxlan { own, peer } => Codec::Vxlan { own: peer, peer: own },
+        same => same,
+    }
+}
 
 proptest! {
     #[test]
     fn encapsulated_packet_comes_back(vni in 0..=Vni::MAX, packet in packets::any()) {
         let vni = Vni::new(vni).unwrap();
-        let mut datagram = GPE.header(vni, packet.family()).as_slice().to_vec();
-        prop_assert_eq!(datagram.len(), GPE.header_len());
-        datagram.extend_from_slice(&packet.bytes());
-        let decoded = GPE.decode(vni, &datagram).unwrap();
-        let inner = InnerPacket::parse_as(decoded.family, decoded.inner).unwrap();
-        prop_assert_eq!(inner.bytes(), packet.bytes());
+        for codec in CODECS {
+            let mut datagram = codec.header(vni, packet.family()).as_slice().to_vec();
+            prop_assert_eq!(datagram.len(), codec.header_len());
+            datagram.extend_from_slice(&packet.bytes());
+            let decoded = other_end(codec).decode(vni, &datagram).unwrap();
+            let inner = InnerPacket::parse_as(decoded.family, decoded.inner).unwrap();
+            prop_assert_eq!(inner.bytes(), packet.bytes());
+        }
     }
 
     #[test]
     fn other_vni_is_rejected(sent in 0..=Vni::MAX, ours in 0..=Vni::MAX) {
         prop_assume!(sent != ours);
-        let header = GPE.header(Vni::new(sent).unwrap(), Family::V4);
-        prop_assert!(GPE.decode(Vni::new(ours).unwrap(), header.as_slice()).is_err());
+        for codec in &CODECS[..2] {
+            let header = codec.header(Vni::new(sent).unwrap(), Family::V4);
+            let decoded = other_end(*codec).decode(Vni::new(ours).unwrap(), header.as_slice());
+            prop_assert_eq!(decoded, Err(DecodeError::Vni));
+        }
     }
 
     #[test]
     fn arbitrary_bytes_never_panic(bytes in vec(any::<u8>(), 0..200), nibble in 0_u8..4) {
-        let _ = GPE.decode(Vni::new(7).unwrap(), &bytes);
+        for codec in CODECS {
+            let _ = codec.decode(Vni::new(7).unwrap(), &bytes);
+        }
         use_everything(&bytes);
         // The same bytes with a version nibble that gets past the first check.
         let mut bytes = bytes;

@@ -171,7 +171,7 @@ mod tests {
             cluster_networks: networks.iter().map(|net| net.parse().unwrap()).collect(),
             local_subnets: subnets.iter().map(|net| net.parse().unwrap()).collect(),
             mtu: 1464,
-            underlay_port: 4790,
+            underlay_ports: vec![4790],
             masquerade: true,
         }
     }

@@ -62,8 +62,8 @@ pub struct NodeSpec {
     pub local_subnets: Vec<IpNet>,
     /// MTU of the TUN and of the bridge, in bytes.
     pub mtu: u16,
-    /// UDP port of the tunnel.
-    pub underlay_port: u16,
+    /// UDP ports of the tunnels, in ascending order, at least one.
+    pub underlay_ports: Vec<u16>,
     /// Whether pods' traffic to outside the cluster leaves with the node's address.
     pub masquerade: bool,
 }
@@ -269,7 +269,7 @@ mod tests {
             cluster_networks: Vec::new(),
             local_subnets: Vec::new(),
             mtu: 1464,
-            underlay_port: 4790,
+            underlay_ports: vec![4790],
             masquerade: false,
         };
         // None of these is polled, so nothing on this machine is read or changed.

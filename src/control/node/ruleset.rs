@@ -35,7 +35,8 @@ pub(super) fn ruleset(spec: &NodeSpec) -> String {
         }
         add_set(&mut text, &format!("cluster_{suffix}"), suffix, cluster);
     }
-    let NodeSpec { tun, bridge, underlay_port: port, .. } = spec;
+    let NodeSpec { tun, bridge, underlay_ports, .. } = spec;
+    let port = any_of(underlay_ports);
     text.push_str(
         "\tchain prerouting {\n\t\ttype filter hook prerouting priority raw; policy accept;\n",
     );
@@ -92,6 +93,15 @@ pub(super) fn removal() -> String {
 /// Whether two listings say the same, however they are indented and wrapped.
 pub(super) fn same(a: &str, b: &str) -> bool {
     a.split_whitespace().eq(b.split_whitespace())
+}
+
+/// One port, or a set of several, as `nft` lists it.
+fn any_of(ports: &[u16]) -> String {
+    let words: Vec<String> = ports.iter().map(ToString::to_string).collect();
+    match words.as_slice() {
+        [port] => port.clone(),
+        several => format!("{{ {} }}", several.join(", ")),
+    }
 }
 
 fn add_set(text: &mut String, name: &str, suffix: &str, networks: &[IpNet]) {
@@ -159,7 +169,7 @@ mod tests {
             cluster_networks: vec!["10.244.0.0/16".parse().unwrap()],
             local_subnets: vec!["10.244.1.0/24".parse().unwrap()],
             mtu: 1464,
-            underlay_port: 4790,
+            underlay_ports: vec![4790],
             masquerade: true,
         }
     }
@@ -197,6 +207,13 @@ mod tests {
         assert!(!text.contains("nat"), "{text}");
         assert!(!text.contains("local_"), "{text}");
         assert!(text.contains("iifname \"v-net-0\" udp dport 4790 drop"), "{text}");
+    }
+
+    #[test]
+    fn each_rule_is_for_every_port() {
+        let one = ruleset(&spec());
+        let several = ruleset(&NodeSpec { underlay_ports: vec![4790, 8285, 8472], ..spec() });
+        assert_eq!(several, one.replace("dport 4790", "dport { 4790, 8285, 8472 }"));
     }
 
     #[test]

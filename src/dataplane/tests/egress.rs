@@ -194,7 +194,9 @@ fn a_whole_packet_with_a_partial_checksum_is_finished() {
 fn a_super_packet_within_the_limit_leaves_in_one_call() {
     for (mtu, options) in [(1464, true), (1464, false), (1444, true), (8964, true), (1280, true)] {
         for family in [Family::V4, Family::V6] {
-            let limit = usize::try_from(super_packet_limit(Mtu::new(mtu).unwrap())).unwrap();
+            let header_len = Codec::default().header_len();
+            let limit = super_packet_limit(Mtu::new(mtu).unwrap(), header_len);
+            let limit = usize::try_from(limit).unwrap();
             let mut spec = Spec { options, ..Spec::outgoing(family, true, vec![]) };
             let segment = usize::try_from(mtu).unwrap() - spec.header_len();
             // As many whole segments as the kernel's TCP puts into one.

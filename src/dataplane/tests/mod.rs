@@ -1,5 +1,6 @@
 //! The data path over in-memory devices: what goes in, what comes out, and what is counted.
 
+mod codecs;
 mod egress;
 mod ingress;
 mod packets;
@@ -13,7 +14,9 @@ use overlay_proto::{Codec, Ecn, Family, InnerPacket, Mtu, Vni};
 use super::offload::split::{SplitPlan, finish_checksum};
 use super::offload::{Gso, VnetHeader};
 use super::*;
-use crate::engine::{DropReason, Engine, Membership, NodeEntry, Overlay, PeerRegistry, Table};
+use crate::engine::{
+    DropReason, Engine, Foreign, Membership, NodeEntry, Overlay, PeerRegistry, Speech, Table,
+};
 use crate::platform::clock;
 use crate::platform::tun::{Offload, VNET_HEADER_LEN};
 
@@ -26,6 +29,11 @@ fn table() -> Table {
 }
 
 fn table_with_mtu(mtu: u32) -> Table {
+    table_where(mtu, Speech::default())
+}
+
+/// The table in which node2 speaks like this.
+fn table_where(mtu: u32, node2: Speech) -> Table {
     let node = |index: u8| NodeEntry {
         name: format!("node{index}"),
         address: IpAddr::from([192, 168, 1, 10 + index]),
@@ -33,11 +41,13 @@ fn table_with_mtu(mtu: u32) -> Table {
             format!("10.244.{index}.0/24").parse().unwrap(),
             format!("fd00:10:244:{index}::/64").parse().unwrap(),
         ],
+        speech: if index == 2 { node2 } else { Speech::default() },
     };
     let overlay = Overlay {
         vni: vni(),
         networks: vec!["10.244.0.0/16".parse().unwrap(), "fd00:10:244::/48".parse().unwrap()],
         port: PORT,
+        foreign: Foreign::default(),
     };
     let members = Membership::check(overlay, "node1", (1..=3).map(node).collect()).unwrap();
     let routers = ["10.244.1.1", "fd00:10:244:1::1"].map(|router| router.parse().unwrap());

@@ -301,11 +301,13 @@ proptest! {
                         format!("10.244.{index}.0/24").parse().unwrap(),
                         format!("fd00:10:244:{index}::/64").parse().unwrap(),
                     ],
+                    speech: Speech::default(),
                 };
                 let overlay = Overlay {
                     vni: vni(),
                     networks: vec!["10.244.0.0/16".parse().unwrap(), "fd00::/16".parse().unwrap()],
                     port: PORT,
+                    foreign: Foreign::default(),
                 };
                 Membership::check(overlay, local, vec![node(1), node(2)]).unwrap()
             };
