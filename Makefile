@@ -59,6 +59,52 @@ doc: ## Build the documentation, warnings as errors
 test-unit: ## Tests that need nothing
 	cargo test --workspace --locked
 
+.PHONY: simulate
+simulate: ## Whole nodes under a virtual clock: RUNS=10000 fresh ones, or one run shown (SEED=…)
+	CULVERT_SIM_RUNS=$(or $(RUNS),10000) CULVERT_SIM_SEED=$(SEED) \
+	    cargo test --locked -p culvert --test simulation -- --nocapture --exact fresh_seeds_hold_every_invariant
+
+.PHONY: mutants
+mutants: ## Remove each check of the data path in turn; some test must notice (MUTANTS=part of a name)
+	MUTANTS=$(MUTANTS) cargo test --locked -p culvert --test mutants
+
+# How long each target is fuzzed, which targets (all unless named), and how.
+TIME ?= 60s
+TARGET ?= $(notdir $(wildcard tests/fuzz/corpus/*))
+FUZZ_DIR := target/fuzz
+FUZZ := $(FUZZ_DIR)/$(TRIPLE)/fuzz/fuzz
+# libFuzzer's instrumentation, which stable compilers have too.
+FUZZ_FLAGS := --cfg fuzzing -Cpasses=sancov-module -Cllvm-args=-sanitizer-coverage-level=4 \
+	-Cllvm-args=-sanitizer-coverage-inline-8bit-counters -Cllvm-args=-sanitizer-coverage-pc-table \
+	-Cllvm-args=-sanitizer-coverage-trace-compares
+
+.PHONY: fuzz-build
+fuzz-build:
+	@command -v c++ >/dev/null || { echo "fuzzing needs a C++ compiler (Debian: g++)" >&2; exit 1; }
+	RUSTFLAGS="$(FUZZ_FLAGS)" cargo build --locked -p culvert-fuzz --features discover --profile fuzz \
+	    --target $(TRIPLE) --target-dir $(FUZZ_DIR)
+
+.PHONY: fuzz
+fuzz: fuzz-build ## Look for inputs that break a decoder (TIME=60s each, TARGET=NAME for one)
+	@for target in $(TARGET); do \
+	    mkdir -p $(FUZZ_DIR)/found/$$target tests/fuzz/regressions/$$target; \
+	    echo "== $$target for $(TIME); a crash is kept under tests/fuzz/regressions/$$target/"; \
+	    CULVERT_FUZZ_TARGET=$$target $(FUZZ) -max_total_time=$(TIME:s=) -timeout=10 -max_len=16384 \
+	        -print_final_stats=1 -artifact_prefix=tests/fuzz/regressions/$$target/ \
+	        $(FUZZ_DIR)/found/$$target tests/fuzz/corpus/$$target tests/fuzz/regressions/$$target; \
+	done
+
+.PHONY: fuzz-minimise
+fuzz-minimise: fuzz-build ## Rewrite the corpus as the fewest inputs that reach all that was found
+	@for target in $(TARGET); do \
+	    mkdir -p $(FUZZ_DIR)/found/$$target $(FUZZ_DIR)/least/$$target; \
+	    rm -f $(FUZZ_DIR)/least/$$target/*; \
+	    CULVERT_FUZZ_TARGET=$$target $(FUZZ) -set_cover_merge=1 -use_counters=0 -max_len=16384 \
+	        $(FUZZ_DIR)/least/$$target tests/fuzz/corpus/$$target $(FUZZ_DIR)/found/$$target 2>&1 | tail -1; \
+	    rm -f tests/fuzz/corpus/$$target/*; \
+	    cp $(FUZZ_DIR)/least/$$target/* tests/fuzz/corpus/$$target/; \
+	done
+
 .PHONY: test-root
 test-root: test-node-state test-cni test-netns test-netns-plain ## Tests that need root: devices and namespaces
 

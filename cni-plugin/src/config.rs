@@ -182,7 +182,8 @@ fn take_directory(
     }
 }
 
-fn bad(key: &str, value: &Value, remedy: &str) -> Error {
+/// The error about one key; `null` stands for a key that is missing.
+pub(crate) fn bad(key: &str, value: &Value, remedy: &str) -> Error {
     Error::BadConfig {
         key: key.to_owned(),
         value: if value.is_null() { "missing".to_owned() } else { value.to_string() },

@@ -59,8 +59,8 @@ impl Egress {
                 Ok(len) => {
                     packets += 1;
                     octets += len;
-                    if let Err(reason) = self.forward(engine, env, len) {
-                        env.counters.drops.add(reason, 1);
+                    if let Err(Loss { reason, packets }) = self.forward(engine, env, len) {
+                        env.counters.drops.add(reason, packets);
                     }
                 }
                 Err(error) => match classify(&error) {
@@ -85,7 +85,7 @@ impl Egress {
         engine: &mut Engine,
         env: &mut Env<'_, T, U>,
         len: usize,
-    ) -> Result<(), DropReason> {
+    ) -> Result<(), Loss> {
         let bytes = &mut self.packet[..len];
         let (header, bytes) =
             bytes.split_first_chunk_mut::<VNET_HEADER_LEN>().ok_or(DropReason::VnetHeader)?;
@@ -98,15 +98,19 @@ impl Egress {
             }
         };
         let packet_len = plan.as_ref().map_or(packet.len(), SplitPlan::packet_len);
+        let lost = |reason| {
+            let packets = plan.as_ref().map_or(1, SplitPlan::count) as u64;
+            Err(Loss { reason, packets })
+        };
         let peer = match engine.handle_tun_packet(env.table, &packet, packet_len, env.now) {
             EgressVerdict::Forward(peer) => peer,
             EgressVerdict::Reply(reply) => {
                 if let Some(len) = reply.build(&packet, self.reply.as_mut_slice()) {
                     send_reply(env.tun, env.counters, &self.reply[..len]);
                 }
-                return Err(reply.reason());
+                return lost(reply.reason());
             }
-            EgressVerdict::Drop(reason) => return Err(reason),
+            EgressVerdict::Drop(reason) => return lost(reason),
         };
         let to = env.table.peer(peer);
         let key = Key {
@@ -116,11 +120,16 @@ impl Egress {
             flow_hash: packet.flow_hash(),
         };
         let overlay = to.codec.header(to.vni, packet.family());
-        let inner_len = packet.len();
+        let (inner_len, transport_offset) = (packet.len(), packet.transport_offset());
         let bytes = &mut bytes[..inner_len];
         match plan {
             None => {
                 if let Some(partial) = header.partial {
+                    // A pod that writes virtio-net headers of its own (packet(7), PACKET_VNET_HDR)
+                    // chooses the place. Addresses were decided about; they must not change now.
+                    if usize::from(partial.start) < transport_offset {
+                        return Err(DropReason::VnetHeader.into());
+                    }
                     split::finish_checksum(partial, bytes).map_err(|_| DropReason::VnetHeader)?;
                 }
                 self.outbox.push(env, &key, [overlay.as_slice(), &[], bytes]);
@@ -136,6 +145,18 @@ impl Egress {
             }
         }
         Ok(())
+    }
+}
+
+/// What is lost with one read: a super-packet stands for several packets.
+struct Loss {
+    reason: DropReason,
+    packets: u64,
+}
+
+impl<R: Into<DropReason>> From<R> for Loss {
+    fn from(reason: R) -> Self {
+        Self { reason: reason.into(), packets: 1 }
     }
 }
 

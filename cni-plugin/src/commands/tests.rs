@@ -87,6 +87,7 @@ fn each_early_error_has_the_code_of_the_specification() {
         (call(&[("CNI_COMMAND", "GC")], "{}"), 4),
         (call(&[("CNI_COMMAND", "ADD")], &good.to_string()), 4),
         (call(&[("CNI_COMMAND", "ADD")], "{"), 6),
+        (call(&[("CNI_COMMAND", "VERSION")], "{\"cniVersion\": {}}"), 7),
         (verb("ADD", &json!({"cniVersion": "9.0.0", "name": "pods"})), 1),
         (verb("ADD", &json!({"cniVersion": "1.0.0"})), 7),
         (verb("ADD", &json!({"cniVersion": "1.0.0", "name": "pods", "mtu": 1})), 2),

@@ -17,6 +17,9 @@ pub(super) fn version(stdin: &mut dyn Read) -> Result<Value, Error> {
         Err(error) => return Err(error),
     };
     let asked = asked.unwrap_or_else(|| json!(CniVersion::NEWEST.as_str()));
+    if !asked.is_string() {
+        return Err(config::bad("cniVersion", &asked, "needs to be a string"));
+    }
     Ok(json!({
         "cniVersion": asked,
         "supportedVersions": CniVersion::ALL.map(CniVersion::as_str),

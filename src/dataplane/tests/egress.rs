@@ -1,5 +1,6 @@
 use super::packets::Spec;
 use super::*;
+use crate::dataplane::offload::PartialChecksum;
 
 fn udp(payload: usize) -> Spec {
     Spec::outgoing(Family::V4, false, vec![7; payload])
@@ -209,4 +210,33 @@ fn a_super_packet_within_the_limit_leaves_in_one_call() {
             assert!(spec.payload.len() > 54_000, "{mtu}: few calls");
         }
     }
+}
+
+/// A pod may write virtio-net headers of its own, and so choose where two bytes are written.
+#[test]
+fn no_checksum_is_written_into_the_headers_that_were_decided_about() {
+    for family in [Family::V4, Family::V6] {
+        let spec = Spec::outgoing(family, false, vec![5; 333]);
+        for start in 0..spec.ip_len() {
+            let header = VnetHeader {
+                gso: Gso::None,
+                partial: Some(PartialChecksum { start: u16::try_from(start).unwrap(), offset: 0 }),
+                ..VnetHeader::default()
+            };
+            let mut bench = Bench::new(Offload::TcpUdp);
+            bench.pod_sends(&header, &spec.build());
+            bench.run();
+            assert_eq!(bench.drops(), [(DropReason::VnetHeader, 1)], "{family} at {start}");
+            assert_eq!(bench.sent(), []);
+        }
+    }
+}
+
+#[test]
+fn a_dropped_super_packet_counts_as_the_packets_it_stands_for() {
+    let spec = Spec { to: (9, 9), ..Spec::outgoing(Family::V4, true, vec![3; 4500]) };
+    let mut bench = Bench::new(Offload::TcpUdp);
+    bench.pod_sends(&spec.vnet(1000), &spec.build_partial());
+    bench.run();
+    assert_eq!(bench.drops(), [(DropReason::NoOwner, 5)]);
 }

@@ -85,6 +85,15 @@ fn a_train_of_a_stranger_is_counted_by_its_datagrams() {
 }
 
 #[test]
+fn a_datagram_that_the_buffer_cut_short_is_not_delivered() {
+    let mut bytes = datagram(&udp(60_000).build());
+    bytes.resize((1 << 16) + 1, 0);
+    let bench = receive(underlay_of(2), Ecn::NotEct, bytes);
+    assert_eq!(bench.drops(), [(DropReason::DatagramTruncated, 1)]);
+    assert!(bench.tun.written.is_empty());
+}
+
+#[test]
 fn an_outer_congestion_mark_reaches_the_inner_packet_or_costs_it() {
     for family in [Family::V4, Family::V6] {
         let spec = |ecn| Spec { ecn, ..Spec::incoming(family, true, vec![1; 500]) };

@@ -1,0 +1,68 @@
+//! Requests on the admin socket, over a real one: each gets one line of JSON, or none if it was no
+//! text, and the socket goes on answering.
+
+use std::io::{Read as _, Write as _};
+use std::net::{IpAddr, Shutdown};
+use std::os::unix::net::UnixStream;
+use std::path::PathBuf;
+use std::sync::{Arc, LazyLock, mpsc};
+
+use culvert::observe::{AdminSocket, Status, TableStatus, UnderlayStatus};
+
+/// Longer than the longest request that is read.
+const MAX_LEN: usize = 8192;
+
+static SOCKET: LazyLock<PathBuf> = LazyLock::new(|| {
+    let (started, waiting) = mpsc::channel();
+    std::thread::spawn(move || {
+        let directory = tempfile::tempdir().expect("a directory for the socket");
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+        runtime.expect("a runtime").block_on(async {
+            let socket = AdminSocket::bind(directory.path()).expect("a socket of our own");
+            started.send(directory.path().join("culvert.sock")).expect("the test waits");
+            socket.serve(Arc::new(status)).await;
+        });
+    });
+    waiting.recv().expect("the socket is served")
+});
+
+pub(crate) fn run(input: &[u8]) {
+    let request = &input[..input.len().min(MAX_LEN)];
+    let answer = ask(request);
+    if !answer.is_empty() {
+        assert_eq!(answer.iter().filter(|byte| **byte == b'\n').count(), 1);
+        serde_json::from_slice::<serde_json::Value>(&answer).expect("JSON");
+    }
+}
+
+fn ask(request: &[u8]) -> Vec<u8> {
+    let mut stream = UnixStream::connect(&*SOCKET).expect("the socket takes connections");
+    // The answer may come, and the end with it, before all of a long request is written.
+    let _ = stream.write_all(request);
+    let _ = stream.shutdown(Shutdown::Write);
+    let mut answer = Vec::new();
+    // Reset if bytes of the request were left unread.
+    let _ = stream.read_to_end(&mut answer);
+    answer
+}
+
+fn status() -> Status {
+    Status {
+        node: "node1".to_owned(),
+        ready: true,
+        not_ready_because: None,
+        uptime_seconds: 1.0,
+        mtu: 1464,
+        vni: 1,
+        subnets: Vec::new(),
+        underlay: UnderlayStatus { address: IpAddr::from([192, 168, 1, 11]), port: 4790 },
+        table: TableStatus { source: "file".to_owned(), generation: 1, nodes: 1, error: None },
+        offload: "none".to_owned(),
+        workers: 1,
+        peers: Vec::new(),
+        drops: std::collections::BTreeMap::new(),
+        icmp_replies: 0,
+        offload_refusals: 0,
+        repairs: 0,
+    }
+}

@@ -1,0 +1,127 @@
+//! The account of every packet: how many copies there are, and what became of each.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::time::Duration;
+
+use culvert::engine::DropReason;
+
+/// Something that must never be.
+#[derive(Clone, Debug)]
+pub(crate) struct Violation {
+    pub(crate) invariant: &'static str,
+    pub(crate) detail: String,
+}
+
+impl Violation {
+    pub(crate) fn new(invariant: &'static str, detail: impl Into<String>) -> Self {
+        Self { invariant, detail: detail.into() }
+    }
+}
+
+/// Fails with `detail` unless `holds`.
+pub(crate) fn ensure(
+    invariant: &'static str,
+    holds: bool,
+    detail: impl FnOnce() -> String,
+) -> Result<(), Violation> {
+    if holds { Ok(()) } else { Err(Violation::new(invariant, detail())) }
+}
+
+/// What became of one copy.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) enum Fate {
+    Delivered,
+    Dropped(DropReason),
+    LostOnTheWire,
+    LostWithItsNode,
+    HopsUsedUp,
+    /// The node's kernel had no pod for it and routed it back into the overlay.
+    BackIntoTheTunnel,
+}
+
+impl fmt::Display for Fate {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Dropped(reason) => write!(f, "dropped: {}", reason.as_str()),
+            other => write!(f, "{other:?}"),
+        }
+    }
+}
+
+/// One packet that a pod, or a stranger, has made.
+#[derive(Clone, Debug, Default)]
+struct Account {
+    /// How many there may be: one, and those that the network or a replay added.
+    copies: usize,
+    /// How many have come to an end.
+    ended: usize,
+    delivered: usize,
+}
+
+/// All accounts.
+#[derive(Debug, Default)]
+pub(crate) struct Ledger {
+    accounts: BTreeMap<u32, Account>,
+    next: u32,
+    pub(crate) fates: BTreeMap<&'static str, u64>,
+    pub(crate) last_delivery: Duration,
+}
+
+impl Ledger {
+    /// Opens accounts for `count` packets and returns the number of the first.
+    pub(crate) fn open(&mut self, count: usize) -> u32 {
+        let first = self.next;
+        self.next += u32::try_from(count).unwrap();
+        self.accounts.extend(
+            (first..self.next).map(|number| (number, Account { copies: 1, ..Account::default() })),
+        );
+        first
+    }
+
+    /// One copy more.
+    pub(crate) fn copy(&mut self, number: Option<u32>) {
+        if let Some(account) = number.and_then(|number| self.accounts.get_mut(&number)) {
+            account.copies += 1;
+        }
+    }
+
+    /// A copy has come to its end.
+    pub(crate) fn end(&mut self, number: Option<u32>, fate: Fate) -> Result<(), Violation> {
+        let name = match fate {
+            Fate::Dropped(reason) => reason.as_str(),
+            Fate::Delivered => "delivered",
+            Fate::LostOnTheWire => "lost on the wire",
+            Fate::LostWithItsNode => "lost with its node",
+            Fate::HopsUsedUp => "hops used up",
+            Fate::BackIntoTheTunnel => "back into the tunnel",
+        };
+        *self.fates.entry(name).or_default() += 1;
+        let Some(number) = number else { return Ok(()) };
+        let account = self.accounts.get_mut(&number).ok_or_else(|| {
+            Violation::new("every packet has a sender", format!("nobody made packet {number}"))
+        })?;
+        account.ended += 1;
+        account.delivered += usize::from(fate == Fate::Delivered);
+        ensure(
+            "no packet is delivered more often than it exists",
+            account.ended <= account.copies,
+            || format!("packet {number}: {account:?}, the last {fate}"),
+        )
+    }
+
+    /// How often a packet has reached a pod.
+    pub(crate) fn delivered(&self, number: u32) -> usize {
+        self.accounts.get(&number).map_or(0, |account| account.delivered)
+    }
+
+    /// Nothing is left open.
+    pub(crate) fn close(&self) -> Result<(), Violation> {
+        for (number, account) in &self.accounts {
+            ensure("every packet is accounted for", account.ended == account.copies, || {
+                format!("packet {number}: {account:?}")
+            })?;
+        }
+        Ok(())
+    }
+}
