@@ -11,8 +11,9 @@ use super::offload::{Gso, VnetHeader};
 use super::outbox::Outbox;
 use super::port::{TunPort, UnderlayPort};
 use super::round::{Env, Round, send_reply};
+use super::tap::{Decision, Sight, intended};
 use super::train::Key;
-use crate::engine::{DropReason, EgressVerdict, Engine};
+use crate::engine::{DropReason, EgressVerdict, Engine, Peer};
 use crate::platform::tun::{MAX_READ_LEN, VNET_HEADER_LEN};
 
 /// Packets and bytes read in one round, so that the other direction gets its turn.
@@ -59,8 +60,8 @@ impl Egress {
                 Ok(len) => {
                     packets += 1;
                     octets += len;
-                    if let Err(reason) = self.forward(engine, env, len) {
-                        env.counters.drops.add(reason, 1);
+                    if let Err(stop) = self.forward(engine, env, len) {
+                        self.stop(env, len, stop);
                     }
                 }
                 Err(error) => match classify(&error) {
@@ -84,7 +85,7 @@ impl Egress {
         engine: &mut Engine,
         env: &mut Env<'_, T, U>,
         len: usize,
-    ) -> Result<(), DropReason> {
+    ) -> Result<(), Stop> {
         let bytes = &mut self.packet[..len];
         let (header, bytes) =
             bytes.split_first_chunk_mut::<VNET_HEADER_LEN>().ok_or(DropReason::VnetHeader)?;
@@ -100,12 +101,13 @@ impl Egress {
         let peer = match engine.handle_tun_packet(env.table, &packet, packet_len, env.now) {
             EgressVerdict::Forward(peer) => peer,
             EgressVerdict::Reply(reply) => {
-                if let Some(len) = reply.build(&packet, self.reply.as_mut_slice()) {
+                let reply_len = reply.build(&packet, self.reply.as_mut_slice());
+                if let Some(len) = reply_len {
                     send_reply(env.tun, env.counters, &self.reply[..len]);
                 }
-                return Err(reply.reason());
+                return Err(Stop { reason: reply.reason(), reply_len });
             }
-            EgressVerdict::Drop(reason) => return Err(reason),
+            EgressVerdict::Drop(reason) => return Err(reason.into()),
         };
         let to = env.table.peer(peer);
         let key = Key {
@@ -122,9 +124,11 @@ impl Egress {
                 if let Some(partial) = header.partial {
                     split::finish_checksum(partial, bytes).map_err(|_| DropReason::VnetHeader)?;
                 }
+                show(env, to, bytes, 1);
                 self.outbox.push(env, &key, [overlay.as_slice(), &[], bytes]);
             }
             Some(plan) => {
+                show(env, to, bytes, plan.count());
                 let mut space = [0; split::MAX_HEADER_LEN];
                 let inner = &mut space[..plan.header_len()];
                 for index in 0..plan.count() {
@@ -135,6 +139,39 @@ impl Egress {
             }
         }
         Ok(())
+    }
+
+    /// Counts the packet in the buffer, which goes no further.
+    fn stop<T, U>(&self, env: &Env<'_, T, U>, len: usize, stop: Stop) {
+        let Stop { reason, reply_len } = stop;
+        env.counters.drops.add(reason, 1);
+        if let Some(tap) = env.tap {
+            let packet = self.packet.get(VNET_HEADER_LEN..len).unwrap_or_default();
+            let decision = match reply_len {
+                Some(len) => Decision::Reply { reason, reply: &self.reply[..len] },
+                None => Decision::Drop(reason),
+            };
+            tap.see(&Sight::Egress { packet, peer: intended(env.table, packet), decision });
+        }
+    }
+}
+
+/// Why a packet goes no further, and how long the answer to it is, if it gets one.
+struct Stop {
+    reason: DropReason,
+    reply_len: Option<usize>,
+}
+
+impl<E: Into<DropReason>> From<E> for Stop {
+    fn from(reason: E) -> Self {
+        Self { reason: reason.into(), reply_len: None }
+    }
+}
+
+fn show<T, U>(env: &Env<'_, T, U>, peer: &Peer, packet: &[u8], datagrams: usize) {
+    if let Some(tap) = env.tap {
+        let decision = Decision::Forward { datagrams };
+        tap.see(&Sight::Egress { packet, peer: Some(peer), decision });
     }
 }
 

@@ -16,6 +16,7 @@ mod outlet;
 mod plane;
 mod port;
 mod round;
+mod tap;
 mod train;
 mod underlay;
 mod worker;
@@ -27,6 +28,7 @@ pub use memory::{MemoryTrain, MemoryTun, MemoryUnderlay};
 pub use plane::{DataPlane, Settings};
 pub use port::{TunPort, UnderlayPort};
 pub use round::{Env, Notice, Notices, Round};
+pub use tap::{Decision, Sight, Tap};
 pub use train::super_packet_limit;
 pub use underlay::{SENDERS, Underlay};
 

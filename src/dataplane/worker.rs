@@ -102,6 +102,7 @@ impl Worker {
             table: &table,
             counters: &self.counters,
             notices: &self.notices,
+            tap: None,
             now,
         };
         if work.egress {

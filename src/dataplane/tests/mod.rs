@@ -93,6 +93,7 @@ impl Bench {
             table: &self.table,
             counters: &self.counters,
             notices: &self.notices,
+            tap: None,
             now: clock::now(),
         };
         while self.egress.round(&mut self.engine, &mut env) == Round::More {}
