@@ -15,3 +15,4 @@ pub mod lifecycle;
 pub mod observe;
 pub mod pcap;
 pub mod platform;
+pub mod replay;

@@ -80,6 +80,21 @@ impl Mtus {
         Ok(Self { device, to })
     }
 
+    /// What they are where no route can be asked: by the configuration, else those of Ethernet.
+    ///
+    /// # Errors
+    ///
+    /// The underlay carries too little for the overlay.
+    pub(super) fn assume(config: &Config, members: &Membership) -> anyhow::Result<Self> {
+        let overhead = Codec::default().overhead(Family::of(members.local().address));
+        let underlay = config.underlay.mtu.map_or(ETHERNET_MTU, Mtu::get);
+        let device = Mtu::new(u32::from(underlay)).ok().and_then(|mtu| mtu.shrink(overhead));
+        let device = device.ok_or_else(|| {
+            anyhow::anyhow!("underlay.mtu {underlay} leaves no room for the overlay; raise it")
+        })?;
+        Ok(Self { device, to: HashMap::new() })
+    }
+
     /// Compiles `members` with these MTUs.
     pub(super) fn compile(&self, members: &Membership, registry: &PeerRegistry) -> Table {
         let subnets = &members.local().subnets;

@@ -12,9 +12,11 @@ mod io_error;
 mod memory;
 pub mod offload;
 mod outbox;
+mod outer;
 mod outlet;
 mod plane;
 mod port;
+mod rehearsal;
 mod round;
 mod tap;
 mod train;
@@ -25,12 +27,14 @@ pub use counters::WorkerCounters;
 pub use egress::Egress;
 pub use ingress::Ingress;
 pub use memory::{MemoryTrain, MemoryTun, MemoryUnderlay};
+pub use outer::{MAX_OUTER_LEN, Outer};
 pub use plane::{DataPlane, Settings};
 pub use port::{TunPort, UnderlayPort};
+pub use rehearsal::Rehearsal;
 pub use round::{Env, Notice, Notices, Round};
 pub use tap::{Decision, Sight, Tap};
 pub use train::super_packet_limit;
-pub use underlay::{SENDERS, Underlay};
+pub use underlay::{SENDERS, Underlay, bucket};
 
 #[cfg(test)]
 mod tests;
