@@ -13,6 +13,7 @@ use culvert_cni::node_file::DEFAULT_RUN_DIR;
 use crate::config::{Config, Overrides};
 use crate::lab::{self, LabArgs};
 use crate::observe::{self, Format};
+use crate::replay::{self, ReplayArgs};
 use crate::{app, control};
 
 /// A userspace pod-network overlay: pods on any node reach pods on any other, without a route on the
@@ -47,6 +48,8 @@ enum Command {
     ///
     /// Stop the daemon first. Pods lose their network.
     Cleanup,
+    /// Say what this node, or any other, would do with each packet of a capture.
+    Replay(Box<ReplayArgs>),
     /// Nodes and pods as network namespaces on this machine.
     Lab(LabArgs),
     /// Print a completion script for a shell.
@@ -138,6 +141,7 @@ fn execute(command: Command) -> anyhow::Result<ExitCode> {
             ))?;
         }
         Command::Cleanup => return cleanup(&runtime()?.block_on(app::cleanup())?),
+        Command::Replay(args) => return replay::run(*args),
         Command::Lab(args) => return lab::run(args),
         Command::Completions { shell } => {
             let mut script = Vec::new();

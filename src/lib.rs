@@ -13,4 +13,6 @@ pub mod engine;
 pub mod lab;
 pub mod lifecycle;
 pub mod observe;
+pub mod pcap;
 pub mod platform;
+pub mod replay;

@@ -7,9 +7,10 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// Each module of the daemon, and the modules that it may use.
-const LAYERS: [(&str, &[&str]); 11] = [
+const LAYERS: [(&str, &[&str]); 13] = [
     ("main", &["cli"]),
-    ("cli", &["app", "config", "control", "lab", "observe"]),
+    ("cli", &["app", "config", "control", "lab", "observe", "replay"]),
+    ("replay", &["app", "dataplane", "engine", "lifecycle", "pcap", "platform"]),
     ("app", &["config", "control", "dataplane", "engine", "lifecycle", "observe", "platform"]),
     ("control", &["config", "engine", "lifecycle", "platform"]),
     ("dataplane", &["engine", "lifecycle", "platform"]),
@@ -17,6 +18,7 @@ const LAYERS: [(&str, &[&str]); 11] = [
     ("config", &["platform"]),
     ("lab", &["platform"]),
     ("engine", &[]),
+    ("pcap", &[]),
     ("platform", &[]),
     ("lifecycle", &[]),
 ];

@@ -122,6 +122,7 @@ impl Worker {
             table: &self.table,
             counters: &self.counters,
             notices: &self.notices,
+            tap: None,
             now: clock::now(),
             octets: 0,
         };

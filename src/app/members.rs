@@ -7,7 +7,7 @@ use culvert_cni::node_file;
 use overlay_proto::{CodecKind, Family, Mtu};
 
 use crate::config::Config;
-use crate::control::node::{NodeSpec, Reconciler};
+use crate::control::node::{NodeSpec, PathMtu, Reconciler};
 use crate::engine::{Foreign, Membership, Overlay, PeerRegistry, Table};
 
 /// Underlay MTU while no route leads to any peer: that of Ethernet.
@@ -50,14 +50,23 @@ impl Mtus {
         narrow: &Narrow,
         kernel: &mut Reconciler,
     ) -> anyhow::Result<Self> {
+        let routes = match config.underlay.mtu {
+            Some(_) => None,
+            None => kernel.path_mtu(members.peers().map(|peer| peer.address)).await?,
+        };
+        Self::conclude(config, members, narrow, routes)
+    }
+
+    fn conclude(
+        config: &Config,
+        members: &Membership,
+        narrow: &Narrow,
+        routes: Option<PathMtu>,
+    ) -> anyhow::Result<Self> {
         let family = Family::of(members.local().address);
         let inner = |underlay: u16, codec: CodecKind| {
             let mtu = Mtu::new(u32::from(underlay)).ok()?;
             mtu.shrink(codec.overhead(family))
-        };
-        let routes = match config.underlay.mtu {
-            Some(_) => None,
-            None => kernel.path_mtu(members.peers().map(|peer| peer.address)).await?,
         };
         let smallest = match (config.underlay.mtu, &routes) {
             (Some(mtu), _) => mtu.get(),
@@ -89,6 +98,15 @@ impl Mtus {
             None => inner(smallest, own_codec(members)).ok_or_else(|| no_room(smallest))?,
         };
         Ok(Self { device, to })
+    }
+
+    /// What they are where no route can be asked: by the configuration, else those of Ethernet.
+    ///
+    /// # Errors
+    ///
+    /// The underlay carries too little for the overlay.
+    pub(super) fn assume(config: &Config, members: &Membership) -> anyhow::Result<Self> {
+        Self::conclude(config, members, &Narrow::new(), None)
     }
 
     /// Compiles `members` with these MTUs.

@@ -5,10 +5,12 @@
 
 mod daemon;
 mod members;
+mod offline;
 mod owner;
 mod view;
 
 pub use daemon::run;
+pub use offline::{Offline, offline};
 
 use crate::config::{Config, TableSource};
 use crate::control::table_file::TableFile;

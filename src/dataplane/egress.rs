@@ -11,8 +11,9 @@ use super::offload::{Gso, VnetHeader};
 use super::outbox::Outbox;
 use super::port::{TunPort, UnderlayPort};
 use super::round::{Env, Round, send_reply};
+use super::tap::{Decision, Sight, intended};
 use super::train::Key;
-use crate::engine::{DropReason, EgressVerdict, Engine};
+use crate::engine::{DropReason, EgressVerdict, Engine, Peer};
 use crate::platform::tun::{MAX_READ_LEN, VNET_HEADER_LEN};
 
 /// Packets and bytes read in one round, so that the other direction gets its turn.
@@ -59,8 +60,8 @@ impl Egress {
                 Ok(len) => {
                     packets += 1;
                     octets += len;
-                    if let Err(Loss { reason, packets }) = self.forward(engine, env, len) {
-                        env.counters.drops.add(reason, packets);
+                    if let Err(stop) = self.forward(engine, env, len) {
+                        self.stop(env, len, stop);
                     }
                 }
                 Err(error) => match classify(&error) {
@@ -85,7 +86,7 @@ impl Egress {
         engine: &mut Engine,
         env: &mut Env<'_, T, U>,
         len: usize,
-    ) -> Result<(), Loss> {
+    ) -> Result<(), Stop> {
         let bytes = &mut self.packet[..len];
         let (header, bytes) =
             bytes.split_first_chunk_mut::<VNET_HEADER_LEN>().ok_or(DropReason::VnetHeader)?;
@@ -98,19 +99,19 @@ impl Egress {
             }
         };
         let packet_len = plan.as_ref().map_or(packet.len(), SplitPlan::packet_len);
-        let lost = |reason| {
-            let packets = plan.as_ref().map_or(1, SplitPlan::count) as u64;
-            Err(Loss { reason, packets })
-        };
+        let packets = plan.as_ref().map_or(1, SplitPlan::count) as u64;
         let peer = match engine.handle_tun_packet(env.table, &packet, packet_len, env.now) {
             EgressVerdict::Forward(peer) => peer,
             EgressVerdict::Reply(reply) => {
-                if let Some(len) = reply.build(&packet, self.reply.as_mut_slice()) {
+                let reply_len = reply.build(&packet, self.reply.as_mut_slice());
+                if let Some(len) = reply_len {
                     send_reply(env.tun, env.counters, &self.reply[..len]);
                 }
-                return lost(reply.reason());
+                return Err(Stop { reason: reply.reason(), packets, reply_len });
             }
-            EgressVerdict::Drop(reason) => return lost(reason),
+            EgressVerdict::Drop(reason) => {
+                return Err(Stop { reason, packets, reply_len: None });
+            }
         };
         let to = env.table.peer(peer);
         let key = Key {
@@ -132,9 +133,11 @@ impl Egress {
                     }
                     split::finish_checksum(partial, bytes).map_err(|_| DropReason::VnetHeader)?;
                 }
+                show(env, to, bytes, 1);
                 self.outbox.push(env, &key, [overlay.as_slice(), &[], bytes]);
             }
             Some(plan) => {
+                show(env, to, bytes, plan.count());
                 let mut space = [0; split::MAX_HEADER_LEN];
                 let inner = &mut space[..plan.header_len()];
                 for index in 0..plan.count() {
@@ -146,17 +149,40 @@ impl Egress {
         }
         Ok(())
     }
+
+    /// Counts the packet in the buffer, which goes no further.
+    fn stop<T, U>(&self, env: &Env<'_, T, U>, len: usize, stop: Stop) {
+        let Stop { reason, packets, reply_len } = stop;
+        env.counters.drops.add(reason, packets);
+        if let Some(tap) = env.tap {
+            let packet = self.packet.get(VNET_HEADER_LEN..len).unwrap_or_default();
+            let decision = match reply_len {
+                Some(len) => Decision::Reply { reason, reply: &self.reply[..len] },
+                None => Decision::Drop(reason),
+            };
+            tap.see(&Sight::Egress { packet, peer: intended(env.table, packet), decision });
+        }
+    }
 }
 
-/// What is lost with one read: a super-packet stands for several packets.
-struct Loss {
+/// Why what was read goes no further, how many packets it stands for (a super-packet is several), and
+/// how long the answer to it is, if it gets one.
+struct Stop {
     reason: DropReason,
     packets: u64,
+    reply_len: Option<usize>,
 }
 
-impl<R: Into<DropReason>> From<R> for Loss {
-    fn from(reason: R) -> Self {
-        Self { reason: reason.into(), packets: 1 }
+impl<E: Into<DropReason>> From<E> for Stop {
+    fn from(reason: E) -> Self {
+        Self { reason: reason.into(), packets: 1, reply_len: None }
+    }
+}
+
+fn show<T, U>(env: &Env<'_, T, U>, peer: &Peer, packet: &[u8], datagrams: usize) {
+    if let Some(tap) = env.tap {
+        let decision = Decision::Forward { datagrams };
+        tap.see(&Sight::Egress { packet, peer: Some(peer), decision });
     }
 }
 

@@ -9,6 +9,7 @@ use super::io_error::{Class, classify};
 use super::outlet::Outlet;
 use super::port::{TunPort, UnderlayPort};
 use super::round::{Env, Round};
+use super::tap::Sight;
 use crate::engine::{Delivery, DropReason, Engine, PeerIndex, Table};
 use crate::platform::tun::Offload;
 use crate::platform::udp::{Received, RecvBatch};
@@ -70,28 +71,44 @@ fn train<'p, T: TunPort, U>(
     let Received { source, codec, ecn, segment_size, truncated, bytes } = received;
     env.octets += bytes.len();
     let datagrams = bytes.len().div_ceil(segment_size).max(1) as u64;
-    let Some(sender) = env.table.sender(source.ip()) else {
-        return env.counters.drops.add(DropReason::UnknownPeer, datagrams);
+    let sender = env.table.sender(source.ip());
+    let peer = sender.map(|sender| env.table.peer(sender));
+    let tap = env.tap;
+    let show = |datagram: &[u8], outcome: Result<&[u8], DropReason>| {
+        if let Some(tap) = tap {
+            tap.see(&Sight::Ingress { source, ecn, datagram, peer, outcome });
+        }
+    };
+    // An empty datagram is one too: it is dropped for want of a header.
+    let empty = bytes.is_empty().then_some(&[][..]);
+    let refuse = |bytes: &[u8], reason| {
+        bytes.chunks(segment_size).chain(empty).for_each(|datagram| show(datagram, Err(reason)));
+        env.counters.drops.add(reason, datagrams);
+    };
+    let Some(sender) = sender else {
+        return refuse(bytes, DropReason::UnknownPeer);
     };
     if truncated {
-        return env.counters.drops.add(DropReason::DatagramTruncated, datagrams);
+        return refuse(bytes, DropReason::DatagramTruncated);
     }
     if env.table.peer(sender).codec.kind() != codec {
         return env.counters.drops.add(DropReason::WrongCodec, datagrams);
     }
     mark(engine, env.table, sender, ecn, segment_size, bytes);
     let bytes: &'p [u8] = bytes;
-    // An empty datagram is one too: it is dropped for want of a header.
-    let empty = bytes.is_empty().then_some(bytes);
     let (mut packets, mut octets) = (0, 0);
     for datagram in bytes.chunks(segment_size).chain(empty) {
         match engine.handle_udp_datagram(env.table, sender, ecn, datagram) {
             Ok(delivery) => {
                 packets += 1;
                 octets += delivery.packet.len() as u64;
+                show(datagram, Ok(delivery.packet.bytes()));
                 outlet.push(env, delivery.packet);
             }
-            Err(reason) => env.counters.drops.add(reason, 1),
+            Err(reason) => {
+                show(datagram, Err(reason));
+                env.counters.drops.add(reason, 1);
+            }
         }
     }
     if packets > 0 {

@@ -5,6 +5,7 @@ use std::io::{self, IoSlice};
 use super::io_error::{Class, classify};
 use super::port::UnderlayPort;
 use super::round::{Env, Notice};
+use super::tap::Sight;
 use super::train::{Key, Train};
 use crate::engine::DropReason;
 use crate::platform::udp::{MAX_SEND_SEGMENTS, Transmit};
@@ -78,6 +79,7 @@ fn send<T, U: UnderlayPort>(
         let peer = env.table.peer(key.peer);
         let overhead = count * peer.codec.header_len();
         peer.counters.add_egress(count as u64, (bytes.len() - overhead) as u64);
+        show(env, key, bytes, segment_len, Ok(()));
         return Segmentation::Fine;
     };
     let class = classify(&error);
@@ -102,7 +104,24 @@ fn send<T, U: UnderlayPort>(
         }
     };
     env.counters.drops.add(reason, count as u64);
+    show(env, key, bytes, segment_len, Err(reason));
     Segmentation::Fine
+}
+
+fn show<T, U>(
+    env: &Env<'_, T, U>,
+    key: &Key,
+    bytes: &[u8],
+    segment_len: usize,
+    result: Result<(), DropReason>,
+) {
+    if let Some(tap) = env.tap {
+        let Key { ecn, flow_hash, peer, .. } = *key;
+        let peer = env.table.peer(peer);
+        for datagram in bytes.chunks(segment_len) {
+            tap.see(&Sight::Sent { peer, ecn, flow_hash, datagram, result });
+        }
+    }
 }
 
 fn send_once<T, U: UnderlayPort>(

@@ -12,6 +12,7 @@ use super::offload::VnetHeader;
 use super::offload::coalesce::{Candidate, Group, MAX_HEADER_LEN};
 use super::port::TunPort;
 use super::round::{Env, Notice};
+use super::tap::Sight;
 use crate::engine::DropReason;
 use crate::platform::tun::Offload;
 
@@ -42,7 +43,7 @@ impl<'p> Outlet<'p> {
     pub(super) fn push<T: TunPort, U>(&mut self, env: &mut Env<'_, T, U>, packet: InnerPacket<'p>) {
         let Some(candidate) = self.candidate(&packet) else {
             self.flush(env);
-            return write(env, &VnetHeader::default(), &[packet.bytes()]);
+            return write(env, packet.bytes());
         };
         if let (Some(group), Some(first)) = (&mut self.group, self.members.first())
             && self.count < MAX_MEMBERS
@@ -78,10 +79,10 @@ impl<'p> Outlet<'p> {
                 self.refused = true;
                 self.offload = Offload::None;
                 for member in members {
-                    write(env, &VnetHeader::default(), &[member]);
+                    write(env, member);
                 }
             }
-            Err(error) => refused(env, &error, members.len()),
+            Err(error) => refused(env, &error, members),
         }
     }
 
@@ -94,9 +95,9 @@ impl<'p> Outlet<'p> {
     }
 }
 
-fn write<T: TunPort, U>(env: &mut Env<'_, T, U>, vnet: &VnetHeader, parts: &[&[u8]]) {
-    if let Err(error) = send(env, vnet, parts) {
-        refused(env, &error, 1);
+fn write<T: TunPort, U>(env: &mut Env<'_, T, U>, packet: &[u8]) {
+    if let Err(error) = send(env, &VnetHeader::default(), &[packet]) {
+        refused(env, &error, &[packet]);
     }
 }
 
@@ -114,7 +115,7 @@ fn send<T: TunPort, U>(
     env.tun.send(&slices[..=parts.len()])
 }
 
-fn refused<T, U>(env: &Env<'_, T, U>, error: &io::Error, packets: usize) {
+fn refused<T, U>(env: &Env<'_, T, U>, error: &io::Error, packets: &[&[u8]]) {
     let reason = match classify(error) {
         Class::Empty | Class::Full => DropReason::TunFull,
         Class::Gone => {
@@ -126,5 +127,8 @@ fn refused<T, U>(env: &Env<'_, T, U>, error: &io::Error, packets: usize) {
             DropReason::TunRefused
         }
     };
-    env.counters.drops.add(reason, packets as u64);
+    env.counters.drops.add(reason, packets.len() as u64);
+    if let Some(tap) = env.tap {
+        packets.iter().for_each(|packet| tap.see(&Sight::Lost { packet, reason }));
+    }
 }

@@ -9,6 +9,7 @@ use tokio::sync::mpsc;
 use super::counters::WorkerCounters;
 use super::offload::VnetHeader;
 use super::port::TunPort;
+use super::tap::Tap;
 use crate::engine::Table;
 
 /// What a round came to.
@@ -34,6 +35,8 @@ pub struct Env<'a, T, U> {
     pub counters: &'a WorkerCounters,
     /// Where to tell what control should know.
     pub notices: &'a Notices,
+    /// Who looks at single packets, if anybody does.
+    pub tap: Option<&'a dyn Tap>,
     /// The moment of the round.
     pub now: Instant,
     /// Bytes read so far, in both directions.

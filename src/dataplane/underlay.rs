@@ -17,7 +17,7 @@ pub const SENDERS: usize = 16;
 
 /// Which source port a flow leaves by. High bits, because the low ones choose among the buckets of
 /// hash tables elsewhere.
-pub(super) fn bucket(flow_hash: u32) -> usize {
+pub fn bucket(flow_hash: u32) -> usize {
     (flow_hash >> (u32::BITS - SENDERS.ilog2())) as usize
 }
 

@@ -108,6 +108,7 @@ impl Worker {
             table: &table,
             counters: &self.counters,
             notices: &self.notices,
+            tap: None,
             now,
             octets: 0,
         };

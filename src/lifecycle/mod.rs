@@ -1,7 +1,9 @@
 //! Start, readiness, signals and the end of the process. No features.
 
+mod interrupt;
 mod readiness;
 mod signals;
 
+pub use interrupt::{INTERRUPTED, on_interrupt};
 pub use readiness::{Readiness, State};
 pub use signals::{Signal, Signals};

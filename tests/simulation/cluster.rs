@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 
-use culvert::engine::{NodeEntry, Overlay};
+use culvert::engine::{Foreign, NodeEntry, Overlay, Speech};
 use ipnet::IpNet;
 use overlay_proto::Vni;
 
@@ -64,6 +64,7 @@ impl Cluster {
             vni: Vni::new(u32::try_from(random.between(0, 0xff_ffff)).unwrap()).unwrap(),
             networks: vec!["10.244.0.0/16".parse().unwrap(), "fd00:10:244::/48".parse().unwrap()],
             port: PORT,
+            foreign: Foreign::default(),
         };
         let v6_underlay = random.percent(30);
         let mut cluster = Self { overlay, versions: Vec::new(), v6_underlay, free };
@@ -103,7 +104,12 @@ impl Cluster {
             }
             subnets.extend(self.grant(want_v4, random));
         }
-        NodeEntry { name: name(node), address: self.address(node), subnets }
+        NodeEntry {
+            name: name(node),
+            address: self.address(node),
+            subnets,
+            speech: Speech::default(),
+        }
     }
 
     fn grant(&mut self, v4: bool, random: &mut Random) -> Option<IpNet> {

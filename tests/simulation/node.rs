@@ -231,7 +231,9 @@ impl Daemon {
             table: &self.table,
             counters: &self.counters,
             notices: &self.notices,
+            tap: None,
             now,
+            octets: 0,
         };
         while self.egress.round(&mut self.engine, &mut env) == Round::More {}
         (self.underlay.take(), self.tun.take())
@@ -257,7 +259,9 @@ impl Daemon {
             table: &self.table,
             counters: &self.counters,
             notices: &self.notices,
+            tap: None,
             now,
+            octets: 0,
         };
         while !env.underlay.is_drained() {
             self.ingress.round(&self.engine, &mut env, 0);

@@ -103,6 +103,7 @@ impl Bench {
             table: &self.table,
             counters: &self.counters,
             notices: &self.notices,
+            tap: None,
             now: clock::now(),
             octets: 0,
         };

@@ -6,7 +6,9 @@ use std::net::{IpAddr, SocketAddr};
 use culvert::dataplane::{
     Egress, Env, Ingress, MemoryTun, MemoryUnderlay, Notices, Round, WorkerCounters,
 };
-use culvert::engine::{DropReason, Engine, Membership, NodeEntry, Overlay, PeerRegistry, Table};
+use culvert::engine::{
+    DropReason, Engine, Foreign, Membership, NodeEntry, Overlay, PeerRegistry, Speech, Table,
+};
 use culvert::platform::clock;
 use culvert::platform::tun::Offload;
 use overlay_proto::{Mtu, Vni};
@@ -21,6 +23,7 @@ pub(crate) fn overlay() -> Overlay {
         vni: Vni::new(VNI).unwrap(),
         networks: vec!["10.244.0.0/16".parse().unwrap(), "fd00:10:244::/48".parse().unwrap()],
         port: PORT,
+        foreign: Foreign::default(),
     }
 }
 
@@ -57,6 +60,7 @@ fn table() -> Table {
             format!("10.244.{index}.0/24").parse().unwrap(),
             format!("fd00:10:244:{index}::/64").parse().unwrap(),
         ],
+        speech: Speech::default(),
     };
     let members = Membership::check(overlay(), "node1", (1..=3).map(node).collect()).unwrap();
     let routers = ["10.244.1.1", "fd00:10:244:1::1"].map(|router| router.parse().unwrap());
@@ -107,7 +111,9 @@ impl Worker {
             table: &self.table,
             counters: &self.counters,
             notices: &self.notices,
+            tap: None,
             now: clock::now(),
+            octets: 0,
         };
         let half = if self.offload == Offload::None { &PLAIN } else { &TRAINS };
         half.with_borrow_mut(

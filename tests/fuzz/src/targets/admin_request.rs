@@ -55,7 +55,12 @@ fn status() -> Status {
         mtu: 1464,
         vni: 1,
         subnets: Vec::new(),
-        underlay: UnderlayStatus { address: IpAddr::from([192, 168, 1, 11]), port: 4790 },
+        underlay: UnderlayStatus {
+            address: IpAddr::from([192, 168, 1, 11]),
+            port: 4790,
+            tunnels: Vec::new(),
+            mac: String::new(),
+        },
         table: TableStatus { source: "file".to_owned(), generation: 1, nodes: 1, error: None },
         offload: "none".to_owned(),
         workers: 1,

@@ -1,0 +1,81 @@
+//! A node's table without the node: for commands that say what a daemon would do.
+
+use std::net::IpAddr;
+use std::path::Path;
+
+use anyhow::Context as _;
+use ipnet::IpNet;
+
+use super::members::{Mtus, overlay};
+use super::table_path;
+use crate::config::{Config, Overrides, TableSource};
+use crate::control::table_file::TableFile;
+use crate::engine::{PeerRegistry, Table};
+
+/// What a daemon would have made of a configuration and a table file.
+pub struct Offline {
+    /// The configuration.
+    pub config: Config,
+    /// The compiled table.
+    pub table: Table,
+}
+
+/// The least that a configuration must say.
+const MINIMAL: &str = "\
+[network]
+cidrs = [\"10.244.0.0/16\"]
+[table]
+source = \"file\"
+path = \"table.toml\"
+";
+
+/// Compiles the table of `node` as its daemon would; MTUs are those of the configuration, or those of
+/// Ethernet. Without a configuration file everything has its default, and the pod networks are what
+/// the table's subnets are.
+///
+/// # Errors
+///
+/// What the daemon would refuse.
+pub fn offline(
+    config: Option<&Path>,
+    table: Option<&Path>,
+    node: Option<&str>,
+) -> anyhow::Result<Offline> {
+    let overrides = Overrides { node_name: node.map(str::to_owned), ..Overrides::default() };
+    let mut settings = match config {
+        Some(path) => Config::read(path, &overrides)?,
+        None => Config::parse(Path::new("defaults"), MINIMAL, &overrides)?,
+    };
+    match (table, config) {
+        (Some(path), _) => settings.table = TableSource::File { path: path.to_owned() },
+        (None, Some(_)) => {}
+        (None, None) => {
+            anyhow::bail!("no subnet table: name it with --table FILE, or --config FILE")
+        }
+    }
+    if config.is_none() {
+        settings.network.cidrs = subnets(table_path(&settings))?;
+    }
+    let mut source = TableFile::new(table_path(&settings));
+    let members = source.read(&overlay(&settings), &settings.node.name)?;
+    let mtus = Mtus::assume(&settings, &members)?;
+    let table = mtus.compile(&members, &PeerRegistry::default());
+    Ok(Offline { config: settings, table })
+}
+
+impl Offline {
+    /// The address that peers send to.
+    pub fn address(&self) -> IpAddr {
+        self.config.underlay.address.unwrap_or_else(|| self.table.local().address)
+    }
+}
+
+/// Every subnet that the file names and that can be read; what is wrong with others is said later.
+fn subnets(path: &Path) -> anyhow::Result<Vec<IpNet>> {
+    let text = std::fs::read_to_string(path)
+        .with_context(|| format!("reading the subnet table {}", path.display()))?;
+    let document: toml::Table = text.parse().unwrap_or_default();
+    let nodes = document.get("node").and_then(toml::Value::as_array).into_iter().flatten();
+    let subnets = nodes.filter_map(|node| node.get("subnets")?.as_array()).flatten();
+    Ok(subnets.filter_map(|subnet| subnet.as_str()?.parse().ok()).collect())
+}

@@ -1,0 +1,92 @@
+//! Where others look at single packets as the data path decides about them.
+//!
+//! The data path tells a [`Tap`], if there is one, what it sees, and waits for nothing. It is called
+//! by the thread that moves the packets, in the order in which it decides; a tap must neither block
+//! nor keep what it is shown. Without one the cost is a test for `None` for each packet.
+
+use std::net::SocketAddr;
+
+use overlay_proto::{Ecn, InnerPacket};
+
+use crate::engine::{DropReason, Owner, Peer, Table};
+
+/// Somebody who looks.
+pub trait Tap {
+    /// Is shown one thing.
+    fn see(&self, sight: &Sight<'_>);
+}
+
+/// What there is to see.
+#[derive(Clone, Copy, Debug)]
+pub enum Sight<'a> {
+    /// A packet that came from the pods' side was decided about. Exactly one for each packet read.
+    Egress {
+        /// The packet from its IP header on; a super-packet whole, with its checksum unfinished.
+        packet: &'a [u8],
+        /// The peer that owns its destination, as far as that was found out.
+        peer: Option<&'a Peer>,
+        /// What becomes of it.
+        decision: Decision<'a>,
+    },
+    /// A datagram was handed to the underlay. Those of one packet follow its [`Sight::Egress`], in
+    /// order, though not at once.
+    Sent {
+        /// Where it goes.
+        peer: &'a Peer,
+        /// The outer mark.
+        ecn: Ecn,
+        /// Which source port it leaves by.
+        flow_hash: u32,
+        /// The UDP payload.
+        datagram: &'a [u8],
+        /// Whether the underlay took it, or why not.
+        result: Result<(), DropReason>,
+    },
+    /// A datagram from the underlay was decided about. Exactly one for each datagram received.
+    Ingress {
+        /// Its outer source.
+        source: SocketAddr,
+        /// The outer mark.
+        ecn: Ecn,
+        /// The UDP payload.
+        datagram: &'a [u8],
+        /// The peer that sent it, if the outer source is one.
+        peer: Option<&'a Peer>,
+        /// The inner packet as it is delivered, or why it is not.
+        outcome: Result<&'a [u8], DropReason>,
+    },
+    /// A packet that was to be delivered was refused by the TUN device.
+    Lost {
+        /// The inner packet.
+        packet: &'a [u8],
+        /// Why.
+        reason: DropReason,
+    },
+}
+
+/// What becomes of a packet of a pod.
+#[derive(Clone, Copy, Debug)]
+pub enum Decision<'a> {
+    /// It goes to the peer in so many datagrams.
+    Forward {
+        /// More than one for a super-packet.
+        datagrams: usize,
+    },
+    /// It is dropped, and its sender gets this ICMP error.
+    Reply {
+        /// Why.
+        reason: DropReason,
+        /// The error from its IP header on.
+        reply: &'a [u8],
+    },
+    /// It is dropped.
+    Drop(DropReason),
+}
+
+/// The peer that owns the destination of `packet`, which was not sent there.
+pub(super) fn intended<'t>(table: &'t Table, packet: &[u8]) -> Option<&'t Peer> {
+    match table.owner(InnerPacket::parse(packet).ok()?.destination())? {
+        Owner::Peer(peer) => Some(table.peer(peer)),
+        Owner::Local => None,
+    }
+}

@@ -1,0 +1,360 @@
+//! Where a batch of packets is played, and what is seen of it put together.
+
+use std::cell::RefCell;
+use std::collections::VecDeque;
+use std::net::SocketAddr;
+use std::ops::Range;
+use std::time::{Duration, Instant};
+
+use overlay_proto::Family;
+
+use super::classify::{Seen, Tunnel, classify};
+use super::row::{Direction, Row, Skip, Verdict};
+use crate::dataplane::{Decision, Outer, Rehearsal, Sight, Tap, bucket};
+use crate::engine::{Peer, Table};
+use crate::pcap::{Frame, network_layer};
+use crate::platform::clock;
+use crate::platform::tun::Offload;
+
+/// Most packets that are played at once: as many as a worker reads in one round.
+const BATCH: usize = 64;
+
+/// Longest time between the first and the last packet of a batch. What is further apart a worker
+/// would not find together; the limit on ICMP errors counts in this unit.
+const BATCH_NS: u64 = 1_000_000;
+
+/// Longest packet that IP can say: an IPv6 header and 64 KiB.
+const MAX_PACKET_LEN: usize = 40 + u16::MAX as usize;
+
+/// The first source port of what a replayed node sends; each flow bucket has its own after it. A
+/// daemon's are of the kernel's choice.
+const FIRST_SOURCE_PORT: u16 = 49152;
+
+/// How packets are to be taken.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Manner {
+    pub(super) offload: Offload,
+    pub(super) direction: Option<Direction>,
+    /// Whether long TCP packets are what a kernel left to be cut.
+    pub(super) super_packets: bool,
+    /// Whether flows are described, which costs time.
+    pub(super) flows: bool,
+    /// Whether resulting packets are kept.
+    pub(super) results: bool,
+}
+
+/// A node that packets are played to.
+pub(super) struct Stage<'t> {
+    table: &'t Table,
+    tunnel: Tunnel,
+    manner: Manner,
+    rehearsal: Rehearsal,
+    notes: Notes,
+    started: Instant,
+    first_ns: Option<u64>,
+    /// Time of the newest packet, which never goes back.
+    now_ns: u64,
+    /// Direction and time of the first packet of the batch.
+    batch: Option<(Direction, u64)>,
+    packets: u64,
+    padded: Vec<u8>,
+}
+
+impl<'t> Stage<'t> {
+    pub(super) fn new(table: &'t Table, tunnel: Tunnel, manner: Manner) -> Self {
+        let started = clock::now();
+        let local = SocketAddr::new(tunnel.address, tunnel.ports.first().copied().unwrap_or(0));
+        Self {
+            table,
+            notes: Notes(RefCell::new(Pages::new(local, manner))),
+            tunnel,
+            manner,
+            rehearsal: Rehearsal::new(manner.offload, started),
+            started,
+            first_ns: None,
+            now_ns: 0,
+            batch: None,
+            packets: 0,
+            padded: Vec::new(),
+        }
+    }
+
+    /// Takes the next frame of the capture; plays the batch before it, if it does not continue that
+    /// one, and shows each row of it.
+    pub(super) fn take<E>(
+        &mut self,
+        frame: &Frame<'_>,
+        show: impl FnMut(&Row, Results<'_>) -> Result<(), E>,
+    ) -> Result<(), E> {
+        let missing = frame.original_len - frame.bytes.len();
+        let mut padded = std::mem::take(&mut self.padded);
+        let packet = network_layer(frame.link, frame.bytes).map(|packet| {
+            if missing == 0 {
+                return packet;
+            }
+            // What was cut off is taken for zeros: no verdict depends on a packet's content.
+            padded.clear();
+            padded.extend_from_slice(packet);
+            padded.resize((packet.len() + missing).clamp(packet.len(), MAX_PACKET_LEN), 0);
+            &padded[..]
+        });
+        let seen = packet
+            .map_err(Skip::NoPacket)
+            .and_then(|packet| classify(&self.tunnel, packet, self.manner.direction));
+        let direction = match &seen {
+            Ok(Seen::Egress(_)) => Some(Direction::Egress),
+            Ok(Seen::Ingress { .. }) => Some(Direction::Ingress),
+            Err(_) => None,
+        };
+        if !self.continues(direction, frame.timestamp_ns) {
+            self.play(show)?;
+        }
+        self.packets += 1;
+        self.now_ns = self.now_ns.max(frame.timestamp_ns);
+        if let (Some(direction), None) = (direction, self.batch) {
+            self.batch = Some((direction, self.now_ns));
+        }
+        let row = {
+            let pages = self.notes.0.get_mut();
+            let (index, row) = pages.turn();
+            row.packet = self.packets;
+            row.time_ns = frame.timestamp_ns;
+            row.captured = (missing > 0).then_some(frame.bytes.len());
+            row.direction = direction;
+            row.packet_bytes = packet.map_or(0, <[u8]>::len);
+            index
+        };
+        match seen {
+            Ok(Seen::Egress(packet)) => {
+                let count = if self.manner.super_packets {
+                    self.rehearsal.pod_sends_super_packet(self.table, packet)
+                } else {
+                    self.rehearsal.pod_sends(packet);
+                    1
+                };
+                let pages = self.notes.0.get_mut();
+                pages.rows[row].packet_bytes = packet.len();
+                pages.played.extend(std::iter::repeat_n(row, count));
+            }
+            Ok(Seen::Ingress { source, ecn, datagram, packet_len }) => {
+                self.rehearsal.arrives(source, ecn, datagram);
+                let pages = self.notes.0.get_mut();
+                let row_at = &mut pages.rows[row];
+                row_at.verdict = Verdict::Deliver;
+                row_at.datagrams = 1;
+                row_at.wire_bytes = packet_len;
+                row_at.packet_bytes = packet_len;
+                pages.played.push_back(row);
+            }
+            Err(skip) => self.notes.0.get_mut().rows[row].verdict = Verdict::Skip(skip),
+        }
+        self.padded = padded;
+        Ok(())
+    }
+
+    /// Whether a packet belongs into the batch that is being put together.
+    fn continues(&mut self, direction: Option<Direction>, timestamp_ns: u64) -> bool {
+        let full = self.notes.0.get_mut().used >= BATCH;
+        let apart = self.batch.is_some_and(|(of, begin)| {
+            direction.is_some_and(|direction| direction != of)
+                || timestamp_ns.saturating_sub(begin) >= BATCH_NS
+        });
+        !(full || apart)
+    }
+
+    /// Plays the batch, and shows each row with its results.
+    pub(super) fn play<E>(
+        &mut self,
+        mut show: impl FnMut(&Row, Results<'_>) -> Result<(), E>,
+    ) -> Result<(), E> {
+        let first = *self.first_ns.get_or_insert(self.now_ns);
+        let now = self.started + Duration::from_nanos(self.now_ns - first);
+        self.rehearsal.run(self.table, &self.notes, now);
+        self.batch = None;
+        let pages = self.notes.0.get_mut();
+        // Datagrams wait for their train, so that results come in another order than packets.
+        pages.results.sort_by_key(|result| result.row);
+        let mut results = &pages.results[..];
+        for (index, row) in pages.rows[..pages.used].iter().enumerate() {
+            let count = results.iter().take_while(|result| result.row == index).count();
+            let (own, rest) = results.split_at(count);
+            results = rest;
+            show(row, Results { list: own, bytes: &pages.bytes })?;
+        }
+        pages.used = 0;
+        pages.results.clear();
+        pages.bytes.clear();
+        pages.played.clear();
+        pages.sent.clear();
+        Ok(())
+    }
+}
+
+/// Where a resulting packet would be seen.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Side {
+    /// Among the pods.
+    Inner,
+    /// On the underlay.
+    Outer,
+}
+
+/// One resulting packet.
+#[derive(Clone, Debug)]
+struct Outcome {
+    row: usize,
+    side: Side,
+    place: Range<usize>,
+}
+
+/// The resulting packets of one row.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Results<'a> {
+    list: &'a [Outcome],
+    bytes: &'a [u8],
+}
+
+impl<'a> Results<'a> {
+    pub(super) fn iter(self) -> impl Iterator<Item = (Side, &'a [u8])> {
+        self.list.iter().map(move |outcome| (outcome.side, &self.bytes[outcome.place.clone()]))
+    }
+}
+
+/// What is seen while a batch is played.
+struct Notes(RefCell<Pages>);
+
+struct Pages {
+    local: SocketAddr,
+    manner: Manner,
+    rows: Vec<Row>,
+    used: usize,
+    /// The rows whose packets were put in, in order: each is seen once.
+    played: VecDeque<usize>,
+    /// The rows whose datagrams wait to be sent, with their number.
+    sent: VecDeque<(usize, usize)>,
+    results: Vec<Outcome>,
+    bytes: Vec<u8>,
+}
+
+impl Pages {
+    fn new(local: SocketAddr, manner: Manner) -> Self {
+        Self {
+            local,
+            manner,
+            rows: Vec::new(),
+            used: 0,
+            played: VecDeque::new(),
+            sent: VecDeque::new(),
+            results: Vec::new(),
+            bytes: Vec::new(),
+        }
+    }
+
+    /// An empty row; its strings keep their memory.
+    fn turn(&mut self) -> (usize, &mut Row) {
+        let index = self.used;
+        self.used += 1;
+        if index == self.rows.len() {
+            self.rows.push(Row {
+                packet: 0,
+                time_ns: 0,
+                direction: None,
+                verdict: Verdict::Forward,
+                peer: String::new(),
+                datagrams: 0,
+                wire_bytes: 0,
+                packet_bytes: 0,
+                captured: None,
+                flow: String::new(),
+            });
+        }
+        let row = &mut self.rows[index];
+        row.verdict = Verdict::Forward;
+        row.peer.clear();
+        row.flow.clear();
+        (row.datagrams, row.wire_bytes) = (0, 0);
+        (index, row)
+    }
+
+    fn keep(&mut self, row: usize, side: Side, parts: &[&[u8]]) {
+        if self.manner.results {
+            let start = self.bytes.len();
+            parts.iter().for_each(|part| self.bytes.extend_from_slice(part));
+            self.results.push(Outcome { row, side, place: start..self.bytes.len() });
+        }
+    }
+
+    fn meet(&mut self, row: usize, peer: Option<&Peer>, inner: &[u8]) {
+        let row = &mut self.rows[row];
+        row.peer.clear();
+        row.peer.push_str(peer.map_or("", |peer| &peer.name));
+        if self.manner.flows {
+            row.describe(inner);
+        }
+    }
+}
+
+impl Tap for Notes {
+    fn see(&self, sight: &Sight<'_>) {
+        let pages = &mut *self.0.borrow_mut();
+        match *sight {
+            Sight::Egress { packet, peer, decision } => {
+                let Some(row) = pages.played.pop_front() else { return };
+                pages.meet(row, peer, packet);
+                match decision {
+                    Decision::Forward { datagrams } => pages.sent.push_back((row, datagrams)),
+                    Decision::Reply { reason, reply } => {
+                        pages.rows[row].verdict = Verdict::Reply(reason);
+                        pages.keep(row, Side::Inner, &[packet]);
+                        pages.keep(row, Side::Inner, &[reply]);
+                    }
+                    Decision::Drop(reason) => {
+                        pages.rows[row].verdict = Verdict::Drop(reason);
+                        pages.keep(row, Side::Inner, &[packet]);
+                    }
+                }
+            }
+            Sight::Sent { peer, ecn, flow_hash, datagram, result } => {
+                let Some((row, left)) = pages.sent.front_mut() else { return };
+                let row = *row;
+                *left -= 1;
+                if *left == 0 {
+                    pages.sent.pop_front();
+                }
+                let to = &mut pages.rows[row];
+                to.datagrams += 1;
+                to.wire_bytes += Outer::len_on(Family::of(peer.address())) + datagram.len();
+                if let Err(reason) = result {
+                    to.verdict = Verdict::Drop(reason);
+                }
+                if pages.manner.results {
+                    let port = u16::try_from(bucket(flow_hash)).unwrap_or_default();
+                    let source =
+                        SocketAddr::new(pages.local.ip(), FIRST_SOURCE_PORT.saturating_add(port));
+                    let outer = Outer::new(source, peer.endpoint, ecn, datagram);
+                    pages.keep(row, Side::Outer, &[outer.as_slice(), datagram]);
+                }
+            }
+            Sight::Ingress { source, ecn, datagram, peer, outcome } => {
+                let Some(row) = pages.played.pop_front() else { return };
+                match outcome {
+                    Ok(inner) => {
+                        pages.meet(row, peer, inner);
+                        pages.keep(row, Side::Inner, &[inner]);
+                    }
+                    Err(reason) => {
+                        let header_len = peer.map_or(usize::MAX, |peer| peer.codec.header_len());
+                        pages.meet(row, peer, datagram.get(header_len..).unwrap_or_default());
+                        pages.rows[row].verdict = Verdict::Drop(reason);
+                        if pages.manner.results {
+                            let outer = Outer::new(source, pages.local, ecn, datagram);
+                            pages.keep(row, Side::Outer, &[outer.as_slice(), datagram]);
+                        }
+                    }
+                }
+            }
+            // The device in memory takes everything.
+            Sight::Lost { .. } => {}
+        }
+    }
+}
