@@ -6,6 +6,7 @@
 mod daemon;
 mod members;
 mod owner;
+mod turn;
 mod view;
 
 pub use daemon::run;
