@@ -6,20 +6,20 @@
 # The nodes of the subnet table that is in force; a test may add some.
 nodes=(node1 node2 node3)
 
-# How the private networks begin: one of 24 slots of the range
-# for tests of network devices (RFC 2544), which no network that somebody uses has.
+# How the private networks begin: one of 24 slots of the range for tests of network devices (RFC 2544),
+# which no network that somebody uses has.
 readonly SLOTS=24
 
 # cluster_up NAME: brings the cluster up and waits for its pods.
 cluster_up() {
     export COMPOSE_PROJECT_NAME=$1
-    CULVERT_ETC=$(mktemp -d)
     export CULVERT_ETC
-    chmod 755 "$CULVERT_ETC"
-    cp deploy/compose/etc/* "$CULVERT_ETC/"
     local slot first=$((RANDOM % SLOTS)) said
     for ((slot = first; slot < first + SLOTS; slot++)); do
         export CULVERT_UNDERLAY=198.18.$((slot % SLOTS + 1))
+        CULVERT_ETC=$(mktemp -d)
+        chmod 755 "$CULVERT_ETC"
+        cp deploy/compose/etc/* "$CULVERT_ETC/"
         sed "s/192\.168\.10/$CULVERT_UNDERLAY/" deploy/compose/etc/table.toml >"$CULVERT_ETC/table.toml"
         if said=$(compose up -d 2>&1); then
             await 60 "all pods to be attached" pods_attached
@@ -27,20 +27,27 @@ cluster_up() {
         fi
         # Another cluster has the slot; anything else is a failure.
         if ! grep -qi "overlaps" <<<"$said"; then break; fi
-        compose down -v -t 1 --remove-orphans >/dev/null 2>&1 || true
+        cluster_down
     done
     printf '%s\n' "$said" >&2
     return 1
 }
 
-# Removes whatever there is of the cluster.
+# Removes whatever there is of the cluster, also what a test has added: everything has its label.
 cluster_down() {
     [ -n "${COMPOSE_PROJECT_NAME:-}" ] || return 0
-    # One-off containers first: compose does not take them for its own.
-    docker ps -aq --filter "label=com.docker.compose.project=$COMPOSE_PROJECT_NAME" |
-        xargs -r "${as_owner[@]}" docker rm -fv >/dev/null 2>&1 || true
-    compose down -v -t 1 --remove-orphans >/dev/null 2>&1 || true
+    local mine="label=com.docker.compose.project=$COMPOSE_PROJECT_NAME"
+    docker ps -aq --filter "$mine" | remove rm -f -v
+    docker network ls -q --filter "$mine" | remove network rm
+    docker volume ls -q --filter "$mine" | remove volume rm
     if [ -n "${CULVERT_ETC:-}" ]; then rm -rf "$CULVERT_ETC"; fi
+}
+
+# remove COMMAND…: gives docker what standard input names, if anything.
+remove() {
+    local names
+    mapfile -t names
+    [ ${#names[@]} = 0 ] || docker "$@" "${names[@]}" >/dev/null
 }
 
 # The container of a service that runs.
@@ -90,13 +97,14 @@ all_pods() {
     done
 }
 
-# The ping matrix as a table. Fails if any pod does not answer any other.
+# matrix [ATTEMPTS]: how long pings take, as a table. Fails if any pod does not answer any other, each
+# time if it is asked more than once.
 matrix() {
     local pods node lines=""
     pods=$(all_pods)
     for node in "${nodes[@]}"; do
         # shellcheck disable=SC2046  # each address is a word
-        lines+=$(on "$node" pod reach $(awk '{ print $3 }' <<<"$pods") | sed "s/^/$node /")$'\n'
+        lines+=$(on "$node" pod reach "${1:-1}" $(awk '{ print $3 }' <<<"$pods") | sed "s/^/$node /")$'\n'
     done
     awk '
         NR == FNR { if (NF) { address[$1 "/" $2] = $3; order[++count] = $1 "/" $2 } ; next }

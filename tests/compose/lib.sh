@@ -20,9 +20,9 @@ reaches() {
     on "$1" pod exec "$2" ping -n -c 1 -W 1 "$3"
 }
 
-# assert_all_talk: every pod answers every other, soon at the latest.
+# assert_all_talk [ATTEMPTS]: every pod answers every other, soon at the latest.
 assert_all_talk() {
-    await "$SOON" "every pod to answer every other" matrix || { matrix; return 1; }
+    await "$SOON" "every pod to answer every other" matrix "${1:-1}" || { matrix; return 1; }
 }
 
 # Whether a daemon carries packets. Its program is the only one in its container.

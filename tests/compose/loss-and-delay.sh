@@ -9,8 +9,8 @@ grep -Eq 'min/avg/max/mdev = [2-9][0-9]' <<<"$underlay" || fail "the underlay is
 echo "underlay: $(grep -o '[0-9.]*% packet loss' <<<"$underlay"), $(grep min <<<"$underlay")"
 
 start_stream node1 node3
-start=$SECONDS
-assert_all_talk >/dev/null
+# Of three pings one comes through: that all three are lost is one case in fifteen thousand.
+assert_all_talk 3 >/dev/null
 sleep 3
 finish_stream
 make_clean
