@@ -20,6 +20,11 @@ reaches() {
     on "$1" pod exec "$2" ping -n -c 1 -W 1 "$3"
 }
 
+# cut_off NODE POD ADDRESS: one ping that nobody answers.
+cut_off() {
+    ! reaches "$@"
+}
+
 # assert_all_talk [ATTEMPTS]: every pod answers every other, soon at the latest.
 assert_all_talk() {
     await "$SOON" "every pod to answer every other" matrix "${1:-1}" || { matrix; return 1; }
@@ -27,7 +32,16 @@ assert_all_talk() {
 
 # Whether a daemon carries packets. Its program is the only one in its container.
 is_ready() {
-    on "$1" /bin/culvert status --json | grep -q '"ready": true'
+    local status
+    status=$(on "$1" /bin/culvert status --json)
+    [[ $status == *'"ready": true'* ]]
+}
+
+# has_said CONTAINER TEXT: whether its log has the text.
+has_said() {
+    local log
+    log=$(docker logs "$1" 2>&1)
+    [[ $log == *"$2"* ]]
 }
 
 # Packets that the kernel of a node received and lost, or found damaged.

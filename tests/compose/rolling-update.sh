@@ -13,10 +13,10 @@ docker run -d --name "$successor" --label "com.docker.compose.project=$COMPOSE_P
     --read-only --cap-drop ALL --cap-add NET_ADMIN --security-opt no-new-privileges:true \
     --env CULVERT_NODE_NAME=node1 --entrypoint /bin/culvert \
     "$(docker inspect --format '{{ .Image }}' "$old")" run >/dev/null
-await "$SOON" "the new daemon to stand by" bash -c "docker logs $successor 2>&1 | grep 'standing by'"
+await "$SOON" "the new daemon to stand by" has_said "$successor" "standing by"
 is_ready daemon1 || fail "the old daemon no longer serves"
 docker stop -t 10 "$old" >/dev/null
-await "$SOON" "the new daemon to be ready" bash -c "docker logs $successor 2>&1 | grep 'INFO ready'"
+await "$SOON" "the new daemon to be ready" has_said "$successor" "INFO ready"
 
 wait "$pings" || true
 echo "pings at 20 ms: $(grep transmitted "$CULVERT_ETC/pings")"
