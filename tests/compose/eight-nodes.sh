@@ -8,7 +8,7 @@ file=$CULVERT_ETC/eight-nodes.yml
         network=$(((node - 1) % 3 + 1))
         cat <<YAML
   node$node:
-    image: $CULVERT_NODE_IMAGE
+    image: ${CULVERT_NODE_IMAGE:-culvert-node}
     hostname: node$node
     command: [node]
     cap_add: [NET_ADMIN, SYS_ADMIN]
@@ -17,7 +17,7 @@ file=$CULVERT_ETC/eight-nodes.yml
     networks: { underlay$network: { ipv4_address: "$CULVERT_UNDERLAY$network.1$node" } }
     volumes: ["run$node:/run/culvert", "state$node:/var/lib/culvert"]
   daemon$node:
-    image: $CULVERT_NODE_IMAGE
+    image: ${CULVERT_NODE_IMAGE:-culvert-node}
     entrypoint: [/bin/culvert, run]
     network_mode: "service:node$node"
     depends_on: [node$node]
