@@ -17,12 +17,15 @@ CNI_BIN ?= /opt/cni/bin
 help: ## List the commands
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | sort | column -t -s "$$(printf '\t')"
 
+# Where an engine is, its tests are part of all tests; CI is to have one, or to fail.
+COMPOSE_TESTS := $(if $(filter true,$(CI)),test-compose,$(shell (docker version || sudo -n docker version) >/dev/null 2>&1 && echo test-compose || echo without-compose))
+
 .PHONY: demo
 demo: prerequisites release ## Three nodes on this machine, and their pods talking
 	$(SUDO) ./target/release/culvert lab demo
 
 .PHONY: test
-test: prerequisites fmt lint doc test-unit test-root ## Everything that must pass before a change lands
+test: prerequisites fmt lint doc test-unit test-root $(COMPOSE_TESTS) ## Everything that must pass before a change lands
 	@echo "make test: everything passed"
 
 .PHONY: bench
@@ -123,6 +126,43 @@ test-netns: build ## Whole nodes and pods as namespaces
 .PHONY: test-netns-plain
 test-netns-plain: build ## The same with every offload off
 	CULVERT_TEST_OFFLOAD=off $(ROOT_RUNNER) cargo test --locked -p culvert --test netns
+
+# Containers: static programs, so that the image has nothing else. RUSTFLAGS with --target applies to
+# what is built for the image and not to build scripts; its directory disturbs no other build.
+DIST := target/$(TRIPLE)/dist
+.PHONY: dist
+dist: ## Static programs, for the image
+	RUSTFLAGS="-C target-feature=+crt-static" cargo build --profile dist --locked --target $(TRIPLE) -p culvert -p culvert-cni
+
+.PHONY: image
+image: prerequisites compose-prerequisites dist ## The container image `culvert`, from what is built here
+	DIST=$(DIST) deploy/compose/build-images
+
+.PHONY: compose-images
+compose-images: prerequisites compose-prerequisites dist ## The images of docker-compose.yml
+	DIST=$(DIST) deploy/compose/build-images machine
+
+.PHONY: compose-demo
+compose-demo: compose-images ## Three nodes as containers, and their pods talking
+	deploy/compose/demo
+
+# Images of their own, so that those of a user stay; removed with what they were for.
+.PHONY: test-compose
+test-compose: prerequisites compose-prerequisites dist ## Nodes as containers: one script per behaviour
+	cargo build --locked -p compose-tools
+	export CULVERT_IMAGE=culvert:test-$$$$ CULVERT_NODE_IMAGE=culvert-node:test-$$$$; \
+	trap 'tests/compose/remove-images' EXIT; \
+	DIST=$(DIST) EXTRA=target/debug/compose-tools deploy/compose/build-images machine; \
+	tests/compose/image; \
+	tests/compose/run $(COMPOSE_TEST)
+
+.PHONY: without-compose
+without-compose:
+	@echo "LEFT OUT: the tests with containers, because no engine answers here; \`make test-compose\` installs one and runs them"
+
+.PHONY: compose-prerequisites
+compose-prerequisites:
+	@deploy/compose/install-engine
 
 .PHONY: install
 install: release ## Install under PREFIX (/usr/local) and CNI_BIN (/opt/cni/bin)

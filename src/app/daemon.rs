@@ -14,6 +14,7 @@ use tokio::time::{Interval, MissedTickBehavior, interval};
 use super::members::{Mtus, Narrow, longest_header, node_spec, overlay};
 use super::owner::Owner;
 use super::table_path;
+use super::turn::Turn;
 use super::view::{Facts, status_source};
 use crate::config::Config;
 use crate::control::node::{Action, Changes, KernelEvents, Reconciler};
@@ -21,8 +22,8 @@ use crate::control::table_file::TableFile;
 use crate::dataplane::{DataPlane, Notice, Settings, super_packet_limit};
 use crate::engine::{Membership, PeerRegistry, Tunnel};
 use crate::lifecycle::{Readiness, Signal, Signals, State};
-use crate::observe::{AdminSocket, StatusSource, serve_http};
-use crate::platform::claim::Claim;
+use crate::observe::{StatusSource, serve_http};
+use crate::platform::sysctl::Sysctls;
 use crate::platform::tun::Offload;
 use crate::platform::{clock, udp};
 
@@ -46,16 +47,9 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     let mut signals = Signals::new().context("taking over signals")?;
     std::fs::create_dir_all(&config.node.run_dir)
         .with_context(|| format!("creating {}", config.node.run_dir.display()))?;
-    // The socket first: a second daemon on this node must disturb nothing of the first.
-    let admin = AdminSocket::bind(&config.node.run_dir)?;
-    // One with a run directory of its own would share the TUN's queues and the port with this one.
-    let _claim = Claim::take(&format!("culvert/{}", config.tun.name)).with_context(|| {
-        format!(
-            "another daemon of this network namespace owns the TUN {}; stop it, or give this one its \
-             own tun.name, bridge.name and underlay.port",
-            config.tun.name
-        )
-    })?;
+    let Some(Turn { admin, claim }) = Turn::take(&config, &mut signals).await? else {
+        return Ok(());
+    };
     let http = match config.observe.address {
         Some(address) => Some(
             TcpListener::bind(address)
@@ -69,14 +63,17 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     let mut daemon = Daemon::start(config).await?;
     let status = daemon.status.clone();
     let serving = tokio::spawn(admin.serve(status.clone()));
-    if let Some(listener) = http {
-        tokio::spawn(serve_http(listener, status));
-    }
+    let http = http.map(|listener| tokio::spawn(serve_http(listener, status)));
     daemon.keep(&mut signals).await?;
-    serving.abort();
-    // The admin socket's file goes with its task.
-    let _ = serving.await;
-    daemon.stop().await
+    for serving in [Some(serving), http].into_iter().flatten() {
+        serving.abort();
+        // The admin socket's file and the HTTP port go with their tasks.
+        let _ = serving.await;
+    }
+    let stopped = daemon.stop().await;
+    // A daemon that stands by takes all of this over in this moment.
+    drop(claim);
+    stopped
 }
 
 struct Daemon {
@@ -106,7 +103,7 @@ impl Daemon {
         let mut source = TableFile::new(table_path(&config));
         let members = source.read(&overlay(&config), &config.node.name)?;
 
-        let mut kernel = Reconciler::open()?;
+        let mut kernel = reconciler(&config)?;
         let events = KernelEvents::open()?;
         let narrow = Narrow::new();
         let mtus = Mtus::measure(&config, &members, &narrow, &mut kernel).await?;
@@ -216,7 +213,7 @@ impl Daemon {
                 }
                 self.withdraw();
                 // The way to the kernel may be what is broken.
-                match Reconciler::open() {
+                match reconciler(&self.config) {
                     Ok(kernel) => self.kernel = kernel,
                     Err(error) => tracing::error!(%error, "reaching the kernel failed"),
                 }
@@ -375,6 +372,10 @@ impl Daemon {
         tokio::task::spawn_blocking(move || plane.stop()).await?;
         removed
     }
+}
+
+fn reconciler(config: &Config) -> anyhow::Result<Reconciler> {
+    Ok(Reconciler::open()?.with_sysctls(Sysctls::at(&config.node.sysctl_dir)))
 }
 
 async fn preflight(

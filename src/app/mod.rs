@@ -7,6 +7,7 @@ mod daemon;
 mod members;
 mod offline;
 mod owner;
+mod turn;
 mod view;
 
 pub use daemon::run;

@@ -14,6 +14,7 @@ use super::{
     Bridge, Complaint, Config, Egress, Network, Node, Observe, Overrides, TableSource, Tun,
     Underlay, line_of,
 };
+use crate::platform::sysctl;
 use crate::platform::tun::MAX_NAME_LEN;
 
 /// Network identifier of a cluster that does not choose one; flannel's too.
@@ -61,6 +62,8 @@ struct NodeTable {
     name: Option<Spanned<String>>,
     run_dir: Option<PathBuf>,
     state_dir: Option<PathBuf>,
+    sysctl_dir: Option<PathBuf>,
+    stand_by: Option<bool>,
 }
 
 #[derive(Default, Deserialize)]
@@ -232,6 +235,8 @@ impl Reader<'_> {
             name,
             run_dir: directory(overrides.run_dir.clone(), table.run_dir, DEFAULT_RUN_DIR),
             state_dir: directory(overrides.state_dir.clone(), table.state_dir, DEFAULT_STATE_DIR),
+            sysctl_dir: directory(None, table.sysctl_dir, sysctl::DEFAULT_ROOT),
+            stand_by: table.stand_by.unwrap_or(false),
         })
     }
 

@@ -59,6 +59,10 @@ pub struct Node {
     pub run_dir: PathBuf,
     /// Directory of what must survive a reboot.
     pub state_dir: PathBuf,
+    /// Directory where the kernel's parameters are.
+    pub sysctl_dir: PathBuf,
+    /// Whether to wait while another daemon serves this node, instead of refusing to start.
+    pub stand_by: bool,
 }
 
 /// `[underlay]`: how datagrams travel.

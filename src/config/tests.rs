@@ -32,6 +32,8 @@ fn what_is_left_out_has_the_documented_default() {
     assert_eq!(config.bridge.name, "v-net-0");
     assert_eq!(config.node.run_dir, Path::new("/run/culvert"));
     assert_eq!(config.node.state_dir, Path::new("/var/lib/culvert"));
+    assert_eq!(config.node.sysctl_dir, Path::new("/proc/sys"));
+    assert!(!config.node.stand_by);
     assert!(config.egress.masquerade);
     assert_eq!(config.observe.address, None);
 }

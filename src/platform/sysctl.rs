@@ -1,56 +1,79 @@
-//! Kernel parameters under `/proc/sys`.
+//! Kernel parameters: the files that are usually under `/proc/sys`.
 //!
 //! Owns reading and writing one parameter. Never decides a value. Runs on the caller's thread and in
-//! its network namespace: the kernel resolves `/proc/sys/net` for the task that opens the file.
+//! its network namespace: the kernel resolves `/proc/sys/net` for the task that opens the file,
+//! wherever that directory is mounted.
 
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use crate::platform::{Error, Result};
 
-/// Where the kernel shows its parameters.
-const ROOT: &str = "/proc/sys";
+/// Where the kernel shows its parameters, unless somebody has mounted them elsewhere.
+pub const DEFAULT_ROOT: &str = "/proc/sys";
 
-/// Reads the parameter `key`, written with slashes: `net/ipv4/ip_forward`.
-///
-/// Absent is an answer: its device or its protocol does not exist.
-///
-/// # Errors
-///
-/// Whatever opening or reading the file says, other than that it does not exist.
-pub fn read(key: &str) -> Result<Option<String>> {
-    match std::fs::read_to_string(path(key)) {
-        Ok(value) => Ok(Some(value.trim_end().to_owned())),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-        Err(error) => Err(Error::new("read sysctl", dotted(key), error)),
+/// The kernel's parameters, as a directory shows them.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Sysctls {
+    root: PathBuf,
+}
+
+impl Default for Sysctls {
+    fn default() -> Self {
+        Self::at(Path::new(DEFAULT_ROOT))
     }
 }
 
-/// Sets the parameter `key`, written with slashes, to `value`.
-///
-/// # Errors
-///
-/// Whatever writing the file says; where the file system is read-only, with the remedy.
-pub fn write(key: &str, value: &str) -> Result<()> {
-    std::fs::write(path(key), value).map_err(|error| {
-        let name = dotted(key);
-        let refused = matches!(
-            error.kind(),
-            io::ErrorKind::ReadOnlyFilesystem | io::ErrorKind::PermissionDenied
-        );
-        let error = if refused {
-            io::Error::new(
+impl Sysctls {
+    /// The parameters under `root`, which has the directory `net` of `/proc/sys`.
+    #[must_use]
+    pub fn at(root: &Path) -> Self {
+        Self { root: root.to_owned() }
+    }
+
+    /// Reads the parameter `key`, written with slashes: `net/ipv4/ip_forward`.
+    ///
+    /// Absent is an answer: its device or its protocol does not exist.
+    ///
+    /// # Errors
+    ///
+    /// Whatever opening or reading the file says, other than that it does not exist.
+    pub fn read(&self, key: &str) -> Result<Option<String>> {
+        match std::fs::read_to_string(self.root.join(key)) {
+            Ok(value) => Ok(Some(value.trim_end().to_owned())),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(Error::new("read sysctl", dotted(key), error)),
+        }
+    }
+
+    /// Sets the parameter `key`, written with slashes, to `value`.
+    ///
+    /// # Errors
+    ///
+    /// Whatever writing the file says; where the file system is read-only, with the remedy.
+    pub fn write(&self, key: &str, value: &str) -> Result<()> {
+        std::fs::write(self.root.join(key), value).map_err(|error| {
+            let name = dotted(key);
+            let refused = matches!(
                 error.kind(),
-                format!(
-                    "{error}; {ROOT} cannot be written from here: run `sysctl -w {name}={value}` on \
-                     the node, or give the daemon's container a writable {ROOT} (privileged)"
-                ),
-            )
-        } else {
-            error
-        };
-        Error::new("write sysctl", format!("{name}={value}"), error)
-    })
+                io::ErrorKind::ReadOnlyFilesystem | io::ErrorKind::PermissionDenied
+            );
+            let error = if refused {
+                io::Error::new(
+                    error.kind(),
+                    format!(
+                        "{error}; {} cannot be written from here: in a container, mount the node's \
+                         /proc/sys/net at /host/proc/sys/net and set node.sysctl_dir to \
+                         \"/host/proc/sys\", or run `sysctl -w {name}={value}` on the node",
+                        self.root.display()
+                    ),
+                )
+            } else {
+                error
+            };
+            Error::new("write sysctl", format!("{name}={value}"), error)
+        })
+    }
 }
 
 /// The name by which `sysctl(8)` knows `key`: dots for slashes, and slashes for a device's own dots.
@@ -65,17 +88,14 @@ pub fn dotted(key: &str) -> String {
         .collect()
 }
 
-fn path(key: &str) -> PathBuf {
-    PathBuf::from(ROOT).join(key)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
     fn absent_parameter_is_an_answer() {
-        let value = read("net/ipv4/conf/no-such-device/rp_filter").expect("readable");
+        let value =
+            Sysctls::default().read("net/ipv4/conf/no-such-device/rp_filter").expect("readable");
         assert_eq!(value, None);
     }
 
@@ -87,9 +107,21 @@ mod tests {
     #[test]
     fn refused_write_names_the_parameter_and_the_remedy() {
         // The kernel's version is readable by everybody and writable by nobody.
-        let error = write("kernel/osrelease", "9").expect_err("read-only parameter");
+        let error =
+            Sysctls::default().write("kernel/osrelease", "9").expect_err("read-only parameter");
         let text = error.to_string();
         assert!(text.contains("kernel.osrelease=9"), "{text}");
         assert!(text.contains("sysctl -w"), "{text}");
+        assert!(text.contains("node.sysctl_dir"), "{text}");
+    }
+
+    #[test]
+    fn parameters_are_found_where_they_are_mounted() {
+        let directory = tempfile::tempdir().expect("a directory");
+        std::fs::create_dir_all(directory.path().join("net/ipv4")).expect("created");
+        let sysctls = Sysctls::at(directory.path());
+        assert_eq!(sysctls.read("net/ipv4/ip_forward").expect("readable"), None);
+        sysctls.write("net/ipv4/ip_forward", "1").expect("written");
+        assert_eq!(sysctls.read("net/ipv4/ip_forward").expect("readable").as_deref(), Some("1"));
     }
 }

@@ -2,13 +2,14 @@
 
 use std::io::{Read as _, Write as _};
 use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::process::Stdio;
 
-use culvert::lab::{Netns, Pod};
+use culvert::lab::{Netns, Pod, wait_until};
 use culvert::platform::clock;
 use culvert_cni::node_file::NodeFile;
 
 use crate::harness::{
-    FAMILIES, SOON, assert_reaches, assert_reaches_within, assert_same_lines, lab, ping,
+    CULVERT, FAMILIES, SOON, assert_reaches, assert_reaches_within, assert_same_lines, lab, ping,
     refused_start, run,
 };
 
@@ -97,6 +98,38 @@ fn a_second_daemon_with_its_own_run_directory_is_refused_too() {
     assert_reaches_within(SOON, lab.pod(1, 1).netns(), lab.pod(2, 1).ipv4());
     let all = (0..50).all(|_| ping(lab.pod(1, 1).netns(), lab.pod(2, 1).ipv4()).is_reply());
     assert!(all, "packets are lost");
+}
+
+#[test]
+fn a_daemon_that_stands_by_takes_over_when_the_first_one_ends() {
+    let lab = lab("nt-standby").up().unwrap();
+    let node = lab.node(1);
+    let (one, two) = (lab.pod(1, 1), lab.pod(2, 1));
+    let mut stream = Echo::connect(&one, &two, SocketAddr::new(two.ipv4(), 0));
+    stream.exchange(b"before");
+    node.write_config(&["[node]\nstand_by = true"]).unwrap();
+    let before = kernel_state(node.netns());
+    let log = std::fs::File::create(node.state_dir().join("second.log")).unwrap();
+    let mut command = node.netns().command(CULVERT);
+    command.args(["run", "--config"]).arg(node.config_path()).stdout(Stdio::null()).stderr(log);
+    let mut second = command.spawn().unwrap();
+    let said = || std::fs::read_to_string(node.state_dir().join("second.log")).unwrap();
+    wait_until(SOON, "the second to stand by", || said().contains("standing by")).unwrap();
+    assert_reaches(one.netns(), two.ipv4());
+    assert_same_lines(&kernel_state(node.netns()), &before);
+
+    node.stop().unwrap();
+    wait_until(SOON, "the second to take over", || {
+        node.http("/readyz").is_ok_and(|(code, _)| code == 200)
+    })
+    .unwrap();
+    stream.exchange(b"after");
+    assert_same_lines(&kernel_state(node.netns()), &before);
+    assert_eq!(node.status().unwrap()["repairs"], 0);
+
+    let pid = rustix::process::Pid::from_child(&second);
+    rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
+    assert_eq!(second.wait().unwrap().code(), Some(0), "{}", said());
 }
 
 /// Devices, addresses, routes and rules. Whether the TUN device has a carrier does not count.

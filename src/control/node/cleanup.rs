@@ -64,6 +64,7 @@ impl Reconciler {
             tun: &mut NoOwner,
             indexes: links.iter().map(|link| (link.name.clone(), link.index)).collect(),
             ruleset: "",
+            sysctls: &self.sysctls,
         };
         for action in actions {
             match executor.execute(&action).await {

@@ -7,7 +7,8 @@ use anyhow::{Context as _, anyhow};
 use super::action::Action;
 use super::{PROTOCOL, TunOwner, ruleset};
 use crate::platform::netlink::{Address, LinkChange, Netlink, Route};
-use crate::platform::{nft, sysctl};
+use crate::platform::nft;
+use crate::platform::sysctl::Sysctls;
 
 /// What an action is carried out with.
 pub(super) struct Executor<'a> {
@@ -16,6 +17,7 @@ pub(super) struct Executor<'a> {
     /// Index of each device by name; an entry is dropped when its device is created anew.
     pub(super) indexes: HashMap<String, u32>,
     pub(super) ruleset: &'a str,
+    pub(super) sysctls: &'a Sysctls,
 }
 
 impl Executor<'_> {
@@ -44,7 +46,7 @@ impl Executor<'_> {
             Action::SetBridgeOptions { device } => {
                 self.change(device, LinkChange::PlainBridge).await?;
             }
-            Action::SetSysctl { key, value } => sysctl::write(key, value)?,
+            Action::SetSysctl { key, value } => self.sysctls.write(key, value)?,
             Action::SetUp { device } => self.change(device, LinkChange::Up).await?,
             Action::AddAddress { device, address } => {
                 let address = self.address(device, *address).await?;

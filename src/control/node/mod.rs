@@ -32,6 +32,7 @@ pub use self::path_mtu::PathMtu;
 pub use self::preflight::Conflict;
 use crate::platform::netlink::Netlink;
 use crate::platform::nft;
+use crate::platform::sysctl::Sysctls;
 
 /// The number by which our routes and addresses are known.
 ///
@@ -84,6 +85,7 @@ pub trait TunOwner: Send {
 /// Brings the kernel's state to what a [`NodeSpec`] asks for, and keeps it there.
 pub struct Reconciler {
     netlink: Netlink,
+    sysctls: Sysctls,
     /// The table that was last known to be in force.
     applied: Option<Applied>,
 }
@@ -103,7 +105,13 @@ impl Reconciler {
     ///
     /// When the netlink socket cannot be opened.
     pub fn open() -> anyhow::Result<Self> {
-        Ok(Self { netlink: Netlink::open()?, applied: None })
+        Ok(Self { netlink: Netlink::open()?, sysctls: Sysctls::default(), applied: None })
+    }
+
+    /// The same, with kernel parameters where `sysctls` has them.
+    #[must_use]
+    pub fn with_sysctls(self, sysctls: Sysctls) -> Self {
+        Self { sysctls, ..self }
     }
 
     /// Makes the node what `spec` says, and returns what that took: nothing, for a healthy node.
@@ -126,7 +134,8 @@ impl Reconciler {
         let mut look_at_ruleset = changes.nft;
         for _round in 0..ROUNDS {
             let mut observed =
-                observe::observe(&mut self.netlink, &desired, tun.is_attached()).await?;
+                observe::observe(&mut self.netlink, &self.sysctls, &desired, tun.is_attached())
+                    .await?;
             observed.actual.ruleset = self.ruleset_state(spec, &desired, look_at_ruleset).await?;
             look_at_ruleset = false;
             let actions = diff(&desired, &observed.actual);
@@ -138,6 +147,7 @@ impl Reconciler {
                 tun,
                 indexes: observed.indexes,
                 ruleset: &desired.ruleset,
+                sysctls: &self.sysctls,
             };
             for action in actions {
                 executor.execute(&action).await?;
@@ -149,7 +159,8 @@ impl Reconciler {
                     .map(|listing| Applied { ruleset: desired.ruleset.clone(), listing });
             }
         }
-        let observed = observe::observe(&mut self.netlink, &desired, tun.is_attached()).await?;
+        let observed =
+            observe::observe(&mut self.netlink, &self.sysctls, &desired, tun.is_attached()).await?;
         match diff(&desired, &observed.actual).first() {
             None => Ok(done),
             Some(action) => bail!(

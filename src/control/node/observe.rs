@@ -8,7 +8,7 @@ use super::PROTOCOL;
 use super::desired::Desired;
 use super::diff::{Actual, ActualAddress, ActualDevice, ActualRoute, Port, Ruleset};
 use crate::platform::netlink::{Address, Link, LinkKind, Netlink};
-use crate::platform::sysctl;
+use crate::platform::sysctl::Sysctls;
 
 /// How the plugin begins the name of the node's end of a pod's cable; hexadecimal digits follow.
 const PORT_PREFIX: &str = "culv";
@@ -23,6 +23,7 @@ pub(super) struct Observed {
 /// Looks at everything but the nftables table, which costs a program run and is looked at apart.
 pub(super) async fn observe(
     netlink: &mut Netlink,
+    parameters: &Sysctls,
     desired: &Desired,
     tun_attached: bool,
 ) -> anyhow::Result<Observed> {
@@ -51,7 +52,7 @@ pub(super) async fn observe(
             .iter()
             .filter_map(|link| port(link, bridge.map(|bridge| bridge.index)))
             .collect(),
-        sysctls: sysctls(desired)?,
+        sysctls: sysctls(parameters, desired)?,
         ruleset: Ruleset::Unchecked,
     };
     Ok(Observed {
@@ -119,10 +120,10 @@ fn is_port_name(name: &str) -> bool {
     })
 }
 
-fn sysctls(desired: &Desired) -> anyhow::Result<BTreeMap<String, String>> {
+fn sysctls(parameters: &Sysctls, desired: &Desired) -> anyhow::Result<BTreeMap<String, String>> {
     let mut values = BTreeMap::new();
     for (key, _value) in &desired.sysctls {
-        if let Some(value) = sysctl::read(key).context("checking kernel parameters")? {
+        if let Some(value) = parameters.read(key).context("checking kernel parameters")? {
             values.insert(key.clone(), value);
         }
     }

@@ -1,0 +1,80 @@
+//! Being the one daemon of this node: refused while there is another, or waited for.
+//!
+//! Owns the admin socket's place and the TUN's name until the daemon's end. With `node.stand_by` a
+//! daemon is complete and waiting when the one before it ends, so that pods miss the network for
+//! as long as one start takes, and not for as long as it takes somebody to arrange it.
+
+use std::time::Duration;
+
+use anyhow::Context as _;
+
+use crate::config::Config;
+use crate::lifecycle::{Signal, Signals};
+use crate::observe::AdminSocket;
+use crate::platform::claim::Claim;
+
+/// How often a daemon that stands by looks whether it is its turn. The kernel does not announce that
+/// a name is free; looking is one system call, and what is lost by looking late is pods' packets.
+const LOOK: Duration = Duration::from_millis(10);
+
+/// The right to serve this node, which ends when this is dropped.
+pub(super) struct Turn {
+    /// Taken when it begins to serve.
+    pub(super) admin: AdminSocket,
+    /// Held for longer than anything that two daemons could dispute.
+    pub(super) claim: Claim,
+}
+
+impl Turn {
+    /// Takes the turn, at once or, with `node.stand_by`, when it comes. `None` if a signal asked for
+    /// the end before.
+    ///
+    /// # Errors
+    ///
+    /// Another daemon serves this node and this one does not stand by; or the run directory cannot be
+    /// written.
+    pub(super) async fn take(
+        config: &Config,
+        signals: &mut Signals,
+    ) -> anyhow::Result<Option<Self>> {
+        let name = format!("culvert/{}", config.tun.name);
+        if config.node.stand_by {
+            let Some(claim) = stand_by(&name, signals).await else { return Ok(None) };
+            let admin = AdminSocket::bind(&config.node.run_dir)?;
+            return Ok(Some(Self { admin, claim }));
+        }
+        // The socket first: a second daemon on this node must disturb nothing of the first.
+        let admin = AdminSocket::bind(&config.node.run_dir)?;
+        // One with a run directory of its own would share the TUN's queues and the port with this one.
+        let claim = Claim::take(&name).with_context(|| {
+            format!(
+                "another daemon of this network namespace owns the TUN {}; stop it, or give this one \
+                 its own tun.name, bridge.name and underlay.port",
+                config.tun.name
+            )
+        })?;
+        Ok(Some(Self { admin, claim }))
+    }
+}
+
+/// Waits until nobody holds `name`; `None` if a signal asked for the end before.
+async fn stand_by(name: &str, signals: &mut Signals) -> Option<Claim> {
+    if let Ok(claim) = Claim::take(name) {
+        return Some(claim);
+    }
+    tracing::info!("another daemon serves this node; standing by");
+    loop {
+        tokio::select! {
+            signal = signals.next() => match signal {
+                Signal::Stop => return None,
+                // There is no table yet that could be read again.
+                Signal::Reload => {}
+            },
+            () = tokio::time::sleep(LOOK) => {
+                if let Ok(claim) = Claim::take(name) {
+                    return Some(claim);
+                }
+            }
+        }
+    }
+}
