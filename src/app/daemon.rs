@@ -16,6 +16,7 @@ use super::owner::Owner;
 use super::table_path;
 use super::view::{Facts, status_source};
 use crate::config::Config;
+use crate::control::ipam::keep_sweeping;
 use crate::control::node::{Action, Changes, KernelEvents, Reconciler};
 use crate::control::table_file::TableFile;
 use crate::dataplane::{DataPlane, Notice, Settings, super_packet_limit};
@@ -72,7 +73,10 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     if let Some(listener) = http {
         tokio::spawn(serve_http(listener, status));
     }
-    daemon.keep(&mut signals).await?;
+    let sweeping = tokio::spawn(keep_sweeping(daemon.config.node.state_dir.clone()));
+    let kept = daemon.keep(&mut signals).await;
+    sweeping.abort();
+    kept?;
     serving.abort();
     // The admin socket's file goes with its task.
     let _ = serving.await;

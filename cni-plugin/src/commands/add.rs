@@ -130,6 +130,7 @@ impl Plug<'_> {
     fn create_devices(&mut self, pod_mac: MacAddress) -> Result<(), Error> {
         let veth = Veth {
             host_name: &self.host_device,
+            host_alias: &self.call.attachment.alias(),
             bridge: self.bridge.index,
             pod_name: self.call.attachment.ifname(),
             pod_netns: self.netns.as_raw_fd(),
@@ -274,7 +275,7 @@ mod tests {
             .iter()
             .map(|address| {
                 let address: IpAddr = address.parse().unwrap();
-                Allocation { address, subnet: address.into() }
+                Allocation { address, subnet: address.into(), gateway: address }
             })
             .collect();
         mac_of(&allocations).to_string()

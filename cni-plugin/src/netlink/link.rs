@@ -44,6 +44,8 @@ pub(crate) struct Link {
 #[derive(Clone, Debug)]
 pub(crate) struct Veth<'a> {
     pub(crate) host_name: &'a str,
+    /// What to write on the host's end, for whoever looks for its owner.
+    pub(crate) host_alias: &'a str,
     pub(crate) bridge: u32,
     pub(crate) pod_name: &'a str,
     pub(crate) pod_netns: RawFd,
@@ -96,6 +98,7 @@ impl Socket {
         let mut host = LinkMessage::default();
         host.attributes = vec![
             LinkAttribute::IfName(veth.host_name.to_owned()),
+            LinkAttribute::IfAlias(veth.host_alias.to_owned()),
             LinkAttribute::Mtu(veth.mtu.into()),
             LinkAttribute::Controller(veth.bridge),
             LinkAttribute::LinkInfo(vec![
