@@ -130,7 +130,6 @@ impl Plug<'_> {
     fn create_devices(&mut self, pod_mac: MacAddress) -> Result<(), Error> {
         let veth = Veth {
             host_name: &self.host_device,
-            host_alias: &self.call.attachment.alias(),
             bridge: self.bridge.index,
             pod_name: self.call.attachment.ifname(),
             pod_netns: self.netns.as_raw_fd(),
@@ -149,6 +148,7 @@ impl Plug<'_> {
         self.has_devices = true;
         self.host.start_port(&PortChange {
             name: &self.host_device,
+            alias: &self.call.attachment.alias(),
             hairpin: self.call.config.hairpin,
             kernel_has_ipv6: kernel_has_ipv6(),
         })?;

@@ -116,7 +116,8 @@ pub fn live_pods() -> Result<Vec<LivePod>, Error> {
         let Ok(netns) = Netns::open(&namespace.path) else {
             continue;
         };
-        let number = host.number_of(netns.as_fd()).map_err(look)?;
+        // A name that is being made or removed is a plain file, which the kernel refuses.
+        let number = host.number_of(netns.as_fd()).unwrap_or_default();
         let Some(pairs) = number.and_then(|number| pairs.remove(&number)) else {
             continue;
         };
