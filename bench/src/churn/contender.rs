@@ -13,7 +13,7 @@ use culvert::lab::Netns;
 use culvert::platform::clock;
 use serde_json::{Value, json};
 
-use super::delete;
+use super::{ROOM_OF_24, delete};
 use crate::programs::Programs;
 
 /// What our namespaces are called by, so that a killed run's can be found.
@@ -189,6 +189,12 @@ impl Contender {
             String::from_utf8_lossy(&output.stderr)
         );
         Ok(())
+    }
+
+    /// How many more pods the subnet has room for, or the namespaces made for them.
+    pub(super) fn room(&self) -> usize {
+        let addresses = if self.subnet.ends_with("/24") { ROOM_OF_24 } else { usize::MAX };
+        self.pods.len().min(addresses.saturating_sub(self.present.len()))
     }
 
     /// Attaches or detaches the first `count` pods, `at_once` at a time; says how long each call took.

@@ -43,13 +43,19 @@ pub(super) struct Batch {
     pub(super) kernel_share: f64,
 }
 
-/// Attaches and detaches `pods` pods, `at_once` at a time.
+/// Attaches and detaches `pods` pods, `at_once` at a time, in as many waves as the subnet's room
+/// demands.
 pub(super) fn measure(contender: &Contender, pods: usize, at_once: usize) -> Result<Batch> {
     let (user_before, kernel_before) = children()?;
     let start = clock::now();
-    let add = sorted(contender.churn("ADD", pods, at_once)?);
-    let del = sorted(contender.churn("DEL", pods, at_once)?);
+    let (mut add, mut del) = (Vec::new(), Vec::new());
+    while add.len() < pods {
+        let wave = contender.room().min(pods - add.len()).max(1);
+        add.extend(contender.churn("ADD", wave, at_once)?);
+        del.extend(contender.churn("DEL", wave, at_once)?);
+    }
     let took = start.elapsed();
+    let (add, del) = (sorted(add), sorted(del));
     let (user, kernel) = children()?;
     let (user, kernel) = (user - user_before, kernel - kernel_before);
     let ms = |times: &[Duration], per_mille| {
