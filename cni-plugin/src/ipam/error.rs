@@ -205,14 +205,13 @@ fn database_remedy(error: &rusqlite::Error) -> String {
 }
 
 fn file_remedy(error: &std::io::Error) -> &'static str {
-    match error.kind() {
-        std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded => {
-            "the disk is full; free some space"
-        }
-        std::io::ErrorKind::ReadOnlyFilesystem => {
-            "its file system is read-only; make it writable, or let config key stateDir name another"
-        }
-        _ => "check that config key stateDir names a writable directory",
+    use std::io::ErrorKind;
+    if matches!(error.kind(), ErrorKind::StorageFull | ErrorKind::QuotaExceeded) {
+        "the disk is full; free some space"
+    } else if error.kind() == ErrorKind::ReadOnlyFilesystem {
+        "its file system is read-only; make it writable, or let config key stateDir name another"
+    } else {
+        "check that config key stateDir names a writable directory"
     }
 }
 

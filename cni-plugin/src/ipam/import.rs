@@ -88,18 +88,6 @@ impl HostLocal {
         Ok(host_local)
     }
 
-    /// How many addresses it has handed out.
-    #[must_use]
-    pub fn len(&self) -> usize {
-        self.entries.len()
-    }
-
-    /// Whether it has handed out none.
-    #[must_use]
-    pub fn is_empty(&self) -> bool {
-        self.entries.is_empty()
-    }
-
     /// Removes what says that addresses are handed out, so that `host-local` would hand them out.
     ///
     /// # Errors

@@ -10,7 +10,6 @@
 //! was freed first; so an address rests as long as it can before another pod gets it. Each step is a
 //! look-up by key, so the cost does not grow with the number of pods.
 
-use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
 use ipnet::IpNet;
@@ -64,12 +63,6 @@ impl Store {
     /// A file that cannot be opened, made or is not ours.
     pub fn open_or_create(state_dir: &Path) -> Result<Self, Error> {
         schema::open_or_create(state_dir)
-    }
-
-    /// The database file.
-    #[must_use]
-    pub fn path(&self) -> &Path {
-        &self.path
     }
 
     /// Hands out one address for each family that `subnets` has, in the order of first appearance.
@@ -190,15 +183,6 @@ impl Store {
     /// An unusable store.
     pub fn records(&mut self) -> Result<Vec<Record>, Error> {
         self.read(|change| change.query("ORDER BY a.address", []))
-    }
-
-    /// Who holds `address`.
-    ///
-    /// # Errors
-    ///
-    /// An unusable store.
-    pub fn holder(&mut self, address: IpAddr) -> Result<Option<Attachment>, Error> {
-        self.read(|change| change.holder(address))
     }
 
     /// Looks through the whole file and says what is wrong with it.

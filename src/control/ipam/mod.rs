@@ -20,7 +20,7 @@ use ipnet::IpNet;
 pub use self::check::{Check, Finding, check};
 pub use self::listing::{Entry, Listing, list};
 pub use self::repair::{Freed, Imported, Rebuilt, Target, free, import, rebuild};
-pub use self::sweep::{keep_sweeping, sweep_once};
+pub use self::sweep::keep_sweeping;
 
 /// The store under `state_dir`, which must be there.
 fn open(state_dir: &Path) -> anyhow::Result<Store> {

@@ -28,7 +28,7 @@ pub async fn keep_sweeping(state_dir: PathBuf) -> Infallible {
 }
 
 /// Looks once, logs what was freed, and hands the sweep back.
-pub async fn sweep_once(mut sweep: Sweep, state_dir: PathBuf) -> Sweep {
+async fn sweep_once(mut sweep: Sweep, state_dir: PathBuf) -> Sweep {
     let path = state_dir.clone();
     let look = tokio::task::spawn_blocking(move || {
         let freed = sweep.run(&state_dir, clock::now());

@@ -8,6 +8,14 @@ use crate::netns::Netns;
 const SUBNET: [&str; 1] = ["10.0.0.0/24"];
 const GRACE: Duration = Duration::from_secs(300);
 
+#[expect(
+    clippy::disallowed_methods,
+    reason = "any moment will do, and there is no other way to one"
+)]
+fn some_moment() -> Instant {
+    Instant::now()
+}
+
 fn minutes(count: u64) -> Duration {
     Duration::from_secs(count * 60)
 }
@@ -63,7 +71,7 @@ fn seen(records: &[Record], pulses: &[Pulse]) -> Vec<(Record, Pulse)> {
 #[test]
 fn address_returns_only_when_its_pod_is_gone_and_the_grace_time_has_passed() {
     let (_dir, _store, mut sweep, records) = swept();
-    let start = Instant::now();
+    let start = some_moment();
     let look = seen(&records, &[Pulse::Alive, Pulse::Gone, Pulse::Unknown]);
     // Gone, but not for long enough.
     assert_eq!(sweep.due(&look, start), []);
@@ -77,7 +85,7 @@ fn address_returns_only_when_its_pod_is_gone_and_the_grace_time_has_passed() {
 #[test]
 fn pod_that_shows_up_again_starts_the_grace_time_anew() {
     let (_dir, _store, mut sweep, records) = swept();
-    let start = Instant::now();
+    let start = some_moment();
     let gone = seen(&records[..1], &[Pulse::Gone]);
     let alive = seen(&records[..1], &[Pulse::Alive]);
     assert_eq!(sweep.due(&gone, start), []);
@@ -90,7 +98,7 @@ fn pod_that_shows_up_again_starts_the_grace_time_anew() {
 #[test]
 fn another_pod_with_the_same_address_has_a_grace_time_of_its_own() {
     let (_dir, _store, mut sweep, records) = swept();
-    let start = Instant::now();
+    let start = some_moment();
     assert_eq!(sweep.due(&seen(&records[..1], &[Pulse::Gone]), start), []);
     let mut other = records[0].clone();
     other.attachment = pod(77);
@@ -107,10 +115,10 @@ fn after_a_reboot_everything_of_before_goes_at_once_unless_it_lives() {
         record.boot = "the boot before".to_owned();
     }
     let look = seen(&records, &[Pulse::Alive, Pulse::Gone, Pulse::Unknown]);
-    assert_eq!(sweep.due(&look, Instant::now()), records[1..]);
+    assert_eq!(sweep.due(&look, some_moment()), records[1..]);
     // Without a name of the boot, nothing is concluded.
     let mut nameless = Sweep::new(String::new(), GRACE);
-    assert_eq!(nameless.due(&look, Instant::now()), []);
+    assert_eq!(nameless.due(&look, some_moment()), []);
 }
 
 #[test]
@@ -123,7 +131,7 @@ fn sweep_frees_in_the_store_what_is_due() {
         store.allocate(&pod(number), path, &nets(&SUBNET)).unwrap();
     }
     let mut sweep = Sweep::new(boot_id(), GRACE);
-    let start = Instant::now();
+    let start = some_moment();
     assert_eq!(sweep.run(dir.path(), start).unwrap(), []);
     let freed = sweep.run(dir.path(), start + GRACE).unwrap();
     assert_eq!(freed.len(), 1);
@@ -139,7 +147,7 @@ fn sweep_frees_in_the_store_what_is_due() {
 fn sweep_without_a_store_makes_none() {
     let dir = TempDir::new().unwrap();
     let mut sweep = Sweep::new(boot_id(), GRACE);
-    assert_eq!(sweep.run(dir.path(), Instant::now()).unwrap(), []);
+    assert_eq!(sweep.run(dir.path(), some_moment()).unwrap(), []);
     assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0);
 }
 
