@@ -245,6 +245,9 @@ fn wait_for_turn(attempt: i32) -> bool {
     !is_late
 }
 
+/// A row of the old table of subnets: id, prefix, lowest address never handed out.
+type OldSubnet = (i64, String, Option<Vec<u8>>);
+
 /// From the schema that knew whole subnets only.
 fn upgrade(connection: &mut Connection, path: &Path) -> Result<(), Error> {
     let failed = Error::database("upgrade", path);
@@ -262,12 +265,12 @@ fn upgrade(connection: &mut Connection, path: &Path) -> Result<(), Error> {
         .execute_batch(renamed)
         .and_then(|()| transaction.execute_batch(SCHEMA))
         .map_err(&failed)?;
-    let rows = |sql: &str| -> rusqlite::Result<Vec<(i64, String, Option<Vec<u8>>)>> {
-        let mut statement = transaction.prepare(sql)?;
+    let old_subnets = || -> rusqlite::Result<Vec<OldSubnet>> {
+        let mut statement = transaction.prepare("SELECT id, prefix, next FROM subnet")?;
         let rows = statement.query_map([], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))?;
         rows.collect()
     };
-    for (id, prefix, next) in rows("SELECT id, prefix, next FROM subnet").map_err(&failed)? {
+    for (id, prefix, next) in old_subnets().map_err(&failed)? {
         let subnet = prefix.parse().map_err(|_| corrupt(path, format!("the subnet {prefix:?}")))?;
         let range = Range::whole(subnet);
         // A subnet without room was written down too; nothing can refer to it.

@@ -5,7 +5,7 @@ use std::os::unix::fs::PermissionsExt as _;
 use proptest::prelude::*;
 use tempfile::TempDir;
 
-use super::change::MAX_RESTING;
+use super::change::{MAX_RESTING, RECORD};
 use super::*;
 
 mod damage;
@@ -269,7 +269,7 @@ fn allocation_reads_no_table_from_end_to_end() {
     let (_dir, store) = store();
     let of_owner = format!(
         "{} WHERE a.network = ?1 AND a.container = ?2 AND a.ifname = ?3 ORDER BY a.address",
-        super::change::RECORD
+        RECORD
     );
     let statements = [
         of_owner.as_str(),
