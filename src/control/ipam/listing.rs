@@ -77,8 +77,10 @@ impl fmt::Display for Listing {
         table.load_preset(presets::NOTHING);
         table.set_header(["address", "container", "interface", "namespace", "since", "network"]);
         for entry in &self.entries {
-            let netns =
-                entry.netns.as_ref().map_or("unknown".into(), |path| path.to_string_lossy());
+            let netns = entry
+                .netns
+                .as_ref()
+                .map_or_else(|| "unknown".into(), |path| path.to_string_lossy());
             table.add_row([
                 &entry.address.to_string(),
                 &entry.container,
