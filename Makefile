@@ -34,6 +34,12 @@ bench: prerequisites bench-prerequisites release ## Measure against other pod ne
 	$(SUDO) ./target/release/bench compare --date "$$(date -I)" --json target/bench.json --svg target/bench.svg $(BENCH_ARGS)
 	@echo "everything that was measured: target/bench.json; the picture: target/bench.svg"
 
+.PHONY: bench-churn
+bench-churn: prerequisites release ## Pods that come and go, beside the stock plugins bridge and host-local
+	cargo build --release --locked -p bench
+	$(SUDO) ./target/release/bench churn --date "$$(date -I)" --json target/churn.json $(BENCH_ARGS)
+	@echo "everything that was measured: target/churn.json"
+
 .PHONY: bench-micro
 bench-micro: ## Micro-benchmarks: codec, lookup, checksum, offloads, a whole worker
 	cargo bench --locked -p bench
@@ -178,7 +184,7 @@ clean: ## Remove what was built
 	cargo clean
 
 # What a fresh Debian or Ubuntu lacks: programs, and the package that has each.
-TOOLS := ip:iproute2 ping:iputils-ping nft:nftables cc:gcc column:bsdextrautils ethtool:ethtool tshark:tshark
+TOOLS := ip:iproute2 ping:iputils-ping nft:nftables cc:gcc column:bsdextrautils ethtool:ethtool tshark:tshark /usr/lib/cni/host-local:containernetworking-plugins
 
 .PHONY: prerequisites
 prerequisites:

@@ -1,5 +1,7 @@
 //! The command line: words, help, and which part of the program they start.
 
+mod ipam;
+
 use std::ffi::OsString;
 use std::fmt::Display;
 use std::io::{self, Write as _};
@@ -50,6 +52,8 @@ enum Command {
     Cleanup,
     /// Say what this node, or any other, would do with each packet of a capture.
     Replay(Box<ReplayArgs>),
+    /// The addresses of this node's pods: list, check, free, import, rebuild.
+    Ipam(ipam::IpamArgs),
     /// Nodes and pods as network namespaces on this machine.
     Lab(LabArgs),
     /// Print a completion script for a shell.
@@ -142,6 +146,7 @@ fn execute(command: Command) -> anyhow::Result<ExitCode> {
         }
         Command::Cleanup => return cleanup(&runtime()?.block_on(app::cleanup())?),
         Command::Replay(args) => return replay::run(*args),
+        Command::Ipam(args) => return ipam::run(&args),
         Command::Lab(args) => return lab::run(args),
         Command::Completions { shell } => {
             let mut script = Vec::new();

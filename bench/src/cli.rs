@@ -6,8 +6,8 @@ use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand};
 
-use crate::compare;
 use crate::metric::Measure;
+use crate::{churn, compare};
 
 /// Measures Culvert against other pod networks, side by side on this machine.
 #[derive(Debug, Parser)]
@@ -23,6 +23,10 @@ enum Command {
     ///
     /// Needs root, and a machine that does nothing else.
     Compare(CompareArgs),
+    /// Attach and detach pods, beside the stock plugins `bridge` and `host-local`.
+    ///
+    /// Needs root, those two plugins, and a machine that does nothing else.
+    Churn(ChurnArgs),
     /// List the networks, and what this machine lacks for them.
     List,
     /// Remove what a killed run left behind.
@@ -63,10 +67,30 @@ pub(crate) struct CompareArgs {
     pub(crate) check: bool,
 }
 
+#[derive(Debug, Args)]
+pub(crate) struct ChurnArgs {
+    /// Fewer rounds, and fewer pods in each.
+    #[arg(long)]
+    pub(crate) quick: bool,
+    /// Measure the culvert-cni beside this build of culvert instead of building one.
+    #[arg(long, value_name = "PATH")]
+    pub(crate) culvert: Option<PathBuf>,
+    /// Write everything that was measured as JSON.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) json: Option<PathBuf>,
+    /// The date to put down with the figures.
+    #[arg(long, value_name = "DATE")]
+    pub(crate) date: Option<String>,
+    /// Fail if a target is missed.
+    #[arg(long)]
+    pub(crate) check: bool,
+}
+
 /// Does what the command line says.
 pub fn main() -> ExitCode {
     let done = match Cli::parse().command {
         Command::Compare(args) => compare::run(&args),
+        Command::Churn(args) => churn::run(&args),
         Command::List => compare::list(),
         Command::Clean => compare::clean(),
     };

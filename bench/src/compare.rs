@@ -14,6 +14,7 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, anyhow, bail, ensure};
 use culvert::lab::{self, Netns, interrupt};
 
+use crate::churn;
 use crate::cli::CompareArgs;
 use crate::growth;
 use crate::machine::Machine;
@@ -76,6 +77,7 @@ pub(crate) fn list() -> Result<ExitCode> {
 /// Removes every lab that is named as the bench names its own.
 pub(crate) fn clean() -> Result<ExitCode> {
     let _alone = be_alone()?;
+    churn::clean()?;
     let names = Netns::names()?;
     let labs = names.iter().filter_map(|name| {
         let rest = name.strip_prefix(PREFIX)?;
@@ -274,7 +276,7 @@ fn choose(recipes: &mut Vec<Box<dyn Recipe>>, only: &[String]) -> Result<Vec<Str
 
 /// Keeps a second bench from taking the first one's networks for leftovers. The name of the socket
 /// goes with the process.
-fn be_alone() -> Result<UnixListener> {
+pub(crate) fn be_alone() -> Result<UnixListener> {
     let name = SocketAddr::from_abstract_name("culvert-bench").context("name a socket")?;
     UnixListener::bind_addr(&name).map_err(|error| {
         if error.kind() == io::ErrorKind::AddrInUse {
@@ -284,10 +286,10 @@ fn be_alone() -> Result<UnixListener> {
     })
 }
 
-fn print(text: &str) -> Result<()> {
+pub(crate) fn print(text: &str) -> Result<()> {
     io::stdout().lock().write_all(text.as_bytes()).context("write to standard output")
 }
 
-fn write(path: &Path, text: &str) -> Result<()> {
+pub(crate) fn write(path: &Path, text: &str) -> Result<()> {
     fs::write(path, text).with_context(|| format!("write {}", path.display()))
 }

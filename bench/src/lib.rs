@@ -4,6 +4,7 @@
 //! Knows Culvert as a user does, by its programs and files; only [`micro`] looks inside.
 //! `docs/performance.md` has the method.
 
+mod churn;
 pub mod cli;
 mod compare;
 mod growth;

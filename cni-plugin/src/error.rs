@@ -115,9 +115,13 @@ impl Error {
             Self::InterfaceTaken { .. } | Self::HostDeviceExists { .. } => CODE_EXISTS,
             Self::Mismatch { .. } => CODE_MISMATCH,
             Self::Ipam(error) => match error {
-                ipam::Error::NoSubnet | ipam::Error::Exhausted { .. } => CODE_NO_ADDRESS,
-                ipam::Error::AlreadyAllocated { .. } => CODE_EXISTS,
-                ipam::Error::Directory { .. }
+                ipam::Error::NoSubnet
+                | ipam::Error::Exhausted { .. }
+                | ipam::Error::NotInRange { .. } => CODE_NO_ADDRESS,
+                ipam::Error::AlreadyAllocated { .. } | ipam::Error::Taken { .. } => CODE_EXISTS,
+                ipam::Error::Import { .. }
+                | ipam::Error::Look { .. }
+                | ipam::Error::Directory { .. }
                 | ipam::Error::Database { .. }
                 | ipam::Error::UnknownSchema { .. }
                 | ipam::Error::Corrupt { .. } => CODE_STORE,

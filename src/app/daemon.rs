@@ -17,6 +17,7 @@ use super::table_path;
 use super::turn::Turn;
 use super::view::{Facts, status_source};
 use crate::config::Config;
+use crate::control::ipam::keep_sweeping;
 use crate::control::node::{Action, Changes, KernelEvents, Reconciler};
 use crate::control::table_file::TableFile;
 use crate::dataplane::{DataPlane, Notice, Settings, super_packet_limit};
@@ -64,7 +65,10 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     let status = daemon.status.clone();
     let serving = tokio::spawn(admin.serve(status.clone()));
     let http = http.map(|listener| tokio::spawn(serve_http(listener, status)));
-    daemon.keep(&mut signals).await?;
+    let sweeping = tokio::spawn(keep_sweeping(daemon.config.node.state_dir.clone()));
+    let kept = daemon.keep(&mut signals).await;
+    sweeping.abort();
+    kept?;
     for serving in [Some(serving), http].into_iter().flatten() {
         serving.abort();
         // The admin socket's file and the HTTP port go with their tasks.

@@ -2,5 +2,6 @@
 //!
 //! Runs on the control runtime. Never touches packet bytes and never makes a raw system call.
 
+pub mod ipam;
 pub mod node;
 pub mod table_file;

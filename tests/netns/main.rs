@@ -17,6 +17,7 @@ mod fragments;
 mod harness;
 mod hostile;
 mod interop;
+mod ipam;
 mod mtu;
 mod observe;
 mod packets;

@@ -148,6 +148,7 @@ impl Plug<'_> {
         self.has_devices = true;
         self.host.start_port(&PortChange {
             name: &self.host_device,
+            alias: &self.call.attachment.alias(),
             hairpin: self.call.config.hairpin,
             kernel_has_ipv6: kernel_has_ipv6(),
         })?;
@@ -274,7 +275,7 @@ mod tests {
             .iter()
             .map(|address| {
                 let address: IpAddr = address.parse().unwrap();
-                Allocation { address, subnet: address.into() }
+                Allocation { address, subnet: address.into(), gateway: address }
             })
             .collect();
         mac_of(&allocations).to_string()

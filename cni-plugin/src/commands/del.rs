@@ -1,8 +1,10 @@
 //! DEL: unplug a pod. Everything that is gone already is fine, in any combination.
 //!
 //! Needs neither the daemon, nor the node file, nor the namespace, nor a previous result: the host
-//! device's name follows from the attachment, and removing one end of a pair removes the other. The
+//! device's name follows from the attachment or is in the store, and removing one end of a pair removes the other. The
 //! address is freed last, and not at all while a device may still carry it.
+
+use std::collections::BTreeSet;
 
 use super::Call;
 use crate::error::{Error, Failure};
@@ -10,24 +12,32 @@ use crate::ipam::Store;
 use crate::netlink::Socket;
 
 pub(super) fn del(call: &Call) -> Result<(), Failure> {
-    let removed = remove_devices(call);
-    let is_removed = removed.is_ok();
-    let mut errors: Vec<_> = removed.err().into_iter().collect();
-    if is_removed {
-        errors.extend(release_addresses(call).err());
+    // No store means that no ADD ever allocated anything, and DEL is not the one to make it.
+    let (mut store, mut errors) = match Store::open(&call.config.state_dir) {
+        Ok(store) => (store, Vec::new()),
+        Err(error) => (None, vec![Error::from(error)]),
+    };
+    match remove_devices(call, store.as_mut()) {
+        Err(error) => errors.insert(0, error),
+        Ok(()) => {
+            let released = store.map_or(Ok(0), |mut store| store.release(&call.attachment));
+            errors.extend(released.err().map(Error::from));
+        }
     }
     Failure::unless_empty(errors)
 }
 
-fn remove_devices(call: &Call) -> Result<(), Error> {
-    Socket::open()?.delete_link(&call.attachment.host_device())?;
-    Ok(())
-}
-
-fn release_addresses(call: &Call) -> Result<(), Error> {
-    // No store means that no ADD ever allocated anything, and DEL is not the one to make it.
-    if let Some(mut store) = Store::open(&call.config.state_dir)? {
-        store.release(&call.attachment)?;
+/// Removes our device and those that the store knows: a pod that was imported has another plugin's.
+fn remove_devices(call: &Call, store: Option<&mut Store>) -> Result<(), Error> {
+    let mut devices = BTreeSet::from([call.attachment.host_device()]);
+    if let Some(store) = store {
+        // A store that cannot be read says so when the addresses are released.
+        let records = store.records_of(&call.attachment).unwrap_or_default();
+        devices.extend(records.into_iter().map(|record| record.host_device));
+    }
+    let mut host = Socket::open()?;
+    for device in devices {
+        host.delete_link(&device)?;
     }
     Ok(())
 }

@@ -8,10 +8,9 @@ use ipnet::IpNet;
 const KEY_V4: u8 = 4;
 const KEY_V6: u8 = 6;
 
-/// First pod address of `subnet`: the one after the gateway. `None` for a subnet without room.
+/// First address of `subnet` that a pod or the gateway may have, if there can be one at all.
 pub(super) fn first(subnet: &IpNet) -> Option<IpAddr> {
-    let gateway = successor(subnet.network())?;
-    successor(gateway).filter(|first| subnet.contains(first) && *first <= last(subnet))
+    successor(subnet.network()).filter(|first| subnet.contains(first))
 }
 
 /// Last pod address of `subnet`; IPv4 keeps the highest one for broadcast.
@@ -61,18 +60,16 @@ mod tests {
     }
 
     #[test]
-    fn network_gateway_and_broadcast_are_not_for_pods() {
-        assert_eq!(range("10.244.1.0/24"), pair("10.244.1.2", "10.244.1.254"));
-        assert_eq!(range("10.244.1.4/30"), pair("10.244.1.6", "10.244.1.6"));
-        assert_eq!(range("fd00:1::/64"), pair("fd00:1::2", "fd00:1::ffff:ffff:ffff:ffff"));
-        assert_eq!(range("255.255.255.248/29"), pair("255.255.255.250", "255.255.255.254"));
+    fn network_and_broadcast_are_left_out() {
+        assert_eq!(range("10.244.1.0/24"), pair("10.244.1.1", "10.244.1.254"));
+        assert_eq!(range("10.244.1.4/30"), pair("10.244.1.5", "10.244.1.6"));
+        assert_eq!(range("fd00:1::/64"), pair("fd00:1::1", "fd00:1::ffff:ffff:ffff:ffff"));
+        assert_eq!(range("255.255.255.248/29"), pair("255.255.255.249", "255.255.255.254"));
     }
 
     #[test]
-    fn a_subnet_without_room_has_no_first_address() {
-        for subnet in
-            ["10.0.0.0/31", "10.0.0.9/32", "fd00::/127", "fd00::1/128", "255.255.255.254/31"]
-        {
+    fn a_single_address_has_no_successor_within() {
+        for subnet in ["10.0.0.9/32", "fd00::1/128", "255.255.255.255/32"] {
             assert_eq!(range(subnet), None, "{subnet}");
         }
     }

@@ -5,7 +5,13 @@ use std::os::unix::fs::PermissionsExt as _;
 use proptest::prelude::*;
 use tempfile::TempDir;
 
+use super::change::{MAX_RESTING, RECORD};
 use super::*;
+
+mod damage;
+mod import;
+mod leaving;
+mod requests;
 
 fn pod(number: usize) -> Attachment {
     Attachment::new("pods", &format!("c{number}"), "eth0").unwrap()
@@ -199,8 +205,8 @@ fn uncommitted_allocation_is_gone_after_a_crash() {
             store.connection.transaction_with_behavior(TransactionBehavior::Immediate).unwrap();
         let path = Path::new("x");
         let change = Change { transaction, path };
-        let allocation = change.take_from_any(&nets(&["10.0.0.0/24"])).unwrap();
-        change.insert(&pod(0), path, &allocation).unwrap();
+        let request = Request::one_of_each_family(&nets(&["10.0.0.0/24"]));
+        assert_eq!(change.allocate(&pod(0), path, &request).unwrap().len(), 1);
     }
     drop(store);
     let mut reopened = Store::open(dir.path()).unwrap().unwrap();
@@ -250,7 +256,9 @@ fn records_show_who_holds_what() {
     add(&mut store, 0, &["10.0.0.0/24"]).unwrap();
     let records = store.records().unwrap();
     assert_eq!(records[0].attachment, pod(0));
-    assert_eq!(records[0].netns, Path::new("/run/netns/x"));
+    assert_eq!(records[0].netns.path, Path::new("/run/netns/x"));
+    assert_eq!(records[0].boot, boot_id());
+    assert_eq!(records[0].host_device, pod(0).host_device());
     assert_eq!(records[0].allocation.gateway().to_string(), "10.0.0.1");
     assert_eq!(records[0].allocation.interface_address().to_string(), "10.0.0.2/24");
     assert!(records[0].allocated_at > 1_700_000_000);
@@ -259,14 +267,20 @@ fn records_show_who_holds_what() {
 #[test]
 fn allocation_reads_no_table_from_end_to_end() {
     let (_dir, store) = store();
+    let of_owner = format!(
+        "{} WHERE a.network = ?1 AND a.container = ?2 AND a.ifname = ?3 ORDER BY a.address",
+        RECORD
+    );
     let statements = [
-        "SELECT a.address, s.prefix FROM allocation a JOIN subnet s ON s.id = a.subnet \
-         WHERE a.network = ?1 AND a.container = ?2 AND a.ifname = ?3 ORDER BY a.address",
-        "SELECT id, next, in_use, resting FROM subnet WHERE prefix = ?1",
-        "SELECT address FROM resting WHERE subnet = ?1 ORDER BY sequence LIMIT 1",
-        "SELECT 1 FROM allocation WHERE address = ?1",
+        of_owner.as_str(),
+        "SELECT id, next, in_use, resting FROM pool \
+         WHERE subnet = ?1 AND first = ?2 AND last = ?3 AND gateway = ?4",
+        "SELECT address FROM resting WHERE pool = ?1 AND address != ?2 ORDER BY sequence LIMIT 1",
+        "SELECT network, container, ifname FROM allocation WHERE address = ?1",
         "DELETE FROM resting WHERE address = ?1",
+        "UPDATE resting SET pool = ?1 WHERE address BETWEEN ?2 AND ?3 AND pool != ?1",
         "DELETE FROM allocation WHERE network = ?1 AND container = ?2 AND ifname = ?3",
+        "DELETE FROM allocation WHERE address = ?1",
     ];
     for sql in statements {
         let mut statement = store.connection.prepare(&format!("EXPLAIN QUERY PLAN {sql}")).unwrap();
@@ -315,9 +329,9 @@ proptest! {
                         held.push((number, free.pop_front().unwrap()));
                     }
                     (Err(Error::AlreadyAllocated { .. }), Some(_)) => {}
-                    (Err(Error::Exhausted { subnets }), None) => {
+                    (Err(Error::Exhausted { full }), None) => {
                         prop_assert!(free.is_empty());
-                        prop_assert_eq!(subnets[0].1, 13);
+                        prop_assert_eq!(full[0].in_use, 13);
                     }
                     other => prop_assert!(false, "unexpected {other:?}"),
                 }

@@ -60,7 +60,7 @@ impl Socket {
 }
 
 /// The device's own address; on a point-to-point device `Address` would be the other side's.
-fn parse(message: &AddressMessage) -> Option<IpNet> {
+pub(super) fn parse(message: &AddressMessage) -> Option<IpNet> {
     let mut own = None;
     for attribute in &message.attributes {
         if let AddressAttribute::Local(address) = attribute {

@@ -57,6 +57,10 @@ pub(crate) struct Veth<'a> {
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct PortChange<'a> {
     pub(crate) name: &'a str,
+    /// What to write on it, for whoever looks for its owner.
+    ///
+    /// kernel: a device's label is ignored when the device is made (6.18).
+    pub(crate) alias: &'a str,
     pub(crate) hairpin: bool,
     /// Whether the kernel has IPv6, so that there is something to switch off.
     pub(crate) kernel_has_ipv6: bool,
@@ -116,6 +120,7 @@ impl Socket {
     /// The port gets no IPv6 address of its own: the node talks to pods through the bridge.
     pub(crate) fn start_port(&mut self, port: &PortChange<'_>) -> Result<(), Error> {
         let mut message = named_up(port.name);
+        message.attributes.push(LinkAttribute::IfAlias(port.alias.to_owned()));
         message.attributes.push(LinkAttribute::LinkInfo(vec![
             LinkInfo::PortKind(InfoPortKind::Bridge),
             LinkInfo::PortData(InfoPortData::BridgePort(vec![InfoBridgePort::HairpinMode(

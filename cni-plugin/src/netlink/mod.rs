@@ -21,10 +21,12 @@ use thiserror::Error;
 mod address;
 mod link;
 mod route;
+mod survey;
 
 pub(crate) use self::address::add_address;
 pub(crate) use self::link::{Link, MacAddress, PortChange, Veth, announce, set_up};
 pub(crate) use self::route::{DefaultRoute, add_default_route};
+pub(crate) use self::survey::Pair;
 
 /// Room for one answer. The kernel fits dumps into what the reader offers, up to this much.
 const BUFFER_BYTES: usize = 32 * 1024;

@@ -107,7 +107,7 @@ impl Node {
 
     pub(crate) fn held_addresses(&self) -> usize {
         let store = Store::open(&self.state_dir()).expect("a sound store");
-        store.map_or(0, |store| store.records().expect("a sound store").len())
+        store.map_or(0, |mut store| store.records().expect("a sound store").len())
     }
 
     pub(crate) fn assert_clean(&self) {

@@ -1,0 +1,154 @@
+//! How fast pods come and go: our plugin beside the stock pair `bridge` and `host-local`.
+//!
+//! Owns the order of the run. Both contenders have a node of their own, a namespace, at the same time;
+//! at each point a batch of one is followed by a batch of the other, and the next round begins with
+//! the other one. The plugins are called as a container runtime calls them, by their programs, with
+//! the pods' namespaces made before.
+
+mod contender;
+mod point;
+mod report;
+
+use std::process::ExitCode;
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, ensure};
+use culvert::lab::{Netns, interrupt};
+
+pub(crate) use self::contender::clean;
+use self::contender::{Contender, Kind};
+use self::point::{Batch, Point, Present, measure};
+use crate::cli::ChurnArgs;
+use crate::compare::{be_alone, print, write};
+use crate::machine::Machine;
+use crate::programs::Programs;
+use crate::progress::Progress;
+
+/// How many calls are under way at once.
+const AT_ONCE: [usize; 3] = [32, 8, 1];
+
+/// Addresses of a /24 that pods may have.
+const ROOM_OF_24: usize = 253;
+
+/// Rounds, and pods of one batch at each point.
+struct Settings {
+    rounds: usize,
+    pods: usize,
+}
+
+/// Measures what `args` ask for and prints it.
+pub(crate) fn run(args: &ChurnArgs) -> Result<ExitCode> {
+    ensure!(
+        rustix::process::geteuid().is_root(),
+        "this needs root: it makes network namespaces and devices (try `make bench-churn`)"
+    );
+    let _alone = be_alone()?;
+    interrupt::watch()?;
+    clean()?;
+    let programs = match &args.culvert {
+        Some(path) => Programs::at(path)?,
+        None => Programs::build()?,
+    };
+    let settings = if args.quick {
+        Settings { rounds: 2, pods: 32 }
+    } else {
+        Settings { rounds: 4, pods: 64 }
+    };
+    let machine = Machine::facts(args.date.clone());
+    let steps = settings.rounds * AT_ONCE.len() * Kind::ALL.len() * 4;
+    // As long as the stock pair takes here; the estimate follows the pace.
+    let each = Duration::from_millis(60) * u32::try_from(settings.pods).unwrap_or(u32::MAX);
+    let mut progress = Progress::new(steps, each * u32::try_from(steps).unwrap_or(u32::MAX));
+    if let Some(warning) = machine.warning() {
+        progress.say(&warning);
+    }
+    let points = all_points(&programs, &settings, &mut progress, each);
+    progress.clear();
+    let points = points?;
+    print(&report::render(&machine, &points))?;
+    if let Some(path) = &args.json {
+        let json = serde_json::to_string_pretty(&report::to_json(&machine, &points));
+        write(path, &(json.context("write JSON")? + "\n"))?;
+    }
+    let failed = args.check && !report::targets(&points).iter().all(|target| target.is_reached);
+    Ok(if failed { ExitCode::FAILURE } else { ExitCode::SUCCESS })
+}
+
+fn all_points(
+    programs: &Programs,
+    settings: &Settings,
+    progress: &mut Progress,
+    each: Duration,
+) -> Result<Vec<Point>> {
+    let mut points = Vec::new();
+    {
+        progress.say("building two nodes with a /24 each");
+        let mut contenders = Kind::ALL
+            .into_iter()
+            .map(|kind| Contender::new(kind, programs, "10.88.0.0/24", settings.pods))
+            .collect::<Result<Vec<_>>>()?;
+        for present in [0, 100, 250] {
+            for at_once in AT_ONCE {
+                // A batch needs room for as many pods as are under way.
+                let attached = present.min(ROOM_OF_24 - at_once.max(3));
+                for contender in &mut contenders {
+                    progress.say(&format!("{}: {attached} pods present", contender.name()));
+                    contender.fill(attached)?;
+                }
+                let present = Present { pods: attached, attached: true };
+                points.push(one_point(&contenders, present, at_once, settings, progress, each)?);
+            }
+        }
+    }
+    progress.say("building two nodes with a /20 each, and 4000 addresses held");
+    let contenders = Kind::ALL
+        .into_iter()
+        .map(|kind| {
+            let contender = Contender::new(kind, programs, "10.88.0.0/20", settings.pods)?;
+            contender.hold(4000)?;
+            Ok(contender)
+        })
+        .collect::<Result<Vec<_>>>()?;
+    for at_once in AT_ONCE {
+        let present = Present { pods: 4000, attached: false };
+        points.push(one_point(&contenders, present, at_once, settings, progress, each)?);
+    }
+    Ok(points)
+}
+
+fn one_point(
+    contenders: &[Contender],
+    present: Present,
+    at_once: usize,
+    settings: &Settings,
+    progress: &mut Progress,
+    each: Duration,
+) -> Result<Point> {
+    let mut batches: Vec<Vec<Batch>> = contenders.iter().map(|_| Vec::new()).collect();
+    for round in 0..settings.rounds {
+        for turn in 0..contenders.len() {
+            interrupt::check()?;
+            let place = (turn + round) % contenders.len();
+            let contender = &contenders[place];
+            progress.step(
+                &format!(
+                    "round {}: {}, {} present, {at_once} at once",
+                    round + 1,
+                    contender.name(),
+                    present.pods
+                ),
+                each,
+            );
+            batches[place].push(measure(contender, settings.pods, at_once)?);
+        }
+    }
+    let mut batches = batches.into_iter();
+    let (stock, culvert) = (batches.next(), batches.next());
+    let (stock, culvert) = stock.zip(culvert).context("two contenders")?;
+    Ok(Point { present, at_once, stock, culvert })
+}
+
+/// Removes all of `namespaces`, and what is in them.
+fn delete(namespaces: &[Netns]) -> Result<()> {
+    namespaces.iter().try_for_each(Netns::delete)
+}

@@ -1,0 +1,212 @@
+//! What an attachment may get: ranges of addresses, and addresses that it asks for.
+//!
+//! A range that exists is sound: its bounds are of its subnet, in order, and never the network's own
+//! address or IPv4 broadcast.
+
+use std::fmt;
+use std::net::IpAddr;
+
+use ipnet::IpNet;
+use thiserror::Error;
+
+use super::address::{first, last};
+use crate::node_file;
+
+/// Addresses of one subnet that pods may get: all between two bounds but the gateway.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Range {
+    subnet: IpNet,
+    /// `None` when the subnet has no address for a pod at all.
+    bounds: Option<(IpAddr, IpAddr)>,
+    gateway: IpAddr,
+}
+
+/// A bound or gateway that the subnet cannot have.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+#[error("{address} {fault}")]
+pub struct InvalidRange {
+    address: IpAddr,
+    fault: String,
+}
+
+impl Range {
+    /// Every address of `subnet` that a pod may have, with the bridge's address as gateway.
+    #[must_use]
+    pub fn whole(subnet: IpNet) -> Self {
+        let subnet = subnet.trunc();
+        let (first, last) = (first(&subnet), last(&subnet));
+        Self {
+            subnet,
+            bounds: first.filter(|first| *first <= last).map(|first| (first, last)),
+            gateway: node_file::gateway(&subnet).addr(),
+        }
+    }
+
+    /// Only the addresses from `start` to `end`, both included; what is `None` stays as it is.
+    ///
+    /// # Errors
+    ///
+    /// A bound that is not for pods of the subnet, or bounds in the wrong order.
+    pub fn between(self, start: Option<IpAddr>, end: Option<IpAddr>) -> Result<Self, InvalidRange> {
+        let whole = Self::whole(self.subnet).bounds;
+        for bound in [start, end].into_iter().flatten() {
+            if !whole.is_some_and(|(first, last)| (first..=last).contains(&bound)) {
+                let fault = format!("is no address for pods of {}", self.subnet);
+                return Err(InvalidRange { address: bound, fault });
+            }
+        }
+        let bounds = self.bounds.map(|(first, last)| (start.unwrap_or(first), end.unwrap_or(last)));
+        if let Some((first, last)) = bounds
+            && first > last
+        {
+            let fault = format!("is above the end of the range, {last}");
+            return Err(InvalidRange { address: first, fault });
+        }
+        Ok(Self { bounds, ..self })
+    }
+
+    /// With another gateway, which no pod gets.
+    ///
+    /// # Errors
+    ///
+    /// A gateway of another family or outside of the subnet.
+    pub fn with_gateway(self, gateway: IpAddr) -> Result<Self, InvalidRange> {
+        if self.subnet.contains(&gateway) {
+            Ok(Self { gateway, ..self })
+        } else {
+            let fault = format!("cannot be the gateway of {}: it is outside", self.subnet);
+            Err(InvalidRange { address: gateway, fault })
+        }
+    }
+
+    /// The subnet that the addresses are of.
+    #[must_use]
+    pub fn subnet(&self) -> IpNet {
+        self.subnet
+    }
+
+    /// The gateway of pods in this range.
+    #[must_use]
+    pub fn gateway(&self) -> IpAddr {
+        self.gateway
+    }
+
+    /// Whether a pod may have `address`.
+    #[must_use]
+    pub fn contains(&self, address: IpAddr) -> bool {
+        let within = self.bounds.is_some_and(|(first, last)| (first..=last).contains(&address));
+        within && address != self.gateway
+    }
+
+    pub(super) fn bounds(&self) -> Option<(IpAddr, IpAddr)> {
+        self.bounds
+    }
+
+    /// The bounds, if they are not all that the subnet has.
+    pub(super) fn narrowed(&self) -> Option<(IpAddr, IpAddr)> {
+        self.bounds.filter(|_| self.bounds != Self::whole(self.subnet).bounds)
+    }
+}
+
+impl fmt::Display for Range {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.narrowed() {
+            None => self.subnet.fmt(formatter),
+            Some((first, last)) => write!(formatter, "{first} to {last} of {}", self.subnet),
+        }
+    }
+}
+
+/// What an attachment is to get.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Request {
+    /// One address comes out of each set, from the first of its ranges that has room.
+    pub sets: Vec<Vec<Range>>,
+    /// Addresses that must be the ones; each takes the place of a free one of its set.
+    pub addresses: Vec<IpAddr>,
+}
+
+impl Request {
+    /// One free address for each family that `subnets` has, in the order of first appearance.
+    #[must_use]
+    pub fn one_of_each_family(subnets: &[IpNet]) -> Self {
+        let is_v6 = |subnet: &IpNet| matches!(subnet, IpNet::V6(_));
+        let (mut first, mut second) = (Vec::new(), Vec::new());
+        for subnet in subnets {
+            let range = Range::whole(*subnet);
+            if is_v6(subnet) == subnets.first().is_some_and(is_v6) {
+                first.push(range);
+            } else {
+                second.push(range);
+            }
+        }
+        let sets = [first, second].into_iter().filter(|family| !family.is_empty()).collect();
+        Self { sets, addresses: Vec::new() }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn whole(subnet: &str) -> Range {
+        Range::whole(subnet.parse().unwrap())
+    }
+
+    fn ip(address: &str) -> IpAddr {
+        address.parse().unwrap()
+    }
+
+    #[test]
+    fn network_gateway_and_broadcast_are_not_for_pods() {
+        let cases = [
+            ("10.244.1.0/24", "10.244.1.2", "10.244.1.254", "10.244.1.255"),
+            ("10.244.1.4/30", "10.244.1.6", "10.244.1.6", "10.244.1.7"),
+            ("255.255.255.248/29", "255.255.255.250", "255.255.255.254", "255.255.255.255"),
+        ];
+        for (subnet, first, last, broadcast) in cases {
+            let range = whole(subnet);
+            assert!(range.contains(ip(first)) && range.contains(ip(last)), "{subnet}");
+            assert!(!range.contains(range.gateway()) && !range.contains(ip(broadcast)), "{subnet}");
+            assert!(!range.contains(range.subnet().network()), "{subnet}");
+        }
+        assert!(whole("fd00:1::/64").contains(ip("fd00:1::ffff:ffff:ffff:ffff")));
+    }
+
+    #[test]
+    fn another_gateway_leaves_the_first_address_to_a_pod() {
+        let range = whole("10.0.0.0/24").with_gateway(ip("10.0.0.254")).unwrap();
+        assert!(range.contains(ip("10.0.0.1")));
+        assert!(!range.contains(ip("10.0.0.254")));
+        assert!(whole("10.0.0.0/24").with_gateway(ip("10.0.1.1")).is_err());
+    }
+
+    #[test]
+    fn bounds_must_be_pod_addresses_in_order() {
+        let between =
+            |start: &str, end: &str| whole("10.0.0.0/24").between(Some(ip(start)), Some(ip(end)));
+        let range = between("10.0.0.10", "10.0.0.20").unwrap();
+        assert_eq!(range.to_string(), "10.0.0.10 to 10.0.0.20 of 10.0.0.0/24");
+        for (start, end, fault) in [
+            ("10.0.0.20", "10.0.0.10", "above the end"),
+            ("10.0.0.0", "10.0.0.10", "no address for pods"),
+            ("10.0.0.10", "10.0.0.255", "no address for pods"),
+            ("fd00::1", "10.0.0.10", "no address for pods"),
+        ] {
+            let error = between(start, end).unwrap_err().to_string();
+            assert!(error.contains(fault), "{error}");
+        }
+    }
+
+    #[test]
+    fn families_keep_the_order_of_the_subnets() {
+        let subnets: Vec<IpNet> = ["fd00::/64", "10.0.0.0/24", "fd01::/64"]
+            .iter()
+            .map(|net| net.parse().unwrap())
+            .collect();
+        let request = Request::one_of_each_family(&subnets);
+        let shapes: Vec<usize> = request.sets.iter().map(Vec::len).collect();
+        assert_eq!(shapes, [2, 1]);
+        assert_eq!(Request::one_of_each_family(&[]), Request::default());
+    }
+}

@@ -1,0 +1,313 @@
+//! The address store under real conditions: full disks, the last addresses, lost files, a node that
+//! was `host-local`'s before.
+
+use std::fs;
+use std::io::Write as _;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use culvert_cni::ipam::{
+    DATABASE, DIRECTORY, HostLocal, Pulse, Pulses, Range, Store, live_pods, set_aside,
+};
+use culvert_cni::{Attachment, ipam};
+use serde_json::{Value, json};
+
+use crate::harness::*;
+
+const ONE: [&str; 1] = ["10.244.1.0/24"];
+
+fn store(node: &Node) -> Store {
+    Store::open(&node.state_dir()).expect("a sound store").expect("a store")
+}
+
+fn ranges(node: &Node) -> Vec<Range> {
+    node.node_file().subnets.into_iter().map(Range::whole).collect()
+}
+
+#[test]
+fn sixty_four_adds_at_once_share_the_last_ten_addresses() {
+    let node = Node::new("lastten", &ONE);
+    let path = Path::new("/held");
+    for number in 0..243 {
+        let held = Attachment::new("pods", &format!("held{number}"), "eth0").expect("valid names");
+        let mut store = Store::open_or_create(&node.state_dir()).expect("a store");
+        store.allocate(&held, path, &node.node_file().subnets).expect("room");
+    }
+    let pods: Vec<_> = (0..64).map(|number| node.pod(&format!("p{number}"))).collect();
+    let running: Vec<_> = pods.iter().map(|pod| pod.start("ADD", None)).collect();
+    let (mut given, mut refused) = (Vec::new(), 0);
+    for child in running {
+        match outcome(&child.wait_with_output().expect("the plugin ends")) {
+            Ok(result) => given.push(result["ips"][0]["address"].to_string()),
+            Err(error) => {
+                assert_eq!(error["code"], 101, "{error}");
+                let text = error["msg"].to_string();
+                assert!(text.contains("10.244.1.0/24 (253 in use)"), "{text}");
+                assert!(text.contains("subnet table"), "{text}");
+                refused += 1;
+            }
+        }
+    }
+    given.sort();
+    given.dedup();
+    assert_eq!((given.len(), refused), (10, 54));
+    assert_eq!(node.host_devices().len(), 10);
+    assert_eq!(node.held_addresses(), 253);
+}
+
+/// A small file system of its own for the state directory.
+struct Disk(PathBuf);
+
+impl Disk {
+    fn new(node: &Node) -> Self {
+        let path = node.state_dir();
+        fs::create_dir_all(&path).expect("a mount point");
+        run(Command::new("mount").args(["-t", "tmpfs", "-o", "size=256k", "tmpfs"]).arg(&path));
+        Self(path)
+    }
+
+    fn remount(&self, mode: &str) {
+        run(Command::new("mount").args(["-o", &format!("remount,{mode}")]).arg(&self.0));
+    }
+
+    /// Leaves no room at all.
+    fn fill(&self) {
+        let mut file = fs::File::create(self.0.join("filler")).expect("a file");
+        while file.write_all(&[0; 512]).is_ok() {}
+    }
+
+    fn make_room(&self) {
+        fs::remove_file(self.0.join("filler")).expect("the filler is removed");
+    }
+}
+
+impl Drop for Disk {
+    fn drop(&mut self) {
+        let _ = Command::new("umount").arg("-l").arg(&self.0).status();
+    }
+}
+
+fn run(command: &mut Command) {
+    let output = command.output().expect("the program is installed");
+    assert!(output.status.success(), "{command:?}: {output:?}");
+}
+
+#[test]
+fn full_disk_is_named_loses_nothing_and_is_over_when_there_is_room() {
+    let node = Node::new("fulldisk", &ONE);
+    let disk = Disk::new(&node);
+    disk.fill();
+    let first = node.pod("p0");
+    let error = first.add().expect_err("no store can be made");
+    assert_eq!(error["code"], 104, "{error}");
+    disk.make_room();
+    first.add().expect("ADD succeeds with room");
+
+    disk.fill();
+    let mut attached = vec![first];
+    // What the log has room for already may still succeed.
+    let refused = loop {
+        let pod = node.pod(&format!("p{}", attached.len()));
+        match pod.add() {
+            Ok(_) => attached.push(pod),
+            Err(error) => break error,
+        }
+        assert!(attached.len() < 200, "the disk is never full");
+    };
+    assert_eq!(refused["code"], 104, "{refused}");
+    let text = refused["msg"].to_string();
+    assert!(text.contains("free some space") || text.contains("free space"), "{text}");
+    assert_eq!(node.host_devices().len(), attached.len());
+    disk.make_room();
+    assert_eq!(node.held_addresses(), attached.len());
+    node.pod("last").add().expect("ADD succeeds with room");
+    for pod in &attached {
+        pod.del().expect("DEL succeeds");
+    }
+    assert_eq!(store(&node).faults().expect("a sound store"), Vec::<String>::new());
+}
+
+#[test]
+fn read_only_disk_is_named_and_del_still_removes_the_devices() {
+    let node = Node::new("readonly", &ONE);
+    let disk = Disk::new(&node);
+    let pod = node.pod("p1");
+    pod.add().expect("ADD succeeds");
+    disk.remount("ro");
+    let error = node.pod("p2").add().expect_err("nothing can be written");
+    assert_eq!(error["code"], 104, "{error}");
+    let text = error["msg"].to_string();
+    assert!(
+        text.contains(DATABASE) && text.contains("stateDir") || text.contains("writable"),
+        "{text}"
+    );
+    pod.del().expect_err("the address cannot be freed");
+    assert_eq!(node.host_devices(), Vec::<String>::new());
+    disk.remount("rw");
+    assert_eq!(node.held_addresses(), 1);
+    pod.del().expect("DEL succeeds");
+    node.assert_clean();
+}
+
+#[test]
+fn damaged_store_is_rebuilt_from_the_pods_that_run() {
+    let node = Node::new("rebuild", &DUAL_STACK);
+    let pods = ["p1", "p2", "p3"].map(|name| node.pod(name));
+    let results = pods.each_ref().map(|pod| pod.add().expect("ADD succeeds"));
+    pods[1].del().expect("DEL succeeds");
+    let before = store(&node).records().expect("a sound store");
+    let file = node.state_dir().join(DIRECTORY).join(DATABASE);
+    fs::OpenOptions::new()
+        .write(true)
+        .open(&file)
+        .and_then(|file| file.set_len(100))
+        .expect("it is cut");
+    let _ = fs::remove_file(file.with_extension("sqlite3-wal"));
+    let error = node.pod("p4").add().expect_err("the store is damaged");
+    assert_eq!(error["code"], 104, "{error}");
+    assert!(error["msg"].to_string().contains("culvert ipam rebuild"), "{error}");
+
+    set_aside(&node.state_dir()).expect("the file is renamed").expect("there was one");
+    let found = in_netns(&node.netns, || live_pods().expect("the pods are found"));
+    let mut store = Store::open_or_create(&node.state_dir()).expect("a new store");
+    let import = store.rebuild(&ranges(&node), &found).expect("the pods are written down");
+    assert_eq!(import.added.len(), 4);
+    let known = |record: &ipam::Record| {
+        (
+            record.allocation,
+            record.attachment.clone(),
+            record.host_device.clone(),
+            record.netns.inode,
+        )
+    };
+    let after = store.records().expect("a sound store");
+    assert!(after.iter().map(known).eq(before.iter().map(known)), "{after:?}");
+    drop(store);
+    pods[0].check(&results[0]).expect("CHECK succeeds");
+    let taken = set(&["10.244.1.2/24", "10.244.1.4/24"]);
+    let next = node.pod("p5");
+    let result = next.add().expect("ADD succeeds");
+    assert!(!taken.contains(result["ips"][0]["address"].as_str().expect("an address")));
+    for pod in [&pods[0], &pods[2], &next] {
+        pod.del().expect("DEL succeeds");
+    }
+    node.assert_clean();
+}
+
+#[test]
+fn pod_is_gone_only_when_its_namespace_and_its_device_are() {
+    let node = Node::new("pulse", &ONE);
+    let pod = node.pod("p1");
+    pod.add().expect("ADD succeeds");
+    let record = store(&node).records().expect("a sound store").remove(0);
+    let pulse = || {
+        in_netns(&node.netns, || {
+            Pulses::open().and_then(|mut pulses| pulses.of(&record)).expect("the kernel answers")
+        })
+    };
+    assert_eq!(pulse(), Pulse::Alive);
+    // The name goes, but a process keeps the namespace, and so the device.
+    let mut keeper = Command::new("ip")
+        .args(["netns", "exec", &pod.netns, "cat"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .expect("`ip` is installed");
+    // It answers once it is inside.
+    let mut stdin = keeper.stdin.take().expect("a pipe");
+    stdin.write_all(b"x").expect("it reads");
+    let mut byte = [0];
+    std::io::Read::read_exact(&mut keeper.stdout.take().expect("a pipe"), &mut byte)
+        .expect("it writes");
+    delete_netns(&pod.netns);
+    assert_eq!(pulse(), Pulse::Alive);
+    // Another namespace of the same name is not the pod's either.
+    ip(&["netns", "add", &pod.netns]);
+    node.ip(&["link", "del", &pod.host_device()]);
+    assert_eq!(pulse(), Pulse::Gone);
+    drop(stdin);
+    keeper.wait().expect("it ends");
+}
+
+/// The stock plugins, called as a container runtime would, with `host-local` for addresses.
+struct Stock<'a> {
+    node: &'a Node,
+    data: PathBuf,
+}
+
+impl Stock<'_> {
+    fn add(&self, pod: &Pod<'_>) -> Value {
+        let config = json!({
+            "cniVersion": "1.0.0", "name": "pods", "type": "bridge", "bridge": BRIDGE,
+            "isDefaultGateway": true,
+            "ipam": {
+                "type": "host-local",
+                "ranges": [[{"subnet": "10.244.1.0/24"}], [{"subnet": "fd00:1::/64"}]],
+                "dataDir": self.data,
+            },
+        });
+        let mut child = Command::new("ip")
+            .args(["netns", "exec", &self.node.netns, "/usr/lib/cni/bridge"])
+            .env("CNI_COMMAND", "ADD")
+            .env("CNI_CONTAINERID", &pod.container)
+            .env("CNI_NETNS", pod.netns_path())
+            .env("CNI_IFNAME", "eth0")
+            .env("CNI_PATH", "/usr/lib/cni")
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .expect("`ip` is installed");
+        let mut stdin = child.stdin.take().expect("a pipe");
+        stdin.write_all(config.to_string().as_bytes()).expect("the plugin reads");
+        drop(stdin);
+        let output = child.wait_with_output().expect("the plugin ends");
+        assert!(
+            output.status.success(),
+            "/usr/lib/cni/bridge (package containernetworking-plugins): {output:?}"
+        );
+        serde_json::from_slice(&output.stdout).expect("a result")
+    }
+}
+
+#[test]
+fn pods_of_bridge_and_host_local_keep_their_addresses() {
+    let node = Node::new("switch", &DUAL_STACK);
+    let stock = Stock { node: &node, data: node.dir.path().join("networks") };
+    let old: Vec<_> = ["old1", "old2", "old3"].map(|name| node.pod(name)).into();
+    for pod in &old {
+        stock.add(pod);
+    }
+    let addresses: Vec<_> = old.iter().map(|pod| pod.addresses("eth0")).collect();
+
+    let directory = stock.data.join("pods");
+    let host_local = HostLocal::read(&directory, "pods").expect("host-local's directory");
+    let found = in_netns(&node.netns, || live_pods().expect("the pods are found"));
+    let mut store = Store::open_or_create(&node.state_dir()).expect("a store");
+    let import = store.import(&host_local, &ranges(&node), &found).expect("it is imported");
+    assert_eq!((import.added.len(), import.without_pod.len()), (6, 0));
+    drop(store);
+    drop(host_local);
+
+    // Still plugged in, and in the way of nobody.
+    assert_talk(&node.netns, "10.244.1.1".parse().expect("an address"), &old[0].netns);
+    let held: std::collections::BTreeSet<String> = addresses.iter().flatten().cloned().collect();
+    let new: Vec<_> = (0..20).map(|number| node.pod(&format!("new{number}"))).collect();
+    for pod in &new {
+        pod.add().expect("ADD succeeds");
+        assert!(pod.addresses("eth0").is_disjoint(&held), "an address was given twice");
+    }
+    assert_talk(&new[0].netns, "10.244.1.5".parse().expect("an address"), &old[0].netns);
+    let still: Vec<_> = old.iter().map(|pod| pod.addresses("eth0")).collect();
+    assert_eq!(still, addresses);
+
+    for pod in old.iter().chain(&new) {
+        pod.del().expect("DEL succeeds");
+    }
+    node.assert_clean();
+    for pod in &old {
+        assert!(!pod.has_link("eth0"), "the old pod's interface is gone");
+    }
+    let ports = json_of(&["-n", &node.netns, "-j", "link", "show", "master", BRIDGE]);
+    assert_eq!(ports.as_array().expect("a list").len(), 0, "{ports}");
+}
