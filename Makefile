@@ -78,6 +78,14 @@ test-netns: build ## Whole nodes and pods as namespaces
 test-netns-plain: build ## The same with every offload off
 	CULVERT_TEST_OFFLOAD=off $(ROOT_RUNNER) cargo test --locked -p culvert --test netns
 
+.PHONY: fixtures
+fixtures: ## Make golden captures and what is expected of them anew; look at git diff afterwards
+	CULVERT_BLESS=1 cargo test --locked -p culvert --test packets
+
+.PHONY: fixtures-kernel
+fixtures-kernel: ## Capture the kernel's own tunnel anew (root, tcpdump, python3)
+	$(SUDO) tests/fixtures/pcap/kernel.sh
+
 .PHONY: install
 install: release ## Install under PREFIX (/usr/local) and CNI_BIN (/opt/cni/bin)
 	$(SUDO) install -D -m 755 target/release/culvert $(DESTDIR)$(PREFIX)/bin/culvert
@@ -92,7 +100,7 @@ clean: ## Remove what was built
 	cargo clean
 
 # What a fresh Debian or Ubuntu lacks: programs, and the package that has each.
-TOOLS := ip:iproute2 ping:iputils-ping nft:nftables cc:gcc column:bsdextrautils
+TOOLS := tshark:tshark tcpdump:tcpdump ip:iproute2 ping:iputils-ping nft:nftables cc:gcc column:bsdextrautils
 
 .PHONY: prerequisites
 prerequisites:

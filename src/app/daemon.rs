@@ -11,17 +11,18 @@ use tokio::net::TcpListener;
 use tokio::sync::mpsc::Receiver;
 use tokio::time::{Interval, MissedTickBehavior, interval};
 
+use super::capture::capture_source;
 use super::members::{Mtus, Narrow, node_spec, overlay};
 use super::owner::Owner;
 use super::table_path;
-use super::view::{Facts, status_source};
+use super::view::{Facts, explain_source, status_source};
 use crate::config::Config;
 use crate::control::node::{Action, Changes, KernelEvents, Reconciler};
 use crate::control::table_file::TableFile;
 use crate::dataplane::{DataPlane, Notice, Settings, super_packet_limit};
 use crate::engine::{Membership, PeerRegistry};
 use crate::lifecycle::{Readiness, Signal, Signals, State};
-use crate::observe::{AdminSocket, StatusSource, serve_http};
+use crate::observe::{AdminSocket, Services, StatusSource, serve_http};
 use crate::platform::claim::Claim;
 use crate::platform::tun::Offload;
 use crate::platform::{clock, udp};
@@ -68,7 +69,12 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
 
     let mut daemon = Daemon::start(config).await?;
     let status = daemon.status.clone();
-    let serving = tokio::spawn(admin.serve(status.clone()));
+    let services = Services {
+        status: status.clone(),
+        explain: explain_source(&daemon.config, Arc::clone(&daemon.plane)),
+        capture: capture_source(Arc::clone(&daemon.plane)),
+    };
+    let serving = tokio::spawn(admin.serve(services));
     if let Some(listener) = http {
         tokio::spawn(serve_http(listener, status));
     }

@@ -49,7 +49,9 @@ pub fn offline(
     match (table, config) {
         (Some(path), _) => settings.table = TableSource::File { path: path.to_owned() },
         (None, Some(_)) => {}
-        (None, None) => anyhow::bail!("no subnet table: name it with --table FILE, or --config FILE"),
+        (None, None) => {
+            anyhow::bail!("no subnet table: name it with --table FILE, or --config FILE")
+        }
     }
     if config.is_none() {
         settings.network.cidrs = subnets(table_path(&settings))?;

@@ -7,8 +7,11 @@ use std::time::Instant;
 use crate::config::{Config, TableSource};
 use crate::dataplane::DataPlane;
 use crate::engine::{DropReason, Peer};
+use crate::explain::{Devices, explain};
 use crate::lifecycle::{Readiness, State};
-use crate::observe::{PeerStatus, Status, StatusSource, TableStatus, UnderlayStatus};
+use crate::observe::{
+    ExplainSource, PeerStatus, Status, StatusSource, TableStatus, UnderlayStatus,
+};
 use crate::platform::clock;
 
 /// Facts that the daemon's main loop knows and others may look at.
@@ -79,6 +82,12 @@ pub(super) fn status_source(
             repairs: facts.repairs.load(Ordering::Relaxed),
         }
     })
+}
+
+/// Makes the function that answers questions about packets by the table that workers have.
+pub(super) fn explain_source(config: &Config, plane: Arc<DataPlane>) -> ExplainSource {
+    let devices = Devices { bridge: config.bridge.name.clone(), tun: config.tun.name.clone() };
+    Arc::new(move |question| Ok(explain(&plane.table(), &devices, question)?))
 }
 
 fn peer_status(peer: &Peer, age_seconds: f64) -> PeerStatus {

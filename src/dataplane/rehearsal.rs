@@ -140,9 +140,8 @@ impl Rehearsal {
 
     /// Queues the packets that a super-packet stands for.
     fn queue_segments(&mut self, header: &VnetHeader, bytes: &[u8]) -> usize {
-        let plan = InnerPacket::parse(bytes)
-            .ok()
-            .and_then(|packet| SplitPlan::new(header, &packet).ok());
+        let plan =
+            InnerPacket::parse(bytes).ok().and_then(|packet| SplitPlan::new(header, &packet).ok());
         let Some(plan) = plan else {
             self.pod_sends(bytes);
             return 1;

@@ -4,6 +4,7 @@ use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
+use super::capture::Place;
 use super::port::UnderlayPort;
 use crate::platform::udp::{Gro, Receiver, RecvBatch, Sender, Transmit};
 use crate::platform::{Result, tun};
@@ -40,6 +41,16 @@ impl Underlay {
                 Ok(Self { receiver, senders: Arc::clone(&senders) })
             })
             .collect()
+    }
+
+    /// The node's ends, as captures show them.
+    pub(super) fn place(&self) -> Place {
+        Place {
+            tunnel: self.receiver.address().unwrap_or(Place::default().tunnel),
+            source_ports: std::array::from_fn(|index| {
+                self.senders.get(index).map_or(0, Sender::port)
+            }),
+        }
     }
 
     /// The receiving socket, to be polled.

@@ -8,6 +8,7 @@ use std::time::Instant;
 
 use arc_swap::ArcSwap;
 
+use super::capture::{CaptureTap, Taps};
 use super::counters::WorkerCounters;
 use super::round::{Env, Notice, Notices, Round};
 use super::underlay::Underlay;
@@ -23,6 +24,8 @@ pub(super) enum Command {
     Tun(Arc<TunQueue>, Offload),
     /// Use these sockets from now on.
     Underlay(Underlay),
+    /// Show this capture what is seen from now on.
+    Capture(Box<CaptureTap>),
     /// Handle what has arrived and end.
     Stop,
 }
@@ -40,6 +43,7 @@ pub(super) struct Worker {
     pub(super) tun: Option<Arc<TunQueue>>,
     pub(super) egress: Egress,
     pub(super) ingress: Ingress,
+    pub(super) taps: Taps,
 }
 
 /// What a worker waits for.
@@ -102,7 +106,7 @@ impl Worker {
             table: &table,
             counters: &self.counters,
             notices: &self.notices,
-            tap: None,
+            tap: self.taps.prepare(now),
             now,
         };
         if work.egress {
@@ -137,6 +141,11 @@ impl Worker {
                 Command::Underlay(underlay) => {
                     self.forget(underlay_of(&self.underlay));
                     self.underlay = underlay;
+                    self.taps.rebind(self.underlay.place());
+                }
+                Command::Capture(mut tap) => {
+                    tap.show(self.underlay.place());
+                    self.taps.add(*tap);
                 }
                 Command::Stop => return Flow::Stop,
             }

@@ -76,11 +76,11 @@ fn classic_files_of_both_orders_and_both_resolutions_are_read() {
 #[test]
 fn big_endian_blocks_and_every_resolution_of_timestamps_are_read() {
     let cases = [
-        (6, 0, 3_000_001, 3_000_001_000),       // microseconds
-        (9, 0, 3_000_000_001, 3_000_000_001),   // nanoseconds
+        (6, 0, 3_000_001, 3_000_001_000),     // microseconds
+        (9, 0, 3_000_000_001, 3_000_000_001), // nanoseconds
         (12, 0, 3_000_000_001_999, 3_000_000_001),
         (0x80 | 10, 0, 3 * 1024 + 512, 3_500_000_000), // 2⁻¹⁰ seconds
-        (0, 100, 3, 103_000_000_000),           // whole seconds, from 100 on
+        (0, 100, 3, 103_000_000_000),                  // whole seconds, from 100 on
         (255, 0, 1, 0),
     ];
     for (resolution, offset, time, nanos) in cases {

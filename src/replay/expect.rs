@@ -94,7 +94,10 @@ impl Expectation {
             self.cursor += 1;
         }
         let Some(line) = self.lines.get(self.cursor).filter(|line| line.first <= row.packet) else {
-            return Some(format!("packet {}\n  expected  nothing is said of it\n  was       {row}", row.packet));
+            return Some(format!(
+                "packet {}\n  expected  nothing is said of it\n  was       {row}",
+                row.packet
+            ));
         };
         let wrong = line.mismatches(row);
         (!wrong.is_empty()).then(|| {
@@ -146,13 +149,16 @@ impl Line {
             any = true;
             line.word(word)?;
         }
-        if any { Ok(line) } else { Err("nothing is expected; write a verdict, or \"any\"".to_owned()) }
+        if any {
+            Ok(line)
+        } else {
+            Err("nothing is expected; write a verdict, or \"any\"".to_owned())
+        }
     }
 
     fn word(&mut self, word: &str) -> Result<(), String> {
-        let number = |value: &str| {
-            value.parse().map_err(|_| format!("\"{word}\": {value} is not a number"))
-        };
+        let number =
+            |value: &str| value.parse().map_err(|_| format!("\"{word}\": {value} is not a number"));
         match word.split_once('=') {
             None if word == "any" => {}
             None if word == "egress" => self.direction = Some(Direction::Egress),
@@ -229,7 +235,10 @@ impl Scribe {
     /// The whole text.
     pub(super) fn finish(mut self) -> String {
         self.end_run();
-        format!("# Written by culvert replay --bless: look at each line, then keep the file.\n{}", self.text)
+        format!(
+            "# Written by culvert replay --bless: look at each line, then keep the file.\n{}",
+            self.text
+        )
     }
 
     fn end_run(&mut self) {

@@ -117,7 +117,8 @@ enum Way {
 ///
 /// A file that cannot be read or written, or that is wrong.
 pub fn run(args: ReplayArgs) -> anyhow::Result<ExitCode> {
-    let offline = app::offline(args.config.as_deref(), args.table.as_deref(), args.node.as_deref())?;
+    let offline =
+        app::offline(args.config.as_deref(), args.table.as_deref(), args.node.as_deref())?;
     let form = args.form();
     let expectation = match &args.expect {
         Some(path) if !args.bless => Some(read_expectation(path)?),

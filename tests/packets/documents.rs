@@ -27,6 +27,9 @@ fn the_document_shows_the_examples_own_files() {
     for file in ["check.sh", "table.toml", "web.expect"] {
         let path = root().join("examples/packet-test").join(file);
         let content = fs::read_to_string(path).unwrap();
-        assert!(document.contains(content.trim_end()), "{file} differs from what the document shows");
+        assert!(
+            document.contains(content.trim_end()),
+            "{file} differs from what the document shows"
+        );
     }
 }

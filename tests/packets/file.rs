@@ -32,7 +32,8 @@ impl Style {
 pub(crate) fn write(style: Style, frames: &[Vec<u8>]) -> Vec<u8> {
     let number =
         |value: u32| if style.big_endian { value.to_be_bytes() } else { value.to_le_bytes() };
-    let half = |value: u16| if style.big_endian { value.to_be_bytes() } else { value.to_le_bytes() };
+    let half =
+        |value: u16| if style.big_endian { value.to_be_bytes() } else { value.to_le_bytes() };
     let magic = if style.nanoseconds { 0xa1b2_3c4d } else { 0xa1b2_c3d4 };
     let mut file = number(magic).to_vec();
     [2, 4].iter().for_each(|version| file.extend(half(*version)));

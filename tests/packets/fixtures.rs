@@ -6,12 +6,8 @@ use etherparse::TcpOptionElement::{
     Timestamp, WindowScale,
 };
 
-use crate::craft::{
-    TCP, UDP, carried, gpe, ip, ipv6_raw, node, pod4, pod6, transport, tunneled,
-};
-use crate::file::{
-    self, COOKED, COOKED2, ETHERNET, RAW, Style, cooked, cooked2, ethernet,
-};
+use crate::craft::{TCP, UDP, carried, gpe, ip, ipv6_raw, node, pod4, pod6, transport, tunneled};
+use crate::file::{self, COOKED, COOKED2, ETHERNET, RAW, Style, cooked, cooked2, ethernet};
 
 /// Every capture: its name without `.pcap`, and its bytes.
 pub(crate) fn all() -> Vec<(&'static str, Vec<u8>)> {
@@ -70,7 +66,8 @@ fn tcp_options() -> Vec<Vec<u8>> {
             WindowScale(7),
         ];
         let stamp = [Noop, Noop, Timestamp(2, 1)];
-        let sack = [Noop, Noop, SelectiveAcknowledgement((900, 1000), [Some((1100, 1200)), None, None])];
+        let sack =
+            [Noop, Noop, SelectiveAcknowledgement((900, 1000), [Some((1100, 1200)), None, None])];
         packets.push(out.tcp("S", 1, &syn, b""));
         packets.push(tunneled(2, &back.tcp("SA", 1, &syn, b"")));
         packets.push(out.tcp("AP", 2, &stamp, b"GET / HTTP/1.1\r\n\r\n"));
@@ -318,7 +315,11 @@ fn malformed_ingress() -> Vec<Vec<u8>> {
     };
     let mut packets = vec![tunneled(2, &good), tunneled(2, &good6)];
     // From nobody, and from a node that lies about its pods.
-    packets.push(ip([192, 168, 1, 99].into(), node(1)).udp(5, 4790, &[&gpe(1, 1)[..], &good].concat()));
+    packets.push(ip([192, 168, 1, 99].into(), node(1)).udp(
+        5,
+        4790,
+        &[&gpe(1, 1)[..], &good].concat(),
+    ));
     packets.push(tunneled(3, &good));
     packets.push(tunneled(2, &ip(pod4(1, 2), pod4(1, 3)).udp(1, 2, b"our own")));
     packets.push(tunneled(2, &ip([8, 8, 8, 8].into(), pod4(1, 3)).udp(1, 2, b"from outside")));
@@ -344,11 +345,16 @@ fn malformed_ingress() -> Vec<Vec<u8>> {
     packets.push(with(0, 0x55));
     packets.push(with(0, 0x44));
     packets.push(with(3, 19));
-    packets.push(carried(2, 0, &[&gpe(1, 2)[..], &{
-        let mut jumbo = good6.clone();
-        jumbo[4..7].copy_from_slice(&[0, 0, 0]);
-        jumbo
-    }].concat()));
+    packets.push(carried(
+        2,
+        0,
+        &[&gpe(1, 2)[..], &{
+            let mut jumbo = good6.clone();
+            jumbo[4..7].copy_from_slice(&[0, 0, 0]);
+            jumbo
+        }]
+        .concat(),
+    ));
     // More than the packet is no harm: it is cut off.
     packets.push(inner(&[&good[..], b"more"].concat()));
     // A UDP length that the kernel refuses.
@@ -365,13 +371,16 @@ fn vlan() -> Vec<u8> {
     let arriving = tunneled(2, &ip(pod4(2, 2), pod4(1, 2)).udp(1, 2, b"tagged"));
     let mut arp = ethernet(&[], &[0; 28]);
     arp[12..14].copy_from_slice(&[8, 6]);
-    file::write(Style::of(ETHERNET), &[
-        ethernet(&[(0x8100, 5)], &packet),
-        ethernet(&[(0x88a8, 7), (0x8100, 5)], &packet6),
-        ethernet(&[(0x9100, 7), (0x8100, 0xe005)], &arriving),
-        arp,
-        vec![2; 13],
-    ])
+    file::write(
+        Style::of(ETHERNET),
+        &[
+            ethernet(&[(0x8100, 5)], &packet),
+            ethernet(&[(0x88a8, 7), (0x8100, 5)], &packet6),
+            ethernet(&[(0x9100, 7), (0x8100, 0xe005)], &arriving),
+            arp,
+            vec![2; 13],
+        ],
+    )
 }
 
 fn cooked_big_endian() -> Vec<u8> {

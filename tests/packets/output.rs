@@ -35,7 +35,10 @@ fn the_table_and_the_sums_name_verdict_and_peer() {
     assert!(table.contains("egress   reply    too_big              node2"), "{table}");
     assert_eq!(table.lines().count(), 12, "{table}");
     let sums = text(&replay("jumbo", &["--summary"]));
-    assert!(sums.contains("egress   forward  -                    node2                 3"), "{sums}");
+    assert!(
+        sums.contains("egress   forward  -                    node2                 3"),
+        "{sums}"
+    );
 }
 
 #[test]
@@ -86,7 +89,9 @@ fn a_difference_is_shown_and_fails() {
     fs::write(&path, "1 egress forward peer=node3\n2- any\n99 any # too many\n").unwrap();
     let output = replay("jumbo", &["--expect", path.to_str().unwrap()]);
     assert_eq!(output.status.code(), Some(1));
-    assert!(text(&output).contains("99 is on line 2") || text(&output).contains("is on line 2 already"));
+    assert!(
+        text(&output).contains("99 is on line 2") || text(&output).contains("is on line 2 already")
+    );
 
     fs::write(&path, "1 egress forward peer=node3\n2-99 any\n").unwrap();
     let output = replay("jumbo", &["--expect", path.to_str().unwrap()]);
