@@ -170,6 +170,14 @@ without-compose:
 compose-prerequisites:
 	@deploy/compose/install-engine
 
+.PHONY: fixtures
+fixtures: ## Make golden captures and what is expected of them anew; look at git diff afterwards
+	CULVERT_BLESS=1 cargo test --locked -p culvert --test packets
+
+.PHONY: fixtures-kernel
+fixtures-kernel: ## Capture the kernel's own tunnel anew (root, tcpdump, python3)
+	$(SUDO) tests/fixtures/pcap/kernel.sh
+
 .PHONY: install
 install: release ## Install under PREFIX (/usr/local) and CNI_BIN (/opt/cni/bin)
 	$(SUDO) install -D -m 755 target/release/culvert $(DESTDIR)$(PREFIX)/bin/culvert
@@ -184,7 +192,8 @@ clean: ## Remove what was built
 	cargo clean
 
 # What a fresh Debian or Ubuntu lacks: programs, and the package that has each.
-TOOLS := ip:iproute2 ping:iputils-ping nft:nftables cc:gcc column:bsdextrautils ethtool:ethtool tshark:tshark /usr/lib/cni/host-local:containernetworking-plugins
+TOOLS := ip:iproute2 ping:iputils-ping nft:nftables cc:gcc column:bsdextrautils ethtool:ethtool tshark:tshark tcpdump:tcpdump \
+	/usr/lib/cni/host-local:containernetworking-plugins
 
 .PHONY: prerequisites
 prerequisites:
