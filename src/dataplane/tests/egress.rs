@@ -261,3 +261,29 @@ fn a_super_packet_with_longer_headers_than_fit_is_dropped() {
         assert_eq!((bench.drops(), bench.sent().len()), (expected, if fits { 3 } else { 0 }));
     }
 }
+
+/// What a header says must fit its packet in every respect, or the cut would be in the wrong place.
+#[test]
+fn a_super_packet_that_its_header_contradicts_is_dropped() {
+    let spec = Spec::outgoing(Family::V4, true, vec![3; 3000]);
+    let (good, packet) = (spec.vnet(1000), spec.build_partial());
+    let partial = good.partial.unwrap();
+    let place =
+        |start, offset| VnetHeader { partial: Some(PartialChecksum { start, offset }), ..good };
+    let mut fragment = packet.clone();
+    fragment[6] |= 0x20; // more fragments
+    let cases = [
+        ("no segment size", VnetHeader { gso_size: 0, ..good }, &packet),
+        ("checksum from elsewhere", place(partial.start + 4, partial.offset), &packet),
+        ("checksum elsewhere", place(partial.start, partial.offset - 10), &packet),
+        ("no checksum to finish", VnetHeader { partial: None, ..good }, &packet),
+        ("a fragment", good, &fragment),
+    ];
+    for (case, header, packet) in cases {
+        let mut bench = Bench::new(Offload::TcpUdp);
+        bench.pod_sends(&header, packet);
+        bench.run();
+        assert_eq!(bench.drops(), [(DropReason::VnetHeader, 1)], "{case}");
+        assert_eq!(bench.sent(), [], "{case}");
+    }
+}
