@@ -46,7 +46,7 @@ impl Underlay {
     /// The node's ends, as captures show them.
     pub(super) fn place(&self) -> Place {
         Place {
-            tunnel: self.receiver.address().unwrap_or(Place::default().tunnel),
+            tunnel: self.receiver.address().unwrap_or_else(|| Place::default().tunnel),
             source_ports: std::array::from_fn(|index| {
                 self.senders.get(index).map_or(0, Sender::port)
             }),

@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::engine::{Owner, Table};
 
-pub use packet::Protocol;
+pub use packet::{Impossible, Protocol};
 
 /// A packet that somebody asks about.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -90,7 +90,7 @@ pub fn explain(
     table: &Table,
     devices: &Devices,
     question: &Question,
-) -> Result<Explanation, packet::Impossible> {
+) -> Result<Explanation, Impossible> {
     let bytes = packet::build(question)?;
     let mut ways = Vec::new();
     match table.owner(question.source) {
