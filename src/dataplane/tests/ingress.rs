@@ -1,7 +1,7 @@
 use overlay_proto::checksum::update_u16;
 use overlay_proto::{DecodeError, InnerError};
 
-use super::packets::Spec;
+use super::packets::{ACK, Spec};
 use super::*;
 
 fn udp(payload: usize) -> Spec {
@@ -152,17 +152,17 @@ fn set_word(packet: &mut [u8], at: usize, value: u16, sum_at: usize) {
 fn packets_that_a_split_would_not_give_back_stay_as_they_came() {
     let tcp = |flags: u8| Spec { flags, ..Spec::incoming(Family::V4, true, vec![3; 2000]) };
     let pair = |spec: &Spec| spec.split(1000);
-    let ack = super::packets::ACK;
+
     let mut cases = vec![("no acknowledgement", pair(&tcp(0)))];
 
-    let mut reserved = pair(&tcp(ack));
+    let mut reserved = pair(&tcp(ACK));
     for packet in &mut reserved {
         let word = u16::from_be_bytes([packet[32], packet[33]]);
         set_word(packet, 32, word | 0x0100, 36);
     }
     cases.push(("a reserved bit", reserved));
 
-    let mut options = pair(&tcp(ack));
+    let mut options = pair(&tcp(ACK));
     set_word(&mut options[1], 46, 0xbeef, 36);
     cases.push(("other options", options));
 
