@@ -5,6 +5,7 @@
 //! table are arguments, so that the daemon, a replay and a simulation run the same code. The table is
 //! an immutable snapshot that any thread may read; an [`Engine`] belongs to one worker.
 
+mod admission;
 mod drop_reason;
 mod egress;
 mod ingress;
@@ -14,6 +15,7 @@ mod prefix_map;
 mod reply;
 mod table;
 
+pub use admission::Rejected;
 pub use drop_reason::{DropCounters, DropReason};
 pub use egress::EgressVerdict;
 pub use ingress::Delivery;

@@ -50,23 +50,33 @@ pub struct Status {
 /// Where the underlay sockets are bound.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct UnderlayStatus {
-    /// This node's underlay address.
-    pub address: IpAddr,
+    /// This node's underlay address; none before the table is known.
+    pub address: Option<IpAddr>,
     /// UDP port of the tunnel.
     pub port: u16,
 }
 
 /// Where the subnet table stands.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct TableStatus {
-    /// Kind of source.
+    /// The source.
     pub source: String,
+    /// Whether the source is being followed, so that the table is as it has it.
+    pub current: bool,
+    /// Seconds since the table was last known to be current; 0 while it is.
+    pub age_seconds: f64,
+    /// Why the source cannot be followed, if it cannot.
+    pub source_error: Option<String>,
     /// How many tables have been taken since the start.
     pub generation: u64,
     /// Nodes in the table, this one included.
     pub nodes: usize,
     /// Why the newest version of the table was refused, if it was.
     pub error: Option<String>,
+    /// Entries of the source that were left out, and why.
+    pub left_out: Vec<String>,
+    /// What is wrong with this node's own entry, if anything.
+    pub contested: Option<String>,
 }
 
 /// One peer.
@@ -101,13 +111,14 @@ impl fmt::Display for Status {
         facts.add_row(["up", &duration(self.uptime_seconds)]);
         facts.add_row(["subnets", &list(&self.subnets)]);
         facts.add_row(["MTU", &format!("{} bytes", self.mtu)]);
-        let underlay = format!("{} UDP port {}", self.underlay.address, self.underlay.port);
+        let address = self.underlay.address.map_or_else(|| "?".to_owned(), |ip| ip.to_string());
+        let underlay = format!("{address} UDP port {}", self.underlay.port);
         facts.add_row(["underlay", &format!("{underlay}, VNI {}", self.vni)]);
         facts.add_row(["offload", &format!("{} on {} workers", self.offload, self.workers)]);
-        let TableStatus { source, generation, nodes, error } = &self.table;
+        let TableStatus { source, generation, nodes, .. } = &self.table;
         facts.add_row(["table", &format!("{nodes} nodes from {source}, generation {generation}")]);
-        if let Some(error) = error {
-            facts.add_row(["", &format!("newest refused: {error}")]);
+        for remark in self.table.remarks() {
+            facts.add_row(["", &remark]);
         }
         writeln!(f, "{}\n", facts.trim_fmt())?;
 
@@ -149,6 +160,26 @@ impl fmt::Display for Status {
         }
     }
 }
+
+impl TableStatus {
+    /// What an operator should know of the table, one thing a line.
+    pub fn remarks(&self) -> Vec<String> {
+        let lost = (!self.current).then(|| {
+            let reason = self.source_error.as_deref().unwrap_or("not reached yet");
+            format!("as of {} ago, the source is away: {reason}", duration(self.age_seconds))
+        });
+        let refused = self.error.as_ref().map(|error| format!("newest refused: {error}"));
+        let contested = self.contested.as_ref().map(|why| format!("this node: {why}"));
+        let left_out =
+            self.left_out.iter().take(LEFT_OUT_SHOWN).map(|why| format!("left out: {why}"));
+        let more = self.left_out.len().checked_sub(LEFT_OUT_SHOWN).filter(|more| *more > 0);
+        let more = more.map(|more| format!("left out: {more} more (`culvert status --json`)"));
+        lost.into_iter().chain(refused).chain(contested).chain(left_out).chain(more).collect()
+    }
+}
+
+/// Entries that were left out and are listed for people.
+const LEFT_OUT_SHOWN: usize = 8;
 
 fn table<const N: usize>(header: [&str; N]) -> Table {
     let mut table = Table::new();
