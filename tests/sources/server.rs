@@ -94,13 +94,9 @@ impl Etcd {
         wait_until(START_LIMIT, "etcd to answer", || self.answers()).unwrap();
     }
 
+    /// Whether it serves: an open port alone may be that of one that has no leader yet.
     fn answers(&self) -> bool {
-        let address = (self.address, self.ports.0);
-        let connect = || std::net::TcpStream::connect(address).is_ok();
-        match &self.netns {
-            Some(netns) => netns.run(connect).unwrap(),
-            None => connect(),
-        }
+        self.try_ctl(&["endpoint", "health"]).0
     }
 
     /// Ends it as a power cut does.
