@@ -161,8 +161,9 @@ impl Etcd {
 
     /// Puts all of `keys` in one transaction; etcd must allow that many.
     pub(crate) fn put_all(&self, keys: &[(String, String)]) {
+        // etcdctl takes quoted words as Go does, which for these values is as Rust writes them.
         let puts: String =
-            keys.iter().map(|(key, value)| format!("put {key} '{value}'\n")).collect();
+            keys.iter().map(|(key, value)| format!("put {key} {value:?}\n")).collect();
         let mut child = Command::new("etcdctl")
             .env("ETCDCTL_API", "3")
             .args(["--endpoints", &self.url(), "--command-timeout", "60s", "txn"])
