@@ -12,7 +12,7 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use axum::body::{Body, Bytes};
-use axum::extract::{Path, Query, State};
+use axum::extract::{Path, RawQuery, State};
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse as _, Response};
 use axum::routing::{get, patch};
@@ -132,9 +132,10 @@ impl ApiServer {
         self.shared.cluster.lock().unwrap().nodes[name].clone()
     }
 
-    /// Forgets what happened so far: a watch from before is told 410.
+    /// Forgets what happened so far: every watch is from before, and is told 410.
     pub(crate) fn forget(&self) {
         self.change(|cluster| {
+            cluster.version += 1;
             cluster.forgotten = cluster.version;
             cluster.log.clear();
         });
@@ -224,10 +225,14 @@ fn refusal(code: StatusCode, reason: &str) -> Response {
     (code, [(header::CONTENT_TYPE, "application/json")], status.to_string()).into_response()
 }
 
-async fn list_or_watch(
-    State(shared): State<Arc<Shared>>,
-    Query(query): Query<HashMap<String, String>>,
-) -> Response {
+async fn list_or_watch(State(shared): State<Arc<Shared>>, RawQuery(query): RawQuery) -> Response {
+    // Names of nodes and numbers: nothing in them is escaped.
+    let query: HashMap<&str, String> = query
+        .iter()
+        .flat_map(|query| query.split('&'))
+        .filter_map(|pair| pair.split_once('='))
+        .map(|(key, value)| (key, value.to_owned()))
+        .collect();
     let mut cluster = shared.cluster.lock().unwrap();
     if cluster.refuse > 0 {
         cluster.refuse -= 1;
@@ -311,7 +316,7 @@ async fn patch_node(
     Path(name): Path<String>,
     body: Bytes,
 ) -> Response {
-    apply(&shared, &name, &body, |node, patch| merge(node, patch))
+    apply(&shared, &name, &body, merge)
 }
 
 /// The strategic merge of the status, as far as conditions go: by their type.

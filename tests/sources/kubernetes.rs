@@ -99,7 +99,8 @@ fn a_server_that_is_busy_or_away_takes_nothing_away() {
     listener.reload();
     let heard = listener.until("the refusal", |heard| heard.losses > 0);
     assert_eq!(heard.names(), ["node1", "node2"]);
-    assert!(heard.lost.unwrap().contains("TooManyRequests"));
+    let reason = heard.lost.unwrap();
+    assert!(reason.contains("TooManyRequests"), "{reason}");
     server.refuse(0);
     listener.until("an end of it", |heard| heard.lost.is_none());
     drop(server);

@@ -94,13 +94,9 @@ impl Etcd {
         wait_until(START_LIMIT, "etcd to answer", || self.answers()).unwrap();
     }
 
+    /// Whether it serves: an open port alone may be that of one that has no leader yet.
     fn answers(&self) -> bool {
-        let address = (self.address, self.ports.0);
-        let connect = || std::net::TcpStream::connect(address).is_ok();
-        match &self.netns {
-            Some(netns) => netns.run(connect).unwrap(),
-            None => connect(),
-        }
+        self.try_ctl(&["endpoint", "health"]).0
     }
 
     /// Ends it as a power cut does.
@@ -165,8 +161,9 @@ impl Etcd {
 
     /// Puts all of `keys` in one transaction; etcd must allow that many.
     pub(crate) fn put_all(&self, keys: &[(String, String)]) {
+        // etcdctl takes quoted words as Go does, which for these values is as Rust writes them.
         let puts: String =
-            keys.iter().map(|(key, value)| format!("put {key} '{value}'\n")).collect();
+            keys.iter().map(|(key, value)| format!("put {key} {value:?}\n")).collect();
         let mut child = Command::new("etcdctl")
             .env("ETCDCTL_API", "3")
             .args(["--endpoints", &self.url(), "--command-timeout", "60s", "txn"])

@@ -68,6 +68,8 @@ impl Api {
             )?,
         };
         config.connect_timeout = Some(CONNECT_PATIENCE);
+        // A refusal is for us to see: whoever follows says so, waits as long as asked, and starts over.
+        config.default_retry = false;
         config.read_timeout = Some(WATCH + GRACE);
         let client = Client::try_from(config).context("setting up the connection")?;
         Ok(Self { client, nodes: Request::new("/api/v1/nodes") })
