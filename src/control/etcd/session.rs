@@ -356,11 +356,10 @@ impl Follower {
                     link.say(Update::Foreign { key, problem: Some(problem) }).await;
                 }
                 let update = store.update(&name);
-                match &update {
-                    Update::Put(candidate) => {
-                        drop(self.told.insert(name.clone(), candidate.clone()))
-                    }
-                    _ => drop(self.told.remove(&name)),
+                if let Update::Put(candidate) = &update {
+                    self.told.insert(name.clone(), candidate.clone());
+                } else {
+                    self.told.remove(&name);
                 }
                 self.retained.remove(&name);
                 link.say(update).await;

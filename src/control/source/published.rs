@@ -113,9 +113,12 @@ impl Published {
 mod tests {
     use super::*;
 
+    fn read(json: &str) -> Published {
+        serde_json::from_str(json).unwrap()
+    }
+
     fn entry(json: &str) -> Result<NodeEntry, String> {
-        let published: Published = serde_json::from_str(json).unwrap();
-        published.entry("node2", vec!["10.244.2.0/24".parse().unwrap()], 4790)
+        read(json).entry("node2", vec![IpNet::new_assert([10, 244, 2, 0].into(), 24)], 4790)
     }
 
     #[test]
@@ -176,8 +179,7 @@ mod tests {
                 speech,
             };
             let json = serde_json::to_string(&Published::of(&entry)).unwrap();
-            let published: Published = serde_json::from_str(&json).unwrap();
-            assert_eq!(published.literally("node2", entry.subnets.clone()), Ok(entry), "{json}");
+            assert_eq!(read(&json).literally("node2", entry.subnets.clone()), Ok(entry), "{json}");
         }
     }
 }
