@@ -6,16 +6,19 @@
 
 use super::Call;
 use crate::error::{Error, Failure};
+use crate::fault::Step;
 use crate::ipam::Store;
 use crate::netlink::Socket;
 
 pub(super) fn del(call: &Call) -> Result<(), Failure> {
     let removed = remove_devices(call);
     let is_removed = removed.is_ok();
+    call.reached(Step::DevicesRemoved);
     let mut errors: Vec<_> = removed.err().into_iter().collect();
     if is_removed {
         errors.extend(release_addresses(call).err());
     }
+    call.reached(Step::AddressesReleased);
     Failure::unless_empty(errors)
 }
 

@@ -10,6 +10,7 @@
 //! was freed first; so an address rests as long as it can before another pod gets it. Each step is a
 //! look-up by key, so the cost does not grow with the number of pods.
 
+use std::collections::HashSet;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
@@ -23,10 +24,12 @@ use crate::node_file;
 use self::address::{from_key, successor, to_key};
 
 mod address;
+mod range;
 mod schema;
 #[cfg(test)]
 mod tests;
 
+pub use self::range::Range;
 pub use self::schema::{BUSY_TIMEOUT, DATABASE, DIRECTORY};
 
 /// Freed addresses that a subnet collects before it reuses the oldest instead of a fresh one.
@@ -95,6 +98,25 @@ pub enum Error {
         attachment: Box<Attachment>,
         /// What it has.
         address: IpAddr,
+    },
+    /// An address that was asked for is somebody's already.
+    #[error("address {address} belongs to {holder}: ask for another, or delete that pod first")]
+    Taken {
+        /// What was asked for.
+        address: IpAddr,
+        /// Who has it.
+        holder: Box<Attachment>,
+    },
+    /// An address that was asked for is in none of the ranges, or its range gives one already.
+    #[error(
+        "address {address} was asked for, but the pod gets one address of each of {ranges}: ask for \
+         one that is in a range of its own"
+    )]
+    NotOffered {
+        /// What was asked for.
+        address: IpAddr,
+        /// The ranges, for the message.
+        ranges: String,
     },
     /// The directory or the empty file could not be made.
     #[error("cannot {op} {path}: check that config key stateDir names a writable directory")]
@@ -186,7 +208,26 @@ impl Store {
         netns: &Path,
         subnets: &[IpNet],
     ) -> Result<Vec<Allocation>, Error> {
-        if subnets.is_empty() {
+        self.allocate_from(attachment, netns, &Range::by_family(subnets), &[])
+    }
+
+    /// Hands out one address of each of `sets`: one of `wanted` where that is in the set, or else one
+    /// of the first range with room.
+    ///
+    /// All addresses are handed out, or none.
+    ///
+    /// # Errors
+    ///
+    /// No set, no room, an address of `wanted` that is taken or in no set that is left, an attachment
+    /// that has addresses already, or an unusable store.
+    pub fn allocate_from(
+        &mut self,
+        attachment: &Attachment,
+        netns: &Path,
+        sets: &[Vec<Range>],
+        wanted: &[IpAddr],
+    ) -> Result<Vec<Allocation>, Error> {
+        if sets.is_empty() {
             return Err(Error::NoSubnet);
         }
         self.change("allocate in", |change| {
@@ -196,14 +237,54 @@ impl Store {
                     address: held.address,
                 });
             }
+            let mut wanted = wanted.to_vec();
             let mut allocations = Vec::new();
-            for family in families(subnets) {
-                let allocation = change.take_from_any(&family)?;
+            for set in sets {
+                let holds = |address: &IpAddr| set.iter().any(|range| range.contains(*address));
+                let allocation = match wanted.iter().position(holds) {
+                    Some(place) => change.take_wanted(wanted.remove(place), set)?,
+                    None => change.take_from_any(set)?,
+                };
                 change.insert(attachment, netns, &allocation)?;
                 allocations.push(allocation);
             }
-            Ok(allocations)
+            match wanted.first() {
+                Some(address) => {
+                    Err(Error::NotOffered { address: *address, ranges: describe_sets(sets) })
+                }
+                None => Ok(allocations),
+            }
         })
+    }
+
+    /// Frees the addresses of every attachment of `network` that is not in `valid`, a list of
+    /// container ids and interfaces, and says whose they were.
+    ///
+    /// # Errors
+    ///
+    /// An unusable store.
+    pub fn release_except(
+        &mut self,
+        network: &str,
+        valid: &[(String, String)],
+    ) -> Result<Vec<Attachment>, Error> {
+        let valid: HashSet<(&str, &str)> =
+            valid.iter().map(|(container, ifname)| (&**container, &**ifname)).collect();
+        let mut stale: Vec<Attachment> = self
+            .records()?
+            .into_iter()
+            .map(|record| record.attachment)
+            .filter(|held| held.network() == network)
+            .filter(|held| !valid.contains(&(held.container(), held.ifname())))
+            .collect();
+        stale.dedup();
+        self.change("release in", |change| {
+            for attachment in &stale {
+                change.release(attachment)?;
+            }
+            Ok(())
+        })?;
+        Ok(stale)
     }
 
     /// Frees every address of `attachment` and says how many there were.
@@ -309,17 +390,99 @@ impl Change<'_> {
         Ok(allocations)
     }
 
-    /// Takes an address from the first of `subnets` that has room.
-    fn take_from_any(&self, subnets: &[IpNet]) -> Result<Allocation, Error> {
+    /// Takes an address from the first of `ranges` that has room.
+    fn take_from_any(&self, ranges: &[Range]) -> Result<Allocation, Error> {
         let mut full = Vec::new();
-        for subnet in subnets {
-            let mut pool = self.pool(*subnet)?;
-            if let Some(address) = self.take(&mut pool)? {
-                return Ok(Allocation { address, subnet: *subnet });
+        for range in ranges {
+            let subnet = range.subnet;
+            let mut pool = self.pool(subnet)?;
+            let taken = match range.bounds {
+                None => self.take(&mut pool)?,
+                Some((first, last)) => self.take_between(&pool, first, last)?,
+            };
+            if let Some(address) = taken {
+                return Ok(Allocation { address, subnet });
             }
-            full.push((*subnet, u64::try_from(pool.in_use).unwrap_or(0)));
+            full.push((subnet, u64::try_from(pool.in_use).unwrap_or(0)));
         }
         Err(Error::Exhausted { subnets: full })
+    }
+
+    /// Takes `address`, which is in one of `ranges`.
+    fn take_wanted(&self, address: IpAddr, ranges: &[Range]) -> Result<Allocation, Error> {
+        let range = ranges.iter().find(|range| range.contains(address));
+        let Some(Range { subnet, .. }) = range.copied() else {
+            return Err(Error::NotOffered { address, ranges: describe_sets(&[ranges.to_vec()]) });
+        };
+        if let Some(holder) = self.holder(address)? {
+            return Err(Error::Taken { address, holder: Box::new(holder) });
+        }
+        // Its row is what the allocation refers to.
+        self.pool(subnet)?;
+        self.execute("DELETE FROM resting WHERE address = ?1", [to_key(address)])?;
+        Ok(Allocation { address, subnet })
+    }
+
+    /// Takes the first address between `first` and `last` that is neither held nor resting, or else
+    /// the one that has rested longest.
+    fn take_between(
+        &self,
+        pool: &Pool,
+        first: IpAddr,
+        last: IpAddr,
+    ) -> Result<Option<IpAddr>, Error> {
+        let whole = Range::whole(pool.subnet);
+        let mut candidate = Some(first);
+        while let Some(address) = candidate.filter(|address| *address <= last) {
+            let is_used = self.is_held(address)? || self.is_resting(address)?;
+            if !is_used && whole.contains(address) {
+                return Ok(Some(address));
+            }
+            candidate = successor(address);
+        }
+        let oldest = self
+            .transaction
+            .prepare_cached(
+                "SELECT address FROM resting WHERE subnet = ?1 AND address BETWEEN ?2 AND ?3 \
+                 ORDER BY sequence LIMIT 1",
+            )
+            .and_then(|mut statement| {
+                let range = params![pool.id, to_key(first), to_key(last)];
+                statement.query_row(range, |row| row.get::<_, Vec<u8>>(0)).optional()
+            })
+            .map_err(database("read", self.path))?;
+        let Some(key) = oldest else {
+            return Ok(None);
+        };
+        self.execute("DELETE FROM resting WHERE address = ?1", [&key])?;
+        parse_key(self.path, &key).map(Some)
+    }
+
+    fn is_resting(&self, address: IpAddr) -> Result<bool, Error> {
+        self.transaction
+            .prepare_cached("SELECT 1 FROM resting WHERE address = ?1")
+            .and_then(|mut statement| statement.exists([to_key(address)]))
+            .map_err(database("read", self.path))
+    }
+
+    /// Who has `address`.
+    fn holder(&self, address: IpAddr) -> Result<Option<Attachment>, Error> {
+        let names = self
+            .transaction
+            .prepare_cached("SELECT network, container, ifname FROM allocation WHERE address = ?1")
+            .and_then(|mut statement| {
+                let read = |row: &rusqlite::Row<'_>| {
+                    Ok([row.get::<_, String>(0)?, row.get(1)?, row.get(2)?])
+                };
+                statement.query_row([to_key(address)], read).optional()
+            })
+            .map_err(database("read", self.path))?;
+        names
+            .map(|[network, container, ifname]| {
+                Attachment::new(&network, &container, &ifname)
+                    .map_err(|error| corrupt(self.path, format!("a name that {error}")))
+            })
+            .transpose()
     }
 
     /// Reads the state of `subnet`, making its row when the subnet is new.
@@ -455,18 +618,13 @@ struct Pool {
     resting: i64,
 }
 
-/// Groups `subnets` by family, in the order of first appearance.
-fn families(subnets: &[IpNet]) -> Vec<Vec<IpNet>> {
-    let is_v6 = |subnet: &IpNet| matches!(subnet, IpNet::V6(_));
-    let (mut first, mut second) = (Vec::new(), Vec::new());
-    for subnet in subnets {
-        if is_v6(subnet) == subnets.first().is_some_and(is_v6) {
-            first.push(*subnet);
-        } else {
-            second.push(*subnet);
-        }
-    }
-    [first, second].into_iter().filter(|family| !family.is_empty()).collect()
+fn describe_sets(sets: &[Vec<Range>]) -> String {
+    let describe = |range: &Range| match range.bounds {
+        None => range.subnet.to_string(),
+        Some((first, last)) => format!("{first} to {last}"),
+    };
+    let sets = sets.iter().map(|set| set.iter().map(describe).collect::<Vec<_>>().join(" or "));
+    sets.collect::<Vec<_>>().join(", ")
 }
 
 fn owner(attachment: &Attachment) -> [&str; 3] {

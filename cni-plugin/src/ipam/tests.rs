@@ -199,7 +199,8 @@ fn uncommitted_allocation_is_gone_after_a_crash() {
             store.connection.transaction_with_behavior(TransactionBehavior::Immediate).unwrap();
         let path = Path::new("x");
         let change = Change { transaction, path };
-        let allocation = change.take_from_any(&nets(&["10.0.0.0/24"])).unwrap();
+        let allocation =
+            change.take_from_any(&Range::by_family(&nets(&["10.0.0.0/24"]))[0]).unwrap();
         change.insert(&pod(0), path, &allocation).unwrap();
     }
     drop(store);

@@ -23,8 +23,8 @@ mod link;
 mod route;
 
 pub(crate) use self::address::add_address;
-pub(crate) use self::link::{Link, MacAddress, PortChange, Veth, announce, set_up};
-pub(crate) use self::route::{DefaultRoute, add_default_route};
+pub(crate) use self::link::{Link, PortChange, Veth, announce, set_up};
+pub(crate) use self::route::{Route, add_route};
 
 /// Room for one answer. The kernel fits dumps into what the reader offers, up to this much.
 const BUFFER_BYTES: usize = 32 * 1024;
