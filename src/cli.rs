@@ -10,6 +10,7 @@ use std::process::ExitCode;
 use clap::{Args, CommandFactory as _, Parser, Subcommand, error::ErrorKind};
 use culvert_cni::node_file::DEFAULT_RUN_DIR;
 
+use crate::cni_install::{self, CniArgs};
 use crate::config::{Config, Overrides};
 use crate::lab::{self, LabArgs};
 use crate::observe::{self, Format};
@@ -47,6 +48,8 @@ enum Command {
     ///
     /// Stop the daemon first. Pods lose their network.
     Cleanup,
+    /// Install the CNI plugin for this node's container runtime, or remove it.
+    Cni(CniArgs),
     /// Nodes and pods as network namespaces on this machine.
     Lab(LabArgs),
     /// Print a completion script for a shell.
@@ -138,6 +141,7 @@ fn execute(command: Command) -> anyhow::Result<ExitCode> {
             ))?;
         }
         Command::Cleanup => return cleanup(&runtime()?.block_on(app::cleanup())?),
+        Command::Cni(args) => return cni_install::run(args),
         Command::Lab(args) => return lab::run(args),
         Command::Completions { shell } => {
             let mut script = Vec::new();

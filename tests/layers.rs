@@ -7,14 +7,15 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// Each module of the daemon, and the modules that it may use.
-const LAYERS: [(&str, &[&str]); 11] = [
+const LAYERS: [(&str, &[&str]); 12] = [
     ("main", &["cli"]),
-    ("cli", &["app", "config", "control", "lab", "observe"]),
+    ("cli", &["app", "cni_install", "config", "control", "lab", "observe"]),
     ("app", &["config", "control", "dataplane", "engine", "lifecycle", "observe", "platform"]),
     ("control", &["config", "engine", "lifecycle", "platform"]),
     ("dataplane", &["engine", "lifecycle", "platform"]),
     ("observe", &["engine", "lifecycle"]),
     ("config", &["platform"]),
+    ("cni_install", &["platform"]),
     ("lab", &["platform"]),
     ("engine", &[]),
     ("platform", &[]),
