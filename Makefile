@@ -92,7 +92,8 @@ clean: ## Remove what was built
 	cargo clean
 
 # What a fresh Debian or Ubuntu lacks: programs, and the package that has each.
-TOOLS := ip:iproute2 ping:iputils-ping nft:nftables cc:gcc column:bsdextrautils
+TOOLS := ip:iproute2 ping:iputils-ping nft:nftables cc:gcc column:bsdextrautils \
+	iptables:iptables /usr/lib/cni/portmap:containernetworking-plugins
 
 .PHONY: prerequisites
 prerequisites:
