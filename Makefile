@@ -184,7 +184,8 @@ clean: ## Remove what was built
 	cargo clean
 
 # What a fresh Debian or Ubuntu lacks: programs, and the package that has each.
-TOOLS := ip:iproute2 ping:iputils-ping nft:nftables cc:gcc column:bsdextrautils ethtool:ethtool tshark:tshark /usr/lib/cni/host-local:containernetworking-plugins
+TOOLS := ip:iproute2 ping:iputils-ping nft:nftables cc:gcc column:bsdextrautils ethtool:ethtool \
+	tshark:tshark iptables:iptables /usr/lib/cni/portmap:containernetworking-plugins
 
 .PHONY: prerequisites
 prerequisites:

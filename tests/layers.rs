@@ -7,15 +7,16 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// Each module of the daemon, and the modules that it may use.
-const LAYERS: [(&str, &[&str]); 13] = [
+const LAYERS: [(&str, &[&str]); 14] = [
     ("main", &["cli"]),
-    ("cli", &["app", "config", "control", "lab", "observe", "replay"]),
+    ("cli", &["app", "cni_install", "config", "control", "lab", "observe", "replay"]),
     ("replay", &["app", "dataplane", "engine", "lifecycle", "pcap", "platform"]),
     ("app", &["config", "control", "dataplane", "engine", "lifecycle", "observe", "platform"]),
     ("control", &["config", "engine", "lifecycle", "platform"]),
     ("dataplane", &["engine", "lifecycle", "platform"]),
     ("observe", &["engine", "lifecycle"]),
     ("config", &["platform"]),
+    ("cni_install", &["platform"]),
     ("lab", &["platform"]),
     ("engine", &[]),
     ("pcap", &[]),

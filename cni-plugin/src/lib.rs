@@ -19,10 +19,14 @@ mod commands;
 mod config;
 mod environment;
 mod error;
+pub mod fault;
 pub mod ipam;
+mod mac;
 mod netlink;
 mod netns;
 pub mod node_file;
+mod plan;
+pub mod readiness;
 mod result;
 mod version;
 

@@ -19,7 +19,7 @@ use tokio::sync::Semaphore;
 use super::{Status, StatusSource};
 
 /// Name of the socket under the run directory.
-const FILE_NAME: &str = "culvert.sock";
+const FILE_NAME: &str = culvert_cni::node_file::SOCKET_NAME;
 /// Connections at once; more wait.
 const CONNECTIONS: usize = 16;
 /// Longest request.

@@ -1,13 +1,14 @@
 //! DEL: unplug a pod. Everything that is gone already is fine, in any combination.
 //!
 //! Needs neither the daemon, nor the node file, nor the namespace, nor a previous result: the host
-//! device's name follows from the attachment or is in the store, and removing one end of a pair removes the other. The
-//! address is freed last, and not at all while a device may still carry it.
+//! device's name follows from the attachment or is in the store, and removing one end of a pair
+//! removes the other. The address is freed last, and not at all while a device may still carry it.
 
 use std::collections::BTreeSet;
 
 use super::Call;
 use crate::error::{Error, Failure};
+use crate::fault::Step;
 use crate::ipam::Store;
 use crate::netlink::Socket;
 
@@ -17,13 +18,16 @@ pub(super) fn del(call: &Call) -> Result<(), Failure> {
         Ok(store) => (store, Vec::new()),
         Err(error) => (None, vec![Error::from(error)]),
     };
-    match remove_devices(call, store.as_mut()) {
+    let removed = remove_devices(call, store.as_mut());
+    call.reached(Step::DevicesRemoved);
+    match removed {
         Err(error) => errors.insert(0, error),
         Ok(()) => {
             let released = store.map_or(Ok(0), |mut store| store.release(&call.attachment));
             errors.extend(released.err().map(Error::from));
         }
     }
+    call.reached(Step::AddressesReleased);
     Failure::unless_empty(errors)
 }
 

@@ -1,6 +1,5 @@
 //! Calls about network devices.
 
-use std::fmt;
 use std::os::fd::RawFd;
 
 use netlink_packet_core::{NLM_F_CREATE, NLM_F_EXCL};
@@ -11,17 +10,7 @@ use netlink_packet_route::link::{
 };
 
 use super::{Error, Request, Socket};
-
-/// An Ethernet address.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct MacAddress(pub(crate) [u8; 6]);
-
-impl fmt::Display for MacAddress {
-    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let [a, b, c, d, e, f] = self.0;
-        write!(formatter, "{a:02x}:{b:02x}:{c:02x}:{d:02x}:{e:02x}:{f:02x}")
-    }
-}
+use crate::mac::MacAddress;
 
 /// What the kernel says about a device, as far as this plugin cares.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -38,6 +27,8 @@ pub(crate) struct Link {
     pub(crate) bridge: Option<u32>,
     /// Whether the bridge may send a frame back out of the port it came from.
     pub(crate) hairpin: bool,
+    /// Whether the bridge keeps the port apart from other ports that are isolated.
+    pub(crate) isolated: bool,
 }
 
 /// A veth pair to make: one end here, the other in a pod's namespace.
@@ -62,6 +53,7 @@ pub(crate) struct PortChange<'a> {
     /// kernel: a device's label is ignored when the device is made (6.18).
     pub(crate) alias: &'a str,
     pub(crate) hairpin: bool,
+    pub(crate) isolated: bool,
     /// Whether the kernel has IPv6, so that there is something to switch off.
     pub(crate) kernel_has_ipv6: bool,
 }
@@ -123,9 +115,10 @@ impl Socket {
         message.attributes.push(LinkAttribute::IfAlias(port.alias.to_owned()));
         message.attributes.push(LinkAttribute::LinkInfo(vec![
             LinkInfo::PortKind(InfoPortKind::Bridge),
-            LinkInfo::PortData(InfoPortData::BridgePort(vec![InfoBridgePort::HairpinMode(
-                port.hairpin,
-            )])),
+            LinkInfo::PortData(InfoPortData::BridgePort(vec![
+                InfoBridgePort::HairpinMode(port.hairpin),
+                InfoBridgePort::Isolated(port.isolated),
+            ])),
         ]));
         if port.kernel_has_ipv6 {
             let no_address = AfSpecInet6::AddrGenMode(In6AddrGenMode::None);
@@ -200,18 +193,22 @@ fn parse(message: &LinkMessage) -> Link {
         } else if let LinkAttribute::Controller(index) = attribute {
             link.bridge = Some(*index);
         } else if let LinkAttribute::LinkInfo(infos) = attribute {
-            link.hairpin = infos.iter().any(has_hairpin);
+            link.hairpin = has(infos, &InfoBridgePort::HairpinMode(true));
+            link.isolated = has(infos, &InfoBridgePort::Isolated(true));
         }
     }
     link
 }
 
-fn has_hairpin(info: &LinkInfo) -> bool {
-    if let LinkInfo::PortData(InfoPortData::BridgePort(port)) = info {
-        port.contains(&InfoBridgePort::HairpinMode(true))
-    } else {
-        false
-    }
+/// Whether the device is a bridge port with `option`.
+fn has(infos: &[LinkInfo], option: &InfoBridgePort) -> bool {
+    infos.iter().any(|info| {
+        if let LinkInfo::PortData(InfoPortData::BridgePort(port)) = info {
+            port.contains(option)
+        } else {
+            false
+        }
+    })
 }
 
 #[cfg(test)]
@@ -219,13 +216,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn mac_address_is_written_with_colons() {
-        let mac = MacAddress([0x0a, 0x58, 0, 1, 0xfe, 0xff]);
-        assert_eq!(mac.to_string(), "0a:58:00:01:fe:ff");
-    }
-
-    #[test]
-    fn bridge_port_is_recognised_with_its_hairpin() {
+    fn bridge_port_is_recognised_with_its_options() {
         let mut message = LinkMessage::default();
         message.header.flags = LinkFlags::Up;
         message.attributes = vec![
@@ -237,6 +228,7 @@ mod tests {
         ];
         let link = parse(&message);
         assert_eq!((link.bridge, link.hairpin, link.is_up), (Some(7), true, true));
+        assert!(!link.isolated);
         assert!(!link.is_running);
     }
 }

@@ -1,0 +1,198 @@
+//! The work of ADD, from the addresses to the announcement, and undoing it.
+
+use std::io;
+use std::os::fd::AsRawFd as _;
+use std::thread;
+use std::time::Duration;
+
+use super::Call;
+use crate::config::{RouteSpec, Settings};
+use crate::error::Error;
+use crate::fault::Step;
+use crate::ipam::{Allocation, Store};
+use crate::mac::MacAddress;
+use crate::netlink::{self, Link, PortChange, Route, Socket, Veth};
+use crate::netns::{Netns, Sysctl, kernel_has_ipv6};
+use crate::node_file::NodeFile;
+use crate::plan::{self, Plan};
+use crate::result::{Interface, Plugged};
+
+/// How long to wait for the bridge port to carry frames, at most. The first look is enough on
+/// kernels since 6.8, which bring a device's state up to date before they report it.
+const PORT_ATTEMPTS: u32 = 50;
+const PORT_PAUSE: Duration = Duration::from_millis(2);
+
+/// One pod being plugged in, and how far that has come.
+pub(super) struct Plug<'a> {
+    pub(super) call: &'a Call,
+    pub(super) settings: &'a Settings,
+    pub(super) plan: &'a Plan,
+    pub(super) netns: &'a Netns,
+    pub(super) node: &'a NodeFile,
+    pub(super) bridge: &'a Link,
+    pub(super) host: Socket,
+    pub(super) pod: Socket,
+    pub(super) store: Store,
+    pub(super) host_device: String,
+    pub(super) has_addresses: bool,
+    pub(super) has_devices: bool,
+}
+
+impl Plug<'_> {
+    /// Does the work, on a thread inside the pod's namespace.
+    pub(super) fn run(&mut self) -> Result<Plugged, Error> {
+        let (call, plan) = (self.call, self.plan);
+        let attachment = &call.attachment;
+        let netns = self.netns.path();
+        let allocations = self.store.allocate_from(attachment, netns, &plan.request)?;
+        self.has_addresses = true;
+        call.reached(Step::AddressesAllocated);
+        let addresses = plan::pairs(&allocations);
+        let routes = plan::routes(self.settings, &self.node.cluster_networks, &addresses)?;
+        let pod_mac = self.settings.mac.unwrap_or_else(|| MacAddress::of(&allocations));
+        self.create_devices(pod_mac)?;
+        self.configure_pod(&allocations, &routes)?;
+        call.reached(Step::PodConfigured);
+        let port = self.wait_for_port()?;
+        call.reached(Step::PortRunning);
+        self.pod.execute(netlink::announce(attachment.ifname(), pod_mac))?;
+        call.reached(Step::Announced);
+        let host_interface = |link: &Link| Interface {
+            name: link.name.clone(),
+            mac: link.mac.map(|mac| mac.to_string()),
+            mtu: Some(link.mtu),
+            ..Interface::default()
+        };
+        let pod_interface = Interface {
+            name: attachment.ifname().to_owned(),
+            mac: Some(pod_mac.to_string()),
+            mtu: Some(plan.mtu.into()),
+            sandbox: Some(netns.to_string_lossy().into_owned()),
+            ..Interface::default()
+        };
+        Ok(Plugged {
+            interfaces: vec![host_interface(self.bridge), host_interface(&port), pod_interface],
+            addresses,
+            routes,
+        })
+    }
+
+    fn create_devices(&mut self, pod_mac: MacAddress) -> Result<(), Error> {
+        let veth = Veth {
+            host_name: &self.host_device,
+            bridge: self.bridge.index,
+            pod_name: self.call.attachment.ifname(),
+            pod_netns: self.netns.as_raw_fd(),
+            pod_mac,
+            mtu: self.plan.mtu,
+            gso_max_size: self.node.gso_max_size,
+        };
+        self.host.create_veth(&veth).map_err(|error| {
+            if error.is_exists() {
+                // The pod's name was free a moment ago, so it is the host's.
+                Error::HostDeviceExists { device: self.host_device.clone() }
+            } else {
+                error.into()
+            }
+        })?;
+        self.has_devices = true;
+        self.call.reached(Step::VethCreated);
+        self.host.start_port(&PortChange {
+            name: &self.host_device,
+            alias: &self.call.attachment.alias(),
+            hairpin: self.settings.hairpin,
+            isolated: self.settings.isolated,
+            kernel_has_ipv6: kernel_has_ipv6(),
+        })?;
+        self.call.reached(Step::PortStarted);
+        Ok(())
+    }
+
+    /// Sets the pod's end up, with its addresses and routes.
+    fn configure_pod(
+        &mut self,
+        allocations: &[Allocation],
+        routes: &[RouteSpec],
+    ) -> Result<(), Error> {
+        let ifname = self.call.attachment.ifname();
+        let has_v6 = allocations.iter().any(|allocation| allocation.address.is_ipv6());
+        let device = self
+            .pod
+            .link_by_name(ifname)?
+            .ok_or_else(|| Error::Vanished { device: ifname.to_owned() })?
+            .index;
+        for sysctl in sysctls(ifname, has_v6) {
+            match sysctl.write() {
+                // A kernel without IPv6 has nothing to switch off.
+                Err(Error::Sysctl { source, .. })
+                    if source.kind() == io::ErrorKind::NotFound && !has_v6 => {}
+                result => result?,
+            }
+        }
+        let mut requests = vec![netlink::set_up("lo"), netlink::set_up(ifname)];
+        for allocation in allocations {
+            requests.push(netlink::add_address(device, allocation.interface_address()));
+        }
+        requests.extend(routes.iter().map(|spec| netlink::add_route(&Route::of(spec, device))));
+        Ok(self.pod.execute_all(requests)?)
+    }
+
+    /// Waits until the bridge forwards frames of the new port.
+    ///
+    /// kernel: the state of a device that has just been connected reaches the bridge a moment later.
+    /// Until then the bridge drops what the pod sends, and its announcement would be lost.
+    fn wait_for_port(&mut self) -> Result<Link, Error> {
+        let mut attempts = 0;
+        loop {
+            let link = self
+                .host
+                .link_by_name(&self.host_device)?
+                .ok_or_else(|| Error::Vanished { device: self.host_device.clone() })?;
+            attempts += 1;
+            // A bridge that is itself down connects nothing; the daemon will see to that.
+            if link.is_running || attempts >= PORT_ATTEMPTS {
+                return Ok(link);
+            }
+            thread::sleep(PORT_PAUSE);
+        }
+    }
+
+    /// Undoes what was done and gathers what goes wrong.
+    pub(super) fn undo(&mut self) -> Vec<Error> {
+        let mut errors = Vec::new();
+        if self.has_devices
+            && let Err(error) = self.host.delete_link(&self.host_device)
+        {
+            errors.push(error.into());
+        }
+        self.call.reached(Step::DevicesUndone);
+        if self.has_addresses
+            && let Err(error) = self.store.release(&self.call.attachment)
+        {
+            errors.push(error.into());
+        }
+        errors
+    }
+}
+
+/// The pod's sysctls, all before its device goes up.
+///
+/// - No duplicate address detection: the store hands out each address once, and a second of waiting
+///   would be a second of every pod's start.
+/// - No router advertisements: nothing on the bridge may give a pod another route.
+/// - Announcements on: see [`netlink::announce`].
+/// - Container runtimes switch IPv6 off in a new namespace; a pod that gets an address needs it on.
+fn sysctls(ifname: &str, has_v6: bool) -> Vec<Sysctl> {
+    let one = |path: String, value| Sysctl { path, value };
+    let mut sysctls = vec![
+        one(format!("ipv4/conf/{ifname}/arp_notify"), "1"),
+        one(format!("ipv6/conf/{ifname}/accept_dad"), "0"),
+        one(format!("ipv6/conf/{ifname}/accept_ra"), "0"),
+    ];
+    if has_v6 {
+        sysctls.push(one(format!("ipv6/conf/{ifname}/ndisc_notify"), "1"));
+        sysctls.push(one(format!("ipv6/conf/{ifname}/disable_ipv6"), "0"));
+        sysctls.push(one("ipv6/conf/lo/disable_ipv6".to_owned(), "0"));
+    }
+    sysctls
+}
