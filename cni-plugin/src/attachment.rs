@@ -7,6 +7,10 @@ use std::fmt;
 
 use thiserror::Error;
 
+pub(crate) use self::options::Options;
+
+mod options;
+
 /// Longest name of a network device: the kernel's `IFNAMSIZ` less its terminating zero.
 pub(crate) const MAX_IFNAME_BYTES: usize = 15;
 

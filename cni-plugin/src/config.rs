@@ -8,7 +8,7 @@ use std::path::PathBuf;
 
 use serde_json::{Map, Value};
 
-use crate::attachment::check_identifier;
+use crate::attachment::{Options, check_identifier};
 use crate::environment::Directories;
 use crate::error::Error;
 use crate::node_file::{DEFAULT_RUN_DIR, DEFAULT_STATE_DIR};
@@ -38,7 +38,8 @@ pub(crate) struct Config {
     pub(crate) name: String,
     pub(crate) run_dir: PathBuf,
     pub(crate) state_dir: PathBuf,
-    pub(crate) hairpin: bool,
+    /// How the pod is attached to the bridge.
+    pub(crate) options: Options,
     /// Result of the plugin before this one, or for CHECK the final result of ADD.
     pub(crate) prev_result: Option<Value>,
     /// Copied into the result.
@@ -93,11 +94,7 @@ impl Config {
             let value = Value::String(name.clone());
             bad("name", &value, &broken.to_string())
         })?;
-        let hairpin = match document.remove("hairpinMode") {
-            None => true,
-            Some(Value::Bool(hairpin)) => hairpin,
-            Some(other) => return Err(bad("hairpinMode", &other, "needs to be true or false")),
-        };
+        let options = Options::take(&mut document)?;
         let dns = document.remove("dns").filter(|dns| !dns.is_null());
         if let Some(dns) = dns.as_ref().filter(|dns| !dns.is_object()) {
             return Err(bad("dns", dns, "needs to be an object"));
@@ -113,7 +110,7 @@ impl Config {
             name,
             run_dir,
             state_dir,
-            hairpin,
+            options,
             prev_result: document.remove("prevResult").filter(|result| !result.is_null()),
             dns,
             rest: document,
@@ -213,7 +210,7 @@ mod tests {
         let config = parse(with("type", json!("culvert-cni"))).unwrap();
         assert_eq!(config.run_dir, PathBuf::from("/run/culvert"));
         assert_eq!(config.state_dir, PathBuf::from("/var/lib/culvert"));
-        assert!(config.hairpin);
+        assert_eq!(config.options, Options::default());
         assert_eq!(config.version, CniVersion::V1_0_0);
     }
 

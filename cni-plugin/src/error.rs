@@ -78,6 +78,23 @@ pub(crate) enum Error {
     Sysctl { path: PathBuf, value: &'static str, source: io::Error },
     #[error(transparent)]
     Netlink(#[from] netlink::Error),
+    #[error(
+        "cannot have the kernel check what the pod sends: it needs nftables for bridges. Set config \
+         key macspoofchk to false to do without"
+    )]
+    SourceCheck { source: culvert_nft::Error },
+    #[error(
+        "the pod has more addresses than the alias of its device {device} can hold (255 bytes), by \
+         which the source check is kept up: ask for fewer"
+    )]
+    TooManyAddresses { device: String },
+    #[error(
+        "address {address} is in use by somebody else on the bridge: find out who, or set config key \
+         enabledad to false"
+    )]
+    DuplicateAddress { address: ipnet::IpNet },
+    #[error(transparent)]
+    Nftables(#[from] culvert_nft::Error),
     #[error(transparent)]
     Ipam(#[from] ipam::Error),
     #[error("CHECK found that {what}. Delete the pod, so that it is set up anew")]
@@ -111,8 +128,14 @@ impl Error {
             Self::BadConfig { .. } => 7,
             Self::BadNetns { .. } | Self::OwnNetns { .. } => 8,
             Self::NodeNotReady { .. } | Self::BridgeMissing { .. } => 11,
-            Self::Netlink(_) | Self::Vanished { .. } => CODE_KERNEL,
-            Self::InterfaceTaken { .. } | Self::HostDeviceExists { .. } => CODE_EXISTS,
+            Self::Netlink(_)
+            | Self::Nftables(_)
+            | Self::SourceCheck { .. }
+            | Self::TooManyAddresses { .. }
+            | Self::Vanished { .. } => CODE_KERNEL,
+            Self::InterfaceTaken { .. }
+            | Self::HostDeviceExists { .. }
+            | Self::DuplicateAddress { .. } => CODE_EXISTS,
             Self::Mismatch { .. } => CODE_MISMATCH,
             Self::Ipam(error) => match error {
                 ipam::Error::NoSubnet | ipam::Error::Exhausted { .. } => CODE_NO_ADDRESS,

@@ -24,6 +24,7 @@ mod netlink;
 mod netns;
 pub mod node_file;
 mod result;
+pub mod source_check;
 mod version;
 
 /// Serves one call of the container runtime.

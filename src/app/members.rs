@@ -97,7 +97,7 @@ pub(super) fn node_spec(config: &Config, members: &Membership, mtus: &Mtus) -> N
         cluster_networks: config.network.cidrs.clone(),
         local_subnets: members.local().subnets.clone(),
         mtu: mtus.device.get(),
-        underlay_port: config.underlay.port,
+        underlay_ports: vec![config.underlay.port],
         masquerade: config.egress.masquerade,
     }
 }

@@ -12,13 +12,15 @@ use std::time::Duration;
 use serde_json::Value;
 
 use super::Call;
+use super::del::unplug;
 use crate::attachment::Fnv1a;
 use crate::error::{Error, Failure};
 use crate::ipam::{Allocation, Store};
-use crate::netlink::{self, DefaultRoute, Link, MacAddress, PortChange, Socket, Veth};
+use crate::netlink::{self, DefaultRoute, Detection, Link, MacAddress, PortChange, Socket, Veth};
 use crate::netns::{Netns, Sysctl, kernel_has_ipv6};
 use crate::node_file::NodeFile;
 use crate::result::{CniResult, Interface, Plugged};
+use crate::source_check::{self, PodPort};
 
 /// First two bytes of a pod's MAC address: locally administered, unicast. The second tells the
 /// family of the address that the rest comes from.
@@ -29,6 +31,10 @@ const MAC_PREFIX_V6: u8 = 0x0e;
 /// kernels since 6.8, which bring a device's state up to date before they report it.
 const PORT_ATTEMPTS: u32 = 50;
 const PORT_PAUSE: Duration = Duration::from_millis(2);
+
+/// How long to wait for duplicate address detection, at most. The kernel takes one to two seconds.
+const DETECTION_ATTEMPTS: u32 = 500;
+const DETECTION_PAUSE: Duration = Duration::from_millis(20);
 
 pub(super) fn add(call: &Call) -> Result<Value, Failure> {
     let prev_result = call.config.prev_result.as_ref();
@@ -103,9 +109,12 @@ impl Plug<'_> {
         let allocations = self.store.allocate(attachment, self.netns.path(), &self.node.subnets)?;
         self.has_addresses = true;
         let pod_mac = mac_of(&allocations);
-        self.create_devices(pod_mac)?;
+        self.create_devices(pod_mac, &allocations)?;
         self.configure_pod(&allocations)?;
         let port = self.wait_for_port()?;
+        if self.call.config.options.duplicate_detection {
+            self.wait_for_detection()?;
+        }
         self.pod.execute(netlink::announce(attachment.ifname(), pod_mac))?;
         let host_interface = |link: &Link| Interface {
             name: link.name.clone(),
@@ -127,7 +136,11 @@ impl Plug<'_> {
         })
     }
 
-    fn create_devices(&mut self, pod_mac: MacAddress) -> Result<(), Error> {
+    fn create_devices(
+        &mut self,
+        pod_mac: MacAddress,
+        allocations: &[Allocation],
+    ) -> Result<(), Error> {
         let veth = Veth {
             host_name: &self.host_device,
             bridge: self.bridge.index,
@@ -146,19 +159,49 @@ impl Plug<'_> {
             }
         })?;
         self.has_devices = true;
+        let options = self.call.config.options;
+        self.enter_source_check(pod_mac, allocations)?;
         self.host.start_port(&PortChange {
             name: &self.host_device,
-            hairpin: self.call.config.hairpin,
+            hairpin: options.hairpin,
+            isolated: options.isolated,
             kernel_has_ipv6: kernel_has_ipv6(),
         })?;
         Ok(())
+    }
+
+    /// Notes on the port what the pod may send from, and has the kernel check that.
+    ///
+    /// The note comes first, so that whatever else keeps the table can only add to it; the port is
+    /// still down, so that there is no frame that is not checked.
+    fn enter_source_check(
+        &mut self,
+        pod_mac: MacAddress,
+        allocations: &[Allocation],
+    ) -> Result<(), Error> {
+        let options = self.call.config.options;
+        let port = PodPort {
+            device: self.host_device.clone(),
+            mac: pod_mac.0,
+            addresses: allocations.iter().map(|allocation| allocation.address).collect(),
+            is_checked: options.source_check,
+            hairpin: options.hairpin,
+            isolated: options.isolated,
+        };
+        let note =
+            port.note().ok_or_else(|| Error::TooManyAddresses { device: port.device.clone() })?;
+        self.host.set_alias(&port.device, &note)?;
+        source_check::enter(&port).map_err(|source| {
+            if source.is_unsupported() { Error::SourceCheck { source } } else { source.into() }
+        })
     }
 
     /// Sets the pod's end up, with its addresses and default routes.
     fn configure_pod(&mut self, allocations: &[Allocation]) -> Result<(), Error> {
         let ifname = self.call.attachment.ifname();
         let has_v6 = allocations.iter().any(|allocation| allocation.address.is_ipv6());
-        for sysctl in sysctls(ifname, has_v6) {
+        let duplicate_detection = self.call.config.options.duplicate_detection;
+        for sysctl in sysctls(ifname, has_v6, duplicate_detection) {
             match sysctl.write() {
                 // A kernel without IPv6 has nothing to switch off.
                 Err(Error::Sysctl { source, .. })
@@ -175,7 +218,7 @@ impl Plug<'_> {
         for allocation in allocations {
             let address = allocation.interface_address();
             let gateway = allocation.gateway();
-            requests.push(netlink::add_address(device, address));
+            requests.push(netlink::add_address(device, address, duplicate_detection));
             requests.push(netlink::add_default_route(DefaultRoute { gateway, device }));
         }
         Ok(self.pod.execute_all(requests)?)
@@ -201,13 +244,28 @@ impl Plug<'_> {
         }
     }
 
+    /// Waits until nobody has answered for the pod's IPv6 addresses.
+    fn wait_for_detection(&mut self) -> Result<(), Error> {
+        let ifname = self.call.attachment.ifname();
+        let vanished = || Error::Vanished { device: ifname.to_owned() };
+        let device = self.pod.link_by_name(ifname)?.ok_or_else(vanished)?.index;
+        for _attempt in 0..DETECTION_ATTEMPTS {
+            match self.pod.detection(device)? {
+                Detection::Passed => break,
+                Detection::Duplicate(address) => return Err(Error::DuplicateAddress { address }),
+                Detection::Pending => thread::sleep(DETECTION_PAUSE),
+            }
+        }
+        Ok(())
+    }
+
     /// Undoes what was done and gathers what goes wrong.
     fn undo(&mut self) -> Vec<Error> {
         let mut errors = Vec::new();
         if self.has_devices
-            && let Err(error) = self.host.delete_link(&self.host_device)
+            && let Err(error) = unplug(&mut self.host, &self.host_device)
         {
-            errors.push(error.into());
+            errors.push(error);
         }
         if self.has_addresses
             && let Err(error) = self.store.release(&self.call.attachment)
@@ -245,16 +303,16 @@ fn mac_of(allocations: &[Allocation]) -> MacAddress {
 
 /// The pod's sysctls, all before its device goes up.
 ///
-/// - No duplicate address detection: the store hands out each address once, and a second of waiting
+/// - No duplicate address detection, unless asked for: the store hands out each address once, and a second of waiting
 ///   would be a second of every pod's start.
 /// - No router advertisements: nothing on the bridge may give a pod another route.
 /// - Announcements on: see [`netlink::announce`].
 /// - Container runtimes switch IPv6 off in a new namespace; a pod that gets an address needs it on.
-fn sysctls(ifname: &str, has_v6: bool) -> Vec<Sysctl> {
+fn sysctls(ifname: &str, has_v6: bool, duplicate_detection: bool) -> Vec<Sysctl> {
     let one = |path: String, value| Sysctl { path, value };
     let mut sysctls = vec![
         one(format!("ipv4/conf/{ifname}/arp_notify"), "1"),
-        one(format!("ipv6/conf/{ifname}/accept_dad"), "0"),
+        one(format!("ipv6/conf/{ifname}/accept_dad"), if duplicate_detection { "1" } else { "0" }),
         one(format!("ipv6/conf/{ifname}/accept_ra"), "0"),
     ];
     if has_v6 {

@@ -9,11 +9,13 @@ use std::net::IpAddr;
 use ipnet::IpNet;
 
 use super::Call;
+use crate::attachment::Options;
 use crate::error::{Error, Failure};
 use crate::ipam::Store;
-use crate::netlink::{DefaultRoute, Socket};
+use crate::netlink::{DefaultRoute, Link, Socket};
 use crate::netns::Netns;
 use crate::result::{CniResult, Interface, Ip};
+use crate::source_check::PodPort;
 
 pub(super) fn check(call: &Call) -> Result<(), Failure> {
     if !call.config.version.has_check() {
@@ -119,11 +121,23 @@ fn check_host(call: &Call, expected: &Expected) -> Result<(), Error> {
     if !is_on_bridge {
         return Err(mismatch(format!("host device {device} is not a port of the bridge")));
     }
-    if link.hairpin != call.config.hairpin {
-        return Err(mismatch(format!(
-            "hairpin mode of host device {device} is {}, and config key hairpinMode is {}",
-            link.hairpin, call.config.hairpin
-        )));
+    check_port(call, &device, &link)
+}
+
+/// The options of the bridge port.
+fn check_port(call: &Call, device: &str, link: &Link) -> Result<(), Error> {
+    let Options { hairpin, isolated, source_check, .. } = call.config.options;
+    let is_checked = PodPort::from_note(device, &link.alias).is_some_and(|port| port.is_checked);
+    for (what, is, key, wanted) in [
+        ("hairpin mode", link.hairpin, "hairpinMode", hairpin),
+        ("isolation", link.isolated, "portIsolation", isolated),
+        ("source check", is_checked, "macspoofchk", source_check),
+    ] {
+        if is != wanted {
+            return Err(mismatch(format!(
+                "{what} of host device {device} is {is}, and config key {key} is {wanted}"
+            )));
+        }
     }
     Ok(())
 }

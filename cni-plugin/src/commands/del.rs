@@ -8,6 +8,7 @@ use super::Call;
 use crate::error::{Error, Failure};
 use crate::ipam::Store;
 use crate::netlink::Socket;
+use crate::source_check::{self, PodPort};
 
 pub(super) fn del(call: &Call) -> Result<(), Failure> {
     let removed = remove_devices(call);
@@ -20,14 +21,26 @@ pub(super) fn del(call: &Call) -> Result<(), Failure> {
 }
 
 fn remove_devices(call: &Call) -> Result<(), Error> {
-    Socket::open()?.delete_link(&call.attachment.host_device())?;
-    Ok(())
+    unplug(&mut Socket::open()?, &call.attachment.host_device())
 }
 
 fn release_addresses(call: &Call) -> Result<(), Error> {
     // No store means that no ADD ever allocated anything, and DEL is not the one to make it.
     if let Some(mut store) = Store::open(&call.config.state_dir)? {
         store.release(&call.attachment)?;
+    }
+    Ok(())
+}
+
+/// Removes a pod's devices and then what the kernel knows for checking them: never the other way
+/// round, so that no pod is unchecked for a moment.
+pub(super) fn unplug(host: &mut Socket, device: &str) -> Result<(), Error> {
+    let found = host.link_by_name(device)?;
+    host.delete_link(device)?;
+    match found.map(|link| PodPort::from_note(device, &link.alias)) {
+        Some(Some(port)) => source_check::leave(&port)?,
+        // Without the note nothing tells what there is, if anything.
+        None | Some(None) => source_check::leave_unknown(device)?,
     }
     Ok(())
 }

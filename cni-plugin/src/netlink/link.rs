@@ -38,6 +38,10 @@ pub(crate) struct Link {
     pub(crate) bridge: Option<u32>,
     /// Whether the bridge may send a frame back out of the port it came from.
     pub(crate) hairpin: bool,
+    /// Whether the bridge carries nothing between the port and others that are isolated.
+    pub(crate) isolated: bool,
+    /// Free text that somebody left on the device.
+    pub(crate) alias: String,
 }
 
 /// A veth pair to make: one end here, the other in a pod's namespace.
@@ -58,6 +62,7 @@ pub(crate) struct Veth<'a> {
 pub(crate) struct PortChange<'a> {
     pub(crate) name: &'a str,
     pub(crate) hairpin: bool,
+    pub(crate) isolated: bool,
     /// Whether the kernel has IPv6, so that there is something to switch off.
     pub(crate) kernel_has_ipv6: bool,
 }
@@ -118,9 +123,10 @@ impl Socket {
         let mut message = named_up(port.name);
         message.attributes.push(LinkAttribute::LinkInfo(vec![
             LinkInfo::PortKind(InfoPortKind::Bridge),
-            LinkInfo::PortData(InfoPortData::BridgePort(vec![InfoBridgePort::HairpinMode(
-                port.hairpin,
-            )])),
+            LinkInfo::PortData(InfoPortData::BridgePort(vec![
+                InfoBridgePort::HairpinMode(port.hairpin),
+                InfoBridgePort::Isolated(port.isolated),
+            ])),
         ]));
         if port.kernel_has_ipv6 {
             let no_address = AfSpecInet6::AddrGenMode(In6AddrGenMode::None);
@@ -134,6 +140,15 @@ impl Socket {
             0,
             RouteNetlinkMessage::NewLink(message),
         ))
+    }
+
+    /// Leaves a text on a device, where everybody can read it.
+    pub(crate) fn set_alias(&mut self, name: &str, alias: &str) -> Result<(), Error> {
+        let mut message = LinkMessage::default();
+        message.attributes =
+            vec![LinkAttribute::IfName(name.to_owned()), LinkAttribute::IfAlias(alias.to_owned())];
+        let target = format!("alias of device {name}");
+        self.execute(Request::new("set", target, 0, RouteNetlinkMessage::SetLink(message)))
     }
 
     /// Removes a device and, if it is one end of a pair, the other; says whether there was one.
@@ -194,16 +209,20 @@ fn parse(message: &LinkMessage) -> Link {
             link.is_running = *state == State::Up;
         } else if let LinkAttribute::Controller(index) = attribute {
             link.bridge = Some(*index);
+        } else if let LinkAttribute::IfAlias(alias) = attribute {
+            link.alias.clone_from(alias);
         } else if let LinkAttribute::LinkInfo(infos) = attribute {
-            link.hairpin = infos.iter().any(has_hairpin);
+            let has = |option| infos.iter().any(|info| has_option(info, &option));
+            link.hairpin = has(InfoBridgePort::HairpinMode(true));
+            link.isolated = has(InfoBridgePort::Isolated(true));
         }
     }
     link
 }
 
-fn has_hairpin(info: &LinkInfo) -> bool {
+fn has_option(info: &LinkInfo, option: &InfoBridgePort) -> bool {
     if let LinkInfo::PortData(InfoPortData::BridgePort(port)) = info {
-        port.contains(&InfoBridgePort::HairpinMode(true))
+        port.contains(option)
     } else {
         false
     }
@@ -228,10 +247,13 @@ mod tests {
             LinkAttribute::Controller(7),
             LinkAttribute::LinkInfo(vec![LinkInfo::PortData(InfoPortData::BridgePort(vec![
                 InfoBridgePort::HairpinMode(true),
+                InfoBridgePort::Isolated(false),
             ]))]),
+            LinkAttribute::IfAlias("a pod".to_owned()),
         ];
         let link = parse(&message);
         assert_eq!((link.bridge, link.hairpin, link.is_up), (Some(7), true, true));
-        assert!(!link.is_running);
+        assert!(!link.is_running && !link.isolated);
+        assert_eq!(link.alias, "a pod");
     }
 }

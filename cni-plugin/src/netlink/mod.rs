@@ -22,7 +22,7 @@ mod address;
 mod link;
 mod route;
 
-pub(crate) use self::address::add_address;
+pub(crate) use self::address::{Detection, add_address};
 pub(crate) use self::link::{Link, MacAddress, PortChange, Veth, announce, set_up};
 pub(crate) use self::route::{DefaultRoute, add_default_route};
 

@@ -11,7 +11,7 @@ pub(super) fn spec() -> NodeSpec {
         cluster_networks: vec![net("10.244.0.0/16"), net("fd00:10:244::/48")],
         local_subnets: vec![net("10.244.1.0/24"), net("fd00:10:244:1::/64")],
         mtu: 1464,
-        underlay_port: 4790,
+        underlay_ports: vec![4790],
         masquerade: true,
     }
 }
