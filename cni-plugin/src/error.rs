@@ -93,6 +93,11 @@ pub(crate) enum Error {
          enabledad to false"
     )]
     DuplicateAddress { address: ipnet::IpNet },
+    #[error(
+        "the kernel did not decide within 10 seconds whether the addresses of {device} are in use: \
+         delete the pod, or set config key enabledad to false"
+    )]
+    UndecidedAddress { device: String },
     #[error(transparent)]
     Nftables(#[from] culvert_nft::Error),
     #[error(transparent)]
@@ -113,6 +118,11 @@ const CODE_MISMATCH: u32 = 103;
 const CODE_STORE: u32 = 104;
 
 impl Error {
+    /// What a refusal by nftables means to whoever attaches a pod that is to be checked.
+    pub(crate) fn source_check(source: culvert_nft::Error) -> Self {
+        if source.is_unsupported() { Self::SourceCheck { source } } else { source.into() }
+    }
+
     /// The code of the CNI specification, or one of our own from 100 on.
     pub(crate) fn code(&self) -> u32 {
         match self {
@@ -132,6 +142,7 @@ impl Error {
             | Self::Nftables(_)
             | Self::SourceCheck { .. }
             | Self::TooManyAddresses { .. }
+            | Self::UndecidedAddress { .. }
             | Self::Vanished { .. } => CODE_KERNEL,
             Self::InterfaceTaken { .. }
             | Self::HostDeviceExists { .. }

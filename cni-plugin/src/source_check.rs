@@ -291,12 +291,11 @@ pub fn repair(
 /// # Errors
 ///
 /// When the kernel refuses, or lacks nftables for bridges.
-pub fn enter(port: &PodPort) -> culvert_nft::Result<()> {
+pub fn enter(socket: &mut Socket, port: &PodPort) -> culvert_nft::Result<()> {
     let elements = port.elements();
     if elements.is_empty() {
         return Ok(());
     }
-    let mut socket = Socket::open()?;
     let mut batch = Batch::new(FAMILY);
     for (set, element) in &elements {
         batch.add_elements(TABLE, set, std::slice::from_ref(element));
@@ -323,19 +322,18 @@ pub fn enter(port: &PodPort) -> culvert_nft::Result<()> {
 /// # Errors
 ///
 /// When the kernel refuses.
-pub fn leave(port: &PodPort) -> culvert_nft::Result<()> {
+pub fn leave(socket: &mut Socket, port: &PodPort) -> culvert_nft::Result<()> {
     let elements = port.elements();
     if elements.is_empty() {
         return Ok(());
     }
-    let mut socket = Socket::open()?;
     let mut batch = Batch::new(FAMILY);
     for (set, element) in &elements {
         batch.remove_elements(TABLE, set, std::slice::from_ref(element));
     }
     match socket.commit(&batch) {
         // The daemon removes stale elements too.
-        Err(error) if error.is_not_found() => sweep(&mut socket, &port.device),
+        Err(error) if error.is_not_found() => leave_unknown(socket, &port.device),
         outcome => outcome,
     }
 }
@@ -347,21 +345,17 @@ pub fn leave(port: &PodPort) -> culvert_nft::Result<()> {
 /// # Errors
 ///
 /// When the kernel refuses.
-pub fn leave_unknown(device: &str) -> culvert_nft::Result<()> {
-    match Socket::open() {
-        Ok(mut socket) => sweep(&mut socket, device),
-        Err(error) if error.is_unsupported() => Ok(()),
-        Err(error) => Err(error),
-    }
-}
-
-fn sweep(socket: &mut Socket, device: &str) -> culvert_nft::Result<()> {
+pub fn leave_unknown(socket: &mut Socket, device: &str) -> culvert_nft::Result<()> {
     let key = device_key(device);
     let mut attempts = ATTEMPTS;
     loop {
         let generation = socket.generation()?;
-        let Some(listing) = socket.listing(FAMILY, TABLE)? else {
-            return Ok(());
+        let listing = match socket.listing(FAMILY, TABLE) {
+            Ok(Some(listing)) => listing,
+            Ok(None) => return Ok(()),
+            // A kernel without bridge tables knows nothing of any device.
+            Err(error) if error.is_unsupported() => return Ok(()),
+            Err(error) => return Err(error),
         };
         let mut batch = Batch::new(FAMILY).at(generation);
         for (set, found) in &listing.sets {

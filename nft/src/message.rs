@@ -50,6 +50,13 @@ pub(crate) const SET_FLAGS: u16 = 3;
 pub(crate) const SET_KEY_TYPE: u16 = 4;
 pub(crate) const SET_KEY_LEN: u16 = 5;
 const SET_ID: u16 = 10;
+const SET_USER_DATA: u16 = 13;
+/// A note for the program `nft`, which otherwise shows names of interfaces backwards: type 0 (order
+/// of keys), 4 bytes, "of the host".
+const HOST_ORDER_KEYS: [u8; 6] = {
+    let [a, b, c, d] = 1_u32.to_ne_bytes();
+    [0, 4, a, b, c, d]
+};
 pub(crate) const FLAG_INTERVAL: u32 = 4;
 
 /// Attributes of elements (`NFTA_SET_ELEM_LIST_*`, `NFTA_SET_ELEM_*`), and
@@ -103,6 +110,9 @@ pub(crate) fn set(table_name: &str, set: &Set) -> Attributes {
     out.number(SET_KEY_LEN, key_len(&set.key));
     // For references within the transaction, of which there are none; the kernel wants it.
     out.number(SET_ID, 1);
+    if set.key == [KeyPart::InterfaceName] {
+        out.bytes(SET_USER_DATA, &HOST_ORDER_KEYS);
+    }
     out
 }
 

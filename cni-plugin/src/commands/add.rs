@@ -9,6 +9,7 @@ use std::os::fd::AsRawFd as _;
 use std::thread;
 use std::time::Duration;
 
+use culvert_nft::Socket as Nftables;
 use serde_json::Value;
 
 use super::Call;
@@ -48,6 +49,12 @@ pub(super) fn add(call: &Call) -> Result<Value, Failure> {
             path: NodeFile::path(&call.config.run_dir),
         }));
     };
+    // Like the other socket it belongs to the namespace that it is opened in.
+    let nftables = if call.config.options.source_check {
+        Some(Nftables::open().map_err(Error::source_check)?)
+    } else {
+        None
+    };
     let plugged = netns.run(|| {
         let mut pod = Socket::open()?;
         let ifname = call.attachment.ifname();
@@ -65,6 +72,7 @@ pub(super) fn add(call: &Call) -> Result<Value, Failure> {
             node: &node,
             bridge: &bridge,
             host,
+            nftables,
             pod,
             has_addresses: false,
             has_devices: false,
@@ -95,6 +103,8 @@ struct Plug<'a> {
     node: &'a NodeFile,
     bridge: &'a Link,
     host: Socket,
+    /// None for a pod that is not checked.
+    nftables: Option<Nftables>,
     pod: Socket,
     store: Store,
     host_device: String,
@@ -191,9 +201,10 @@ impl Plug<'_> {
         let note =
             port.note().ok_or_else(|| Error::TooManyAddresses { device: port.device.clone() })?;
         self.host.set_alias(&port.device, &note)?;
-        source_check::enter(&port).map_err(|source| {
-            if source.is_unsupported() { Error::SourceCheck { source } } else { source.into() }
-        })
+        if let Some(nftables) = &mut self.nftables {
+            source_check::enter(nftables, &port).map_err(Error::source_check)?;
+        }
+        Ok(())
     }
 
     /// Sets the pod's end up, with its addresses and default routes.
@@ -251,19 +262,19 @@ impl Plug<'_> {
         let device = self.pod.link_by_name(ifname)?.ok_or_else(vanished)?.index;
         for _attempt in 0..DETECTION_ATTEMPTS {
             match self.pod.detection(device)? {
-                Detection::Passed => break,
+                Detection::Passed => return Ok(()),
                 Detection::Duplicate(address) => return Err(Error::DuplicateAddress { address }),
                 Detection::Pending => thread::sleep(DETECTION_PAUSE),
             }
         }
-        Ok(())
+        Err(Error::UndecidedAddress { device: ifname.to_owned() })
     }
 
     /// Undoes what was done and gathers what goes wrong.
     fn undo(&mut self) -> Vec<Error> {
         let mut errors = Vec::new();
         if self.has_devices
-            && let Err(error) = unplug(&mut self.host, &self.host_device)
+            && let Err(error) = unplug(&mut self.host, self.nftables.as_mut(), &self.host_device)
         {
             errors.push(error);
         }

@@ -4,6 +4,8 @@
 //! device's name follows from the attachment, and removing one end of a pair removes the other. The
 //! address is freed last, and not at all while a device may still carry it.
 
+use culvert_nft::Socket as Nftables;
+
 use super::Call;
 use crate::error::{Error, Failure};
 use crate::ipam::Store;
@@ -21,7 +23,16 @@ pub(super) fn del(call: &Call) -> Result<(), Failure> {
 }
 
 fn remove_devices(call: &Call) -> Result<(), Error> {
-    unplug(&mut Socket::open()?, &call.attachment.host_device())
+    unplug(&mut Socket::open()?, nftables()?.as_mut(), &call.attachment.host_device())
+}
+
+/// The kernel's nftables; none, where it has none.
+fn nftables() -> Result<Option<Nftables>, Error> {
+    match Nftables::open() {
+        Ok(nftables) => Ok(Some(nftables)),
+        Err(error) if error.is_unsupported() => Ok(None),
+        Err(error) => Err(error.into()),
+    }
 }
 
 fn release_addresses(call: &Call) -> Result<(), Error> {
@@ -34,13 +45,20 @@ fn release_addresses(call: &Call) -> Result<(), Error> {
 
 /// Removes a pod's devices and then what the kernel knows for checking them: never the other way
 /// round, so that no pod is unchecked for a moment.
-pub(super) fn unplug(host: &mut Socket, device: &str) -> Result<(), Error> {
+pub(super) fn unplug(
+    host: &mut Socket,
+    nftables: Option<&mut Nftables>,
+    device: &str,
+) -> Result<(), Error> {
     let found = host.link_by_name(device)?;
     host.delete_link(device)?;
-    match found.map(|link| PodPort::from_note(device, &link.alias)) {
-        Some(Some(port)) => source_check::leave(&port)?,
+    let Some(nftables) = nftables else {
+        return Ok(());
+    };
+    match found.and_then(|link| PodPort::from_note(device, &link.alias)) {
+        Some(port) => source_check::leave(nftables, &port)?,
         // Without the note nothing tells what there is, if anything.
-        None | Some(None) => source_check::leave_unknown(device)?,
+        None => source_check::leave_unknown(nftables, device)?,
     }
     Ok(())
 }

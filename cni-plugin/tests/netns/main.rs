@@ -6,6 +6,7 @@
 //! `ip netns exec cnit-… sh`.
 
 mod harness;
+mod source_check;
 
 use std::collections::HashSet;
 use std::fs::{self};
