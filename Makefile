@@ -60,7 +60,7 @@ test-unit: ## Tests that need nothing
 	cargo test --workspace --locked
 
 .PHONY: test-root
-test-root: test-node-state test-cni test-netns test-netns-plain ## Tests that need root: devices and namespaces
+test-root: test-node-state test-cni test-netns test-netns-plain test-runtimes ## Tests that need root: devices and namespaces
 
 .PHONY: test-node-state
 test-node-state: ## The node's kernel state: set up, repaired, cleaned up
@@ -77,6 +77,12 @@ test-netns: build ## Whole nodes and pods as namespaces
 .PHONY: test-netns-plain
 test-netns-plain: build ## The same with every offload off
 	CULVERT_TEST_OFFLOAD=off $(ROOT_RUNNER) cargo test --locked -p culvert --test netns
+
+# The program in the containers has nothing around it, so it brings its libraries along.
+.PHONY: test-runtimes
+test-runtimes: runtime-prerequisites build ## The plugin as containerd, its CRI and a script call it
+	cargo rustc --locked -p runtime-guest --target-dir target/static -- -C target-feature=+crt-static
+	$(ROOT_RUNNER) cargo test --locked -p culvert --test runtimes
 
 .PHONY: install
 install: release ## Install under PREFIX (/usr/local) and CNI_BIN (/opt/cni/bin)
@@ -108,6 +114,21 @@ prerequisites:
 	fi
 	@[ -c /dev/net/tun ] || $(SUDO) modprobe tun || { echo "this kernel has no TUN driver (/dev/net/tun)" >&2; exit 1; }
 	@cargo fmt --version >/dev/null 2>&1 && cargo clippy --version >/dev/null 2>&1 || rustup component add rustfmt clippy
+
+# Container runtimes. Where Docker is installed, containerd is already there.
+RUNTIME_TOOLS := containerd:containerd ctr:containerd runc:runc /usr/lib/cni/loopback:containernetworking-plugins
+
+.PHONY: runtime-prerequisites
+runtime-prerequisites:
+	@missing=""; for tool in $(RUNTIME_TOOLS); do \
+	    PATH="$$PATH:/usr/sbin:/sbin" command -v "$${tool%%:*}" >/dev/null || missing="$$missing $${tool##*:}"; \
+	done; \
+	if [ -n "$$missing" ]; then \
+	    echo "installing$$missing"; \
+	    command -v apt-get >/dev/null || { echo "this needs$$missing; install them, then run this again" >&2; exit 1; }; \
+	    $(SUDO) apt-get update -qq; \
+	    $(SUDO) env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $$missing >/dev/null; \
+	fi
 
 # What the bench measures beside Culvert, and sets up with. What a distribution lacks is left out.
 BENCH_TOOLS := ethtool:ethtool wireguard-go:wireguard-go wg:wireguard-tools nebula:nebula
