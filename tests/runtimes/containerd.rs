@@ -53,10 +53,18 @@ impl Containerd {
         let path = dir.path();
         prepare(path, node);
         let log = fs::File::create(path.join("log")).unwrap();
-        let outer = node
-            .netns()
-            .command("unshare")
-            .args(["--mount", "--propagation", "private", "--pid", "--fork", "--kill-child"])
+        // Not `ip netns exec`, which hides the control groups.
+        let outer = Command::new("nsenter")
+            .arg(format!("--net={}", node.netns().path().display()))
+            .args([
+                "unshare",
+                "--mount",
+                "--propagation",
+                "private",
+                "--pid",
+                "--fork",
+                "--kill-child",
+            ])
             .args(["--mount-proc", "sh", "-ec", START, "sh"])
             .arg(path)
             .stdin(Stdio::null())

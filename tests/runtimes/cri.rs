@@ -161,11 +161,12 @@ impl Client {
         let path: PathAndQuery = format!("/runtime.v1.RuntimeService/{method}").parse().unwrap();
         let (runtime, grpc) = (&self.runtime, &mut self.grpc);
         let limit = Duration::from_secs(120);
-        let answer = runtime.block_on(tokio::time::timeout(limit, async {
+        let exchange = async {
             grpc.ready().await.unwrap();
             let codec = tonic_prost::ProstCodec::<Q, A>::default();
             grpc.unary(tonic::Request::new(request), path, codec).await
-        }));
+        };
+        let answer = runtime.block_on(async { tokio::time::timeout(limit, exchange).await });
         answer.unwrap().unwrap_or_else(|status| panic!("{method}: {status}")).into_inner()
     }
 }

@@ -136,6 +136,8 @@ fn without_state(listing: &str) -> String {
     let words = ["linkdown", "UP", "DOWN", "UNKNOWN"];
     listing
         .lines()
+        // The kernel gives the bridge a link-local address when it first has a carrier.
+        .filter(|line| !line.starts_with("fe80:"))
         .map(|line| {
             let kept = line.split_whitespace().filter(|word| !words.contains(word));
             kept.collect::<Vec<_>>().join(" ")
