@@ -135,11 +135,10 @@ impl Batch {
 
     /// What the message at `position` is about; the begin and the end are about the whole.
     pub(crate) fn about(&self, position: usize) -> (&'static str, String) {
-        self.messages
-            .get(position)
-            .map_or(("commit", "an nftables transaction".to_owned()), |message| {
-                (message.op, message.target.clone())
-            })
+        match self.messages.get(position) {
+            Some(message) => (message.op, message.target.clone()),
+            None => ("commit", "an nftables transaction".to_owned()),
+        }
     }
 
     /// The bytes to send; message N has sequence number `sequence` + 1 + N.

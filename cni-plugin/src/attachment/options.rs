@@ -62,7 +62,8 @@ mod tests {
     use super::*;
 
     fn take(document: Value) -> Result<Options, Error> {
-        Options::take(&mut serde_json::from_value(document).unwrap())
+        let Value::Object(mut document) = document else { unreachable!("an object") };
+        Options::take(&mut document)
     }
 
     #[test]

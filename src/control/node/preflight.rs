@@ -261,6 +261,7 @@ mod tests {
     #[test]
     fn usual_surroundings_are_accepted() {
         let surroundings = Surroundings {
+            pods: Vec::new(),
             services: vec![net("10.96.0.0/12"), net("fd00:10:96::/112")],
             nodes: vec!["192.168.1.11".parse().unwrap(), "fd00:1::11".parse().unwrap()],
             interfaces: vec![(net("192.168.1.11/24"), "eth0".into())],
