@@ -80,6 +80,28 @@ pub(crate) enum Error {
     Sysctl { path: PathBuf, value: &'static str, source: io::Error },
     #[error(transparent)]
     Netlink(#[from] netlink::Error),
+    #[error(
+        "cannot have the kernel check what the pod sends: it needs nftables for bridges. Set config \
+         key macspoofchk to false to do without"
+    )]
+    SourceCheck { source: culvert_nft::Error },
+    #[error(
+        "the pod has more addresses than the alias of its device {device} can hold (255 bytes), by \
+         which the source check is kept up: ask for fewer"
+    )]
+    TooManyAddresses { device: String },
+    #[error(
+        "address {address} is in use by somebody else on the bridge: find out who, or set config key \
+         enabledad to false"
+    )]
+    DuplicateAddress { address: ipnet::IpNet },
+    #[error(
+        "the kernel did not decide within 10 seconds whether the addresses of {device} are in use: \
+         delete the pod, or set config key enabledad to false"
+    )]
+    UndecidedAddress { device: String },
+    #[error(transparent)]
+    Nftables(#[from] culvert_nft::Error),
     #[error(transparent)]
     Ipam(#[from] ipam::Error),
     #[error("CHECK found that {what}. Delete the pod, so that it is set up anew")]
@@ -114,6 +136,11 @@ pub(crate) fn shorten(text: &str) -> String {
 }
 
 impl Error {
+    /// What a refusal by nftables means to whoever attaches a pod that is to be checked.
+    pub(crate) fn source_check(source: culvert_nft::Error) -> Self {
+        if source.is_unsupported() { Self::SourceCheck { source } } else { source.into() }
+    }
+
     /// The code of the CNI specification, or one of our own from 100 on.
     pub(crate) fn code(&self) -> u32 {
         match self {
@@ -131,8 +158,15 @@ impl Error {
             Self::NodeNotReady { .. } | Self::BridgeMissing { .. } => 11,
             Self::Unavailable { .. } => 50,
             Self::Limited { .. } => 51,
-            Self::Netlink(_) | Self::Vanished { .. } => CODE_KERNEL,
-            Self::InterfaceTaken { .. } | Self::HostDeviceExists { .. } => CODE_EXISTS,
+            Self::Netlink(_)
+            | Self::Nftables(_)
+            | Self::SourceCheck { .. }
+            | Self::TooManyAddresses { .. }
+            | Self::UndecidedAddress { .. }
+            | Self::Vanished { .. } => CODE_KERNEL,
+            Self::InterfaceTaken { .. }
+            | Self::HostDeviceExists { .. }
+            | Self::DuplicateAddress { .. } => CODE_EXISTS,
             Self::Mismatch { .. } => CODE_MISMATCH,
             Self::Ipam(error) => match error {
                 ipam::Error::NoSubnet | ipam::Error::Exhausted { .. } => CODE_NO_ADDRESS,

@@ -30,6 +30,8 @@ pub enum Step {
     AddressesAllocated,
     /// ADD has made the veth pair.
     VethCreated,
+    /// ADD has noted on the port what the pod may send from, and has had the kernel check that.
+    SourceChecked,
     /// ADD has configured the bridge port and switched it on.
     PortStarted,
     /// ADD has configured the pod's end.
@@ -48,10 +50,11 @@ pub enum Step {
 
 impl Step {
     /// Every step, in the order of verbs and of the work.
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 11] = [
         Self::Checked,
         Self::AddressesAllocated,
         Self::VethCreated,
+        Self::SourceChecked,
         Self::PortStarted,
         Self::PodConfigured,
         Self::PortRunning,
@@ -68,6 +71,7 @@ impl Step {
             Self::Checked => "checked",
             Self::AddressesAllocated => "addresses-allocated",
             Self::VethCreated => "veth-created",
+            Self::SourceChecked => "source-checked",
             Self::PortStarted => "port-started",
             Self::PodConfigured => "pod-configured",
             Self::PortRunning => "port-running",

@@ -26,8 +26,10 @@ mod netlink;
 mod netns;
 pub mod node_file;
 mod plan;
+pub mod pod_port;
 pub mod readiness;
 mod result;
+pub mod source_check;
 mod version;
 
 /// Serves one call of the container runtime.

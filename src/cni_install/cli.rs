@@ -46,7 +46,7 @@ enum Command {
         /// Stock plugins to put behind ours, in this order. Their programs must be in the directory.
         #[arg(long, value_name = "PLUGIN", value_enum, value_delimiter = ',')]
         chain: Vec<Chained>,
-        /// Seconds to wait until the node is ready.
+        /// Seconds to wait until the node is ready; 0 does not wait for the daemon.
         #[arg(long, value_name = "SECONDS", default_value_t = 60)]
         timeout: u64,
     },

@@ -136,7 +136,11 @@ fn install_program(bin_dir: &Path, plugin: &Path) -> Result<String> {
     Ok(format!("{} is {name}", link.display()))
 }
 
+/// Waits until the daemon says that the node is ready; with no patience at all nobody is asked.
 fn wait_ready(places: &Places, patience: Duration) -> Result<()> {
+    if patience.is_zero() {
+        return Ok(());
+    }
     let deadline = clock::now() + patience;
     loop {
         let Err(reason) = readiness::check(&places.run_dir, &places.state_dir) else {

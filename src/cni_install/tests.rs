@@ -10,6 +10,9 @@ use tempfile::TempDir;
 use super::conflist::{Chained, Version};
 use super::*;
 
+/// Patience for one look at the daemon.
+const ONE_LOOK: Duration = Duration::from_nanos(1);
+
 /// Directories, a program to install, and a daemon that is there or not.
 struct Machine {
     dir: TempDir,
@@ -50,7 +53,7 @@ impl Machine {
     }
 
     fn install(&self, conflist: &Conflist) -> Result<Vec<String>> {
-        install(&self.places, &self.plugin(), conflist, Duration::ZERO)
+        install(&self.places, &self.plugin(), conflist, ONE_LOOK)
     }
 
     fn files(&self, directory: &Path) -> Vec<String> {
@@ -71,6 +74,15 @@ impl Machine {
 
 fn versioned() -> String {
     format!("{PROGRAM}-{}", env!("CARGO_PKG_VERSION"))
+}
+
+#[test]
+fn no_patience_at_all_asks_no_daemon() {
+    let machine = Machine::new();
+    let places = Places { run_dir: "/nonexistent".into(), ..machine.places.clone() };
+    install(&places, &machine.plugin(), &Conflist::default(), Duration::ZERO).unwrap();
+    assert_eq!(machine.files(&machine.places.conf_dir), [CONFLIST]);
+    assert_eq!(machine.files(&machine.places.bin_dir), [PROGRAM.to_owned(), versioned()]);
 }
 
 #[test]
@@ -140,7 +152,7 @@ fn a_program_that_is_in_its_place_already_becomes_the_link_to_its_copy() {
     fs::create_dir(&machine.places.bin_dir).unwrap();
     fs::write(&link, "by hand").unwrap();
     for _ in 0..2 {
-        install(&machine.places, &link, &Conflist::default(), Duration::ZERO).unwrap();
+        install(&machine.places, &link, &Conflist::default(), ONE_LOOK).unwrap();
         assert_eq!(fs::read_link(&link).unwrap(), Path::new(&versioned()));
         assert_eq!(fs::read_to_string(&link).unwrap(), "by hand");
     }

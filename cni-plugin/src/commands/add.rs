@@ -5,6 +5,7 @@
 
 use std::io;
 
+use culvert_nft::Socket as Nftables;
 use serde_json::Value;
 
 use super::Call;
@@ -40,6 +41,12 @@ pub(super) fn add(call: &Call) -> Result<Value, Failure> {
             path: NodeFile::path(&call.config.run_dir),
         }));
     };
+    // Like the other socket it belongs to the namespace that it is opened in.
+    let nftables = if settings.source_check {
+        Some(Nftables::open().map_err(Error::source_check)?)
+    } else {
+        None
+    };
     let plugged = netns.run(|| {
         let mut pod = Socket::open()?;
         let ifname = call.attachment.ifname();
@@ -60,6 +67,7 @@ pub(super) fn add(call: &Call) -> Result<Value, Failure> {
             node: &node,
             bridge: &bridge,
             host,
+            nftables,
             pod,
             has_addresses: false,
             has_devices: false,

@@ -16,6 +16,7 @@ use crate::ipam::Store;
 use crate::netlink::{Route, Socket};
 use crate::netns::Netns;
 use crate::plan;
+use crate::pod_port::PodPort;
 use crate::result::{CniResult, Interface, Ip};
 
 pub(super) fn check(call: &Call) -> Result<(), Failure> {
@@ -121,9 +122,12 @@ fn check_host(call: &Call, settings: &Settings, expected: &Expected) -> Result<(
     if !is_on_bridge {
         return Err(mismatch(format!("host device {device} is not a port of the bridge")));
     }
+    let note = PodPort::from_note(&device, &link.alias);
+    let is_checked = note.is_some_and(|port| port.is_checked);
     for (option, found, wanted, key) in [
         ("hairpin mode", link.hairpin, settings.hairpin, "hairpinMode"),
         ("isolation", link.isolated, settings.isolated, "portIsolation"),
+        ("source check", is_checked, settings.source_check, "macspoofchk"),
     ] {
         if found != wanted {
             return Err(mismatch(format!(

@@ -5,6 +5,7 @@
 
 use std::collections::{BTreeSet, HashSet};
 
+use super::del::{nftables, unplug};
 use crate::attachment::Attachment;
 use crate::config::Config;
 use crate::error::{Error, Failure};
@@ -27,7 +28,7 @@ pub(super) fn gc(config: &Config, fault: Option<&Fault>) -> Result<(), Failure> 
         return Ok(());
     };
     let valid: HashSet<(String, String)> = keep.iter().cloned().collect();
-    let mut host = Socket::open()?;
+    let (mut host, mut nftables) = (Socket::open()?, nftables()?);
     let mut errors = Vec::new();
     for record in store.records()? {
         let held = record.attachment;
@@ -36,8 +37,8 @@ pub(super) fn gc(config: &Config, fault: Option<&Fault>) -> Result<(), Failure> 
             // A pod that was imported has another plugin's device. An address is not freed while a
             // device may still carry it.
             for device in BTreeSet::from([held.host_device(), record.host_device]) {
-                if let Err(error) = host.delete_link(&device) {
-                    errors.push(Error::from(error));
+                if let Err(error) = unplug(&mut host, nftables.as_mut(), &device) {
+                    errors.push(error);
                     keep.push(name.clone());
                 }
             }

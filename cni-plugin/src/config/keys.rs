@@ -9,13 +9,15 @@ use super::{bad, unsupported};
 use crate::error::Error;
 
 /// Keys that [`Settings`](super::Settings) reads.
-pub(super) const READ: [&str; 10] = [
+pub(super) const READ: [&str; 12] = [
     "bridge",
     "isDefaultGateway",
     "ipMasq",
     "mtu",
     "hairpinMode",
     "portIsolation",
+    "macspoofchk",
+    "enabledad",
     "ipam",
     "args",
     "runtimeConfig",
@@ -34,7 +36,7 @@ pub(super) struct Fixed {
 }
 
 /// Keys of the reference plugin that may only say what is so anyway.
-pub(super) const FIXED: [Fixed; 9] = [
+pub(super) const FIXED: [Fixed; 7] = [
     Fixed {
         key: "isGateway",
         allowed: || json!(true),
@@ -69,19 +71,9 @@ pub(super) const FIXED: [Fixed; 9] = [
         remedy: "the bridge has no VLANs to take a port out of; remove it",
     },
     Fixed {
-        key: "macspoofchk",
-        allowed: || json!(false),
-        remedy: "what pods may send as is the daemon's business, for all pods alike; remove it",
-    },
-    Fixed {
         key: "disableContainerInterface",
         allowed: || json!(false),
         remedy: "a pod without its interface has no network; remove it",
-    },
-    Fixed {
-        key: "enabledad",
-        allowed: || json!(false),
-        remedy: "the store hands out each address once, so there is nothing to detect; remove it",
     },
 ];
 

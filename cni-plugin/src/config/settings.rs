@@ -22,6 +22,10 @@ pub(crate) struct Settings {
     pub(crate) mtu: Option<u64>,
     pub(crate) hairpin: bool,
     pub(crate) isolated: bool,
+    /// Whether the pod may send from its own MAC and IP addresses only.
+    pub(crate) source_check: bool,
+    /// Whether IPv6 addresses are used only after nobody answered for them.
+    pub(crate) duplicate_detection: bool,
     /// Whether the configuration expects what leaves the cluster to be masqueraded.
     pub(crate) masquerade: Option<bool>,
     /// Whether everything goes through the bridge, or only what is for the cluster.
@@ -60,6 +64,8 @@ impl Settings {
             mtu: mtu(rest)?,
             hairpin: keys::boolean(rest, "hairpinMode")?.unwrap_or(true),
             isolated: keys::boolean(rest, "portIsolation")?.unwrap_or(false),
+            source_check: keys::boolean(rest, "macspoofchk")?.unwrap_or(true),
+            duplicate_detection: keys::boolean(rest, "enabledad")?.unwrap_or(false),
             masquerade: keys::boolean(rest, "ipMasq")?,
             default_gateway: keys::boolean(rest, "isDefaultGateway")?.unwrap_or(true),
             mac: mac(args, cni, runtime)?,

@@ -27,7 +27,12 @@ fn defaults_are_those_of_a_node_alone_on_its_machine() {
     assert_eq!(config.state_dir, PathBuf::from("/var/lib/culvert"));
     assert_eq!(config.version, CniVersion::V1_0_0);
     let settings = Settings::read(&config, &Args::default()).unwrap();
-    let expected = Settings { hairpin: true, default_gateway: true, ..Settings::default() };
+    let expected = Settings {
+            hairpin: true,
+            source_check: true,
+            default_gateway: true,
+            ..Settings::default()
+        };
     assert_eq!(settings, expected);
 }
 
@@ -102,7 +107,7 @@ fn keys_that_say_what_is_so_are_allowed() {
         ("vlan", json!(0)),
         ("vlanTrunk", json!([])),
         ("preserveDefaultVlan", json!(true)),
-        ("macspoofchk", json!(false)),
+        ("macspoofchk", json!(true)),
         ("disableContainerInterface", json!(false)),
         ("enabledad", json!(false)),
         ("mtu", json!(0)),
@@ -119,7 +124,12 @@ fn keys_that_say_what_is_so_are_allowed() {
     for (key, value) in cases {
         let document = with(key, value);
         let settings = settings(&document).unwrap_or_else(|error| panic!("{document}: {error}"));
-        let expected = Settings { hairpin: true, default_gateway: true, ..Settings::default() };
+        let expected = Settings {
+            hairpin: true,
+            source_check: true,
+            default_gateway: true,
+            ..Settings::default()
+        };
         assert_eq!(settings, expected, "{document}");
     }
 }
@@ -138,9 +148,7 @@ fn keys_that_ask_for_something_else_are_refused_with_name_and_value() {
         ("vlan", json!(100), "vlan"),
         ("vlanTrunk", json!([{"id": 100}]), "vlanTrunk"),
         ("preserveDefaultVlan", json!(false), "preserveDefaultVlan"),
-        ("macspoofchk", json!(true), "macspoofchk"),
         ("disableContainerInterface", json!(true), "disableContainerInterface"),
-        ("enabledad", json!(true), "enabledad"),
         ("plugins", json!([]), "plugins"),
         ("runDirectory", json!("/run"), "runDirectory"),
         ("dns", json!({"servers": []}), "dns.servers"),

@@ -27,8 +27,10 @@ pub(crate) struct Link {
     pub(crate) bridge: Option<u32>,
     /// Whether the bridge may send a frame back out of the port it came from.
     pub(crate) hairpin: bool,
-    /// Whether the bridge keeps the port apart from other ports that are isolated.
+    /// Whether the bridge carries nothing between the port and others that are isolated.
     pub(crate) isolated: bool,
+    /// Free text that somebody left on the device.
+    pub(crate) alias: String,
 }
 
 /// A veth pair to make: one end here, the other in a pod's namespace.
@@ -48,10 +50,6 @@ pub(crate) struct Veth<'a> {
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct PortChange<'a> {
     pub(crate) name: &'a str,
-    /// What to write on it, for whoever looks for its owner.
-    ///
-    /// kernel: a device's label is ignored when the device is made (6.18).
-    pub(crate) alias: &'a str,
     pub(crate) hairpin: bool,
     pub(crate) isolated: bool,
     /// Whether the kernel has IPv6, so that there is something to switch off.
@@ -112,7 +110,6 @@ impl Socket {
     /// The port gets no IPv6 address of its own: the node talks to pods through the bridge.
     pub(crate) fn start_port(&mut self, port: &PortChange<'_>) -> Result<(), Error> {
         let mut message = named_up(port.name);
-        message.attributes.push(LinkAttribute::IfAlias(port.alias.to_owned()));
         message.attributes.push(LinkAttribute::LinkInfo(vec![
             LinkInfo::PortKind(InfoPortKind::Bridge),
             LinkInfo::PortData(InfoPortData::BridgePort(vec![
@@ -132,6 +129,17 @@ impl Socket {
             0,
             RouteNetlinkMessage::NewLink(message),
         ))
+    }
+
+    /// Leaves a text on a device, where everybody can read it.
+    ///
+    /// kernel: a text that is given when the device is made is ignored (6.18).
+    pub(crate) fn set_alias(&mut self, name: &str, alias: &str) -> Result<(), Error> {
+        let mut message = LinkMessage::default();
+        message.attributes =
+            vec![LinkAttribute::IfName(name.to_owned()), LinkAttribute::IfAlias(alias.to_owned())];
+        let target = format!("alias of device {name}");
+        self.execute(Request::new("set", target, 0, RouteNetlinkMessage::SetLink(message)))
     }
 
     /// Removes a device and, if it is one end of a pair, the other; says whether there was one.
@@ -192,6 +200,8 @@ fn parse(message: &LinkMessage) -> Link {
             link.is_running = *state == State::Up;
         } else if let LinkAttribute::Controller(index) = attribute {
             link.bridge = Some(*index);
+        } else if let LinkAttribute::IfAlias(alias) = attribute {
+            link.alias.clone_from(alias);
         } else if let LinkAttribute::LinkInfo(infos) = attribute {
             link.hairpin = has(infos, &InfoBridgePort::HairpinMode(true));
             link.isolated = has(infos, &InfoBridgePort::Isolated(true));
@@ -224,11 +234,13 @@ mod tests {
             LinkAttribute::Controller(7),
             LinkAttribute::LinkInfo(vec![LinkInfo::PortData(InfoPortData::BridgePort(vec![
                 InfoBridgePort::HairpinMode(true),
+                InfoBridgePort::Isolated(false),
             ]))]),
+            LinkAttribute::IfAlias("a pod".to_owned()),
         ];
         let link = parse(&message);
         assert_eq!((link.bridge, link.hairpin, link.is_up), (Some(7), true, true));
-        assert!(!link.isolated);
-        assert!(!link.is_running);
+        assert!(!link.is_running && !link.isolated);
+        assert_eq!(link.alias, "a pod");
     }
 }

@@ -23,7 +23,7 @@ mod link;
 mod route;
 mod survey;
 
-pub(crate) use self::address::add_address;
+pub(crate) use self::address::{Detection, add_address};
 pub(crate) use self::link::{Link, PortChange, Veth, announce, set_up};
 pub(crate) use self::route::{Route, add_route};
 pub(crate) use self::survey::Pair;

@@ -8,10 +8,11 @@ use culvert_cni::node_file::NodeFile;
 use crate::harness::{BRIDGE, DUAL_STACK, Node, delete_netns};
 
 /// The steps of an ADD that succeeds.
-const ADD: [Step; 7] = [
+const ADD: [Step; 8] = [
     Step::Checked,
     Step::AddressesAllocated,
     Step::VethCreated,
+    Step::SourceChecked,
     Step::PortStarted,
     Step::PodConfigured,
     Step::PortRunning,
@@ -130,7 +131,13 @@ fn bridge_removed_under_an_add_fails_it_and_leaves_nothing() {
 #[test]
 fn host_device_removed_under_an_add_fails_it_and_leaves_nothing() {
     let node = Node::new("vethgone", &DUAL_STACK);
-    for step in [Step::VethCreated, Step::PortStarted, Step::PodConfigured, Step::PortRunning] {
+    for step in [
+        Step::VethCreated,
+        Step::SourceChecked,
+        Step::PortStarted,
+        Step::PodConfigured,
+        Step::PortRunning,
+    ] {
         let mut pod = node.pod("p1");
         let running = pod.held_after("ADD", step);
         node.ip(&["link", "del", &pod.host_device()]);

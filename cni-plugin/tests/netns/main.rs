@@ -9,6 +9,7 @@ mod faults;
 mod harness;
 mod ipam;
 mod keys;
+mod source_check;
 mod verbs;
 
 use std::collections::HashSet;
