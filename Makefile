@@ -169,11 +169,20 @@ without-compose:
 .PHONY: compose-prerequisites
 compose-prerequisites:
 	@deploy/compose/install-engine
+
 # The program in the containers has nothing around it, so it brings its libraries along.
 .PHONY: test-runtimes
 test-runtimes: runtime-prerequisites build ## The plugin as containerd, its CRI and a script call it
 	cargo rustc --locked -p runtime-guest --target-dir target/static -- -C target-feature=+crt-static
 	$(ROOT_RUNNER) cargo test --locked -p culvert --test runtimes
+
+.PHONY: fixtures
+fixtures: ## Make golden captures and what is expected of them anew; look at git diff afterwards
+	CULVERT_BLESS=1 cargo test --locked -p culvert --test packets
+
+.PHONY: fixtures-kernel
+fixtures-kernel: ## Capture the kernel's own tunnel anew (root, tcpdump, python3)
+	$(SUDO) tests/fixtures/pcap/kernel.sh
 
 .PHONY: install
 install: release ## Install under PREFIX (/usr/local) and CNI_BIN (/opt/cni/bin)
@@ -190,7 +199,7 @@ clean: ## Remove what was built
 
 # What a fresh Debian or Ubuntu lacks: programs, and the package that has each.
 TOOLS := ip:iproute2 ping:iputils-ping nft:nftables cc:gcc column:bsdextrautils ethtool:ethtool \
-	tshark:tshark iptables:iptables /usr/lib/cni/portmap:containernetworking-plugins
+	tshark:tshark tcpdump:tcpdump iptables:iptables /usr/lib/cni/portmap:containernetworking-plugins
 
 .PHONY: prerequisites
 prerequisites:

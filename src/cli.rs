@@ -14,6 +14,7 @@ use culvert_cni::node_file::DEFAULT_RUN_DIR;
 
 use crate::cni_install::{self, CniArgs};
 use crate::config::{Config, Overrides};
+use crate::inspect::{self, CaptureArgs, ExplainArgs};
 use crate::lab::{self, LabArgs};
 use crate::observe::{self, Format};
 use crate::replay::{self, ReplayArgs};
@@ -51,6 +52,10 @@ enum Command {
     ///
     /// Stop the daemon first. Pods lose their network.
     Cleanup,
+    /// Say what happens to a packet on this node, step by step.
+    Explain(ExplainArgs),
+    /// Show packets of the running daemon: both sides of the tunnel, with verdict and peer.
+    Capture(CaptureArgs),
     /// Say what this node, or any other, would do with each packet of a capture.
     Replay(Box<ReplayArgs>),
     /// The addresses of this node's pods: list, check, free, import, rebuild.
@@ -148,6 +153,8 @@ fn execute(command: Command) -> anyhow::Result<ExitCode> {
             ))?;
         }
         Command::Cleanup => return cleanup(&runtime()?.block_on(app::cleanup())?),
+        Command::Explain(args) => return inspect::run_explain(&args),
+        Command::Capture(args) => return inspect::run_capture(&args),
         Command::Replay(args) => return replay::run(*args),
         Command::Ipam(args) => return ipam::run(&args),
         Command::Cni(args) => return cni_install::run(args),

@@ -11,6 +11,8 @@ pub mod config;
 pub mod control;
 pub mod dataplane;
 pub mod engine;
+pub mod explain;
+pub mod inspect;
 pub mod lab;
 pub mod lifecycle;
 pub mod observe;

@@ -7,14 +7,29 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// Each module of the daemon, and the modules that it may use.
-const LAYERS: [(&str, &[&str]); 14] = [
+const LAYERS: [(&str, &[&str]); 16] = [
     ("main", &["cli"]),
-    ("cli", &["app", "cni_install", "config", "control", "lab", "observe", "replay"]),
+    ("cli", &["app", "cni_install", "config", "control", "inspect", "lab", "observe", "replay"]),
+    ("inspect", &["app", "explain", "lifecycle", "observe", "pcap"]),
     ("replay", &["app", "dataplane", "engine", "lifecycle", "pcap", "platform"]),
-    ("app", &["config", "control", "dataplane", "engine", "lifecycle", "observe", "platform"]),
+    (
+        "app",
+        &[
+            "config",
+            "control",
+            "dataplane",
+            "engine",
+            "explain",
+            "lifecycle",
+            "observe",
+            "pcap",
+            "platform",
+        ],
+    ),
     ("control", &["config", "engine", "lifecycle", "platform"]),
     ("dataplane", &["engine", "lifecycle", "platform"]),
-    ("observe", &["engine", "lifecycle"]),
+    ("observe", &["engine", "explain", "lifecycle"]),
+    ("explain", &["dataplane", "engine", "platform"]),
     ("config", &["platform"]),
     ("cni_install", &["platform"]),
     ("lab", &["platform"]),

@@ -11,11 +11,12 @@ use tokio::net::TcpListener;
 use tokio::sync::mpsc::Receiver;
 use tokio::time::{Interval, MissedTickBehavior, interval};
 
+use super::capture::capture_source;
 use super::members::{Mtus, Narrow, longest_header, node_spec, overlay};
 use super::owner::Owner;
 use super::table_path;
 use super::turn::Turn;
-use super::view::{Facts, status_source};
+use super::view::{Facts, explain_source, status_source};
 use crate::config::Config;
 use crate::control::ipam::keep_sweeping;
 use crate::control::node::{Action, Changes, KernelEvents, Reconciler};
@@ -23,7 +24,7 @@ use crate::control::table_file::TableFile;
 use crate::dataplane::{DataPlane, Notice, Settings, super_packet_limit};
 use crate::engine::{Membership, PeerRegistry, Tunnel};
 use crate::lifecycle::{Readiness, Signal, Signals, State};
-use crate::observe::{StatusSource, serve_http};
+use crate::observe::{Services, StatusSource, serve_http};
 use crate::platform::sysctl::Sysctls;
 use crate::platform::tun::Offload;
 use crate::platform::{clock, udp};
@@ -63,7 +64,12 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
 
     let mut daemon = Daemon::start(config).await?;
     let status = daemon.status.clone();
-    let serving = tokio::spawn(admin.serve(status.clone()));
+    let services = Services {
+        status: status.clone(),
+        explain: explain_source(&daemon.config, Arc::clone(&daemon.plane)),
+        capture: capture_source(Arc::clone(&daemon.plane)),
+    };
+    let serving = tokio::spawn(admin.serve(services));
     let http = http.map(|listener| tokio::spawn(serve_http(listener, status)));
     let sweeping = tokio::spawn(keep_sweeping(daemon.config.node.state_dir.clone()));
     let kept = daemon.keep(&mut signals).await;

@@ -3,6 +3,7 @@
 //! Runs on the control runtime. Decides the order of start and stop and connects the parts; what they
 //! do is theirs.
 
+mod capture;
 mod daemon;
 mod members;
 mod offline;

@@ -8,8 +8,11 @@ use std::time::Instant;
 use crate::config::{Config, TableSource};
 use crate::dataplane::DataPlane;
 use crate::engine::{DropReason, Peer, Table};
+use crate::explain::{Devices, explain};
 use crate::lifecycle::{Readiness, State};
-use crate::observe::{PeerStatus, Status, StatusSource, TableStatus, TunnelStatus, UnderlayStatus};
+use crate::observe::{
+    ExplainSource, PeerStatus, Status, StatusSource, TableStatus, TunnelStatus, UnderlayStatus,
+};
 use crate::platform::clock;
 
 /// Facts that the daemon's main loop knows and others may look at.
@@ -90,6 +93,12 @@ fn underlay_status(table: &Table, address: Option<IpAddr>) -> UnderlayStatus {
             .collect(),
         mac: local.mac.to_string(),
     }
+}
+
+/// Makes the function that answers questions about packets by the table that workers have.
+pub(super) fn explain_source(config: &Config, plane: Arc<DataPlane>) -> ExplainSource {
+    let devices = Devices { bridge: config.bridge.name.clone(), tun: config.tun.name.clone() };
+    Arc::new(move |question| Ok(explain(&plane.table(), &devices, question)?))
 }
 
 fn peer_status(peer: &Peer, age_seconds: f64) -> PeerStatus {

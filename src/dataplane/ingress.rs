@@ -76,7 +76,8 @@ fn train<'p, T: TunPort, U>(
     let tap = env.tap;
     let show = |datagram: &[u8], outcome: Result<&[u8], DropReason>| {
         if let Some(tap) = tap {
-            tap.see(&Sight::Ingress { source, ecn, datagram, peer, outcome });
+            let port = env.table.local().port(codec);
+            tap.see(&Sight::Ingress { source, port, ecn, datagram, peer, outcome });
         }
     };
     // An empty datagram is one too: it is dropped for want of a header.

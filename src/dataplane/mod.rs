@@ -5,6 +5,7 @@
 //! they look at when woken; nothing that control does can delay a packet. Never allocates, locks or
 //! logs per packet; a full queue of the kernel's costs the packet, which is counted.
 
+mod capture;
 mod counters;
 mod egress;
 mod ingress;
@@ -24,6 +25,7 @@ mod underlay;
 mod vigil;
 mod worker;
 
+pub use capture::{Capture, CaptureFilter, CaptureRecord, CaptureSide, CaptureVerdict};
 pub use counters::WorkerCounters;
 pub use egress::Egress;
 pub use ingress::Ingress;

@@ -3,13 +3,14 @@
 use std::net::IpAddr;
 use std::sync::atomic::Ordering;
 use std::sync::mpsc::{SyncSender, sync_channel};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
 use tokio::sync::mpsc;
 
+use super::capture::{self, Capture, CaptureFilter, MAX_CAPTURES, Taps};
 use super::counters::WorkerCounters;
 use super::round::{Notice, Notices};
 use super::underlay::{Sockets, Underlay};
@@ -17,6 +18,7 @@ use super::vigil::Vigil;
 use super::worker::{Command, Worker};
 use super::{Egress, Ingress};
 use crate::engine::{DropReason, Table, Tunnel};
+use crate::platform::clock;
 use crate::platform::tun::{Offload, TunQueue};
 use crate::platform::udp::Gro;
 use crate::platform::wake::{WaitSet, Waker};
@@ -54,6 +56,8 @@ pub struct DataPlane {
     sockets: Mutex<Sockets>,
     /// The queues in use, to ask whether they still have a device.
     queues: Mutex<Queues>,
+    /// Captures that have not ended.
+    captures: Mutex<Vec<Weak<()>>>,
 }
 
 #[derive(Default)]
@@ -93,7 +97,14 @@ impl DataPlane {
             })
             .collect::<Result<Vec<_>>>()?;
         let sockets = Mutex::new(sockets);
-        let plane = Self { settings, table, workers, sockets, queues: Mutex::default() };
+        let plane = Self {
+            settings,
+            table,
+            workers,
+            sockets,
+            queues: Mutex::default(),
+            captures: Mutex::default(),
+        };
         Ok((plane, noticed))
     }
 
@@ -182,6 +193,28 @@ impl DataPlane {
         self.sum(|counters| counters.degraded.load(Ordering::Relaxed))
     }
 
+    /// Lets somebody look at packets until the capture is dropped.
+    ///
+    /// # Errors
+    ///
+    /// As many captures as there may be run already.
+    pub fn capture(&self, filter: &CaptureFilter) -> Result<Capture> {
+        let epoch = (clock::now(), clock::unix_nanos());
+        let (capture, taps) = capture::open(filter, self.workers.len(), epoch);
+        let mut running = self.captures.lock().unwrap_or_else(PoisonError::into_inner);
+        running.retain(|one| one.strong_count() > 0);
+        if running.len() >= MAX_CAPTURES {
+            let full = format!("{MAX_CAPTURES} captures run already; end one of them");
+            return Err(Error::new("start", "a capture", std::io::Error::other(full)));
+        }
+        running.push(capture.sign());
+        drop(running);
+        for (worker, tap) in self.workers.iter().zip(taps) {
+            worker.send(Command::Capture(Box::new(tap)));
+        }
+        Ok(capture)
+    }
+
     /// How many workers there are.
     pub fn workers(&self) -> usize {
         self.workers.len()
@@ -250,6 +283,7 @@ fn start_worker(
         egress,
         ingress: Ingress::new(Offload::None),
         vigil: Vigil::new(settings.busy_poll),
+        taps: Taps::default(),
     };
     let thread =
         std::thread::Builder::new().name(name.clone()).spawn(move || worker.run()).map_err(fail)?;

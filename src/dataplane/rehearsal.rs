@@ -7,7 +7,7 @@ use std::net::SocketAddr;
 use std::time::Instant;
 
 use bytes::{Bytes, BytesMut};
-use overlay_proto::{Ecn, Family, Fragment, InnerPacket, checksum};
+use overlay_proto::{CodecKind, Ecn, Family, Fragment, InnerPacket, checksum};
 
 use super::memory::{MemoryTrain, MemoryTun, MemoryUnderlay};
 use super::offload::split::SplitPlan;
@@ -88,6 +88,11 @@ impl Rehearsal {
         };
         self.packet = bytes;
         count
+    }
+
+    /// Datagrams that arrive from now on, until the next [`run`](Self::run), are of this codec.
+    pub fn hear(&mut self, codec: CodecKind) {
+        self.underlay.codec = codec;
     }
 
     /// Lets a datagram arrive; with offloads, those that go together arrive as one train.

@@ -46,6 +46,8 @@ pub enum Sight<'a> {
     Ingress {
         /// Its outer source.
         source: SocketAddr,
+        /// The port of this node that it came to.
+        port: u16,
         /// The outer mark.
         ecn: Ecn,
         /// The UDP payload.

@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use overlay_proto::CodecKind;
 
+use super::capture::Place;
 use super::port::UnderlayPort;
 use crate::engine::Tunnel;
 use crate::platform::udp::{Gro, Receiver, RecvBatch, Sender, Transmit};
@@ -117,6 +118,19 @@ impl Underlay {
     /// The receiving sockets, to be polled.
     pub fn receivers(&self) -> impl Iterator<Item = &Receiver> {
         self.receivers.iter().map(|(_, receiver)| &**receiver)
+    }
+
+    /// The node's ends, as captures show them.
+    pub(super) fn place(&self) -> Place {
+        Place {
+            address: self
+                .receivers()
+                .find_map(Receiver::address)
+                .map_or(Place::default().address, |address| address.ip()),
+            source_ports: std::array::from_fn(|index| {
+                self.senders.get(index).map_or(0, Sender::port)
+            }),
+        }
     }
 }
 

@@ -9,6 +9,7 @@ use std::time::Instant;
 
 use arc_swap::ArcSwap;
 
+use super::capture::{CaptureTap, Taps};
 use super::counters::WorkerCounters;
 use super::round::{Env, Notice, Notices, Round};
 use super::underlay::Underlay;
@@ -25,6 +26,8 @@ pub(super) enum Command {
     Tun(Arc<TunQueue>, Offload),
     /// Use these sockets from now on.
     Underlay(Underlay),
+    /// Show this capture what is seen from now on.
+    Capture(Box<CaptureTap>),
     /// Handle what has arrived and end.
     Stop,
 }
@@ -43,6 +46,7 @@ pub(super) struct Worker {
     pub(super) egress: Egress,
     pub(super) ingress: Ingress,
     pub(super) vigil: Vigil,
+    pub(super) taps: Taps,
 }
 
 /// What a worker waits for.
@@ -108,7 +112,7 @@ impl Worker {
             table: &table,
             counters: &self.counters,
             notices: &self.notices,
-            tap: None,
+            tap: self.taps.prepare(now),
             now,
             octets: 0,
         };
@@ -144,6 +148,11 @@ impl Worker {
                 Command::Underlay(underlay) => {
                     self.forget_underlay();
                     self.underlay = underlay;
+                    self.taps.rebind(self.underlay.place());
+                }
+                Command::Capture(mut tap) => {
+                    tap.show(self.underlay.place());
+                    self.taps.add(*tap);
                 }
                 Command::Stop => return Flow::Stop,
             }

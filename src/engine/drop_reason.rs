@@ -109,7 +109,8 @@ impl DropReason {
         }
     }
 
-    fn index(self) -> usize {
+    /// The reason's place in [`ALL`](Self::ALL).
+    pub fn index(self) -> usize {
         // The list is short and drops are the slow path already.
         Self::ALL.iter().position(|reason| *reason == self).unwrap_or_default()
     }

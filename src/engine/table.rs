@@ -5,7 +5,7 @@ use std::net::{IpAddr, SocketAddr};
 
 use foldhash::fast::RandomState;
 use ipnet::IpNet;
-use overlay_proto::{Family, Mac, Mtu, Vni};
+use overlay_proto::{CodecKind, Family, Mac, Mtu, Vni};
 
 use super::{Membership, Peer, PeerIndex, PeerRegistry, PrefixMap, Tunnel};
 
@@ -36,6 +36,17 @@ pub struct Local {
 }
 
 impl Local {
+    /// The UDP port on which this node hears `codec`; that of its own codec if it does not.
+    pub fn port(&self, codec: CodecKind) -> u16 {
+        let tunnel = self.tunnels.iter().find(|tunnel| tunnel.codec == codec);
+        tunnel.or(self.tunnels.first()).map_or(0, |tunnel| tunnel.port)
+    }
+
+    /// What this node hears on `port`, if anything.
+    pub fn codec_on(&self, port: u16) -> Option<CodecKind> {
+        self.tunnels.iter().find(|tunnel| tunnel.port == port).map(|tunnel| tunnel.codec)
+    }
+
     /// The address of this node that pods know as their router, if it has one of that family.
     pub fn router_address(&self, family: Family) -> Option<IpAddr> {
         self.routers.iter().copied().find(|address| Family::of(*address) == family)

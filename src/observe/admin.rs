@@ -4,6 +4,7 @@
 //! in bounded number, and each must send its line soon.
 
 use std::io::{self, BufRead as _, BufReader, Write as _};
+use std::net::IpAddr;
 use std::os::unix::fs::PermissionsExt as _;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
@@ -16,7 +17,8 @@ use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::UnixListener;
 use tokio::sync::Semaphore;
 
-use super::{Status, StatusSource};
+use super::{CaptureSource, ExplainSource, Status, StatusSource};
+use crate::explain::{Explanation, Question};
 
 /// Name of the socket under the run directory.
 const FILE_NAME: &str = culvert_cni::node_file::SOCKET_NAME;
@@ -32,6 +34,36 @@ const PATIENCE: Duration = Duration::from_secs(5);
 #[serde(rename_all = "snake_case")]
 enum Request {
     Status,
+    Explain(Question),
+    Capture(CaptureQuery),
+}
+
+/// What a capture is to contain.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CaptureQuery {
+    /// Only packets from or to this pod.
+    pub pod: Option<IpAddr>,
+    /// Only packets from or to this peer.
+    pub peer: Option<String>,
+    /// Only packets that are dropped.
+    pub drops: bool,
+    /// Only every so manieth.
+    pub sample: u32,
+    /// How many packets at most.
+    pub count: Option<u64>,
+    /// Bytes to keep of each.
+    pub snap_len: usize,
+}
+
+/// Who answers what is asked.
+#[derive(Clone)]
+pub struct Services {
+    /// The present status.
+    pub status: StatusSource,
+    /// What happens to a packet.
+    pub explain: ExplainSource,
+    /// Live captures.
+    pub capture: CaptureSource,
 }
 
 /// The listening socket; its file is removed when this is dropped.
@@ -69,15 +101,15 @@ impl AdminSocket {
     }
 
     /// Answers requests, for ever.
-    pub async fn serve(self, status: StatusSource) {
+    pub async fn serve(self, services: Services) {
         let slots = Arc::new(Semaphore::new(CONNECTIONS));
         loop {
             let Ok(slot) = Arc::clone(&slots).acquire_owned().await else { return };
             match self.listener.accept().await {
                 Ok((stream, _)) => {
-                    let status = Arc::clone(&status);
+                    let services = services.clone();
                     tokio::spawn(async move {
-                        match tokio::time::timeout(PATIENCE, answer(stream, status)).await {
+                        match tokio::time::timeout(PATIENCE, answer(stream, services)).await {
                             Ok(Ok(())) => {}
                             Ok(Err(error)) => tracing::debug!(%error, "admin request failed"),
                             Err(_) => tracing::debug!("admin request took too long"),
@@ -101,16 +133,39 @@ impl Drop for AdminSocket {
     }
 }
 
-async fn answer(mut stream: tokio::net::UnixStream, status: StatusSource) -> io::Result<()> {
-    let (reader, mut writer) = stream.split();
+async fn answer(mut stream: tokio::net::UnixStream, services: Services) -> io::Result<()> {
     let mut line = String::new();
-    tokio::io::BufReader::new(reader.take(REQUEST_LEN)).read_line(&mut line).await?;
+    let reader = (&mut stream).take(REQUEST_LEN);
+    tokio::io::BufReader::new(reader).read_line(&mut line).await?;
+    let fault = |error: String| serde_json::to_vec(&Refusal { error });
     let mut answer = match serde_json::from_str(&line) {
-        Ok(Request::Status) => serde_json::to_vec(&status())?,
-        Err(error) => serde_json::to_vec(&serde_json::json!({ "error": error.to_string() }))?,
+        Ok(Request::Status) => serde_json::to_vec(&(services.status)())?,
+        Ok(Request::Explain(question)) => match (services.explain)(&question) {
+            Ok(explanation) => serde_json::to_vec(&explanation)?,
+            Err(error) => fault(format!("{error:#}"))?,
+        },
+        Ok(Request::Capture(query)) => {
+            // The connection is the capture's from here on, without a limit in time.
+            let stream = stream.into_std()?;
+            stream.set_nonblocking(false)?;
+            let mut complaints = stream.try_clone()?;
+            if let Err(error) = (services.capture)(query, stream) {
+                let mut answer = fault(format!("{error:#}"))?;
+                answer.push(b'\n');
+                complaints.write_all(&answer)?;
+            }
+            return Ok(());
+        }
+        Err(error) => fault(error.to_string())?,
     };
     answer.push(b'\n');
-    writer.write_all(&answer).await
+    stream.write_all(&answer).await
+}
+
+/// An answer that is none.
+#[derive(Debug, Serialize, Deserialize)]
+struct Refusal {
+    error: String,
 }
 
 /// Asks the daemon of `run_dir` for its status.
@@ -119,19 +174,88 @@ async fn answer(mut stream: tokio::net::UnixStream, status: StatusSource) -> io:
 ///
 /// No daemon answers there, or it answers something else.
 pub fn query(run_dir: &Path) -> anyhow::Result<Status> {
+    let line = answer_to(&Request::Status, run_dir)?;
+    serde_json::from_str(&line).with_context(|| misunderstood(run_dir))
+}
+
+/// Asks the daemon of `run_dir` what happens to a packet.
+///
+/// # Errors
+///
+/// As [`query`]; or the packet cannot be.
+pub fn ask(run_dir: &Path, question: &Question) -> anyhow::Result<Explanation> {
+    let line = answer_to(&Request::Explain(question.clone()), run_dir)?;
+    refused(&line)?;
+    serde_json::from_str(&line).with_context(|| misunderstood(run_dir))
+}
+
+/// Starts a capture at the daemon of `run_dir`: what it sends is pcapng. Whoever shuts down the
+/// writing half gets the rest and then the end.
+///
+/// # Errors
+///
+/// As [`query`]; or the daemon refuses.
+pub fn open_capture(run_dir: &Path, query: &CaptureQuery) -> anyhow::Result<impl CaptureStream> {
+    let stream = send(&Request::Capture(query.clone()), run_dir)?;
+    // Packets come when they come.
+    stream.set_read_timeout(None)?;
+    let mut reader = BufReader::with_capacity(STREAM_LEN, stream);
+    if reader.fill_buf()?.first() == Some(&b'{') {
+        let mut line = String::new();
+        reader.read_line(&mut line)?;
+        refused(&line)?;
+        anyhow::bail!(misunderstood(run_dir));
+    }
+    Ok(reader)
+}
+
+/// A capture as it comes.
+pub trait CaptureStream: io::Read {
+    /// A second hold on the connection.
+    ///
+    /// # Errors
+    ///
+    /// What the system says.
+    fn try_clone(&self) -> io::Result<UnixStream>;
+}
+
+impl CaptureStream for BufReader<UnixStream> {
+    fn try_clone(&self) -> io::Result<UnixStream> {
+        self.get_ref().try_clone()
+    }
+}
+
+/// Bytes of a capture that are read at once.
+const STREAM_LEN: usize = 256 << 10;
+
+fn misunderstood(run_dir: &Path) -> String {
+    format!("understanding the answer of {}", run_dir.join(FILE_NAME).display())
+}
+
+fn refused(line: &str) -> anyhow::Result<()> {
+    match serde_json::from_str::<Refusal>(line) {
+        Ok(refusal) => Err(anyhow::anyhow!(refusal.error)),
+        Err(_) => Ok(()),
+    }
+}
+
+fn send(request: &Request, run_dir: &Path) -> anyhow::Result<UnixStream> {
     let path = run_dir.join(FILE_NAME);
-    let stream = UnixStream::connect(&path).with_context(|| {
+    let mut stream = UnixStream::connect(&path).with_context(|| {
         format!(
             "no daemon answers on {}; start one with `culvert run`, or name its --run-dir",
             path.display()
         )
     })?;
     stream.set_read_timeout(Some(PATIENCE))?;
-    let mut request = serde_json::to_vec(&Request::Status)?;
-    request.push(b'\n');
-    (&stream).write_all(&request)?;
+    let mut line = serde_json::to_vec(request)?;
+    line.push(b'\n');
+    stream.write_all(&line)?;
+    Ok(stream)
+}
+
+fn answer_to(request: &Request, run_dir: &Path) -> anyhow::Result<String> {
     let mut line = String::new();
-    BufReader::new(&stream).read_line(&mut line)?;
-    serde_json::from_str(&line)
-        .with_context(|| format!("understanding the answer of {}", path.display()))
+    BufReader::new(send(request, run_dir)?).read_line(&mut line)?;
+    Ok(line)
 }

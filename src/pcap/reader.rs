@@ -255,7 +255,7 @@ impl<R: Read> Reader<R> {
             self.format = Format::Pcapng { order, interfaces: Vec::new() };
         }
         let len = order.u32(self.have(), 4).unwrap_or_default() as usize;
-        if !(BLOCK_OVERHEAD..=MAX_BLOCK_LEN).contains(&len) || len % 4 != 0 {
+        if !(BLOCK_OVERHEAD..=MAX_BLOCK_LEN).contains(&len) || !len.is_multiple_of(4) {
             return Err(self.damaged("a block of an impossible length"));
         }
         if !self.fill(len)? {

@@ -75,6 +75,12 @@ impl Sender {
         Ok(Self { socket })
     }
 
+    /// The port that it sends from; 0 if the kernel does not say.
+    pub fn port(&self) -> u16 {
+        let address = self.socket.local_addr().ok().and_then(|address| address.as_socket());
+        address.map_or(0, |address| address.port())
+    }
+
     /// Sends one train.
     ///
     /// # Errors
@@ -155,6 +161,11 @@ impl Receiver {
             Ok(())
         })?;
         Ok(Self { socket })
+    }
+
+    /// Where peers reach it, if the kernel says.
+    pub fn address(&self) -> Option<SocketAddr> {
+        self.socket.local_addr().ok()?.as_socket()
     }
 
     /// Replaces `batch` by the trains that have arrived; `WouldBlock` when there are none.

@@ -23,7 +23,7 @@ pub(super) enum Seen<'a> {
     /// A packet of a pod.
     Egress(&'a [u8]),
     /// The payload of a datagram.
-    Ingress { source: SocketAddr, ecn: Ecn, datagram: &'a [u8], packet_len: usize },
+    Ingress { source: SocketAddr, port: u16, ecn: Ecn, datagram: &'a [u8], packet_len: usize },
 }
 
 /// Looks at `packet`, which begins with an IP header.
@@ -69,6 +69,7 @@ pub(super) fn classify<'a>(
     let datagram = udp.get(UDP_LEN..len).ok_or(Skip::UdpLength)?;
     Ok(Seen::Ingress {
         source: SocketAddr::new(parsed.source(), u16::from_be_bytes([header[0], header[1]])),
+        port: u16::from_be_bytes([header[2], header[3]]),
         ecn: parsed.ecn(),
         datagram,
         packet_len: parsed.len(),

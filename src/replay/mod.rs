@@ -194,6 +194,8 @@ fn play<R: Read>(
         }
         match reader.next_frame() {
             Ok(Some(frame)) => stage.take(&frame, |row, results| report.show(row, results))?,
+            // Ctrl-C ends the program at the other end of a pipe, too.
+            Ok(None) if interrupted.load(Ordering::Relaxed) => break Ok(Progress::Interrupted),
             Ok(None) => break Ok(Progress::Whole),
             // What came before it counts.
             Err(error) => break Err(error.into()),

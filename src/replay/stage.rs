@@ -6,7 +6,7 @@ use std::net::SocketAddr;
 use std::ops::Range;
 use std::time::{Duration, Instant};
 
-use overlay_proto::Family;
+use overlay_proto::{CodecKind, Family};
 
 use super::classify::{Seen, Tunnel, classify};
 use super::row::{Direction, Row, Skip, Verdict};
@@ -43,6 +43,10 @@ pub(super) struct Manner {
     pub(super) results: bool,
 }
 
+/// What packets of a batch have in common: which way they go, and what is spoken on the port that
+/// they came to.
+type Kind = (Direction, Option<CodecKind>);
+
 /// A node that packets are played to.
 pub(super) struct Stage<'t> {
     table: &'t Table,
@@ -54,8 +58,8 @@ pub(super) struct Stage<'t> {
     first_ns: Option<u64>,
     /// Time of the newest packet, which never goes back.
     now_ns: u64,
-    /// Direction and time of the first packet of the batch.
-    batch: Option<(Direction, u64)>,
+    /// Kind and time of the first packet of the batch.
+    batch: Option<(Kind, u64)>,
     packets: u64,
     padded: Vec<u8>,
 }
@@ -101,18 +105,21 @@ impl<'t> Stage<'t> {
         let seen = packet
             .map_err(Skip::NoPacket)
             .and_then(|packet| classify(&self.tunnel, packet, self.manner.direction));
-        let direction = match &seen {
-            Ok(Seen::Egress(_)) => Some(Direction::Egress),
-            Ok(Seen::Ingress { .. }) => Some(Direction::Ingress),
+        let kind = match &seen {
+            Ok(Seen::Egress(_)) => Some((Direction::Egress, None)),
+            Ok(Seen::Ingress { port, .. }) => {
+                Some((Direction::Ingress, self.table.local().codec_on(*port)))
+            }
             Err(_) => None,
         };
-        if !self.continues(direction, frame.timestamp_ns) {
+        if !self.continues(kind, frame.timestamp_ns) {
             self.play(show)?;
         }
         self.packets += 1;
         self.now_ns = self.now_ns.max(frame.timestamp_ns);
-        if let (Some(direction), None) = (direction, self.batch) {
-            self.batch = Some((direction, self.now_ns));
+        if let (Some(kind), None) = (kind, self.batch) {
+            self.batch = Some((kind, self.now_ns));
+            self.rehearsal.hear(kind.1.unwrap_or_default());
         }
         let row = {
             let pages = self.notes.0.get_mut();
@@ -120,7 +127,7 @@ impl<'t> Stage<'t> {
             row.packet = self.packets;
             row.time_ns = frame.timestamp_ns;
             row.captured = (missing > 0).then_some(frame.bytes.len());
-            row.direction = direction;
+            row.direction = kind.map(|(direction, _)| direction);
             row.packet_bytes = packet.map_or(0, <[u8]>::len);
             index
         };
@@ -136,7 +143,7 @@ impl<'t> Stage<'t> {
                 pages.rows[row].packet_bytes = packet.len();
                 pages.played.extend(std::iter::repeat_n(row, count));
             }
-            Ok(Seen::Ingress { source, ecn, datagram, packet_len }) => {
+            Ok(Seen::Ingress { source, port: _, ecn, datagram, packet_len }) => {
                 self.rehearsal.arrives(source, ecn, datagram);
                 let pages = self.notes.0.get_mut();
                 let row_at = &mut pages.rows[row];
@@ -153,11 +160,10 @@ impl<'t> Stage<'t> {
     }
 
     /// Whether a packet belongs into the batch that is being put together.
-    fn continues(&mut self, direction: Option<Direction>, timestamp_ns: u64) -> bool {
+    fn continues(&mut self, kind: Option<Kind>, timestamp_ns: u64) -> bool {
         let full = self.notes.0.get_mut().used >= BATCH;
         let apart = self.batch.is_some_and(|(of, begin)| {
-            direction.is_some_and(|direction| direction != of)
-                || timestamp_ns.saturating_sub(begin) >= BATCH_NS
+            kind.is_some_and(|kind| kind != of) || timestamp_ns.saturating_sub(begin) >= BATCH_NS
         });
         !(full || apart)
     }
@@ -335,7 +341,7 @@ impl Tap for Notes {
                     pages.keep(row, Side::Outer, &[outer.as_slice(), datagram]);
                 }
             }
-            Sight::Ingress { source, ecn, datagram, peer, outcome } => {
+            Sight::Ingress { source, port, ecn, datagram, peer, outcome } => {
                 let Some(row) = pages.played.pop_front() else { return };
                 match outcome {
                     Ok(inner) => {
@@ -347,7 +353,8 @@ impl Tap for Notes {
                         pages.meet(row, peer, datagram.get(header_len..).unwrap_or_default());
                         pages.rows[row].verdict = Verdict::Drop(reason);
                         if pages.manner.results {
-                            let outer = Outer::new(source, pages.local, ecn, datagram);
+                            let local = SocketAddr::new(pages.local.ip(), port);
+                            let outer = Outer::new(source, local, ecn, datagram);
                             pages.keep(row, Side::Outer, &[outer.as_slice(), datagram]);
                         }
                     }

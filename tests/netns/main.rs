@@ -17,6 +17,7 @@ mod flood;
 mod fragments;
 mod harness;
 mod hostile;
+mod inspect;
 mod interop;
 mod ipam;
 mod mtu;

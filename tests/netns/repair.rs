@@ -1,7 +1,5 @@
 //! What somebody breaks under a running daemon is whole again within two seconds.
 
-use std::time::Duration;
-
 use culvert::lab::probe::{self, Transfer};
 use culvert::lab::{Lab, wait_until};
 

@@ -165,3 +165,28 @@ fn a_forced_direction_goes_before_what_the_packet_looks_like() {
     assert_eq!(words("egress"), BTreeSet::from(["\"egress\"".to_owned()]));
     assert_eq!(words("ingress"), BTreeSet::from(["\"ingress\"".to_owned(), "null".to_owned()]));
 }
+
+#[test]
+fn an_interrupted_replay_tells_what_it_has_and_says_so() {
+    let whole = fs::read(directory().join("jumbo.pcap")).unwrap();
+    let mut child = Command::new(env!("CARGO_BIN_EXE_culvert"))
+        .args(["replay", "-", "--node", "node1", "--summary", "--table"])
+        .arg(directory().join("table.toml"))
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut input = child.stdin.take().unwrap();
+    // More than a pipe holds: once it is written, the program reads and has its signals in hand.
+    input.write_all(&whole).unwrap();
+    let frames = &whole[24..];
+    (0..20).for_each(|_| input.write_all(frames).unwrap());
+    let pid = rustix::process::Pid::from_child(&child);
+    rustix::process::kill_process(pid, rustix::process::Signal::INT).unwrap();
+    // A capture without an end: only the interrupt ends the program, and with it the pipe.
+    while input.write_all(frames).is_ok() {}
+    let output = child.wait_with_output().unwrap();
+    assert_eq!(output.status.code(), Some(130), "{}", text(&output));
+    assert!(text(&output).contains("egress   forward"), "{}", text(&output));
+}

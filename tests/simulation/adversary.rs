@@ -31,9 +31,9 @@ impl World {
         let (packet, number) = self.inner(None, Some(to));
         let datagram = self.wrap(&packet);
         let address = if self.cluster.v6_underlay {
-            "fd01::dead".parse().unwrap()
+            IpAddr::from([0xfd01, 0, 0, 0, 0, 0, 0, 0xdead])
         } else {
-            "192.168.1.250".parse().unwrap()
+            IpAddr::from([192, 168, 1, 250])
         };
         self.inject(None, address, to, (datagram, Some(number)))
     }

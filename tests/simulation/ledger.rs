@@ -40,12 +40,22 @@ pub(crate) enum Fate {
     BackIntoTheTunnel,
 }
 
+impl Fate {
+    fn as_str(self) -> &'static str {
+        match self {
+            Self::Dropped(reason) => reason.as_str(),
+            Self::Delivered => "delivered",
+            Self::LostOnTheWire => "lost on the wire",
+            Self::LostWithItsNode => "lost with its node",
+            Self::HopsUsedUp => "hops used up",
+            Self::BackIntoTheTunnel => "back into the tunnel",
+        }
+    }
+}
+
 impl fmt::Display for Fate {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Dropped(reason) => write!(f, "dropped: {}", reason.as_str()),
-            other => write!(f, "{other:?}"),
-        }
+        f.write_str(self.as_str())
     }
 }
 
@@ -88,15 +98,7 @@ impl Ledger {
 
     /// A copy has come to its end.
     pub(crate) fn end(&mut self, number: Option<u32>, fate: Fate) -> Result<(), Violation> {
-        let name = match fate {
-            Fate::Dropped(reason) => reason.as_str(),
-            Fate::Delivered => "delivered",
-            Fate::LostOnTheWire => "lost on the wire",
-            Fate::LostWithItsNode => "lost with its node",
-            Fate::HopsUsedUp => "hops used up",
-            Fate::BackIntoTheTunnel => "back into the tunnel",
-        };
-        *self.fates.entry(name).or_default() += 1;
+        *self.fates.entry(fate.as_str()).or_default() += 1;
         let Some(number) = number else { return Ok(()) };
         let account = self.accounts.get_mut(&number).ok_or_else(|| {
             Violation::new("every packet has a sender", format!("nobody made packet {number}"))

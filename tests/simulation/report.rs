@@ -1,5 +1,7 @@
 //! Running seeds, and what is said about them.
 
+#![expect(clippy::print_stdout, reason = "a run is told to people")]
+
 use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::Duration;

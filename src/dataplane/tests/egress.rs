@@ -240,3 +240,52 @@ fn a_dropped_super_packet_counts_as_the_packets_it_stands_for() {
     bench.run();
     assert_eq!(bench.drops(), [(DropReason::NoOwner, 5)]);
 }
+
+/// Headers are made anew in a buffer of fixed size.
+#[test]
+fn a_super_packet_with_longer_headers_than_fit_is_dropped() {
+    for (options_len, fits) in [(200, true), (208, true), (216, false), (1024, false)] {
+        let spec = Spec::outgoing(Family::V6, false, vec![5; 300]);
+        let mut packet = spec.build_partial();
+        let mut options = vec![0; options_len];
+        [options[0], options[1]] = [packet[6], u8::try_from(options_len / 8 - 1).unwrap()];
+        [options[2], options[3]] = [1, 4]; // PadN; what follows it is Pad1
+        packet[6] = 60;
+        packet.splice(40..40, options);
+        let payload_len = u16::try_from(packet.len() - 40).unwrap();
+        packet[4..6].copy_from_slice(&payload_len.to_be_bytes());
+        let start = u16::try_from(40 + options_len).unwrap();
+        let partial = Some(PartialChecksum { start, offset: 6 });
+        let mut bench = Bench::new(Offload::TcpUdp);
+        bench.pod_sends(&VnetHeader { partial, ..spec.vnet(100) }, &packet);
+        bench.run();
+        let expected = if fits { vec![] } else { vec![(DropReason::VnetHeader, 1)] };
+        assert_eq!((bench.drops(), bench.sent().len()), (expected, if fits { 3 } else { 0 }));
+    }
+}
+
+/// What a header says must fit its packet in every respect, or the cut would be in the wrong place.
+#[test]
+fn a_super_packet_that_its_header_contradicts_is_dropped() {
+    let spec = Spec::outgoing(Family::V4, true, vec![3; 3000]);
+    let (good, packet) = (spec.vnet(1000), spec.build_partial());
+    let partial = good.partial.unwrap();
+    let place =
+        |start, offset| VnetHeader { partial: Some(PartialChecksum { start, offset }), ..good };
+    let mut fragment = packet.clone();
+    fragment[6] |= 0x20; // more fragments
+    let cases = [
+        ("no segment size", VnetHeader { gso_size: 0, ..good }, &packet),
+        ("checksum from elsewhere", place(partial.start + 4, partial.offset), &packet),
+        ("checksum elsewhere", place(partial.start, partial.offset - 10), &packet),
+        ("no checksum to finish", VnetHeader { partial: None, ..good }, &packet),
+        ("a fragment", good, &fragment),
+    ];
+    for (case, header, packet) in cases {
+        let mut bench = Bench::new(Offload::TcpUdp);
+        bench.pod_sends(&header, packet);
+        bench.run();
+        assert_eq!(bench.drops(), [(DropReason::VnetHeader, 1)], "{case}");
+        assert_eq!(bench.sent(), [], "{case}");
+    }
+}

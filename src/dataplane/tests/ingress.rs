@@ -1,6 +1,7 @@
+use overlay_proto::checksum::update_u16;
 use overlay_proto::{DecodeError, InnerError};
 
-use super::packets::Spec;
+use super::packets::{ACK, Spec};
 use super::*;
 
 fn udp(payload: usize) -> Spec {
@@ -136,4 +137,84 @@ fn a_deleted_tun_is_reported() {
     bench.run();
     assert_eq!(bench.drops(), [(DropReason::TunRefused, 1)]);
     assert_eq!(bench.noticed.try_recv(), Ok(Notice::TunGone));
+}
+
+/// Sets the 16 bits at `at` and keeps the checksum at `sum_at` right.
+fn set_word(packet: &mut [u8], at: usize, value: u16, sum_at: usize) {
+    let word = |at: usize| u16::from_be_bytes([packet[at], packet[at + 1]]);
+    let sum = update_u16(word(sum_at), word(at), value);
+    packet[at..at + 2].copy_from_slice(&value.to_be_bytes());
+    packet[sum_at..sum_at + 2].copy_from_slice(&sum.to_be_bytes());
+}
+
+/// Each is a pair that differs from a mergeable one in just one thing.
+#[test]
+fn packets_that_a_split_would_not_give_back_stay_as_they_came() {
+    let tcp = |flags: u8| Spec { flags, ..Spec::incoming(Family::V4, true, vec![3; 2000]) };
+    let pair = |spec: &Spec| spec.split(1000);
+
+    let mut cases = vec![("no acknowledgement", pair(&tcp(0)))];
+
+    let mut reserved = pair(&tcp(ACK));
+    for packet in &mut reserved {
+        let word = u16::from_be_bytes([packet[32], packet[33]]);
+        set_word(packet, 32, word | 0x0100, 36);
+    }
+    cases.push(("a reserved bit", reserved));
+
+    let mut options = pair(&tcp(ACK));
+    set_word(&mut options[1], 46, 0xbeef, 36);
+    cases.push(("other options", options));
+
+    let datagrams = pair(&Spec::incoming(Family::V4, false, vec![3; 2000]));
+    let mut length = datagrams.clone();
+    for packet in &mut length {
+        set_word(packet, 24, 1000, 26);
+    }
+    cases.push(("bytes behind the datagram", length));
+
+    let mut without = datagrams;
+    for packet in &mut without {
+        // A payload whose checksum comes to zero, which is sent as its complement or, as here, as
+        // none.
+        let sum = u16::from_be_bytes([packet[26], packet[27]]);
+        let word = u16::from_be_bytes([packet[28], packet[29]]);
+        let (total, carry) = word.overflowing_add(sum);
+        packet[28..30].copy_from_slice(&(total + u16::from(carry)).to_be_bytes());
+        packet[26..28].fill(0);
+    }
+    cases.push(("no checksum", without));
+
+    let mut extended = pair(&Spec::incoming(Family::V6, false, vec![3; 2000]));
+    for packet in &mut extended {
+        let mut options = vec![0; 64];
+        [options[0], options[1], options[2], options[3]] = [packet[6], 7, 1, 4];
+        packet[6] = 60;
+        packet.splice(40..40, options);
+        let payload_len = u16::try_from(packet.len() - 40).unwrap();
+        packet[4..6].copy_from_slice(&payload_len.to_be_bytes());
+    }
+    cases.push(("extension headers", extended));
+
+    for (case, packets) in cases {
+        let mut bench = Bench::new(Offload::TcpUdp);
+        let train: Vec<_> = packets.iter().map(|packet| datagram(packet)).collect();
+        bench.arrive(underlay_of(2), Ecn::NotEct, &train);
+        bench.run();
+        assert_eq!((bench.drops(), bench.tun.written.len()), (vec![], 2), "{case}");
+        assert_eq!(bench.delivered(), packets, "{case}");
+    }
+}
+
+#[test]
+fn a_super_packet_ends_before_its_length_does_not_fit_the_header() {
+    let packets = Spec::incoming(Family::V4, true, vec![3; 60 * 1200]).split(1200);
+    let mut bench = Bench::new(Offload::TcpUdp);
+    for part in packets.chunks(30) {
+        let train: Vec<_> = part.iter().map(|packet| datagram(packet)).collect();
+        bench.arrive(underlay_of(2), Ecn::NotEct, &train);
+    }
+    bench.run();
+    assert_eq!((bench.drops(), bench.tun.written.len()), (vec![], 2));
+    assert_eq!(bench.delivered(), packets);
 }

@@ -1,5 +1,6 @@
 //! The data path over in-memory devices: what goes in, what comes out, and what is counted.
 
+mod capture;
 mod codecs;
 mod egress;
 mod ingress;

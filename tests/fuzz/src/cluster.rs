@@ -52,7 +52,7 @@ pub(crate) fn owner(address: IpAddr) -> Option<u8> {
     (1..=3).contains(&node).then_some(node)
 }
 
-fn table() -> Table {
+pub(crate) fn table() -> Table {
     let node = |index: u8| NodeEntry {
         name: format!("node{index}"),
         address: address(index),

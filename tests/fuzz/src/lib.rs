@@ -33,6 +33,8 @@ pub const TARGETS: &[Target] = &[
     Target { name: "cni_stdin", run: targets::cni_stdin::run },
     Target { name: "node_file", run: targets::node_file::run },
     Target { name: "admin_request", run: targets::admin_request::run },
+    Target { name: "capture_file", run: targets::capture_file::run },
+    Target { name: "expectation", run: targets::expectation::run },
 ];
 
 /// The target called `name`.

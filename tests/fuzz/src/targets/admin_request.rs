@@ -7,7 +7,10 @@ use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::sync::{Arc, LazyLock, mpsc};
 
-use culvert::observe::{AdminSocket, Status, TableStatus, UnderlayStatus};
+use culvert::explain::{Devices, explain};
+use culvert::observe::{AdminSocket, Services, Status, TableStatus, UnderlayStatus};
+
+use crate::cluster;
 
 /// Longer than the longest request that is read.
 const MAX_LEN: usize = 8192;
@@ -20,7 +23,7 @@ static SOCKET: LazyLock<PathBuf> = LazyLock::new(|| {
         runtime.expect("a runtime").block_on(async {
             let socket = AdminSocket::bind(directory.path()).expect("a socket of our own");
             started.send(directory.path().join("culvert.sock")).expect("the test waits");
-            socket.serve(Arc::new(status)).await;
+            socket.serve(services()).await;
         });
     });
     waiting.recv().expect("the socket is served")
@@ -32,6 +35,16 @@ pub(crate) fn run(input: &[u8]) {
     if !answer.is_empty() {
         assert_eq!(answer.iter().filter(|byte| **byte == b'\n').count(), 1);
         serde_json::from_slice::<serde_json::Value>(&answer).expect("JSON");
+    }
+}
+
+fn services() -> Services {
+    let table = cluster::table();
+    let devices = Devices { bridge: "v-net-0".to_owned(), tun: "culvert0".to_owned() };
+    Services {
+        status: Arc::new(status),
+        explain: Arc::new(move |question| Ok(explain(&table, &devices, question)?)),
+        capture: Arc::new(|_, _| anyhow::bail!("there are no workers to look at")),
     }
 }
 

@@ -1,0 +1,406 @@
+//! Live captures: packets are copied beside the data path into rings that somebody else empties.
+//!
+//! Each worker has a ring of its own for each capture, of fixed size, which it alone fills: without a
+//! lock, an allocation or a wait. When a ring is full the record is lost and counted. Who empties the
+//! rings looks at them from time to time; nobody is woken.
+
+use std::cell::RefCell;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Weak};
+use std::time::Instant;
+
+use overlay_proto::InnerPacket;
+use rtrb::{Consumer, Producer, RingBuffer};
+
+use super::outer::Outer;
+use super::tap::{Decision, Sight, Tap};
+use super::underlay::{SENDERS, bucket};
+use crate::engine::{DropReason, Peer};
+
+/// Bytes of one ring: some 20 ms of full packets at line rate of 1 Gbit/s, and one capture of eight
+/// workers stays at 16 MiB.
+const RING_LEN: usize = 2 << 20;
+
+/// Captures at once.
+pub(super) const MAX_CAPTURES: usize = 4;
+
+/// What is captured.
+#[derive(Clone, Debug)]
+pub struct CaptureFilter {
+    /// Only packets from or to this pod.
+    pub pod: Option<IpAddr>,
+    /// Only packets from or to this peer.
+    pub peer: Option<String>,
+    /// Only packets that are dropped.
+    pub drops: bool,
+    /// Only every so manieth of what is left.
+    pub sample: u32,
+    /// Bytes that are kept of a packet.
+    pub snap_len: usize,
+}
+
+/// Where a packet was seen.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum CaptureSide {
+    /// Among the pods.
+    Inner,
+    /// On the underlay.
+    Outer,
+}
+
+/// What became of a captured packet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum CaptureVerdict {
+    /// It goes to a peer.
+    Forward,
+    /// It goes to a pod.
+    Deliver,
+    /// It is dropped, and its sender gets an ICMP error.
+    Reply(DropReason),
+    /// It is dropped.
+    Drop(DropReason),
+    /// It is an ICMP error of ours.
+    Answer,
+}
+
+/// One captured packet.
+#[derive(Clone, Copy, Debug)]
+pub struct CaptureRecord<'a> {
+    /// Nanoseconds since 1970.
+    pub time_ns: u64,
+    /// Where it was seen.
+    pub side: CaptureSide,
+    /// Whether it goes from a pod to the wire.
+    pub egress: bool,
+    /// What became of it.
+    pub verdict: CaptureVerdict,
+    /// The peer that it goes to or comes from; empty if there is none.
+    pub peer: &'a str,
+    /// Its length.
+    pub original_len: usize,
+    /// What was kept of it.
+    pub bytes: &'a [u8],
+}
+
+/// A running capture, in the hands of whoever reads it; it ends when this is dropped.
+#[derive(Debug)]
+pub struct Capture {
+    rings: Vec<Consumer<u8>>,
+    counts: Arc<Counts>,
+    record: Vec<u8>,
+    /// Says that the capture runs, as long as it is there.
+    alive: Arc<()>,
+}
+
+#[derive(Debug, Default)]
+struct Counts {
+    seen: AtomicU64,
+    lost: AtomicU64,
+}
+
+/// A worker's end of a capture.
+pub(super) struct CaptureTap {
+    filter: CaptureFilter,
+    place: Place,
+    /// A moment of both clocks, from which times are told.
+    epoch: (Instant, u64),
+    counts: Arc<Counts>,
+    state: RefCell<State>,
+}
+
+struct State {
+    ring: Producer<u8>,
+    time_ns: u64,
+    skipped: u32,
+}
+
+/// The node's own end of what is sent and received.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Place {
+    pub(super) address: IpAddr,
+    pub(super) source_ports: [u16; SENDERS],
+}
+
+impl Default for Place {
+    fn default() -> Self {
+        Self { address: Ipv4Addr::UNSPECIFIED.into(), source_ports: [0; SENDERS] }
+    }
+}
+
+/// Every capture of a worker.
+#[derive(Default)]
+pub(super) struct Taps(Vec<CaptureTap>);
+
+/// Opens a capture for so many workers: the reader's end, and each worker's.
+pub(super) fn open(
+    filter: &CaptureFilter,
+    workers: usize,
+    epoch: (Instant, u64),
+) -> (Capture, Vec<CaptureTap>) {
+    let counts = Arc::new(Counts::default());
+    let (taps, rings) = (0..workers)
+        .map(|_| {
+            let (ring, consumer) = RingBuffer::new(RING_LEN);
+            let tap = CaptureTap {
+                filter: filter.clone(),
+                place: Place::default(),
+                epoch,
+                counts: Arc::clone(&counts),
+                state: RefCell::new(State { ring, time_ns: 0, skipped: 0 }),
+            };
+            (tap, consumer)
+        })
+        .unzip();
+    (Capture { rings, counts, record: Vec::new(), alive: Arc::new(()) }, taps)
+}
+
+impl Taps {
+    pub(super) fn add(&mut self, tap: CaptureTap) {
+        self.0.push(tap);
+    }
+
+    /// Sets the moment of what is seen next and forgets captures that nobody reads; says whether any
+    /// is left. Without captures this looks at a length and nothing else.
+    pub(super) fn prepare(&mut self, now: Instant) -> Option<&dyn Tap> {
+        if self.0.is_empty() {
+            return None;
+        }
+        self.0.retain(|tap| !tap.state.borrow().ring.is_abandoned());
+        for tap in &self.0 {
+            let since = now.saturating_duration_since(tap.epoch.0).as_nanos();
+            let since = u64::try_from(since).unwrap_or(u64::MAX);
+            tap.state.borrow_mut().time_ns = tap.epoch.1.saturating_add(since);
+        }
+        (!self.0.is_empty()).then_some(self as &dyn Tap)
+    }
+
+    /// Follows a change of sockets.
+    pub(super) fn rebind(&mut self, place: Place) {
+        self.0.iter_mut().for_each(|tap| tap.place = place);
+    }
+}
+
+impl Tap for Taps {
+    fn see(&self, sight: &Sight<'_>) {
+        self.0.iter().for_each(|tap| tap.see(sight));
+    }
+}
+
+/// The fixed part of a record.
+const HEADER_LEN: usize = 24;
+
+mod verdict {
+    pub(super) const FORWARD: u8 = 0;
+    pub(super) const DELIVER: u8 = 1;
+    pub(super) const REPLY: u8 = 2;
+    pub(super) const DROP: u8 = 3;
+    pub(super) const ANSWER: u8 = 4;
+}
+
+impl CaptureTap {
+    /// Tells where the node's ends are.
+    pub(super) fn show(&mut self, place: Place) {
+        self.place = place;
+    }
+
+    fn note(&self, about: &About<'_>, parts: [&[u8]; 2]) {
+        let state = &mut *self.state.borrow_mut();
+        state.skipped += 1;
+        if state.skipped < self.filter.sample {
+            return;
+        }
+        state.skipped = 0;
+        self.counts.seen.fetch_add(1, Ordering::Relaxed);
+        let name = about.peer.map_or(&[][..], |peer| peer.name.as_bytes());
+        let name = &name[..name.len().min(usize::from(u8::MAX))];
+        let original_len = parts[0].len() + parts[1].len();
+        let first = &parts[0][..parts[0].len().min(self.filter.snap_len)];
+        let second = &parts[1][..parts[1].len().min(self.filter.snap_len - first.len())];
+        let len = HEADER_LEN + name.len() + first.len() + second.len();
+        let Ok(mut chunk) = state.ring.write_chunk(len) else {
+            self.counts.lost.fetch_add(1, Ordering::Relaxed);
+            return;
+        };
+        let (kind, reason) = match about.verdict {
+            CaptureVerdict::Forward => (verdict::FORWARD, 0),
+            CaptureVerdict::Deliver => (verdict::DELIVER, 0),
+            CaptureVerdict::Reply(reason) => (verdict::REPLY, reason.index()),
+            CaptureVerdict::Drop(reason) => (verdict::DROP, reason.index()),
+            CaptureVerdict::Answer => (verdict::ANSWER, 0),
+        };
+        let mut header = [0; HEADER_LEN];
+        header[0..4].copy_from_slice(&u32::try_from(len).unwrap_or(u32::MAX).to_ne_bytes());
+        let original_len = u32::try_from(original_len).unwrap_or(u32::MAX);
+        header[4..8].copy_from_slice(&original_len.to_ne_bytes());
+        header[8..16].copy_from_slice(&state.time_ns.to_ne_bytes());
+        header[16] = u8::from(about.side == CaptureSide::Outer);
+        header[17] = u8::from(about.egress);
+        header[18] = kind;
+        header[19] = u8::try_from(reason).unwrap_or(u8::MAX);
+        header[20] = u8::try_from(name.len()).unwrap_or(u8::MAX);
+        let (mut near, mut far) = chunk.as_mut_slices();
+        for mut part in [&header[..], name, first, second] {
+            let here = part.len().min(near.len());
+            near[..here].copy_from_slice(&part[..here]);
+            near = &mut near[here..];
+            part = &part[here..];
+            far[..part.len()].copy_from_slice(part);
+            far = &mut far[part.len()..];
+        }
+        chunk.commit_all();
+    }
+
+    /// Whether the filter lets a packet pass.
+    fn wants(&self, about: &About<'_>, inner: Option<&[u8]>) -> bool {
+        let dropped = matches!(about.verdict, CaptureVerdict::Reply(_) | CaptureVerdict::Drop(_));
+        if self.filter.drops && !dropped {
+            return false;
+        }
+        if let Some(name) = &self.filter.peer
+            && about.peer.is_none_or(|peer| peer.name != *name)
+        {
+            return false;
+        }
+        match (self.filter.pod, inner.map(InnerPacket::parse)) {
+            (None, _) => true,
+            (Some(pod), Some(Ok(packet))) => packet.source() == pod || packet.destination() == pod,
+            (Some(_), Some(Err(_)) | None) => false,
+        }
+    }
+}
+
+/// What is known of a packet besides its bytes.
+struct About<'a> {
+    side: CaptureSide,
+    egress: bool,
+    verdict: CaptureVerdict,
+    peer: Option<&'a Peer>,
+}
+
+impl Tap for CaptureTap {
+    fn see(&self, sight: &Sight<'_>) {
+        match *sight {
+            Sight::Egress { packet, peer, decision } => {
+                let verdict = match decision {
+                    Decision::Forward { .. } => CaptureVerdict::Forward,
+                    Decision::Reply { reason, .. } => CaptureVerdict::Reply(reason),
+                    Decision::Drop(reason) => CaptureVerdict::Drop(reason),
+                };
+                let mut about = About { side: CaptureSide::Inner, egress: true, verdict, peer };
+                if self.wants(&about, Some(packet)) {
+                    self.note(&about, [packet, &[]]);
+                    if let Decision::Reply { reply, .. } = decision {
+                        about.verdict = CaptureVerdict::Answer;
+                        about.egress = false;
+                        self.note(&about, [reply, &[]]);
+                    }
+                }
+            }
+            Sight::Sent { peer, ecn, flow_hash, datagram, result } => {
+                let verdict = match result {
+                    Ok(()) => CaptureVerdict::Forward,
+                    Err(reason) => CaptureVerdict::Drop(reason),
+                };
+                let about =
+                    About { side: CaptureSide::Outer, egress: true, verdict, peer: Some(peer) };
+                if self.wants(&about, datagram.get(peer.codec.header_len()..)) {
+                    let port = self.place.source_ports[bucket(flow_hash)];
+                    let source = SocketAddr::new(self.place.address, port);
+                    let outer = Outer::new(source, peer.endpoint, ecn, datagram);
+                    self.note(&about, [outer.as_slice(), datagram]);
+                }
+            }
+            Sight::Ingress { source, port, ecn, datagram, peer, outcome } => {
+                let verdict = match outcome {
+                    Ok(_) => CaptureVerdict::Deliver,
+                    Err(reason) => CaptureVerdict::Drop(reason),
+                };
+                let mut about = About { side: CaptureSide::Outer, egress: false, verdict, peer };
+                let inner = peer.and_then(|peer| datagram.get(peer.codec.header_len()..));
+                if self.wants(&about, inner) {
+                    let local = SocketAddr::new(self.place.address, port);
+                    let outer = Outer::new(source, local, ecn, datagram);
+                    self.note(&about, [outer.as_slice(), datagram]);
+                    if let Ok(inner) = outcome {
+                        about.side = CaptureSide::Inner;
+                        self.note(&about, [inner, &[]]);
+                    }
+                }
+            }
+            Sight::Lost { packet, reason } => {
+                let verdict = CaptureVerdict::Drop(reason);
+                let about = About { side: CaptureSide::Inner, egress: false, verdict, peer: None };
+                if self.wants(&about, Some(packet)) {
+                    self.note(&about, [packet, &[]]);
+                }
+            }
+        }
+    }
+}
+
+impl Capture {
+    /// Takes the oldest record that is there.
+    pub fn take(&mut self) -> Option<CaptureRecord<'_>> {
+        let oldest = self
+            .rings
+            .iter_mut()
+            .enumerate()
+            .filter_map(|(index, ring)| Some((head(ring)?, index)))
+            .min_by_key(|((time, _), index)| (*time, *index));
+        let ((_, len), index) = oldest?;
+        let chunk = self.rings[index].read_chunk(len).ok()?;
+        let (near, far) = chunk.as_slices();
+        self.record.clear();
+        self.record.extend_from_slice(near);
+        self.record.extend_from_slice(far);
+        chunk.commit_all();
+        read(&self.record)
+    }
+
+    /// Records that were made so far, and those of them that were lost because the rings were full.
+    pub fn counts(&self) -> (u64, u64) {
+        (self.counts.seen.load(Ordering::Relaxed), self.counts.lost.load(Ordering::Relaxed))
+    }
+
+    /// What is there as long as the capture is.
+    pub(super) fn sign(&self) -> Weak<()> {
+        Arc::downgrade(&self.alive)
+    }
+
+    /// Whether the workers are gone.
+    pub fn has_ended(&self) -> bool {
+        self.rings.iter().all(Consumer::is_abandoned)
+    }
+}
+
+/// Time and length of the first record of a ring.
+fn head(ring: &mut Consumer<u8>) -> Option<(u64, usize)> {
+    let chunk = ring.read_chunk(HEADER_LEN).ok()?;
+    let (near, far) = chunk.as_slices();
+    let mut header = [0; HEADER_LEN];
+    header[..near.len()].copy_from_slice(near);
+    header[near.len()..].copy_from_slice(far);
+    let len = u32::from_ne_bytes(*header.first_chunk()?);
+    Some((u64::from_ne_bytes(*header[8..].first_chunk()?), len as usize))
+}
+
+fn read(record: &[u8]) -> Option<CaptureRecord<'_>> {
+    let reason = *DropReason::ALL.get(usize::from(*record.get(19)?))?;
+    let name_end = HEADER_LEN + usize::from(*record.get(20)?);
+    Some(CaptureRecord {
+        time_ns: u64::from_ne_bytes(*record.get(8..)?.first_chunk()?),
+        side: if record[16] == 0 { CaptureSide::Inner } else { CaptureSide::Outer },
+        egress: record[17] != 0,
+        verdict: match record[18] {
+            verdict::FORWARD => CaptureVerdict::Forward,
+            verdict::DELIVER => CaptureVerdict::Deliver,
+            verdict::REPLY => CaptureVerdict::Reply(reason),
+            verdict::DROP => CaptureVerdict::Drop(reason),
+            _ => CaptureVerdict::Answer,
+        },
+        peer: std::str::from_utf8(record.get(HEADER_LEN..name_end)?).unwrap_or_default(),
+        original_len: u32::from_ne_bytes(*record.get(4..)?.first_chunk()?) as usize,
+        bytes: record.get(name_end..)?,
+    })
+}

@@ -1,0 +1,112 @@
+//! Questions of every kind.
+
+use overlay_proto::{Mtu, Vni};
+
+use super::*;
+use crate::engine::{Foreign, Membership, NodeEntry, Overlay, PeerRegistry, Speech};
+
+fn table() -> Table {
+    let node = |index: u8| NodeEntry {
+        name: format!("node{index}"),
+        address: IpAddr::from([192, 168, 1, 10 + index]),
+        subnets: vec![format!("10.244.{index}.0/24").parse().unwrap()],
+        speech: Speech::default(),
+    };
+    let overlay = Overlay {
+        vni: Vni::new(1).unwrap(),
+        networks: vec!["10.244.0.0/16".parse().unwrap()],
+        port: 4790,
+        foreign: Foreign::default(),
+    };
+    let members = Membership::check(overlay, "node1", (1..=3).map(node).collect()).unwrap();
+    let routers = vec!["10.244.1.1".parse().unwrap()];
+    Table::compile(&members, routers, |_| Mtu::new(1464).unwrap(), &PeerRegistry::default())
+}
+
+fn ask(source: &str, destination: &str, size: u16) -> Explanation {
+    let devices = Devices { bridge: "v-net-0".to_owned(), tun: "culvert0".to_owned() };
+    explain(&table(), &devices, &question(source, destination, size)).unwrap()
+}
+
+fn question(source: &str, destination: &str, size: u16) -> Question {
+    Question {
+        source: source.parse().unwrap(),
+        destination: destination.parse().unwrap(),
+        protocol: Protocol::Tcp,
+        source_port: 40_000,
+        destination_port: 80,
+        size,
+        may_fragment: false,
+    }
+}
+
+fn verdicts(explanation: &Explanation) -> Vec<(&str, &str, Option<&str>, Option<&str>)> {
+    let ways = explanation.ways.iter();
+    ways.map(|way| {
+        (way.direction.as_str(), way.verdict.as_str(), way.reason.as_deref(), way.peer.as_deref())
+    })
+    .collect()
+}
+
+#[test]
+fn a_packet_to_a_remote_pod_is_followed_to_the_wire() {
+    let answer = ask("10.244.1.2", "10.244.2.2", 1464);
+    assert_eq!(verdicts(&answer), [("egress", "forward", None, Some("node2"))]);
+    assert_eq!(answer.ways[0].wire_bytes, 1500);
+    let text = answer.to_string();
+    for part in [
+        "tcp 10.244.1.2 40000 > 10.244.2.2 80, 1464 bytes on node1: egress",
+        "10.244.1.2 is in 10.244.1.0/24, a subnet of this node",
+        "comes in by v-net-0",
+        "culvert0",
+        "10.244.2.2 is in 10.244.2.0/24 of node2",
+        "1464 bytes of at most 1464",
+        "vxlan-gpe, VNI 1: a header of 8 bytes",
+        "UDP 192.168.1.11 > 192.168.1.12 port 4790",
+        "forward, peer node2, 1500 bytes on the wire",
+    ] {
+        assert!(text.contains(part), "{part}: {text}");
+    }
+}
+
+#[test]
+fn what_stops_a_packet_is_named() {
+    let cases = [
+        ("10.244.1.2", "10.244.2.2", 1465, "reply", "too_big"),
+        ("10.244.1.2", "10.244.9.2", 100, "reply", "no_owner"),
+        ("10.244.1.2", "224.0.0.251", 100, "drop", "multicast"),
+        ("8.8.8.8", "10.244.2.2", 100, "drop", "foreign_source"),
+    ];
+    for (source, destination, size, verdict, reason) in cases {
+        let answer = ask(source, destination, size);
+        let [(_, was, why, _)] = verdicts(&answer)[..] else { panic!("{answer}") };
+        assert_eq!((was, why), (verdict, Some(reason)), "{answer}");
+        assert_eq!(answer.ways[0].wire_bytes, 0);
+    }
+}
+
+#[test]
+fn a_remote_source_is_followed_both_ways() {
+    let answer = ask("10.244.2.2", "10.244.1.2", 1000);
+    let expected =
+        [("ingress", "deliver", None, Some("node2")), ("egress", "forward", None, Some("node2"))];
+    assert_eq!(verdicts(&answer), expected);
+    assert!(answer.ways[1].packet.contains("10.244.1.2 80 > 10.244.2.2 40000"), "{answer}");
+    let lost = ask("10.244.2.2", "10.244.3.2", 1000);
+    assert_eq!(verdicts(&lost)[0], ("ingress", "drop", Some("not_our_destination"), Some("node2")));
+}
+
+#[test]
+fn neighbours_never_meet_the_daemon() {
+    let answer = ask("10.244.1.2", "10.244.1.3", 9000);
+    assert_eq!(verdicts(&answer), [("local", "local", None, None)]);
+    assert!(answer.to_string().contains("v-net-0 delivers, culvert0 sees nothing"), "{answer}");
+}
+
+#[test]
+fn packets_that_cannot_be_are_refused() {
+    let devices = Devices { bridge: String::new(), tun: String::new() };
+    let ask = |question| explain(&table(), &devices, &question).unwrap_err().to_string();
+    assert!(ask(question("10.244.1.2", "fd00::1", 100)).contains("different families"));
+    assert!(ask(question("10.244.1.2", "10.244.2.2", 39)).contains("headers alone are 40"));
+}

@@ -1,0 +1,99 @@
+//! `culvert explain`: a question, and where it is answered.
+
+use std::io::{self, Write as _};
+use std::net::IpAddr;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::Args;
+use culvert_cni::node_file::DEFAULT_RUN_DIR;
+
+use crate::app;
+use crate::explain::{self, Devices, Protocol, Question};
+use crate::observe;
+
+/// What `culvert explain` takes.
+#[derive(Debug, Args)]
+#[command(after_long_help = EXAMPLES)]
+pub struct ExplainArgs {
+    /// Source address of the packet.
+    source: IpAddr,
+    /// Destination address.
+    destination: IpAddr,
+    /// What it carries.
+    #[arg(long, value_enum, default_value_t = Protocol::Tcp)]
+    proto: Protocol,
+    /// Source port.
+    #[arg(long, default_value_t = 40_000, value_name = "PORT")]
+    sport: u16,
+    /// Destination port.
+    #[arg(long, default_value_t = 80, value_name = "PORT")]
+    dport: u16,
+    /// Length of the IP packet, in bytes.
+    #[arg(long, default_value_t = 100, value_name = "BYTES")]
+    size: u16,
+    /// The packet may be fragmented (IPv4 without DF).
+    #[arg(long)]
+    may_fragment: bool,
+    /// Print JSON.
+    #[arg(long)]
+    json: bool,
+    /// Directory of the daemon's admin socket.
+    #[arg(long, env = "CULVERT_RUN_DIR", value_name = "DIR", default_value = DEFAULT_RUN_DIR)]
+    run_dir: PathBuf,
+    /// Ask no daemon: answer from this subnet table, for the node of --node.
+    #[arg(long, value_name = "FILE", requires = "node")]
+    table: Option<PathBuf>,
+    /// The node of --table.
+    #[arg(long, value_name = "NAME", requires = "table")]
+    node: Option<String>,
+    /// The configuration that goes with --table.
+    #[arg(long, value_name = "FILE", requires = "table")]
+    config: Option<PathBuf>,
+}
+
+const EXAMPLES: &str = "\
+Examples:
+  Why does a pod not reach another?
+    culvert explain 10.244.1.2 10.244.2.3
+  Does a full packet fit?
+    culvert explain 10.244.1.2 10.244.2.3 --proto udp --dport 443 --size 1500
+  What would node2 do, without asking it?
+    culvert explain 10.244.1.2 10.244.2.3 --table table.toml --node node2
+
+Exit codes: 0 answered, whatever the verdict; 1 nobody answers, or a file that is wrong; 2 a command
+line that makes no sense.";
+
+/// Runs the command.
+///
+/// # Errors
+///
+/// Nobody answers, or the packet cannot be.
+pub fn run(args: &ExplainArgs) -> anyhow::Result<ExitCode> {
+    let question = Question {
+        source: args.source,
+        destination: args.destination,
+        protocol: args.proto,
+        source_port: args.sport,
+        destination_port: args.dport,
+        size: args.size,
+        may_fragment: args.may_fragment,
+    };
+    let explanation = match &args.table {
+        Some(table) => {
+            let offline = app::offline(args.config.as_deref(), Some(table), args.node.as_deref())?;
+            let config = &offline.config;
+            let devices =
+                Devices { bridge: config.bridge.name.clone(), tun: config.tun.name.clone() };
+            explain::explain(&offline.table, &devices, &question)?
+        }
+        None => observe::ask(&args.run_dir, &question)?,
+    };
+    let mut out = io::stdout().lock();
+    if args.json {
+        writeln!(out, "{}", serde_json::to_string_pretty(&explanation)?)?;
+    } else {
+        writeln!(out, "{explanation}")?;
+    }
+    Ok(ExitCode::SUCCESS)
+}

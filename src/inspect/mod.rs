@@ -1,0 +1,7 @@
+//! Commands that look at packets of a running daemon: `culvert explain`, `culvert capture`.
+
+mod capture;
+mod explain;
+
+pub use capture::{CaptureArgs, run as run_capture};
+pub use explain::{ExplainArgs, run as run_explain};

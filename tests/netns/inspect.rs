@@ -1,0 +1,160 @@
+//! Captures and explanations of running daemons, and what tshark and tcpdump make of them.
+
+use std::process::{Child, Command, Output, Stdio};
+
+use culvert::lab::{Lab, wait_until};
+
+use crate::harness::{CULVERT, SOON, assert_reaches, lab, quick_ping};
+
+/// `culvert capture` of node1 with these arguments.
+fn capture(lab: &Lab, arguments: &[&str]) -> Command {
+    let mut command = Command::new(CULVERT);
+    command.arg("capture").args(arguments).arg("--run-dir").arg(lab.node(1).run_dir());
+    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    command
+}
+
+/// Lets a pod of node1 ping one of node2 until `child` has ended, and returns what that has printed.
+fn ping_until_done(lab: &Lab, mut child: Child) -> Output {
+    wait_until(SOON, "the capture to end", || {
+        quick_ping(lab.pod(1, 1).netns(), lab.pod(2, 1).ipv4());
+        child.try_wait().unwrap().is_some()
+    })
+    .unwrap();
+    child.wait_with_output().unwrap()
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
+}
+
+#[test]
+fn capture_shows_both_sides_of_the_tunnel() {
+    let lab = lab("nt-capture").up().unwrap();
+    let child = capture(&lab, &["--count", "8", "--peer", "node2"]).spawn().unwrap();
+    let output = ping_until_done(&lab, child);
+    let (lines, report) = (text(&output.stdout), text(&output.stderr));
+    assert!(output.status.success(), "{report}");
+    assert_eq!(lines.lines().count(), 8, "{lines}");
+    for part in [
+        "inner egress forward peer=node2: 10.244.1.2 > 10.244.2.2, 84 bytes",
+        "outer egress forward peer=node2: 192.168.1.11 > 192.168.1.12, 120 bytes",
+        "outer ingress deliver peer=node2: 192.168.1.12 > 192.168.1.11, 120 bytes",
+        "inner ingress deliver peer=node2: 10.244.2.2 > 10.244.1.2, 84 bytes",
+    ] {
+        assert!(lines.contains(part), "{part} is not in\n{lines}");
+    }
+    assert!(report.contains("8 packets captured, 0 lost"), "{report}");
+}
+
+#[test]
+fn tcpdump_and_tshark_read_a_capture_from_a_pipe() {
+    let lab = lab("nt-capture-pipe").up().unwrap();
+    let commands = [
+        ("tcpdump", vec!["-n", "-r", "-"], "192.168.1.11"),
+        (
+            "tshark",
+            vec!["-r", "-", "-T", "fields", "-e", "frame.comment"],
+            "egress forward peer=node2",
+        ),
+    ];
+    for (program, arguments, expected) in commands {
+        let mut child = capture(&lab, &["--count", "8", "-w", "-"]).spawn().unwrap();
+        let reader = Command::new(program)
+            .args(arguments)
+            .stdin(child.stdout.take().unwrap())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let output = ping_until_done(&lab, child);
+        assert!(output.status.success(), "{}", text(&output.stderr));
+        let read = reader.wait_with_output().unwrap();
+        let printed = text(&read.stdout);
+        assert!(printed.contains(expected), "{program}: {printed}{}", text(&read.stderr));
+        assert_eq!(printed.lines().count(), 8, "{program}: {printed}");
+    }
+}
+
+#[test]
+fn drops_are_captured_with_their_reason_and_an_interrupt_ends_in_good_order() {
+    let lab = lab("nt-capture-drops").up().unwrap();
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("drops.pcapng");
+    let arguments = ["--drops", "--pod", "10.244.1.2", "-w", path.to_str().unwrap()];
+    let mut child = capture(&lab, &arguments).spawn().unwrap();
+    // Whatever the file holds at the end is whole; until then it grows.
+    wait_until(SOON, "a dropped packet in the file", || {
+        quick_ping(lab.pod(1, 1).netns(), "10.244.99.9".parse().unwrap());
+        std::fs::metadata(&path).is_ok_and(|file| file.len() > 700)
+    })
+    .unwrap();
+    let pid = rustix::process::Pid::from_child(&child);
+    rustix::process::kill_process(pid, rustix::process::Signal::INT).unwrap();
+    let status = child.wait().unwrap();
+    let report = text(&child.wait_with_output().unwrap().stderr);
+    assert!(status.success(), "{report}");
+    assert!(report.contains(" packets captured, 0 lost"), "{report}");
+    let comments = Command::new("tshark")
+        .args(["-r", path.to_str().unwrap(), "-T", "fields", "-e", "frame.comment"])
+        .output()
+        .unwrap();
+    let comments = text(&comments.stdout);
+    assert!(comments.contains("egress reply reason=no_owner"), "{comments}");
+    assert!(!comments.contains("forward"), "{comments}");
+}
+
+#[test]
+fn captures_are_refused_with_a_reason() {
+    let lab = lab("nt-capture-refused").up().unwrap();
+    let output = capture(&lab, &["--peer", "node9"]).output().unwrap();
+    assert_eq!(output.status.code(), Some(1));
+    assert!(
+        text(&output.stderr).contains("no peer is called \"node9\""),
+        "{}",
+        text(&output.stderr)
+    );
+}
+
+#[test]
+fn explain_answers_from_the_live_table() {
+    let lab = lab("nt-explain").up().unwrap();
+    assert_reaches(lab.pod(1, 1).netns(), lab.pod(2, 1).ipv4());
+    let node = lab.node(1);
+    let forward = node.culvert(&["explain", "10.244.1.2", "10.244.2.2", "--size", "1464"]).unwrap();
+    assert!(forward.contains("forward, peer node2, 1500 bytes on the wire"), "{forward}");
+    let reply =
+        node.culvert(&["explain", "10.244.1.2", "10.244.2.2", "--size", "1500", "--json"]).unwrap();
+    let answer: serde_json::Value = serde_json::from_str(&reply).unwrap();
+    assert_eq!(answer["ways"][0]["verdict"], "reply");
+    assert_eq!(answer["ways"][0]["reason"], "too_big");
+    let both = node.culvert(&["explain", "10.244.2.2", "10.244.1.2"]).unwrap();
+    assert!(both.contains("ingress") && both.contains("egress"), "{both}");
+}
+
+#[test]
+fn tshark_shows_the_verdicts_of_a_replay() {
+    let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/pcap");
+    let output = Command::new(CULVERT)
+        .args(["replay", "--node", "node1", "-w", "-", "--table"])
+        .arg(root.join("table.toml"))
+        .arg(root.join("jumbo.pcap"))
+        .output()
+        .unwrap();
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("replayed.pcapng");
+    std::fs::write(&path, &output.stdout).unwrap();
+    let fields = ["frame.comment", "udp.dstport", "vxlan.vni", "ip.len"];
+    let fields = fields.iter().flat_map(|field| ["-e", field]);
+    let shown = Command::new("tshark")
+        .args(["-r", path.to_str().unwrap(), "-T", "fields"])
+        .args(fields)
+        .output()
+        .unwrap();
+    let shown = text(&shown.stdout);
+    let first = shown.lines().next().unwrap_or_default();
+    assert!(first.starts_with("packet 1: egress forward peer=node2 wire=1500"), "{shown}");
+    let columns: Vec<_> = first.split('\t').collect();
+    // Of both IP headers and both UDP headers, the outer ones first.
+    assert_eq!(columns[1..], ["4790,2", "1", "1500,1464"], "{shown}");
+}
