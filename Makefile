@@ -115,7 +115,7 @@ fuzz-minimise: fuzz-build ## Rewrite the corpus as the fewest inputs that reach 
 	done
 
 .PHONY: test-root
-test-root: test-node-state test-cni test-netns test-netns-plain test-sources ## Tests that need root: devices and namespaces
+test-root: test-node-state test-cni test-netns test-netns-plain test-sources test-runtimes ## Tests that need root: devices and namespaces
 
 .PHONY: test-node-state
 test-node-state: ## The node's kernel state: set up, repaired, cleaned up
@@ -170,6 +170,12 @@ without-compose:
 compose-prerequisites:
 	@deploy/compose/install-engine
 
+# The program in the containers has nothing around it, so it brings its libraries along.
+.PHONY: test-runtimes
+test-runtimes: runtime-prerequisites build ## The plugin as containerd, its CRI and a script call it
+	cargo rustc --locked -p runtime-guest --target-dir target/static -- -C target-feature=+crt-static
+	$(ROOT_RUNNER) cargo test --locked -p culvert --test runtimes
+
 .PHONY: fixtures
 fixtures: ## Make golden captures and what is expected of them anew; look at git diff afterwards
 	CULVERT_BLESS=1 cargo test --locked -p culvert --test packets
@@ -196,7 +202,7 @@ clean: ## Remove what was built
 	cargo clean
 
 # What a fresh Debian or Ubuntu lacks: programs, and the package that has each.
-TOOLS := ip:iproute2 ping:iputils-ping nft:nftables cc:gcc column:bsdextrautils ethtool:ethtool tshark:tshark tcpdump:tcpdump \
+TOOLS := ip:iproute2 ping:iputils-ping nft:nftables cc:gcc column:bsdextrautils ethtool:ethtool tshark:tshark tcpdump:tcpdump iptables:iptables \
 	/usr/lib/cni/host-local:containernetworking-plugins etcd:etcd-server etcdctl:etcd-client openssl:openssl
 
 # The package of etcd starts a server, now (unless the service is masked, or without systemd the
@@ -219,6 +225,21 @@ prerequisites:
 	fi
 	@[ -c /dev/net/tun ] || $(SUDO) modprobe tun || { echo "this kernel has no TUN driver (/dev/net/tun)" >&2; exit 1; }
 	@cargo fmt --version >/dev/null 2>&1 && cargo clippy --version >/dev/null 2>&1 || rustup component add rustfmt clippy
+
+# Container runtimes. Where Docker is installed, containerd is already there.
+RUNTIME_TOOLS := containerd:containerd ctr:containerd runc:runc /usr/lib/cni/loopback:containernetworking-plugins
+
+.PHONY: runtime-prerequisites
+runtime-prerequisites:
+	@missing=""; for tool in $(RUNTIME_TOOLS); do \
+	    PATH="$$PATH:/usr/sbin:/sbin" command -v "$${tool%%:*}" >/dev/null || missing="$$missing $${tool##*:}"; \
+	done; \
+	if [ -n "$$missing" ]; then \
+	    echo "installing$$missing"; \
+	    command -v apt-get >/dev/null || { echo "this needs$$missing; install them, then run this again" >&2; exit 1; }; \
+	    $(SUDO) apt-get update -qq; \
+	    $(SUDO) env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $$missing >/dev/null; \
+	fi
 
 # What the bench measures beside Culvert, and sets up with. What a distribution lacks is left out.
 BENCH_TOOLS := ethtool:ethtool wireguard-go:wireguard-go wg:wireguard-tools nebula:nebula

@@ -12,6 +12,7 @@ use std::process::ExitCode;
 use clap::{Args, CommandFactory as _, Parser, Subcommand, error::ErrorKind};
 use culvert_cni::node_file::DEFAULT_RUN_DIR;
 
+use crate::cni_install::{self, CniArgs};
 use crate::config::{Config, Overrides};
 use crate::inspect::{self, CaptureArgs, ExplainArgs};
 use crate::lab::{self, LabArgs};
@@ -59,6 +60,8 @@ enum Command {
     Replay(Box<ReplayArgs>),
     /// The addresses of this node's pods: list, check, free, import, rebuild.
     Ipam(ipam::IpamArgs),
+    /// Install the CNI plugin for this node's container runtime, or remove it.
+    Cni(CniArgs),
     /// Nodes and pods as network namespaces on this machine.
     Lab(LabArgs),
     /// Print a completion script for a shell.
@@ -164,6 +167,7 @@ fn execute(command: Command) -> anyhow::Result<ExitCode> {
         Command::Capture(args) => return inspect::run_capture(&args),
         Command::Replay(args) => return replay::run(*args),
         Command::Ipam(args) => return ipam::run(&args),
+        Command::Cni(args) => return cni_install::run(args),
         Command::Lab(args) => return lab::run(args),
         Command::Completions { shell } => {
             let mut script = Vec::new();

@@ -6,6 +6,7 @@
 
 pub mod app;
 pub mod cli;
+pub mod cni_install;
 pub mod config;
 pub mod control;
 pub mod dataplane;

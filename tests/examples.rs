@@ -156,15 +156,24 @@ fn files_in_the_readme_are_good() {
 #[test]
 fn network_configuration_is_the_same_everywhere() {
     let parse = |text: &str| serde_json::from_str::<serde_json::Value>(text).unwrap();
-    let file = [parse(&read("deploy/cni/10-culvert.conflist"))];
+    let file = parse(&read("deploy/cni/10-culvert.conflist"));
+    assert_eq!(file["cniVersion"], "1.0.0");
     for document in ["docs/cni.md", "README.md"] {
         let lists: Vec<_> = blocks(&read(document), "json")
             .iter()
             .map(|block| parse(block))
             .filter(|value| value.get("plugins").is_some())
             .collect();
-        assert_eq!(lists, file, "{document}");
+        assert_eq!(lists.first(), Some(&file), "{document}");
+        for list in lists {
+            assert_eq!(list["plugins"][0]["type"], "culvert-cni", "{document}");
+        }
     }
+    // The other file differs in the version only.
+    let mut newer = parse(&read("deploy/cni/10-culvert-1.1.0.conflist"));
+    assert_eq!(newer["cniVersion"], "1.1.0");
+    newer["cniVersion"] = file["cniVersion"].clone();
+    assert_eq!(newer, file);
 }
 
 #[test]

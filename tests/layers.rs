@@ -7,9 +7,9 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// Each module of the daemon, and the modules that it may use.
-const LAYERS: [(&str, &[&str]); 15] = [
+const LAYERS: [(&str, &[&str]); 16] = [
     ("main", &["cli"]),
-    ("cli", &["app", "config", "control", "inspect", "lab", "observe", "replay"]),
+    ("cli", &["app", "cni_install", "config", "control", "inspect", "lab", "observe", "replay"]),
     ("inspect", &["app", "explain", "lifecycle", "observe", "pcap"]),
     ("replay", &["app", "dataplane", "engine", "lifecycle", "pcap", "platform"]),
     (
@@ -31,6 +31,7 @@ const LAYERS: [(&str, &[&str]); 15] = [
     ("observe", &["engine", "explain", "lifecycle"]),
     ("explain", &["dataplane", "engine", "platform"]),
     ("config", &["platform"]),
+    ("cni_install", &["platform"]),
     ("lab", &["platform"]),
     ("engine", &[]),
     ("pcap", &[]),

@@ -16,12 +16,6 @@ const HOST_DEVICE_PREFIX: &str = "culv";
 /// Hexadecimal digits of the hash in a host end's name: all that the prefix leaves room for.
 const HOST_DEVICE_DIGITS: usize = MAX_IFNAME_BYTES - HOST_DEVICE_PREFIX.len();
 
-/// Every label of a host end starts with this.
-const ALIAS_PREFIX: &str = "culvert pod ";
-
-/// Longest label of a device: the kernel's `IFALIASZ` less its terminating zero.
-const MAX_ALIAS_BYTES: usize = 255;
-
 /// A name that breaks a rule of the CNI specification, and the rule.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 #[error("{rule}")]
@@ -85,25 +79,6 @@ impl Attachment {
         }
         let digits = format!("{:016x}", hash.finish());
         format!("{HOST_DEVICE_PREFIX}{}", &digits[..HOST_DEVICE_DIGITS])
-    }
-}
-
-impl Attachment {
-    /// What the host's end is labelled with, so that its owner can be told without the store.
-    ///
-    /// Empty when the names do not fit the label; none of them can contain a slash.
-    #[must_use]
-    pub fn alias(&self) -> String {
-        let alias = format!("{ALIAS_PREFIX}{}/{}/{}", self.network, self.container, self.ifname);
-        if alias.len() <= MAX_ALIAS_BYTES { alias } else { String::new() }
-    }
-
-    /// The attachment whose device is labelled `alias`, if it is one of ours.
-    #[must_use]
-    pub fn from_alias(alias: &str) -> Option<Self> {
-        let mut names = alias.strip_prefix(ALIAS_PREFIX)?.split('/');
-        let attachment = Self::new(names.next()?, names.next()?, names.next()?).ok()?;
-        names.next().is_none().then_some(attachment)
     }
 }
 
@@ -211,20 +186,6 @@ mod tests {
             (0..10_000).map(|n| attachment(&format!("c{n}"), "eth0").host_device()).collect();
         assert_eq!(names.len(), 10_000);
         assert_ne!(attachment("ab", "c").host_device(), attachment("a", "bc").host_device());
-    }
-
-    #[test]
-    fn label_of_a_device_names_its_owner() {
-        let attachment = attachment("c1", "eth0");
-        assert_eq!(attachment.alias(), "culvert pod pods/c1/eth0");
-        assert_eq!(Attachment::from_alias(&attachment.alias()), Some(attachment));
-        for alias in
-            ["", "culvert pod ", "culvert bridge", "culvert pod a/b", "culvert pod a/b/c/d"]
-        {
-            assert_eq!(Attachment::from_alias(alias), None, "{alias}");
-        }
-        let long = Attachment::new("pods", &"c".repeat(300), "eth0").unwrap();
-        assert_eq!(long.alias(), "");
     }
 
     const GOLDEN_HOST_DEVICE: &str = "culv9597bc6a7ab";

@@ -4,13 +4,12 @@
 //! change the process's environment. Nothing else in the plugin reads the environment.
 
 use std::ffi::OsString;
+use std::net::IpAddr;
 use std::path::PathBuf;
 
 use crate::attachment::{InvalidName, check_identifier, check_ifname};
-use crate::error::Error;
-
-/// Keys of `CNI_ARGS` that ask for what this plugin cannot do.
-const REFUSED_ARGS: [&str; 2] = ["IP", "MAC"];
+use crate::error::{Error, shorten};
+use crate::mac::MacAddress;
 
 /// Looks an environment variable up.
 pub(crate) type Variables<'a> = &'a dyn Fn(&str) -> Option<OsString>;
@@ -21,17 +20,22 @@ pub(crate) enum Command {
     Add,
     Check,
     Del,
+    Gc,
+    Status,
     Version,
 }
 
 impl Command {
-    const ALL: [Self; 4] = [Self::Add, Self::Check, Self::Del, Self::Version];
+    const ALL: [Self; 6] =
+        [Self::Add, Self::Check, Self::Del, Self::Gc, Self::Status, Self::Version];
 
     pub(crate) fn as_str(self) -> &'static str {
         match self {
             Self::Add => "ADD",
             Self::Check => "CHECK",
             Self::Del => "DEL",
+            Self::Gc => "GC",
+            Self::Status => "STATUS",
             Self::Version => "VERSION",
         }
     }
@@ -44,7 +48,7 @@ impl Command {
         let known = Self::ALL.into_iter().find(|verb| verb.as_str() == value);
         known.map(Some).ok_or_else(|| Error::BadEnvironment {
             name: "CNI_COMMAND",
-            value,
+            value: shorten(&value),
             remedy: format!("this plugin knows {}", Self::ALL.map(Self::as_str).join(", ")),
         })
     }
@@ -109,7 +113,7 @@ impl Directories {
             }
             Err(Error::BadEnvironment {
                 name,
-                value: value.to_string_lossy().into_owned(),
+                value: shorten(&value.to_string_lossy()),
                 remedy: "needs an absolute path".to_owned(),
             })
         };
@@ -120,36 +124,68 @@ impl Directories {
     }
 }
 
-/// Checks `CNI_ARGS`: what it asks for must be something this plugin does.
-///
-/// Kubernetes runtimes describe the pod here (`K8S_POD_NAME=…`), together with `IgnoreUnknown=1`.
-pub(crate) fn check_args(variables: Variables<'_>) -> Result<(), Error> {
-    let Some(args) = text(variables, "CNI_ARGS")? else {
-        return Ok(());
-    };
-    let bad =
-        |remedy: String| Error::BadEnvironment { name: "CNI_ARGS", value: args.clone(), remedy };
-    let mut pairs = Vec::new();
-    for pair in args.split(';').filter(|pair| !pair.is_empty()) {
-        let split = pair.split_once('=');
-        pairs.push(split.ok_or_else(|| bad(format!("{pair:?} needs to be KEY=VALUE")))?);
-    }
-    let ignores_unknown =
-        pairs.iter().any(|(key, value)| *key == "IgnoreUnknown" && matches!(*value, "1" | "true"));
-    for (key, value) in &pairs {
-        if REFUSED_ARGS.contains(key) {
-            return Err(Error::UnsupportedKey {
-                key: format!("CNI_ARGS {key}"),
-                value: format!("{value:?}"),
-                remedy: "culvert-cni chooses addresses itself; remove it".to_owned(),
-            });
+/// What `CNI_ARGS` asks for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Args {
+    pub(crate) ip: Option<IpAddr>,
+    pub(crate) mac: Option<MacAddress>,
+}
+
+impl Args {
+    /// Reads `CNI_ARGS`: `KEY=VALUE` with `;` between.
+    ///
+    /// Kubernetes runtimes describe the pod here (`K8S_POD_NAME=…`), which changes nothing. Any other
+    /// key needs `IgnoreUnknown=1`, as the specification's conventions have it.
+    pub(crate) fn read(variables: Variables<'_>) -> Result<Self, Error> {
+        let Some(text) = text(variables, "CNI_ARGS")? else {
+            return Ok(Self::default());
+        };
+        let bad = |remedy: String| Error::BadEnvironment {
+            name: "CNI_ARGS",
+            value: shorten(&text),
+            remedy,
+        };
+        let mut args = Self::default();
+        let (mut unknown, mut ignores_unknown) = (None, false);
+        for pair in text.split(';').filter(|pair| !pair.is_empty()) {
+            let Some((key, value)) = pair.split_once('=') else {
+                return Err(bad(format!("{:?} needs to be KEY=VALUE", shorten(pair))));
+            };
+            match key {
+                "IgnoreUnknown" => {
+                    ignores_unknown = match value.to_ascii_lowercase().as_str() {
+                        "1" | "true" => true,
+                        "0" | "false" => false,
+                        _ => return Err(bad("IgnoreUnknown needs to be 1 or 0".to_owned())),
+                    };
+                }
+                "IP" => {
+                    let address = value.parse().map_err(|_| bad(format!(
+                        "IP needs to be an address without prefix length, such as 10.244.1.9, not \
+                         {:?}",
+                        shorten(value)
+                    )))?;
+                    args.ip = Some(address);
+                }
+                "MAC" => {
+                    let mac = MacAddress::parse(value).ok_or_else(|| bad(format!(
+                        "MAC needs to be the address of one device, such as 0a:58:00:00:00:09, not \
+                         {:?}",
+                        shorten(value)
+                    )))?;
+                    args.mac = Some(mac);
+                }
+                _ if key.starts_with("K8S_") => {}
+                _ => unknown = Some(key),
+            }
         }
-        let is_known = *key == "IgnoreUnknown" || key.starts_with("K8S_");
-        if !is_known && !ignores_unknown {
-            return Err(bad(format!("{key} is unknown; remove it or add IgnoreUnknown=1")));
+        match unknown {
+            Some(key) if !ignores_unknown => {
+                Err(bad(format!("{} is unknown; remove it or add IgnoreUnknown=1", shorten(key))))
+            }
+            _ => Ok(args),
         }
     }
-    Ok(())
 }
 
 /// Reads a variable as text; an empty one counts as missing.
@@ -159,7 +195,7 @@ fn text(variables: Variables<'_>, name: &'static str) -> Result<Option<String>, 
     };
     let not_text = |value: OsString| Error::BadEnvironment {
         name,
-        value: value.to_string_lossy().into_owned(),
+        value: shorten(&value.to_string_lossy()),
         remedy: "needs to be UTF-8".to_owned(),
     };
     value.into_string().map(Some).map_err(not_text)
@@ -172,7 +208,7 @@ fn check(
 ) -> Result<(), Error> {
     rule(value).map_err(|broken| Error::BadEnvironment {
         name,
-        value: value.to_owned(),
+        value: shorten(value),
         remedy: broken.to_string(),
     })
 }
@@ -242,21 +278,45 @@ mod tests {
         assert!(error.to_string().contains("absolute"), "{error}");
     }
 
+    fn args(text: &'static str) -> Result<Args, Error> {
+        Args::read(&variables(&[("CNI_ARGS", text)]))
+    }
+
     #[test]
     fn arguments_of_kubernetes_are_ignored() {
-        for args in
-            ["", "IgnoreUnknown=1;K8S_POD_NAME=x", "K8S_POD_UID=1", "X=1;IgnoreUnknown=true"]
+        for text in
+            ["", "IgnoreUnknown=1;K8S_POD_NAME=x", "K8S_POD_UID=1", "X=1;IgnoreUnknown=TRUE"]
         {
-            assert!(check_args(&variables(&[("CNI_ARGS", args)])).is_ok(), "{args}");
+            assert_eq!(args(text).unwrap(), Args::default(), "{text}");
         }
     }
 
     #[test]
-    fn arguments_that_ask_for_something_are_refused() {
-        for (args, code) in [("IP=10.0.0.9", 2), ("MAC=00:00:00:00:00:01", 2), ("X=1", 4), ("X", 4)]
-        {
-            let error = check_args(&variables(&[("CNI_ARGS", args)])).unwrap_err();
-            assert_eq!(error.code(), code, "{args}");
+    fn arguments_that_ask_for_addresses_are_read() {
+        let asked = args("IP=10.244.1.9;MAC=0a:58:00:00:00:09").unwrap();
+        assert_eq!(asked.ip, "10.244.1.9".parse().ok());
+        assert_eq!(asked.mac, MacAddress::parse("0a:58:00:00:00:09"));
+    }
+
+    #[test]
+    fn arguments_that_make_no_sense_are_refused() {
+        for text in [
+            "X=1",
+            "X=1;IgnoreUnknown=0",
+            "IgnoreUnknown=yes",
+            "X",
+            "IP=10.244.1.9/24",
+            "IP=",
+            "MAC=ff:ff:ff:ff:ff:ff",
+        ] {
+            assert_eq!(args(text).unwrap_err().code(), 4, "{text}");
         }
+    }
+
+    #[test]
+    fn a_long_value_is_shortened_in_the_message() {
+        let long = "x".repeat(100_000);
+        let error = Args::read(&|_| Some(long.clone().into())).unwrap_err();
+        assert!(error.to_string().len() < 2_000, "{}", error.to_string().len());
     }
 }

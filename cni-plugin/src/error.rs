@@ -21,8 +21,10 @@ pub(crate) enum Error {
     BadEnvironment { name: &'static str, value: String, remedy: String },
     #[error("config key cniVersion is {version:?}: this plugin speaks {supported}")]
     UnsupportedVersion { version: String, supported: String },
-    #[error("config key cniVersion is {version:?}: CHECK exists since 0.4.0")]
-    NoCheckInVersion { version: &'static str },
+    #[error(
+        "config key cniVersion is {version:?}, which has no {command}: set it to {since} or later"
+    )]
+    VerbNotInVersion { version: &'static str, command: &'static str, since: &'static str },
     #[error("cannot read the network configuration from stdin")]
     ReadConfig { source: io::Error },
     #[error(
@@ -78,10 +80,36 @@ pub(crate) enum Error {
     Sysctl { path: PathBuf, value: &'static str, source: io::Error },
     #[error(transparent)]
     Netlink(#[from] netlink::Error),
+    #[error(
+        "cannot have the kernel check what the pod sends: it needs nftables for bridges. Set config \
+         key macspoofchk to false to do without"
+    )]
+    SourceCheck { source: culvert_nft::Error },
+    #[error(
+        "the pod has more addresses than the alias of its device {device} can hold (255 bytes), by \
+         which the source check is kept up: ask for fewer"
+    )]
+    TooManyAddresses { device: String },
+    #[error(
+        "address {address} is in use by somebody else on the bridge: find out who, or set config key \
+         enabledad to false"
+    )]
+    DuplicateAddress { address: ipnet::IpNet },
+    #[error(
+        "the kernel did not decide within 10 seconds whether the addresses of {device} are in use: \
+         delete the pod, or set config key enabledad to false"
+    )]
+    UndecidedAddress { device: String },
+    #[error(transparent)]
+    Nftables(#[from] culvert_nft::Error),
     #[error(transparent)]
     Ipam(#[from] ipam::Error),
     #[error("CHECK found that {what}. Delete the pod, so that it is set up anew")]
     Mismatch { what: String },
+    #[error("this node cannot take pods: {reason}")]
+    Unavailable { reason: String },
+    #[error("this node cannot take pods, and those that it has may not reach others: {reason}")]
+    Limited { reason: String },
 }
 
 /// Kernel calls failed.
@@ -95,11 +123,28 @@ const CODE_MISMATCH: u32 = 103;
 /// The store of allocations cannot be used.
 const CODE_STORE: u32 = 104;
 
+/// Longest piece of somebody else's text that a message repeats, in bytes.
+const SHOWN_BYTES: usize = 200;
+
+/// Cuts a text that somebody else made down to what a message can carry.
+pub(crate) fn shorten(text: &str) -> String {
+    if text.len() <= SHOWN_BYTES {
+        return text.to_owned();
+    }
+    let end = (0..=SHOWN_BYTES).rev().find(|end| text.is_char_boundary(*end)).unwrap_or(0);
+    format!("{}… ({} bytes)", &text[..end], text.len())
+}
+
 impl Error {
+    /// What a refusal by nftables means to whoever attaches a pod that is to be checked.
+    pub(crate) fn source_check(source: culvert_nft::Error) -> Self {
+        if source.is_unsupported() { Self::SourceCheck { source } } else { source.into() }
+    }
+
     /// The code of the CNI specification, or one of our own from 100 on.
     pub(crate) fn code(&self) -> u32 {
         match self {
-            Self::UnsupportedVersion { .. } | Self::NoCheckInVersion { .. } => 1,
+            Self::UnsupportedVersion { .. } | Self::VerbNotInVersion { .. } => 1,
             Self::UnsupportedKey { .. } => 2,
             Self::NetnsMissing { .. } => 3,
             Self::MissingEnvironment { .. } | Self::BadEnvironment { .. } => 4,
@@ -111,13 +156,21 @@ impl Error {
             Self::BadConfig { .. } => 7,
             Self::BadNetns { .. } | Self::OwnNetns { .. } => 8,
             Self::NodeNotReady { .. } | Self::BridgeMissing { .. } => 11,
-            Self::Netlink(_) | Self::Vanished { .. } => CODE_KERNEL,
-            Self::InterfaceTaken { .. } | Self::HostDeviceExists { .. } => CODE_EXISTS,
+            Self::Unavailable { .. } => 50,
+            Self::Limited { .. } => 51,
+            Self::Netlink(_)
+            | Self::Nftables(_)
+            | Self::SourceCheck { .. }
+            | Self::TooManyAddresses { .. }
+            | Self::UndecidedAddress { .. }
+            | Self::Vanished { .. } => CODE_KERNEL,
+            Self::InterfaceTaken { .. }
+            | Self::HostDeviceExists { .. }
+            | Self::DuplicateAddress { .. } => CODE_EXISTS,
             Self::Mismatch { .. } => CODE_MISMATCH,
             Self::Ipam(error) => match error {
-                ipam::Error::NoSubnet
-                | ipam::Error::Exhausted { .. }
-                | ipam::Error::NotInRange { .. } => CODE_NO_ADDRESS,
+                ipam::Error::NoSubnet | ipam::Error::Exhausted { .. } => CODE_NO_ADDRESS,
+                ipam::Error::NotInRange { .. } => 7,
                 ipam::Error::AlreadyAllocated { .. } | ipam::Error::Taken { .. } => CODE_EXISTS,
                 ipam::Error::Import { .. }
                 | ipam::Error::Look { .. }
@@ -205,6 +258,14 @@ mod tests {
                 "details": "pipe burst",
             })
         );
+    }
+
+    #[test]
+    fn long_text_is_cut_between_characters() {
+        assert_eq!(shorten("ä"), "ä");
+        let long = format!("x{}", "ä".repeat(200));
+        let short = shorten(&long);
+        assert!(short.starts_with("xää") && short.ends_with("… (401 bytes)"), "{short}");
     }
 
     #[test]

@@ -19,11 +19,17 @@ mod commands;
 mod config;
 mod environment;
 mod error;
+pub mod fault;
 pub mod ipam;
+mod mac;
 mod netlink;
 mod netns;
 pub mod node_file;
+mod plan;
+pub mod pod_port;
+pub mod readiness;
 mod result;
+pub mod source_check;
 mod version;
 
 /// Serves one call of the container runtime.

@@ -4,13 +4,14 @@
 //! property of a thread, so the thread that entered one ends with the work; the calling thread stays
 //! where it is.
 
-use std::fs::{self, File};
+use std::fs::{self, File, OpenOptions};
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
-use std::os::unix::fs::MetadataExt as _;
+use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 use std::{panic, thread};
 
+use rustix::fs::OFlags;
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 
 use crate::error::Error;
@@ -28,7 +29,10 @@ pub(crate) struct Netns {
 impl Netns {
     pub(crate) fn open(path: &Path) -> Result<Self, Error> {
         let bad = |source| Error::BadNetns { path: path.to_owned(), source };
-        let file = File::open(path).map_err(|source| {
+        // A pipe under this name must not hold the plugin up.
+        let flags = OFlags::NONBLOCK.bits().cast_signed();
+        let file = OpenOptions::new().read(true).custom_flags(flags).open(path);
+        let file = file.map_err(|source| {
             if source.kind() == io::ErrorKind::NotFound {
                 Error::NetnsMissing { path: path.to_owned(), source }
             } else {

@@ -15,6 +15,9 @@ use serde::{Deserialize, Serialize};
 /// Name of the node file under the run directory.
 pub const FILE_NAME: &str = "node.json";
 
+/// Name of the daemon's admin socket under the run directory: somebody listens there while it runs.
+pub const SOCKET_NAME: &str = "culvert.sock";
+
 /// Run directory of a node that is alone on its machine.
 pub const DEFAULT_RUN_DIR: &str = "/run/culvert";
 
@@ -38,6 +41,9 @@ pub struct NodeFile {
     pub subnets: Vec<IpNet>,
     /// Networks that span the cluster, one per family.
     pub cluster_networks: Vec<IpNet>,
+    /// Whether the daemon masquerades what pods send out of the cluster; unknown if absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub masquerade: Option<bool>,
 }
 
 impl NodeFile {

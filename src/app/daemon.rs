@@ -299,6 +299,7 @@ impl Daemon {
             gso_max_size: Some(super_packet_limit(self.mtus.device, longest_header(&self.members))),
             subnets: self.members.local().subnets.clone(),
             cluster_networks: self.config.network.cidrs.clone(),
+            masquerade: Some(self.config.egress.masquerade),
         };
         if self.node_file.as_ref() != Some(&file) {
             if let Err(error) = file.write(&self.config.node.run_dir) {

@@ -17,7 +17,7 @@ file=$CULVERT_ETC/eight-nodes.yml
     networks: { underlay$network: { ipv4_address: "$CULVERT_UNDERLAY$network.1$node" } }
     volumes: ["run$node:/run/culvert", "state$node:/var/lib/culvert"]
   daemon$node:
-    image: ${CULVERT_NODE_IMAGE:-culvert-node}
+    image: ${CULVERT_IMAGE:-culvert}
     entrypoint: [/bin/culvert, run]
     network_mode: "service:node$node"
     depends_on: [node$node]

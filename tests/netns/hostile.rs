@@ -6,7 +6,7 @@ use std::net::IpAddr;
 use culvert::lab::{Family, Lab, Netns, Node, UNDERLAY_PORT, probe, wait_until};
 
 use crate::capture::Capture;
-use crate::harness::{FAMILIES, SOON, lab};
+use crate::harness::{FAMILIES, SOON, lab, run};
 use crate::packets::{Udp, VNI, in_overlay, send_to_daemon};
 
 /// What every packet carries that must not arrive.
@@ -38,6 +38,20 @@ fn datagrams_of_strangers_are_dropped() {
 #[test]
 fn pods_cannot_speak_for_pods_of_other_nodes() {
     let lab = lab("nt-spoof").nodes(3).up().unwrap();
+    // The bridge lets nothing of it through to the daemon, which has a check of its own.
+    for family in FAMILIES {
+        let victim = lab.pod(2, 1);
+        let mut seen = Capture::start(victim.netns());
+        let (claimed, to) = (lab.pod(3, 1).address(family), victim.address(family));
+        let pod = lab.pod(1, 1);
+        probe::send_packet(pod.netns(), &Udp::new(claimed, to, EVIL).bytes()).unwrap();
+        let honest = Udp::new(pod.address(family), to, GOOD).bytes();
+        probe::send_packet(pod.netns(), &honest).unwrap();
+        seen.wait_for(SOON, GOOD);
+        assert!(!seen.has(EVIL), "{family}");
+    }
+    assert_eq!(lab.node(1).drops("foreign_source").unwrap(), 0);
+    uncheck_pods(lab.node(1));
     for family in FAMILIES {
         let victim = lab.pod(2, 1);
         let mut seen = Capture::start(victim.netns());
@@ -52,6 +66,23 @@ fn pods_cannot_speak_for_pods_of_other_nodes() {
         seen.wait_for(SOON, GOOD);
         assert!(!seen.has(EVIL), "{family}");
     }
+}
+
+/// Has the bridge of `node` let everything of its pods through, as for pods attached without the
+/// source check.
+fn uncheck_pods(node: &Node) {
+    let links = run(node.netns(), "ip", &["-br", "link", "show", "type", "veth"]);
+    let names = links.lines().filter_map(|line| line.split(['@', ' ']).next());
+    for port in names.filter(|name| name.starts_with("culv")) {
+        run(node.netns(), "ip", &["link", "set", port, "alias", ""]);
+    }
+    let table = ["table", "bridge", "culvert"];
+    run(node.netns(), "nft", &[&["delete"][..], &table].concat());
+    wait_until(SOON, "the table without the pods", || {
+        let list = node.netns().command("nft").arg("list").args(table).output().unwrap();
+        list.status.success() && !String::from_utf8_lossy(&list.stdout).contains("elements")
+    })
+    .unwrap();
 }
 
 #[test]

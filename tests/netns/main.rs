@@ -9,6 +9,7 @@
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on says why and ends")]
 
 mod capture;
+mod chained;
 mod cleanup;
 mod conntrack;
 mod ecn;

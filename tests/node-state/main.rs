@@ -7,6 +7,7 @@ mod node;
 mod path_mtu;
 mod pods;
 mod preflight;
+mod source_check;
 
 use culvert::control::node::{Changes, NodeSpec};
 

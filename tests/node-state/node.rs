@@ -151,7 +151,7 @@ pub(crate) fn spec() -> NodeSpec {
         cluster_networks: nets(&["10.244.0.0/16", "fd00:10:244::/48"]),
         local_subnets: nets(&["10.244.1.0/24", "fd00:10:244:1::/64"]),
         mtu: 1464,
-        underlay_ports: vec![4790],
+        underlay_ports: vec![4790, 8472, 8285],
         masquerade: true,
     }
 }

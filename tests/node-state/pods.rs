@@ -129,17 +129,30 @@ fn tunnel_datagrams_are_not_tracked_and_pods_send_none() {
         ip("route add 10.244.5.5 dev eth9");
         arrives(&pod, &peer, "10.244.5.5:4790");
         assert_eq!(tracked(), 1);
-        // To a node's it does not.
-        let receiver = inside(&peer, || UdpSocket::bind("192.168.1.12:4790").unwrap());
-        inside(&pod, || {
-            let sender = UdpSocket::bind("0.0.0.0:0").unwrap();
-            sender.send_to(b"no", "192.168.1.12:4790").unwrap();
-        });
-        drop(receiver);
-        // Nothing answers on the tunnel's port: both directions go to it, from any port.
-        arrives(&this_namespace(), &peer, "192.168.1.12:4790");
-        arrives(&peer, &this_namespace(), "192.168.1.11:4790");
-        assert_eq!(tracked(), 1);
+        // To a node's it does not, whichever wire format the port belongs to.
+        for (there, here) in [
+            ("192.168.1.12:4790", "192.168.1.11:4790"),
+            ("192.168.1.12:8472", "192.168.1.11:8472"),
+            ("192.168.1.12:8285", "192.168.1.11:8285"),
+        ] {
+            let receiver = inside(&peer, move || UdpSocket::bind(there).unwrap());
+            inside(&pod, move || {
+                let sender = UdpSocket::bind("0.0.0.0:0").unwrap();
+                sender.send_to(b"no", there).unwrap();
+            });
+            // What the node sends after that arrives first, because the pod's never does.
+            inside(&this_namespace(), move || {
+                let sender = UdpSocket::bind("0.0.0.0:0").unwrap();
+                sender.send_to(b"yes", there).unwrap();
+            });
+            receiver.set_read_timeout(Some(PATIENCE)).unwrap();
+            let mut buffer = [0; 64];
+            let len = receiver.recv(&mut buffer).unwrap();
+            assert_eq!(&buffer[..len], b"yes", "{there}");
+            // Nothing answers on a tunnel's port: both directions go to it, from any port.
+            arrives(&peer, &this_namespace(), here);
+            assert_eq!(tracked(), 1);
+        }
     });
 }
 

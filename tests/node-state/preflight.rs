@@ -67,3 +67,23 @@ fn own_addresses_leave_out_ours_and_loopback() {
         assert_eq!(addresses, nets(&["10.0.0.7/32", "192.168.1.11/24"]));
     });
 }
+
+#[test]
+fn subnet_changes_only_when_no_pod_has_an_address_of_the_old_one() {
+    Namespace::new("subnet").run(async || {
+        let mut node = Node::ready().await;
+        ip("link add culv1a2b3c4d type veth peer name far");
+        ip("link set culv1a2b3c4d master v-net-0");
+        let note = "culvert pod 0a:58:0a:f4:01:02 checked 10.244.1.2";
+        let set = ["link", "set", "culv1a2b3c4d", "alias", note];
+        assert!(std::process::Command::new("ip").args(set).status().unwrap().success());
+        node.spec.local_subnets = nets(&["10.244.9.0/24"]);
+        let refused = node.reconciler.preflight(&node.spec, &[], &[]).await.unwrap_err();
+        assert!(matches!(refused.downcast().unwrap(), Conflict::Held { .. }));
+        ip("link del culv1a2b3c4d");
+        node.reconciler.preflight(&node.spec, &[], &[]).await.unwrap();
+        node.reconcile().await;
+        let bridge = ip("addr show dev v-net-0");
+        assert!(bridge.contains("10.244.9.1/24") && !bridge.contains("10.244.1.1"), "{bridge}");
+    });
+}

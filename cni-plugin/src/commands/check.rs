@@ -1,31 +1,31 @@
 //! CHECK: is the pod still plugged in as ADD left it? Repairs nothing.
 //!
-//! Compares the previous result with the kernel and the store. The node file is not asked, so that
-//! CHECK works while the daemon is stopped.
+//! Compares the previous result and the configuration with the kernel and the store. The node file is
+//! not asked, so that CHECK works while the daemon is stopped.
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 
 use ipnet::IpNet;
+use serde_json::Value;
 
 use super::Call;
+use crate::config::{RouteSpec, Settings, bad};
 use crate::error::{Error, Failure};
 use crate::ipam::Store;
-use crate::netlink::{DefaultRoute, Socket};
+use crate::netlink::{Route, Socket};
 use crate::netns::Netns;
+use crate::plan;
+use crate::pod_port::PodPort;
 use crate::result::{CniResult, Interface, Ip};
 
 pub(super) fn check(call: &Call) -> Result<(), Failure> {
-    if !call.config.version.has_check() {
-        return Err(Failure::from(Error::NoCheckInVersion {
-            version: call.config.version.as_str(),
-        }));
-    }
+    let settings = call.settings()?;
     let expected = Expected::read(call)?;
     check_addresses_in_store(call, &expected)?;
-    check_host(call, &expected)?;
+    check_host(call, &settings, &expected)?;
     let netns = Netns::open(call.netns()?)?;
-    netns.run(|| check_pod(call, &expected))?;
+    netns.run(|| check_pod(call, &settings, &expected))?;
     Ok(())
 }
 
@@ -33,17 +33,15 @@ pub(super) fn check(call: &Call) -> Result<(), Failure> {
 struct Expected {
     mac: Option<String>,
     ips: Vec<Ip>,
+    /// Routes through one of our gateways: destination and gateway.
+    routes: Vec<(IpNet, IpAddr)>,
     /// Names of the devices on the host, the bridge among them.
     host_devices: BTreeSet<String>,
 }
 
 impl Expected {
     fn read(call: &Call) -> Result<Self, Error> {
-        let missing = || Error::BadConfig {
-            key: "prevResult".to_owned(),
-            value: "missing".to_owned(),
-            remedy: "CHECK needs the result of ADD".to_owned(),
-        };
+        let missing = || bad("prevResult", &Value::Null, "CHECK needs the result of ADD");
         let document = call.config.prev_result.as_ref().ok_or_else(missing)?;
         let result = CniResult::parse(document)?;
         let ifname = call.attachment.ifname();
@@ -52,12 +50,11 @@ impl Expected {
             interface.name == ifname && in_sandbox
         };
         let Some(position) = result.interfaces.iter().position(is_pods) else {
-            return Err(Error::BadConfig {
-                key: "prevResult".to_owned(),
-                value: document.to_string(),
-                remedy: format!("it needs interface {ifname} with a sandbox"),
-            });
+            let remedy = format!("it needs interface {ifname} with a sandbox");
+            return Err(bad("prevResult", document, &remedy));
         };
+        let ips: Vec<Ip> =
+            result.ips.into_iter().filter(|ip| ip.interface == Some(position)).collect();
         let on_host = result
             .interfaces
             .iter()
@@ -65,7 +62,13 @@ impl Expected {
         Ok(Self {
             mac: result.interfaces[position].mac.clone(),
             host_devices: on_host.map(|interface| interface.name.clone()).collect(),
-            ips: result.ips.into_iter().filter(|ip| ip.interface == Some(position)).collect(),
+            routes: result
+                .routes
+                .iter()
+                .filter_map(|route| Some((route.dst, route.gw?)))
+                .filter(|(_, gateway)| ips.iter().any(|ip| ip.gateway == Some(*gateway)))
+                .collect(),
+            ips,
         })
     }
 
@@ -100,7 +103,7 @@ fn check_addresses_in_store(call: &Call, expected: &Expected) -> Result<(), Erro
     Ok(())
 }
 
-fn check_host(call: &Call, expected: &Expected) -> Result<(), Error> {
+fn check_host(call: &Call, settings: &Settings, expected: &Expected) -> Result<(), Error> {
     let mut host = Socket::open()?;
     let device = call.attachment.host_device();
     let Some(link) = host.link_by_name(&device)? else {
@@ -119,17 +122,24 @@ fn check_host(call: &Call, expected: &Expected) -> Result<(), Error> {
     if !is_on_bridge {
         return Err(mismatch(format!("host device {device} is not a port of the bridge")));
     }
-    if link.hairpin != call.config.hairpin {
-        return Err(mismatch(format!(
-            "hairpin mode of host device {device} is {}, and config key hairpinMode is {}",
-            link.hairpin, call.config.hairpin
-        )));
+    let note = PodPort::from_note(&device, &link.alias);
+    let is_checked = note.is_some_and(|port| port.is_checked);
+    for (option, found, wanted, key) in [
+        ("hairpin mode", link.hairpin, settings.hairpin, "hairpinMode"),
+        ("isolation", link.isolated, settings.isolated, "portIsolation"),
+        ("source check", is_checked, settings.source_check, "macspoofchk"),
+    ] {
+        if found != wanted {
+            return Err(mismatch(format!(
+                "{option} of host device {device} is {found}, and config key {key} is {wanted}"
+            )));
+        }
     }
     Ok(())
 }
 
 /// Runs on a thread inside the pod's namespace.
-fn check_pod(call: &Call, expected: &Expected) -> Result<(), Error> {
+fn check_pod(call: &Call, settings: &Settings, expected: &Expected) -> Result<(), Error> {
     let mut pod = Socket::open()?;
     let ifname = call.attachment.ifname();
     let Some(link) = pod.link_by_name(ifname)? else {
@@ -150,14 +160,31 @@ fn check_pod(call: &Call, expected: &Expected) -> Result<(), Error> {
             return Err(mismatch(format!("interface {ifname} lacks address {address}")));
         }
     }
-    let routes = pod.default_routes()?;
-    let gateways: BTreeSet<IpAddr> = expected.ips.iter().filter_map(|ip| ip.gateway).collect();
-    for gateway in gateways {
-        let route = DefaultRoute { gateway, device: link.index };
-        if !routes.contains(&route) {
-            return Err(mismatch(format!(
-                "the default route via {gateway} on {ifname} is missing"
-            )));
+    check_routes(&mut pod, settings, expected, link.index)
+}
+
+/// Compares the routes that were asked for, and those of the previous result that are not among them.
+///
+/// Before 1.1.0 a result does not say a route's table or metric, so the configuration has to.
+fn check_routes(
+    pod: &mut Socket,
+    settings: &Settings,
+    expected: &Expected,
+    device: u32,
+) -> Result<(), Error> {
+    let addresses: Vec<_> =
+        expected.ips.iter().filter_map(|ip| Some((ip.address, ip.gateway?))).collect();
+    let mut wanted = plan::routes(settings, &[], &addresses)?;
+    for (dst, gateway) in &expected.routes {
+        if !wanted.iter().any(|route| route.dst == *dst) {
+            wanted.push(RouteSpec::new(*dst, *gateway));
+        }
+    }
+    let found = pod.routes()?;
+    for spec in wanted {
+        let route = Route::of(&spec, device);
+        if !found.iter().any(|found| route.is(found)) {
+            return Err(mismatch(format!("the {} is missing", route.describe())));
         }
     }
     Ok(())

@@ -1,15 +1,20 @@
 //! DEL: unplug a pod. Everything that is gone already is fine, in any combination.
 //!
 //! Needs neither the daemon, nor the node file, nor the namespace, nor a previous result: the host
-//! device's name follows from the attachment or is in the store, and removing one end of a pair removes the other. The
-//! address is freed last, and not at all while a device may still carry it.
+//! device's name follows from the attachment or is in the store, and removing one end of a pair
+//! removes the other. The address is freed last, and not at all while a device may still carry it.
 
 use std::collections::BTreeSet;
 
+use culvert_nft::Socket as Nftables;
+
 use super::Call;
 use crate::error::{Error, Failure};
+use crate::fault::Step;
 use crate::ipam::Store;
 use crate::netlink::Socket;
+use crate::pod_port::PodPort;
+use crate::source_check;
 
 pub(super) fn del(call: &Call) -> Result<(), Failure> {
     // No store means that no ADD ever allocated anything, and DEL is not the one to make it.
@@ -17,13 +22,16 @@ pub(super) fn del(call: &Call) -> Result<(), Failure> {
         Ok(store) => (store, Vec::new()),
         Err(error) => (None, vec![Error::from(error)]),
     };
-    match remove_devices(call, store.as_mut()) {
+    let removed = remove_devices(call, store.as_mut());
+    call.reached(Step::DevicesRemoved);
+    match removed {
         Err(error) => errors.insert(0, error),
         Ok(()) => {
             let released = store.map_or(Ok(0), |mut store| store.release(&call.attachment));
             errors.extend(released.err().map(Error::from));
         }
     }
+    call.reached(Step::AddressesReleased);
     Failure::unless_empty(errors)
 }
 
@@ -35,9 +43,38 @@ fn remove_devices(call: &Call, store: Option<&mut Store>) -> Result<(), Error> {
         let records = store.records_of(&call.attachment).unwrap_or_default();
         devices.extend(records.into_iter().map(|record| record.host_device));
     }
-    let mut host = Socket::open()?;
+    let (mut host, mut nftables) = (Socket::open()?, nftables()?);
     for device in devices {
-        host.delete_link(&device)?;
+        unplug(&mut host, nftables.as_mut(), &device)?;
+    }
+    Ok(())
+}
+
+/// The kernel's nftables; none, where it has none.
+pub(super) fn nftables() -> Result<Option<Nftables>, Error> {
+    match Nftables::open() {
+        Ok(nftables) => Ok(Some(nftables)),
+        Err(error) if error.is_unsupported() => Ok(None),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// Removes a pod's devices and then what the kernel knows for checking them: never the other way
+/// round, so that no pod is unchecked for a moment.
+pub(super) fn unplug(
+    host: &mut Socket,
+    nftables: Option<&mut Nftables>,
+    device: &str,
+) -> Result<(), Error> {
+    let found = host.link_by_name(device)?;
+    host.delete_link(device)?;
+    let Some(nftables) = nftables else {
+        return Ok(());
+    };
+    match found.and_then(|link| PodPort::from_note(device, &link.alias)) {
+        Some(port) => source_check::leave(nftables, &port)?,
+        // Without the note nothing tells what there is, if anything.
+        None => source_check::leave_unknown(nftables, device)?,
     }
     Ok(())
 }

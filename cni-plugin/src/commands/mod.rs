@@ -10,14 +10,18 @@ use std::process::ExitCode;
 use serde_json::Value;
 
 use crate::attachment::Attachment;
-use crate::config::{self, Config};
-use crate::environment::{Command, Directories, Target, Variables, check_args};
+use crate::config::{self, Config, Settings};
+use crate::environment::{Args, Command, Directories, Target, Variables};
 use crate::error::{Error, Failure};
+use crate::fault::{Fault, Step};
 use crate::version::CniVersion;
 
 mod add;
 mod check;
 mod del;
+mod gc;
+mod plug;
+mod status;
 mod version;
 
 /// What ADD, CHECK and DEL are about.
@@ -27,6 +31,8 @@ struct Call {
     /// Path of the pod's network namespace; DEL may come without.
     netns: Option<PathBuf>,
     config: Config,
+    args: Args,
+    fault: Option<Fault>,
 }
 
 pub(crate) fn run(
@@ -83,26 +89,49 @@ fn serve(
     }
     let document = config::read(stdin)?;
     *cni_version = config::version(&document)?;
-    let target = Target::read(command, variables)?;
-    let config = Config::parse(document, Directories::read(variables)?)?;
-    if command != Command::Del {
-        config.refuse_unsupported()?;
-        check_args(variables)?;
+    let since = CniVersion::that_brought(command);
+    if *cni_version < since {
+        return Err(Failure::from(Error::VerbNotInVersion {
+            version: cni_version.as_str(),
+            command: command.as_str(),
+            since: since.as_str(),
+        }));
     }
-    let call = Call::new(target, config);
+    let fault = Fault::read(variables);
+    let directories = Directories::read(variables)?;
+    if command == Command::Gc {
+        gc::gc(&Config::parse(document, directories)?, fault.as_ref())?;
+        return Ok(Answer::Nothing);
+    }
+    if command == Command::Status {
+        status::status(&Config::parse(document, directories)?)?;
+        return Ok(Answer::Nothing);
+    }
+    let target = Target::read(command, variables)?;
+    let config = Config::parse(document, directories)?;
+    // What DEL is told beside the names changes nothing, so nothing of it can be wrong.
+    let args = if command == Command::Del { Args::default() } else { Args::read(variables)? };
+    let call = Call::new(target, config, args, fault);
     match command {
         Command::Add => add::add(&call).map(Answer::Document),
         Command::Check => check::check(&call).map(|()| Answer::Nothing),
         Command::Del => del::del(&call).map(|()| Answer::Nothing),
-        Command::Version => unreachable!("VERSION was answered above"),
+        Command::Gc | Command::Status | Command::Version => {
+            unreachable!("these have no container and were served above")
+        }
     }
 }
 
 impl Call {
-    fn new(target: Target, config: Config) -> Self {
+    fn new(target: Target, config: Config, args: Args, fault: Option<Fault>) -> Self {
         let attachment = Attachment::new(&config.name, &target.container, &target.ifname)
             .expect("the target and the config have checked the names");
-        Self { attachment, netns: target.netns, config }
+        Self { attachment, netns: target.netns, config, args, fault }
+    }
+
+    /// What the configuration and the runtime want, for the verbs that must understand all of it.
+    fn settings(&self) -> Result<Settings, Error> {
+        Settings::read(&self.config, &self.args)
     }
 
     /// Path of the pod's namespace, for the verbs that cannot do without.
@@ -111,6 +140,13 @@ impl Call {
             command: "ADD or CHECK",
             names: vec!["CNI_NETNS"],
         })
+    }
+
+    /// Marks a step as done, for the test that wants a fault there.
+    fn reached(&self, step: Step) {
+        if let Some(fault) = &self.fault {
+            fault.strike(step);
+        }
     }
 }
 

@@ -16,6 +16,7 @@ use super::{Error, Store};
 use crate::attachment::Attachment;
 use crate::netlink::{self, Pair, Socket};
 use crate::netns::Netns;
+use crate::pod_port::PodPort;
 
 /// Where container runtimes keep names of namespaces.
 const NAMED: [&str; 2] = ["/run/netns", "/run/docker/netns"];
@@ -125,8 +126,10 @@ pub fn live_pods() -> Result<Vec<LivePod>, Error> {
             .run(|| Socket::open()?.all_addresses().map_err(crate::error::Error::from))
             .map_err(|error| Error::Look { what: error.to_string() })?;
         pods.extend(pairs.into_iter().map(|pair| {
+            let note =
+                pair.alias.as_deref().and_then(|alias| PodPort::from_note(&pair.name, alias));
             LivePod {
-                attachment: pair.alias.as_deref().and_then(Attachment::from_alias),
+                attachment: note.and_then(|port| port.attachment),
                 netns: namespace.clone(),
                 addresses: addresses
                     .iter()

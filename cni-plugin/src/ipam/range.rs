@@ -42,6 +42,25 @@ impl Range {
         }
     }
 
+    /// The addresses of `part` that pods of `subnet` may have, from `start` to `end` where those are
+    /// given; `None` if there is none.
+    ///
+    /// What would be network and broadcast address if `part` stood alone is left out unless `start` or
+    /// `end` says otherwise, as the reference plugin has it.
+    #[must_use]
+    pub fn part(
+        subnet: IpNet,
+        part: IpNet,
+        start: Option<IpAddr>,
+        end: Option<IpAddr>,
+    ) -> Option<Self> {
+        let whole = Self::whole(subnet);
+        let (lowest, highest) = whole.bounds?;
+        let start = start.or_else(|| first(&part))?.max(lowest);
+        let end = end.unwrap_or_else(|| last(&part)).min(highest);
+        (start <= end).then_some(Self { bounds: Some((start, end)), ..whole })
+    }
+
     /// Only the addresses from `start` to `end`, both included; what is `None` stays as it is.
     ///
     /// # Errors

@@ -11,9 +11,9 @@ use super::{Error, Request, Socket};
 
 /// A request that adds `address` to the device with index `device`.
 ///
-/// IPv6 skips duplicate address detection: the store hands out each address once, and the second
-/// that detection takes would be a second of every pod's start.
-pub(crate) fn add_address(device: u32, address: IpNet) -> Request {
+/// IPv6 skips duplicate address detection unless it is asked for: the store hands out each address
+/// once, and the second that detection takes would be a second of every pod's start.
+pub(crate) fn add_address(device: u32, address: IpNet, duplicate_detection: bool) -> Request {
     let mut message = AddressMessage::default();
     message.header.index = device;
     message.header.prefix_len = address.prefix_len();
@@ -27,7 +27,9 @@ pub(crate) fn add_address(device: u32, address: IpNet) -> Request {
         }
         IpNet::V6(_) => {
             message.header.family = AddressFamily::Inet6;
-            message.header.flags = AddressHeaderFlags::Nodad;
+            if !duplicate_detection {
+                message.header.flags = AddressHeaderFlags::Nodad;
+            }
         }
     }
     Request::new(
@@ -38,9 +40,41 @@ pub(crate) fn add_address(device: u32, address: IpNet) -> Request {
     )
 }
 
+/// How far duplicate address detection has come.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Detection {
+    /// Nobody else has any of the addresses.
+    Passed,
+    /// Not decided yet.
+    Pending,
+    /// Somebody else has this one.
+    Duplicate(IpNet),
+}
+
 impl Socket {
+    /// How far duplicate address detection has come on the device with index `device`.
+    pub(crate) fn detection(&mut self, device: u32) -> Result<Detection, Error> {
+        let mut detection = Detection::Passed;
+        for message in self.address_messages(device)? {
+            let flags = message.header.flags;
+            if flags.contains(AddressHeaderFlags::Dadfailed)
+                && let Some(address) = parse(&message)
+            {
+                return Ok(Detection::Duplicate(address));
+            }
+            if flags.contains(AddressHeaderFlags::Tentative) {
+                detection = Detection::Pending;
+            }
+        }
+        Ok(detection)
+    }
+
     /// The addresses of the device with index `device`.
     pub(crate) fn addresses(&mut self, device: u32) -> Result<Vec<IpNet>, Error> {
+        Ok(self.address_messages(device)?.iter().filter_map(parse).collect())
+    }
+
+    fn address_messages(&mut self, device: u32) -> Result<Vec<AddressMessage>, Error> {
         let request = Request::new(
             "list",
             "addresses",
@@ -52,7 +86,7 @@ impl Socket {
             if let RouteNetlinkMessage::NewAddress(message) = answer
                 && message.header.index == device
             {
-                addresses.extend(parse(&message));
+                addresses.push(message);
             }
         }
         Ok(addresses)

@@ -1,6 +1,5 @@
 //! Calls about network devices.
 
-use std::fmt;
 use std::os::fd::RawFd;
 
 use netlink_packet_core::{NLM_F_CREATE, NLM_F_EXCL};
@@ -11,17 +10,7 @@ use netlink_packet_route::link::{
 };
 
 use super::{Error, Request, Socket};
-
-/// An Ethernet address.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct MacAddress(pub(crate) [u8; 6]);
-
-impl fmt::Display for MacAddress {
-    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let [a, b, c, d, e, f] = self.0;
-        write!(formatter, "{a:02x}:{b:02x}:{c:02x}:{d:02x}:{e:02x}:{f:02x}")
-    }
-}
+use crate::mac::MacAddress;
 
 /// What the kernel says about a device, as far as this plugin cares.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -38,6 +27,10 @@ pub(crate) struct Link {
     pub(crate) bridge: Option<u32>,
     /// Whether the bridge may send a frame back out of the port it came from.
     pub(crate) hairpin: bool,
+    /// Whether the bridge carries nothing between the port and others that are isolated.
+    pub(crate) isolated: bool,
+    /// Free text that somebody left on the device.
+    pub(crate) alias: String,
 }
 
 /// A veth pair to make: one end here, the other in a pod's namespace.
@@ -57,11 +50,8 @@ pub(crate) struct Veth<'a> {
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct PortChange<'a> {
     pub(crate) name: &'a str,
-    /// What to write on it, for whoever looks for its owner.
-    ///
-    /// kernel: a device's label is ignored when the device is made (6.18).
-    pub(crate) alias: &'a str,
     pub(crate) hairpin: bool,
+    pub(crate) isolated: bool,
     /// Whether the kernel has IPv6, so that there is something to switch off.
     pub(crate) kernel_has_ipv6: bool,
 }
@@ -120,12 +110,12 @@ impl Socket {
     /// The port gets no IPv6 address of its own: the node talks to pods through the bridge.
     pub(crate) fn start_port(&mut self, port: &PortChange<'_>) -> Result<(), Error> {
         let mut message = named_up(port.name);
-        message.attributes.push(LinkAttribute::IfAlias(port.alias.to_owned()));
         message.attributes.push(LinkAttribute::LinkInfo(vec![
             LinkInfo::PortKind(InfoPortKind::Bridge),
-            LinkInfo::PortData(InfoPortData::BridgePort(vec![InfoBridgePort::HairpinMode(
-                port.hairpin,
-            )])),
+            LinkInfo::PortData(InfoPortData::BridgePort(vec![
+                InfoBridgePort::HairpinMode(port.hairpin),
+                InfoBridgePort::Isolated(port.isolated),
+            ])),
         ]));
         if port.kernel_has_ipv6 {
             let no_address = AfSpecInet6::AddrGenMode(In6AddrGenMode::None);
@@ -139,6 +129,17 @@ impl Socket {
             0,
             RouteNetlinkMessage::NewLink(message),
         ))
+    }
+
+    /// Leaves a text on a device, where everybody can read it.
+    ///
+    /// kernel: a text that is given when the device is made is ignored (6.18).
+    pub(crate) fn set_alias(&mut self, name: &str, alias: &str) -> Result<(), Error> {
+        let mut message = LinkMessage::default();
+        message.attributes =
+            vec![LinkAttribute::IfName(name.to_owned()), LinkAttribute::IfAlias(alias.to_owned())];
+        let target = format!("alias of device {name}");
+        self.execute(Request::new("set", target, 0, RouteNetlinkMessage::SetLink(message)))
     }
 
     /// Removes a device and, if it is one end of a pair, the other; says whether there was one.
@@ -199,19 +200,25 @@ fn parse(message: &LinkMessage) -> Link {
             link.is_running = *state == State::Up;
         } else if let LinkAttribute::Controller(index) = attribute {
             link.bridge = Some(*index);
+        } else if let LinkAttribute::IfAlias(alias) = attribute {
+            link.alias.clone_from(alias);
         } else if let LinkAttribute::LinkInfo(infos) = attribute {
-            link.hairpin = infos.iter().any(has_hairpin);
+            link.hairpin = has(infos, &InfoBridgePort::HairpinMode(true));
+            link.isolated = has(infos, &InfoBridgePort::Isolated(true));
         }
     }
     link
 }
 
-fn has_hairpin(info: &LinkInfo) -> bool {
-    if let LinkInfo::PortData(InfoPortData::BridgePort(port)) = info {
-        port.contains(&InfoBridgePort::HairpinMode(true))
-    } else {
-        false
-    }
+/// Whether the device is a bridge port with `option`.
+fn has(infos: &[LinkInfo], option: &InfoBridgePort) -> bool {
+    infos.iter().any(|info| {
+        if let LinkInfo::PortData(InfoPortData::BridgePort(port)) = info {
+            port.contains(option)
+        } else {
+            false
+        }
+    })
 }
 
 #[cfg(test)]
@@ -219,13 +226,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn mac_address_is_written_with_colons() {
-        let mac = MacAddress([0x0a, 0x58, 0, 1, 0xfe, 0xff]);
-        assert_eq!(mac.to_string(), "0a:58:00:01:fe:ff");
-    }
-
-    #[test]
-    fn bridge_port_is_recognised_with_its_hairpin() {
+    fn bridge_port_is_recognised_with_its_options() {
         let mut message = LinkMessage::default();
         message.header.flags = LinkFlags::Up;
         message.attributes = vec![
@@ -233,10 +234,13 @@ mod tests {
             LinkAttribute::Controller(7),
             LinkAttribute::LinkInfo(vec![LinkInfo::PortData(InfoPortData::BridgePort(vec![
                 InfoBridgePort::HairpinMode(true),
+                InfoBridgePort::Isolated(false),
             ]))]),
+            LinkAttribute::IfAlias("a pod".to_owned()),
         ];
         let link = parse(&message);
         assert_eq!((link.bridge, link.hairpin, link.is_up), (Some(7), true, true));
-        assert!(!link.is_running);
+        assert!(!link.is_running && !link.isolated);
+        assert_eq!(link.alias, "a pod");
     }
 }

@@ -23,9 +23,9 @@ mod link;
 mod route;
 mod survey;
 
-pub(crate) use self::address::add_address;
-pub(crate) use self::link::{Link, MacAddress, PortChange, Veth, announce, set_up};
-pub(crate) use self::route::{DefaultRoute, add_default_route};
+pub(crate) use self::address::{Detection, add_address};
+pub(crate) use self::link::{Link, PortChange, Veth, announce, set_up};
+pub(crate) use self::route::{Route, add_route};
 pub(crate) use self::survey::Pair;
 
 /// Room for one answer. The kernel fits dumps into what the reader offers, up to this much.

@@ -4,12 +4,14 @@ use std::collections::BTreeSet;
 use std::fs::{self, File};
 use std::io::{Read as _, Write as _};
 use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
+use std::os::unix::process::ExitStatusExt as _;
 use std::path::PathBuf;
 use std::process::{Child, Command, Output, Stdio};
 use std::thread;
 use std::time::Duration;
 
 use culvert_cni::Attachment;
+use culvert_cni::fault::{self, Step};
 use culvert_cni::ipam::Store;
 use culvert_cni::node_file::NodeFile;
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
@@ -19,11 +21,17 @@ use tempfile::TempDir;
 pub(crate) const BRIDGE: &str = "v-net-0";
 pub(crate) const DUAL_STACK: [&str; 2] = ["10.244.1.0/24", "fd00:1::/64"];
 
+/// How often, and how far apart, to look whether the plugin holds: half a minute in all, and on an
+/// idle machine the first few looks.
+const HELD_LOOKS: u32 = 6000;
+const HELD_PAUSE: Duration = Duration::from_millis(5);
+
 /// A namespace that plays the host, with a bridge, a node file and a state directory.
 pub(crate) struct Node {
     pub(crate) netns: String,
     pub(crate) dir: TempDir,
     pub(crate) subnets: Vec<String>,
+    pub(crate) cluster_networks: Vec<String>,
     pub(crate) config: Value,
 }
 
@@ -37,6 +45,7 @@ impl Node {
             netns: format!("cnit-{test}-{}", std::process::id()),
             dir: TempDir::new().expect("a temporary directory"),
             subnets: subnets.iter().map(|subnet| (*subnet).to_owned()).collect(),
+            cluster_networks: Vec::new(),
             config: json!({"cniVersion": "1.0.0", "name": "pods", "type": "culvert-cni"}),
         };
         ip(&["netns", "add", &node.netns]);
@@ -68,7 +77,8 @@ impl Node {
             bridge: BRIDGE.to_owned(),
             mtu: 1400,
             subnets: self.subnets.iter().map(parse).collect(),
-            cluster_networks: Vec::new(),
+            cluster_networks: self.cluster_networks.iter().map(parse).collect(),
+            masquerade: Some(true),
         }
     }
 
@@ -79,7 +89,29 @@ impl Node {
     pub(crate) fn pod(&self, name: &str) -> Pod<'_> {
         let netns = format!("{}-{name}", self.netns);
         ip(&["netns", "add", &netns]);
-        Pod { node: self, netns, container: name.to_owned(), without_netns: false }
+        Pod {
+            node: self,
+            netns,
+            container: name.to_owned(),
+            without_netns: false,
+            keys: json!({}),
+            environment: Vec::new(),
+        }
+    }
+
+    /// Calls a verb that is about the whole network.
+    pub(crate) fn call(&self, verb: &str, keys: &Value) -> Result<Value, Value> {
+        let mut config = self.config.clone();
+        config["cniVersion"] = json!("1.1.0");
+        config["runDir"] = json!(self.run_dir());
+        config["stateDir"] = json!(self.state_dir());
+        merge(&mut config, keys);
+        let mut command = Command::new("ip");
+        command
+            .args(["netns", "exec", &self.netns, env!("CARGO_BIN_EXE_culvert-cni")])
+            .env("CNI_COMMAND", verb)
+            .env("CNI_PATH", "/opt/cni/bin");
+        outcome(&start(&mut command, &config).wait_with_output().expect("the plugin ends"))
     }
 
     pub(crate) fn ip(&self, arguments: &[&str]) {
@@ -128,6 +160,10 @@ pub(crate) struct Pod<'a> {
     pub(crate) netns: String,
     pub(crate) container: String,
     pub(crate) without_netns: bool,
+    /// Added to the network's configuration.
+    pub(crate) keys: Value,
+    /// Added to the environment, or in place of what is there.
+    pub(crate) environment: Vec<(&'static str, String)>,
 }
 
 impl Pod<'_> {
@@ -167,6 +203,7 @@ impl Pod<'_> {
         let mut config = self.node.config.clone();
         config["runDir"] = json!(self.node.run_dir());
         config["stateDir"] = json!(self.node.state_dir());
+        merge(&mut config, &self.keys);
         if let Some(prev_result) = prev_result {
             config["prevResult"] = prev_result.clone();
         }
@@ -177,17 +214,40 @@ impl Pod<'_> {
             .env("CNI_CONTAINERID", &self.container)
             .env("CNI_IFNAME", "eth0")
             .env("CNI_PATH", "/opt/cni/bin")
-            .env("CNI_ARGS", "IgnoreUnknown=1;K8S_POD_NAME=x")
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped());
+            .env("CNI_ARGS", "IgnoreUnknown=1;K8S_POD_NAME=x");
         if !self.without_netns {
             command.env("CNI_NETNS", self.netns_path());
         }
-        let mut child = command.spawn().expect("`ip` is installed");
-        let mut stdin = child.stdin.take().expect("stdin is a pipe");
-        stdin.write_all(config.to_string().as_bytes()).expect("the plugin reads its config");
-        child
+        command.envs(self.environment.iter().map(|(name, value)| (name, value)));
+        start(&mut command, &config)
+    }
+
+    /// Runs a verb that a fault is to strike after `step`, and demands that it did.
+    pub(crate) fn killed_after(&mut self, verb: &str, step: Step) {
+        self.environment = vec![(fault::VARIABLE, format!("kill:{}", step.as_str()))];
+        let output = self.start(verb, None).wait_with_output().expect("the plugin ends");
+        self.environment.clear();
+        // `ip netns exec` becomes the plugin, so the signal is the child's own.
+        assert_eq!(output.status.signal(), Some(9), "{verb} did not reach {step:?}: {output:?}");
+        assert!(output.stdout.is_empty(), "it was killed before it answered");
+    }
+
+    /// Starts a verb and waits until it holds after `step`.
+    pub(crate) fn held_after(&mut self, verb: &str, step: Step) -> Held {
+        let path = self.node.dir.path().join(format!("held-{}", self.container));
+        let fault = format!("hold:{}:{}", step.as_str(), path.display());
+        self.environment = vec![(fault::VARIABLE, fault)];
+        let mut child = self.start(verb, None);
+        self.environment.clear();
+        for _ in 0..HELD_LOOKS {
+            if path.exists() {
+                return Held { child, path };
+            }
+            let ended = child.try_wait().expect("the plugin can be asked for");
+            assert!(ended.is_none(), "{verb} ended before {step:?}");
+            thread::sleep(HELD_PAUSE);
+        }
+        panic!("{verb} never came to {step:?}");
     }
 
     pub(crate) fn ip(&self, arguments: &[&str]) {
@@ -242,6 +302,36 @@ impl Drop for Pod<'_> {
     fn drop(&mut self) {
         delete_netns(&self.netns);
     }
+}
+
+/// A verb that holds between two steps.
+pub(crate) struct Held {
+    child: Child,
+    path: PathBuf,
+}
+
+impl Held {
+    /// Lets it go on, and says what came of it.
+    pub(crate) fn go_on(self) -> Result<Value, Value> {
+        fs::remove_file(&self.path).expect("the plugin made the file");
+        outcome(&self.child.wait_with_output().expect("the plugin ends"))
+    }
+}
+
+/// Lays the members of `keys` over those of `config`.
+fn merge(config: &mut Value, keys: &Value) {
+    for (key, value) in keys.as_object().expect("an object of keys") {
+        config[key] = value.clone();
+    }
+}
+
+/// Starts the plugin and hands it its configuration.
+fn start(command: &mut Command, config: &Value) -> Child {
+    let command = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut child = command.spawn().expect("`ip` is installed");
+    let mut stdin = child.stdin.take().expect("stdin is a pipe");
+    stdin.write_all(config.to_string().as_bytes()).expect("the plugin reads its config");
+    child
 }
 
 /// A TCP connection from `client` to `address` in `server`, with a byte each way.

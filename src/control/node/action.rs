@@ -2,6 +2,7 @@
 
 use std::fmt;
 
+use culvert_cni::source_check;
 use ipnet::IpNet;
 
 use super::ruleset::TABLE;
@@ -107,9 +108,18 @@ pub enum Action {
         device: String,
         /// The bridge.
         bridge: String,
+        /// Whether the bridge may send the pod's frames back to it.
+        hairpin: bool,
+        /// Whether it carries nothing between the pod and others that are isolated.
+        isolated: bool,
     },
     /// Replace the nftables table.
     ApplyRuleset,
+    /// Make the nftables table of the source check that of the pods there are.
+    ApplySourceCheck {
+        /// The bridge of the pods.
+        bridge: String,
+    },
     /// Delete a device.
     DeleteLink {
         /// The device.
@@ -124,6 +134,8 @@ pub enum Action {
     },
     /// Delete the nftables table.
     DeleteRuleset,
+    /// Delete the nftables table of the source check.
+    DeleteSourceCheck,
 }
 
 impl fmt::Display for Action {
@@ -157,15 +169,26 @@ impl fmt::Display for Action {
             Self::RemoveRoute { route } => {
                 write!(f, "remove route {} table {}", To(route), route.table)
             }
-            Self::PlugPort { device, bridge } => write!(f, "plug {device} into {bridge}"),
+            Self::PlugPort { device, bridge, .. } => write!(f, "plug {device} into {bridge}"),
             Self::ApplyRuleset => write!(f, "replace nft table {TABLE}"),
+            Self::ApplySourceCheck { .. } => write!(f, "repair nft table {SourceCheck}"),
             Self::DeleteLink { device, ports: 0 } => write!(f, "delete link {device}"),
             Self::DeleteLink { device, ports } => {
                 write!(f, "delete link {device}, which had {ports} ports")
             }
             Self::ReleaseBridge { device } => write!(f, "release bridge {device}"),
             Self::DeleteRuleset => write!(f, "delete nft table {TABLE}"),
+            Self::DeleteSourceCheck => write!(f, "delete nft table {SourceCheck}"),
         }
+    }
+}
+
+/// The table of the source check, as the program `nft` names it.
+struct SourceCheck;
+
+impl fmt::Display for SourceCheck {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {}", source_check::FAMILY.as_str(), source_check::TABLE)
     }
 }
 

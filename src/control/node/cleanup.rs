@@ -1,11 +1,13 @@
 //! Removing everything that the daemon made, with or without a daemon and its table.
 
+use culvert_cni::source_check;
+
 use super::action::Action;
 use super::desired::{ADOPTED_ALIAS, ALIAS_PREFIX};
 use super::execute::Executor;
+use super::firewall::Firewall;
 use super::{PROTOCOL, Reconciler, TunOwner, ruleset};
 use crate::platform::netlink::{Address, Link, LinkKind, Route};
-use crate::platform::nft;
 
 /// What a cleanup did.
 #[derive(Debug, Default)]
@@ -39,12 +41,17 @@ impl Reconciler {
     pub async fn cleanup(&mut self) -> Cleanup {
         let mut report = Cleanup::default();
         let mut actions = Vec::new();
-        match nft::list(ruleset::TABLE).await {
-            Ok(Some(_listing)) => actions.push(Action::DeleteRuleset),
-            Ok(None) => {}
-            // Without the program nobody can have applied the table.
-            Err(error) if nft::is_missing(&error) => {}
-            Err(error) => report.failed.push(error.into()),
+        for (family, table, action) in [
+            (ruleset::FAMILY, ruleset::TABLE_NAME, Action::DeleteRuleset),
+            (source_check::FAMILY, source_check::TABLE, Action::DeleteSourceCheck),
+        ] {
+            match self.firewall.has(family, table) {
+                Ok(true) => actions.push(action),
+                Ok(false) => {}
+                // A kernel without nftables cannot have the table.
+                Err(error) if error.is_unsupported() => {}
+                Err(error) => report.failed.push(error.into()),
+            }
         }
         match self.netlink.routes_of(PROTOCOL).await {
             Ok(routes) => actions.extend(routes.into_iter().map(remove_route)),
@@ -61,9 +68,10 @@ impl Reconciler {
         actions.extend(remove_devices(&links, &addresses));
         let mut executor = Executor {
             netlink: &mut self.netlink,
+            firewall: &mut self.firewall,
             tun: &mut NoOwner,
             indexes: links.iter().map(|link| (link.name.clone(), link.index)).collect(),
-            ruleset: "",
+            ruleset: None,
             sysctls: &self.sysctls,
         };
         for action in actions {
@@ -72,7 +80,7 @@ impl Reconciler {
                 Err(error) => report.failed.push(error),
             }
         }
-        self.applied = None;
+        self.firewall = Firewall::default();
         report
     }
 }

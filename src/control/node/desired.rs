@@ -8,6 +8,7 @@ use ipnet::IpNet;
 use super::ruleset::ruleset;
 use super::{NodeSpec, TUN_QUEUE_PACKETS};
 use crate::platform::netlink::Mac;
+use crate::platform::nft::Table;
 
 /// Alias of the TUN: marks it as ours.
 pub(super) const TUN_ALIAS: &str = "culvert: overlay";
@@ -36,7 +37,7 @@ pub(super) struct Desired {
     pub(super) routes: Vec<DesiredRoute>,
     /// Parameter, written with slashes, and value.
     pub(super) sysctls: Vec<(String, &'static str)>,
-    pub(super) ruleset: String,
+    pub(super) ruleset: Table,
 }
 
 /// A device that a node should have.

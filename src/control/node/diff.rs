@@ -27,6 +27,7 @@ pub(super) struct Actual {
     /// Values of the parameters that are desired; one whose device does not exist is missing.
     pub(super) sysctls: BTreeMap<String, String>,
     pub(super) ruleset: Ruleset,
+    pub(super) source_check: Ruleset,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -61,9 +62,12 @@ pub(super) struct Port {
     pub(super) mtu: u32,
     /// Whether it is a port of our bridge; otherwise it is a port of nothing.
     pub(super) plugged: bool,
+    /// What the bridge is to do for it when it is plugged again.
+    pub(super) hairpin: bool,
+    pub(super) isolated: bool,
 }
 
-/// The nftables table.
+/// An nftables table.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) enum Ruleset {
     /// Nobody looked, because nothing said that it changed.
@@ -117,6 +121,9 @@ pub(super) fn diff(desired: &Desired, actual: &Actual) -> Vec<Action> {
     set_ports(&desired.bridge, &actual.ports, &mut actions);
     if actual.ruleset == Ruleset::Drifted {
         actions.push(Action::ApplyRuleset);
+    }
+    if actual.source_check == Ruleset::Drifted {
+        actions.push(Action::ApplySourceCheck { bridge: desired.bridge.name.clone() });
     }
     actions
 }
@@ -260,6 +267,8 @@ fn set_ports(bridge: &Device, ports: &[Port], actions: &mut Vec<Action>) {
             actions.push(Action::PlugPort {
                 device: port.device.clone(),
                 bridge: bridge.name.clone(),
+                hairpin: port.hairpin,
+                isolated: port.isolated,
             });
         }
         // Raised, never lowered.

@@ -3,20 +3,24 @@
 use std::collections::HashMap;
 
 use anyhow::{Context as _, anyhow};
+use culvert_cni::source_check;
 
 use super::action::Action;
+use super::firewall::Firewall;
 use super::{PROTOCOL, TunOwner, ruleset};
 use crate::platform::netlink::{Address, LinkChange, Netlink, Route};
-use crate::platform::nft;
+use crate::platform::nft::Table;
 use crate::platform::sysctl::Sysctls;
 
 /// What an action is carried out with.
 pub(super) struct Executor<'a> {
     pub(super) netlink: &'a mut Netlink,
+    pub(super) firewall: &'a mut Firewall,
     pub(super) tun: &'a mut dyn TunOwner,
     /// Index of each device by name; an entry is dropped when its device is created anew.
     pub(super) indexes: HashMap<String, u32>,
-    pub(super) ruleset: &'a str,
+    /// The node's nftables table as it should be; none, when everything is to go.
+    pub(super) ruleset: Option<&'a Table>,
     pub(super) sysctls: &'a Sysctls,
 }
 
@@ -65,15 +69,20 @@ impl Executor<'_> {
                 self.netlink.replace_route(&route, device).await?;
             }
             Action::RemoveRoute { route } => self.netlink.remove_route(route).await?,
-            Action::PlugPort { device, bridge } => {
+            Action::PlugPort { device, bridge, hairpin, isolated } => {
                 let bridge = self.index(bridge).await?;
                 self.change(device, LinkChange::Controller(bridge)).await?;
-                // A pod must be able to reach itself through a service address.
-                self.change(device, LinkChange::Hairpin).await?;
+                let (hairpin, isolated) = (*hairpin, *isolated);
+                self.change(device, LinkChange::Port { hairpin, isolated }).await?;
                 self.change(device, LinkChange::Up).await?;
             }
             Action::ApplyRuleset => {
-                nft::apply(ruleset::TABLE, &ruleset::replacement(self.ruleset)).await?;
+                if let Some(ruleset) = self.ruleset {
+                    self.firewall.apply(ruleset)?;
+                }
+            }
+            Action::ApplySourceCheck { bridge } => {
+                self.firewall.apply_source_check(self.netlink, bridge).await?;
             }
             Action::DeleteLink { device, .. } => {
                 let index = self.index(device).await?;
@@ -82,7 +91,12 @@ impl Executor<'_> {
             Action::ReleaseBridge { device } => {
                 self.change(device, LinkChange::Alias(String::new())).await?;
             }
-            Action::DeleteRuleset => nft::apply(ruleset::TABLE, &ruleset::removal()).await?,
+            Action::DeleteRuleset => {
+                self.firewall.remove(ruleset::FAMILY, ruleset::TABLE_NAME)?;
+            }
+            Action::DeleteSourceCheck => {
+                self.firewall.remove(source_check::FAMILY, source_check::TABLE)?;
+            }
         }
         Ok(())
     }

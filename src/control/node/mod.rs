@@ -12,6 +12,7 @@ mod desired;
 mod diff;
 mod events;
 mod execute;
+mod firewall;
 #[cfg(test)]
 mod fixture;
 mod observe;
@@ -20,6 +21,7 @@ mod preflight;
 mod ruleset;
 
 use anyhow::{Context as _, bail};
+use culvert_cni::pod_port::PodPort;
 use ipnet::IpNet;
 
 pub use self::action::Action;
@@ -28,10 +30,10 @@ use self::desired::{ALIAS_PREFIX, Desired};
 use self::diff::{Ruleset, diff};
 pub use self::events::{Changes, KernelEvents};
 use self::execute::Executor;
+use self::firewall::Firewall;
 pub use self::path_mtu::PathMtu;
 pub use self::preflight::Conflict;
 use crate::platform::netlink::Netlink;
-use crate::platform::nft;
 use crate::platform::sysctl::Sysctls;
 
 /// The number by which our routes and addresses are known.
@@ -63,7 +65,7 @@ pub struct NodeSpec {
     pub local_subnets: Vec<IpNet>,
     /// MTU of the TUN and of the bridge, in bytes.
     pub mtu: u16,
-    /// UDP ports of the tunnels, in ascending order, at least one.
+    /// UDP ports of the tunnel, one for each codec in use.
     pub underlay_ports: Vec<u16>,
     /// Whether pods' traffic to outside the cluster leaves with the node's address.
     pub masquerade: bool,
@@ -86,16 +88,7 @@ pub trait TunOwner: Send {
 pub struct Reconciler {
     netlink: Netlink,
     sysctls: Sysctls,
-    /// The table that was last known to be in force.
-    applied: Option<Applied>,
-}
-
-/// A table in force.
-struct Applied {
-    /// What we asked for.
-    ruleset: String,
-    /// How `nft` lists it.
-    listing: String,
+    firewall: Firewall,
 }
 
 impl Reconciler {
@@ -105,7 +98,11 @@ impl Reconciler {
     ///
     /// When the netlink socket cannot be opened.
     pub fn open() -> anyhow::Result<Self> {
-        Ok(Self { netlink: Netlink::open()?, sysctls: Sysctls::default(), applied: None })
+        Ok(Self {
+            netlink: Netlink::open()?,
+            sysctls: Sysctls::default(),
+            firewall: Firewall::default(),
+        })
     }
 
     /// The same, with kernel parameters where `sysctls` has them.
@@ -117,8 +114,8 @@ impl Reconciler {
     /// Makes the node what `spec` says, and returns what that took: nothing, for a healthy node.
     ///
     /// `changes` says what to look at. Links, addresses, routes and parameters cost a few dumps and
-    /// are always looked at; the nftables table costs a run of `nft`, and is looked at when `changes`
-    /// or a new `spec` asks for it.
+    /// are always looked at; the nftables tables, of which one grows with the pods, are looked at when
+    /// `changes` or a new `spec` asks for it.
     ///
     /// # Errors
     ///
@@ -131,32 +128,31 @@ impl Reconciler {
     ) -> anyhow::Result<Vec<Action>> {
         let desired = Desired::new(spec);
         let mut done = Vec::new();
-        let mut look_at_ruleset = changes.nft;
+        let mut look = changes.nft;
         for _round in 0..ROUNDS {
             let mut observed =
                 observe::observe(&mut self.netlink, &self.sysctls, &desired, tun.is_attached())
                     .await?;
-            observed.actual.ruleset = self.ruleset_state(spec, &desired, look_at_ruleset).await?;
-            look_at_ruleset = false;
+            observed.actual.ruleset = self.ruleset_state(spec, &desired, look)?;
+            if look {
+                observed.actual.source_check = self.source_check_state(&observed.pods)?;
+            }
+            look = false;
             let actions = diff(&desired, &observed.actual);
             if actions.is_empty() {
                 return Ok(done);
             }
             let mut executor = Executor {
                 netlink: &mut self.netlink,
+                firewall: &mut self.firewall,
                 tun,
                 indexes: observed.indexes,
-                ruleset: &desired.ruleset,
+                ruleset: Some(&desired.ruleset),
                 sysctls: &self.sysctls,
             };
             for action in actions {
                 executor.execute(&action).await?;
                 done.push(action);
-            }
-            if done.last() == Some(&Action::ApplyRuleset) {
-                self.applied = nft::list(ruleset::TABLE)
-                    .await?
-                    .map(|listing| Applied { ruleset: desired.ruleset.clone(), listing });
             }
         }
         let observed =
@@ -170,41 +166,41 @@ impl Reconciler {
         }
     }
 
-    /// Compares the nftables table with what it should be, if asked to or if that is new.
-    async fn ruleset_state(
+    /// Compares the node's nftables table with what it should be, if asked to or if that is new.
+    fn ruleset_state(
         &mut self,
         spec: &NodeSpec,
         desired: &Desired,
         look: bool,
     ) -> anyhow::Result<Ruleset> {
-        let known = self.applied.as_ref().filter(|applied| applied.ruleset == desired.ruleset);
-        if known.is_some() && !look {
+        if !look && self.firewall.knows(&desired.ruleset) {
             return Ok(Ruleset::Unchecked);
         }
-        let listing = match nft::list(ruleset::TABLE).await {
-            Err(error) if nft::is_missing(&error) && !spec.masquerade => {
-                // Without masquerade traffic flows without the table, if less well.
+        match self.firewall.look(&desired.ruleset) {
+            // Without masquerade traffic flows without the table, if less well.
+            Err(error) if error.is_unsupported() && !spec.masquerade => {
                 if look {
                     tracing::warn!(
                         %error,
                         "tunnel traffic fills the connection table, and pods can pass for a node"
                     );
                 }
-                return Ok(Ruleset::Unchecked);
+                Ok(Ruleset::Unchecked)
             }
-            other => other.context("checking the nftables table")?,
-        };
-        let Some(listing) = listing else {
-            return Ok(Ruleset::Drifted);
-        };
-        if known.is_some_and(|applied| applied.listing == listing) {
-            return Ok(Ruleset::Current);
+            other => other.context("checking the nftables table"),
         }
-        if ruleset::same(&listing, &desired.ruleset) {
-            self.applied = Some(Applied { ruleset: desired.ruleset.clone(), listing });
-            return Ok(Ruleset::Current);
+    }
+
+    /// Compares the pods' source check with what it should be.
+    fn source_check_state(&mut self, pods: &[PodPort]) -> anyhow::Result<Ruleset> {
+        match self.firewall.look_at_source_check(pods) {
+            // The plugin says so too, to whoever attaches a pod that is to be checked.
+            Err(error) if error.is_unsupported() => {
+                tracing::warn!(%error, "pods of this node can use one another's addresses");
+                Ok(Ruleset::Unchecked)
+            }
+            other => other.context("checking the pods' source check"),
         }
-        Ok(Ruleset::Drifted)
     }
 
     /// Whether the TUN takes packets.

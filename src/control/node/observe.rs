@@ -3,10 +3,12 @@
 use std::collections::{BTreeMap, HashMap};
 
 use anyhow::{Context as _, bail};
+use culvert_cni::pod_port::PodPort;
 
 use super::PROTOCOL;
 use super::desired::Desired;
 use super::diff::{Actual, ActualAddress, ActualDevice, ActualRoute, Port, Ruleset};
+use super::firewall::pod_ports;
 use crate::platform::netlink::{Address, Link, LinkKind, Netlink};
 use crate::platform::sysctl::Sysctls;
 
@@ -16,11 +18,13 @@ const PORT_PREFIX: &str = "culv";
 /// What one look at the kernel found.
 pub(super) struct Observed {
     pub(super) actual: Actual,
+    /// The pods that the plugin has left notes about.
+    pub(super) pods: Vec<PodPort>,
     /// Index of each device that an action may name.
     pub(super) indexes: HashMap<String, u32>,
 }
 
-/// Looks at everything but the nftables table, which costs a program run and is looked at apart.
+/// Looks at everything but the nftables tables, which are looked at apart.
 pub(super) async fn observe(
     netlink: &mut Netlink,
     parameters: &Sysctls,
@@ -54,9 +58,11 @@ pub(super) async fn observe(
             .collect(),
         sysctls: sysctls(parameters, desired)?,
         ruleset: Ruleset::Unchecked,
+        source_check: Ruleset::Unchecked,
     };
     Ok(Observed {
         actual,
+        pods: pod_ports(&links, &desired.bridge.name),
         indexes: links.into_iter().map(|link| (link.name, link.index)).collect(),
     })
 }
@@ -111,7 +117,11 @@ fn port(link: &Link, bridge: Option<u32>) -> Option<Port> {
     }
     let plugged = link.controller.is_some() && link.controller == bridge;
     let unplugged = link.controller.is_none() && is_port_name(&link.name);
-    (plugged || unplugged).then(|| Port { device: link.name.clone(), mtu: link.mtu, plugged })
+    // A pod that nothing is known about must be able to reach itself through a service address.
+    let (hairpin, isolated) = PodPort::from_note(&link.name, &link.alias)
+        .map_or((true, false), |pod| (pod.hairpin, pod.isolated));
+    let port = || Port { device: link.name.clone(), mtu: link.mtu, plugged, hairpin, isolated };
+    (plugged || unplugged).then(port)
 }
 
 fn is_port_name(name: &str) -> bool {

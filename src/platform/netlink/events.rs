@@ -29,6 +29,12 @@ const NFTABLES_SUBSYSTEM: u16 = 10;
 /// `NFT_MSG_NEWGEN`: closes a transaction, and names no table.
 const NEW_GENERATION: u16 = 15;
 
+/// `NFT_MSG_NEWSETELEM`, `NFT_MSG_DELSETELEM`.
+const ELEMENT_CHANGES: [u16; 2] = [12, 14];
+
+/// `NFPROTO_BRIDGE`.
+const BRIDGE_FAMILY: u8 = 7;
+
 /// Bytes of `struct nfgenmsg`, before the attributes of an nftables message.
 const NFTABLES_HEADER_BYTES: usize = 4;
 
@@ -170,6 +176,13 @@ fn messages(mut bytes: &[u8]) -> impl Iterator<Item = NetlinkBuffer<&[u8]>> {
 fn concerns(message: &NetlinkBuffer<&[u8]>, table: &str) -> bool {
     let kind = message.message_type();
     if kind >> 8 != NFTABLES_SUBSYSTEM || kind & 0xff == NEW_GENERATION {
+        return false;
+    }
+    // Each pod that comes or goes changes the elements of the source check; who looked at the whole
+    // table then would do little else. An element that somebody else removed is missed by nobody
+    // until the next slow look.
+    let family = message.payload().first();
+    if family == Some(&BRIDGE_FAMILY) && ELEMENT_CHANGES.contains(&(kind & 0xff)) {
         return false;
     }
     let attributes = message.payload().get(NFTABLES_HEADER_BYTES..).unwrap_or(&[]);

@@ -95,8 +95,13 @@ pub enum LinkChange {
     Controller(u32),
     /// Switch spanning tree and multicast snooping of a bridge off.
     PlainBridge,
-    /// Let a bridge port send frames back to where they came from.
-    Hairpin,
+    /// Set the options of a bridge port.
+    Port {
+        /// Whether frames may go back to where they came from.
+        hairpin: bool,
+        /// Whether nothing goes to another isolated port.
+        isolated: bool,
+    },
 }
 
 impl Netlink {
@@ -161,8 +166,9 @@ impl Netlink {
                     .mcast_snooping(false);
                 ("set bridge options of", bridge.build())
             }
-            LinkChange::Hairpin => {
-                ("set hairpin mode of", LinkBridgePort::new(index).hairpin(true).build())
+            LinkChange::Port { hairpin, isolated } => {
+                let port = LinkBridgePort::new(index).hairpin(*hairpin).isolated(*isolated);
+                ("set bridge port options of", port.build())
             }
         };
         unless(self.handle.link().change(message).execute().await, &[libc::ENODEV])

@@ -66,12 +66,13 @@ fn listening(netns: &Netns) -> BTreeSet<u16> {
 
 /// Whether the rules of the first node are about exactly these ports.
 fn guarded(lab: &Lab, ports: &BTreeSet<u16>) -> bool {
-    let words: Vec<String> = ports.iter().map(u16::to_string).collect();
-    let expected = match words.as_slice() {
-        [port] => port.clone(),
-        several => format!("{{ {} }}", several.join(", ")),
-    };
-    let rules = run(lab.node(1).netns(), "nft", &["list", "table", "inet", "culvert"]);
-    let rules: Vec<&str> = rules.lines().filter(|line| line.contains("dport")).collect();
-    rules.len() >= 4 && rules.iter().all(|rule| rule.contains(&format!("dport {expected} ")))
+    let text = run(lab.node(1).netns(), "nft", &["list", "table", "inet", "culvert"]);
+    let set = text.split("set tunnel_ports {").nth(1).and_then(|rest| rest.split('}').next());
+    let elements = set.and_then(|set| set.split("elements = {").nth(1)).unwrap_or_default();
+    let listed: BTreeSet<u16> =
+        elements.split(',').filter_map(|port| port.trim().parse().ok()).collect();
+    let rules: Vec<&str> = text.lines().filter(|line| line.contains("dport")).collect();
+    listed == *ports
+        && rules.len() >= 4
+        && rules.iter().all(|rule| rule.contains("dport @tunnel_ports "))
 }

@@ -75,7 +75,11 @@ fn apply(model: &mut Actual, action: &Action) {
             port.expect("a port to plug").plugged = true;
         }
         Action::ApplyRuleset => model.ruleset = Ruleset::Current,
-        Action::DeleteLink { .. } | Action::ReleaseBridge { .. } | Action::DeleteRuleset => {
+        Action::ApplySourceCheck { .. } => model.source_check = Ruleset::Current,
+        Action::DeleteLink { .. }
+        | Action::ReleaseBridge { .. }
+        | Action::DeleteRuleset
+        | Action::DeleteSourceCheck => {
             panic!("a reconcile never cleans up: {action}")
         }
     }
@@ -311,7 +315,6 @@ fn drifted_ruleset_is_replaced_and_an_unchecked_one_left() {
 
 #[test]
 fn unplugged_port_is_plugged_in_and_a_small_one_raised() {
-    let port = |device: &str, mtu, plugged| Port { device: device.into(), mtu, plugged };
     assert_eq!(
         after(|actual| {
             actual.ports = vec![
@@ -322,6 +325,33 @@ fn unplugged_port_is_plugged_in_and_a_small_one_raised() {
             ];
         }),
         ["plug culv02 into v-net-0", "set mtu 1464 dev culv03",]
+    );
+}
+
+fn port(device: &str, mtu: u32, plugged: bool) -> Port {
+    Port { device: device.into(), mtu, plugged, hairpin: true, isolated: false }
+}
+
+#[test]
+fn replugged_port_gets_the_options_that_its_pod_was_attached_with() {
+    let mut actual = healthy();
+    actual.ports = vec![Port { hairpin: false, isolated: true, ..port("culv01", 1464, false) }];
+    assert_eq!(
+        diff(&desired(), &actual),
+        [Action::PlugPort {
+            device: "culv01".into(),
+            bridge: "v-net-0".into(),
+            hairpin: false,
+            isolated: true,
+        }]
+    );
+}
+
+#[test]
+fn drifted_source_check_is_repaired() {
+    assert_eq!(
+        after(|actual| actual.source_check = Ruleset::Drifted),
+        ["repair nft table bridge culvert"]
     );
 }
 
@@ -403,7 +433,7 @@ prop_compose! {
             routes: Vec::new(),
             ports: ports
                 .into_iter()
-                .map(|(device, (mtu, plugged))| Port { device, mtu, plugged })
+                .map(|(device, (mtu, plugged))| port(&device, mtu, plugged))
                 .collect(),
             sysctls: desired()
                 .sysctls
@@ -413,6 +443,7 @@ prop_compose! {
                 .map(|(_position, (key, value))| (key, value.to_owned()))
                 .collect(),
             ruleset: if drifted { Ruleset::Drifted } else { Ruleset::Unchecked },
+            source_check: if drifted { Ruleset::Drifted } else { Ruleset::Current },
         };
         // The kernel has one route for each place.
         for route in routes {

@@ -1,7 +1,8 @@
 //! The result of ADD, in the shape of the request's version.
 //!
 //! Owns the document and joining it to the result of the plugin before this one. Parts of a previous
-//! result that this plugin does not know pass through unchanged.
+//! result that this plugin does not know pass through unchanged. [`by_family`] is the shape of the
+//! oldest versions.
 
 use std::net::IpAddr;
 
@@ -9,8 +10,11 @@ use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
+use crate::config::{RouteSpec, bad};
 use crate::error::Error;
 use crate::version::CniVersion;
+
+mod by_family;
 
 /// A result, ours or a previous one.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -36,6 +40,9 @@ pub(crate) struct Interface {
     pub(crate) name: String,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) mac: Option<String>,
+    /// In bytes; results have it since 1.1.0.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) mtu: Option<u32>,
     /// Path of the pod's network namespace; absent on the host.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) sandbox: Option<String>,
@@ -58,12 +65,22 @@ pub(crate) struct Ip {
     other: Map<String, Value>,
 }
 
-/// A route inside the pod.
+/// A route inside the pod. Results have more than `dst` and `gw` since 1.1.0.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Route {
     pub(crate) dst: IpNet,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) gw: Option<IpAddr>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    mtu: Option<u32>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    advmss: Option<u32>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    priority: Option<u32>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    table: Option<u32>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    scope: Option<u8>,
     #[serde(flatten)]
     other: Map<String, Value>,
 }
@@ -75,22 +92,49 @@ pub(crate) struct Plugged {
     pub(crate) interfaces: Vec<Interface>,
     /// Each address with its gateway.
     pub(crate) addresses: Vec<(IpNet, IpAddr)>,
+    pub(crate) routes: Vec<RouteSpec>,
+}
+
+impl Route {
+    fn new(spec: RouteSpec, version: CniVersion) -> Self {
+        let mut route = Self {
+            dst: spec.dst,
+            gw: spec.gateway,
+            mtu: None,
+            advmss: None,
+            priority: None,
+            table: None,
+            scope: None,
+            other: Map::new(),
+        };
+        if version.result_is_detailed() {
+            route.mtu = spec.mtu;
+            route.advmss = spec.advmss;
+            route.priority = spec.priority;
+            route.table = spec.table;
+            route.scope = spec.scope;
+        }
+        route
+    }
 }
 
 impl CniResult {
     /// Reads the result of the plugin before this one.
     pub(crate) fn parse(prev_result: &Value) -> Result<Self, Error> {
-        Self::deserialize(prev_result).map_err(|error| Error::BadConfig {
-            key: "prevResult".to_owned(),
-            value: prev_result.to_string(),
-            remedy: format!("needs to be a result of this cniVersion ({error})"),
+        if by_family::is_one(prev_result) {
+            return by_family::parse(prev_result);
+        }
+        Self::deserialize(prev_result).map_err(|error| {
+            bad("prevResult", prev_result, &format!("needs to be a result of CNI ({error})"))
         })
     }
 
     /// Appends what this plugin has set up.
     pub(crate) fn append(&mut self, version: CniVersion, plugged: Plugged) {
-        self.cni_version = version.to_string();
-        self.interfaces.extend(plugged.interfaces);
+        for mut interface in plugged.interfaces {
+            interface.mtu = interface.mtu.filter(|_| version.result_is_detailed());
+            self.interfaces.push(interface);
+        }
         let pod_interface = self.interfaces.len() - 1;
         for (address, gateway) in plugged.addresses {
             let family = if gateway.is_ipv6() { "6" } else { "4" };
@@ -101,17 +145,24 @@ impl CniResult {
                 interface: Some(pod_interface),
                 other: Map::new(),
             });
-            self.routes.push(Route {
-                dst: everywhere(gateway),
-                gw: Some(gateway),
-                other: Map::new(),
-            });
         }
+        self.routes.extend(plugged.routes.into_iter().map(|spec| Route::new(spec, version)));
     }
 
     /// The document that goes to the container runtime.
-    pub(crate) fn into_document(self) -> Value {
+    pub(crate) fn into_document(mut self, version: CniVersion) -> Value {
+        self.cni_version = version.to_string();
+        if version.result_is_by_family() {
+            return by_family::document(self);
+        }
         serde_json::to_value(self).expect("a result has text keys and plain values only")
+    }
+
+    /// Whether the shape of `version` has room for `addresses` beside those of this result.
+    pub(crate) fn has_room(&self, version: CniVersion, addresses: &[IpNet]) -> bool {
+        let ours = self.ips.iter().map(|ip| ip.address);
+        !version.result_is_by_family()
+            || by_family::fits(&ours.chain(addresses.iter().copied()).collect::<Vec<_>>())
     }
 
     /// Sets the DNS settings, unless the network's configuration has none.
@@ -125,11 +176,6 @@ impl CniResult {
     }
 }
 
-/// The whole address space of the gateway's family.
-fn everywhere(gateway: IpAddr) -> IpNet {
-    IpNet::new_assert(gateway, 0).trunc()
-}
-
 #[cfg(test)]
 mod tests {
     use serde_json::json;
@@ -140,8 +186,12 @@ mod tests {
         let interface = |name: &str, mac: &str, sandbox: Option<&str>| Interface {
             name: name.to_owned(),
             mac: Some(mac.to_owned()),
+            mtu: Some(1400),
             sandbox: sandbox.map(str::to_owned),
             other: Map::new(),
+        };
+        let route = |dst: &str, gateway: &str| {
+            RouteSpec::new(dst.parse().unwrap(), gateway.parse().unwrap())
         };
         Plugged {
             interfaces: vec![
@@ -153,6 +203,10 @@ mod tests {
                 ("10.244.1.2/24".parse().unwrap(), "10.244.1.1".parse().unwrap()),
                 ("fd00:1::2/64".parse().unwrap(), "fd00:1::1".parse().unwrap()),
             ],
+            routes: vec![
+                RouteSpec { mtu: Some(1300), ..route("0.0.0.0/0", "10.244.1.1") },
+                route("::/0", "fd00:1::1"),
+            ],
         }
     }
 
@@ -160,7 +214,7 @@ mod tests {
         let mut result = CniResult::default();
         result.append(version, plugged());
         result.set_dns(None);
-        result.into_document()
+        result.into_document(version)
     }
 
     fn golden(text: &str) -> Value {
@@ -170,24 +224,49 @@ mod tests {
     #[test]
     fn result_has_the_shape_of_its_version() {
         let cases = [
-            (CniVersion::V0_3_1, include_str!("../tests/fixtures/result-0.3.1.json")),
-            (CniVersion::V0_4_0, include_str!("../tests/fixtures/result-0.4.0.json")),
-            (CniVersion::V1_0_0, include_str!("../tests/fixtures/result-1.0.0.json")),
+            (CniVersion::V0_1_0, include_str!("../../tests/fixtures/result-0.1.0.json")),
+            (CniVersion::V0_2_0, include_str!("../../tests/fixtures/result-0.2.0.json")),
+            (CniVersion::V0_3_0, include_str!("../../tests/fixtures/result-0.3.0.json")),
+            (CniVersion::V0_3_1, include_str!("../../tests/fixtures/result-0.3.1.json")),
+            (CniVersion::V0_4_0, include_str!("../../tests/fixtures/result-0.4.0.json")),
+            (CniVersion::V1_0_0, include_str!("../../tests/fixtures/result-1.0.0.json")),
+            (CniVersion::V1_1_0, include_str!("../../tests/fixtures/result-1.1.0.json")),
         ];
+        assert_eq!(cases.map(|(version, _)| version), CniVersion::ALL);
         for (version, text) in cases {
             assert_eq!(result(version), golden(text), "{version}");
         }
     }
 
     #[test]
+    fn results_of_every_version_are_read_back() {
+        for version in CniVersion::ALL {
+            let read = CniResult::parse(&result(version)).unwrap();
+            let addresses: Vec<_> = read.ips.iter().map(|ip| ip.address.to_string()).collect();
+            assert_eq!(addresses, ["10.244.1.2/24", "fd00:1::2/64"], "{version}");
+            assert_eq!(read.routes.len(), 2, "{version}");
+            assert_eq!(read.into_document(version), result(version), "{version}");
+        }
+    }
+
+    #[test]
+    fn oldest_shape_has_room_for_one_address_of_each_family() {
+        let read = CniResult::parse(&result(CniVersion::V0_2_0)).unwrap();
+        let another = ["10.244.2.2/24".parse().unwrap()];
+        assert!(!read.has_room(CniVersion::V0_2_0, &another));
+        assert!(read.has_room(CniVersion::V0_3_0, &another));
+        assert!(CniResult::default().has_room(CniVersion::V0_1_0, &another));
+    }
+
+    #[test]
     fn previous_result_passes_through_with_ours_appended() {
-        let previous = golden(include_str!("../tests/fixtures/prev-result-1.0.0.json"));
+        let previous = golden(include_str!("../../tests/fixtures/prev-result-1.0.0.json"));
         let mut result = CniResult::parse(&previous).unwrap();
         result.append(CniVersion::V1_0_0, plugged());
         result.set_dns(None);
         assert_eq!(
-            result.into_document(),
-            golden(include_str!("../tests/fixtures/appended-result-1.0.0.json"))
+            result.into_document(CniVersion::V1_0_0),
+            golden(include_str!("../../tests/fixtures/appended-result-1.0.0.json"))
         );
     }
 
@@ -200,8 +279,10 @@ mod tests {
 
     #[test]
     fn previous_result_of_another_shape_is_refused() {
-        let error = CniResult::parse(&json!({"ips": [{"address": "nowhere"}]})).unwrap_err();
-        assert_eq!(error.code(), 7);
-        assert!(error.to_string().contains("prevResult"), "{error}");
+        for previous in [json!({"ips": [{"address": "nowhere"}]}), json!({"ip4": 7}), json!([])] {
+            let error = CniResult::parse(&previous).unwrap_err();
+            assert_eq!(error.code(), 7);
+            assert!(error.to_string().contains("prevResult"), "{error}");
+        }
     }
 }

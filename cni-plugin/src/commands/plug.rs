@@ -1,0 +1,261 @@
+//! The work of ADD, from the addresses to the announcement, and undoing it.
+
+use std::io;
+use std::os::fd::AsRawFd as _;
+use std::thread;
+use std::time::Duration;
+
+use culvert_nft::Socket as Nftables;
+
+use super::Call;
+use super::del::unplug;
+use crate::config::{RouteSpec, Settings};
+use crate::error::Error;
+use crate::fault::Step;
+use crate::ipam::{Allocation, Store};
+use crate::mac::MacAddress;
+use crate::netlink::{self, Detection, Link, PortChange, Route, Socket, Veth};
+use crate::netns::{Netns, Sysctl, kernel_has_ipv6};
+use crate::node_file::NodeFile;
+use crate::plan::{self, Plan};
+use crate::pod_port::PodPort;
+use crate::result::{Interface, Plugged};
+use crate::source_check;
+
+/// How long to wait for the bridge port to carry frames, at most. The first look is enough on
+/// kernels since 6.8, which bring a device's state up to date before they report it.
+const PORT_ATTEMPTS: u32 = 50;
+const PORT_PAUSE: Duration = Duration::from_millis(2);
+
+/// How long to wait for duplicate address detection, at most. The kernel takes one to two seconds.
+const DETECTION_ATTEMPTS: u32 = 500;
+const DETECTION_PAUSE: Duration = Duration::from_millis(20);
+
+/// One pod being plugged in, and how far that has come.
+pub(super) struct Plug<'a> {
+    pub(super) call: &'a Call,
+    pub(super) settings: &'a Settings,
+    pub(super) plan: &'a Plan,
+    pub(super) netns: &'a Netns,
+    pub(super) node: &'a NodeFile,
+    pub(super) bridge: &'a Link,
+    pub(super) host: Socket,
+    /// None for a pod that is not checked.
+    pub(super) nftables: Option<Nftables>,
+    pub(super) pod: Socket,
+    pub(super) store: Store,
+    pub(super) host_device: String,
+    pub(super) has_addresses: bool,
+    pub(super) has_devices: bool,
+}
+
+impl Plug<'_> {
+    /// Does the work, on a thread inside the pod's namespace.
+    pub(super) fn run(&mut self) -> Result<Plugged, Error> {
+        let (call, plan) = (self.call, self.plan);
+        let attachment = &call.attachment;
+        let netns = self.netns.path();
+        let allocations = self.store.allocate_from(attachment, netns, &plan.request)?;
+        self.has_addresses = true;
+        call.reached(Step::AddressesAllocated);
+        let addresses = plan::pairs(&allocations);
+        let routes = plan::routes(self.settings, &self.node.cluster_networks, &addresses)?;
+        let pod_mac = self.settings.mac.unwrap_or_else(|| MacAddress::of(&allocations));
+        self.create_devices(pod_mac, &allocations)?;
+        self.configure_pod(&allocations, &routes)?;
+        call.reached(Step::PodConfigured);
+        let port = self.wait_for_port()?;
+        if self.settings.duplicate_detection {
+            self.wait_for_detection()?;
+        }
+        call.reached(Step::PortRunning);
+        self.pod.execute(netlink::announce(attachment.ifname(), pod_mac))?;
+        call.reached(Step::Announced);
+        let host_interface = |link: &Link| Interface {
+            name: link.name.clone(),
+            mac: link.mac.map(|mac| mac.to_string()),
+            mtu: Some(link.mtu),
+            ..Interface::default()
+        };
+        let pod_interface = Interface {
+            name: attachment.ifname().to_owned(),
+            mac: Some(pod_mac.to_string()),
+            mtu: Some(plan.mtu.into()),
+            sandbox: Some(netns.to_string_lossy().into_owned()),
+            ..Interface::default()
+        };
+        Ok(Plugged {
+            interfaces: vec![host_interface(self.bridge), host_interface(&port), pod_interface],
+            addresses,
+            routes,
+        })
+    }
+
+    fn create_devices(
+        &mut self,
+        pod_mac: MacAddress,
+        allocations: &[Allocation],
+    ) -> Result<(), Error> {
+        let veth = Veth {
+            host_name: &self.host_device,
+            bridge: self.bridge.index,
+            pod_name: self.call.attachment.ifname(),
+            pod_netns: self.netns.as_raw_fd(),
+            pod_mac,
+            mtu: self.plan.mtu,
+            gso_max_size: self.node.gso_max_size,
+        };
+        self.host.create_veth(&veth).map_err(|error| {
+            if error.is_exists() {
+                // The pod's name was free a moment ago, so it is the host's.
+                Error::HostDeviceExists { device: self.host_device.clone() }
+            } else {
+                error.into()
+            }
+        })?;
+        self.has_devices = true;
+        self.call.reached(Step::VethCreated);
+        self.enter_source_check(pod_mac, allocations)?;
+        self.call.reached(Step::SourceChecked);
+        self.host.start_port(&PortChange {
+            name: &self.host_device,
+            hairpin: self.settings.hairpin,
+            isolated: self.settings.isolated,
+            kernel_has_ipv6: kernel_has_ipv6(),
+        })?;
+        self.call.reached(Step::PortStarted);
+        Ok(())
+    }
+
+    /// Notes on the port whose it is and what the pod may send from, and has the kernel check that.
+    ///
+    /// The note comes first, so that whatever else keeps the table can only add to it; the port is
+    /// still down, so that there is no frame that is not checked.
+    fn enter_source_check(
+        &mut self,
+        pod_mac: MacAddress,
+        allocations: &[Allocation],
+    ) -> Result<(), Error> {
+        let port = PodPort {
+            device: self.host_device.clone(),
+            attachment: Some(self.call.attachment.clone()),
+            mac: pod_mac.0,
+            addresses: allocations.iter().map(|allocation| allocation.address).collect(),
+            is_checked: self.settings.source_check,
+            hairpin: self.settings.hairpin,
+            isolated: self.settings.isolated,
+        };
+        let note =
+            port.note().ok_or_else(|| Error::TooManyAddresses { device: port.device.clone() })?;
+        self.host.set_alias(&port.device, &note)?;
+        if let Some(nftables) = &mut self.nftables {
+            source_check::enter(nftables, &port).map_err(Error::source_check)?;
+        }
+        Ok(())
+    }
+
+    /// Sets the pod's end up, with its addresses and routes.
+    fn configure_pod(
+        &mut self,
+        allocations: &[Allocation],
+        routes: &[RouteSpec],
+    ) -> Result<(), Error> {
+        let ifname = self.call.attachment.ifname();
+        let has_v6 = allocations.iter().any(|allocation| allocation.address.is_ipv6());
+        let device = self
+            .pod
+            .link_by_name(ifname)?
+            .ok_or_else(|| Error::Vanished { device: ifname.to_owned() })?
+            .index;
+        let duplicate_detection = self.settings.duplicate_detection;
+        for sysctl in sysctls(ifname, has_v6, duplicate_detection) {
+            match sysctl.write() {
+                // A kernel without IPv6 has nothing to switch off.
+                Err(Error::Sysctl { source, .. })
+                    if source.kind() == io::ErrorKind::NotFound && !has_v6 => {}
+                result => result?,
+            }
+        }
+        let mut requests = vec![netlink::set_up("lo"), netlink::set_up(ifname)];
+        for allocation in allocations {
+            let address = allocation.interface_address();
+            requests.push(netlink::add_address(device, address, duplicate_detection));
+        }
+        requests.extend(routes.iter().map(|spec| netlink::add_route(&Route::of(spec, device))));
+        Ok(self.pod.execute_all(requests)?)
+    }
+
+    /// Waits until the bridge forwards frames of the new port.
+    ///
+    /// kernel: the state of a device that has just been connected reaches the bridge a moment later.
+    /// Until then the bridge drops what the pod sends, and its announcement would be lost.
+    fn wait_for_port(&mut self) -> Result<Link, Error> {
+        let mut attempts = 0;
+        loop {
+            let link = self
+                .host
+                .link_by_name(&self.host_device)?
+                .ok_or_else(|| Error::Vanished { device: self.host_device.clone() })?;
+            attempts += 1;
+            // A bridge that is itself down connects nothing; the daemon will see to that.
+            if link.is_running || attempts >= PORT_ATTEMPTS {
+                return Ok(link);
+            }
+            thread::sleep(PORT_PAUSE);
+        }
+    }
+
+    /// Waits until nobody has answered for the pod's IPv6 addresses.
+    fn wait_for_detection(&mut self) -> Result<(), Error> {
+        let ifname = self.call.attachment.ifname();
+        let vanished = || Error::Vanished { device: ifname.to_owned() };
+        let device = self.pod.link_by_name(ifname)?.ok_or_else(vanished)?.index;
+        for _attempt in 0..DETECTION_ATTEMPTS {
+            match self.pod.detection(device)? {
+                Detection::Passed => return Ok(()),
+                Detection::Duplicate(address) => return Err(Error::DuplicateAddress { address }),
+                Detection::Pending => thread::sleep(DETECTION_PAUSE),
+            }
+        }
+        Err(Error::UndecidedAddress { device: ifname.to_owned() })
+    }
+
+    /// Undoes what was done and gathers what goes wrong.
+    pub(super) fn undo(&mut self) -> Vec<Error> {
+        let mut errors = Vec::new();
+        if self.has_devices
+            && let Err(error) = unplug(&mut self.host, self.nftables.as_mut(), &self.host_device)
+        {
+            errors.push(error);
+        }
+        self.call.reached(Step::DevicesUndone);
+        if self.has_addresses
+            && let Err(error) = self.store.release(&self.call.attachment)
+        {
+            errors.push(error.into());
+        }
+        errors
+    }
+}
+
+/// The pod's sysctls, all before its device goes up.
+///
+/// - No duplicate address detection, unless asked for: the store hands out each address once, and a
+///   second of waiting would be a second of every pod's start.
+/// - No router advertisements: nothing on the bridge may give a pod another route.
+/// - Announcements on: see [`netlink::announce`].
+/// - Container runtimes switch IPv6 off in a new namespace; a pod that gets an address needs it on.
+fn sysctls(ifname: &str, has_v6: bool, duplicate_detection: bool) -> Vec<Sysctl> {
+    let one = |path: String, value| Sysctl { path, value };
+    let mut sysctls = vec![
+        one(format!("ipv4/conf/{ifname}/arp_notify"), "1"),
+        one(format!("ipv6/conf/{ifname}/accept_dad"), if duplicate_detection { "1" } else { "0" }),
+        one(format!("ipv6/conf/{ifname}/accept_ra"), "0"),
+    ];
+    if has_v6 {
+        sysctls.push(one(format!("ipv6/conf/{ifname}/ndisc_notify"), "1"));
+        sysctls.push(one(format!("ipv6/conf/{ifname}/disable_ipv6"), "0"));
+        sysctls.push(one("ipv6/conf/lo/disable_ipv6".to_owned(), "0"));
+    }
+    sysctls
+}

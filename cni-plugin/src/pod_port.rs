@@ -1,0 +1,155 @@
+//! The node's end of a pod's cable, and the note about the pod that is written on it.
+//!
+//! Owns the text of the note, which is the alias of the device: whose the pod is, what it may send
+//! from, and how its port is to be. So whoever looks at the device can put back what else depends on
+//! that, without the store and without a file; the note lives and dies with the device.
+
+use std::fmt::Write as _;
+use std::net::IpAddr;
+
+use crate::attachment::Attachment;
+use crate::mac::MacAddress;
+
+/// How the note about a pod begins.
+const NOTE_PREFIX: &str = "culvert pod ";
+
+/// Longest alias of a device (the kernel's `IFALIASZ` less its terminating zero).
+const MAX_NOTE_BYTES: usize = 255;
+
+/// The node's end of a pod's cable: what was decided about it when the pod was attached.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PodPort {
+    /// Name of the device.
+    pub device: String,
+    /// Whose it is; none, if the names do not fit the note.
+    pub attachment: Option<Attachment>,
+    /// MAC address of the pod.
+    pub mac: [u8; 6],
+    /// Addresses of the pod.
+    pub addresses: Vec<IpAddr>,
+    /// Whether the pod may send from these only.
+    pub is_checked: bool,
+    /// Whether the bridge may send a frame back to the pod that it came from.
+    pub hairpin: bool,
+    /// Whether the pod reaches no other isolated pod of the node by way of the bridge.
+    pub isolated: bool,
+}
+
+impl PodPort {
+    /// The note about the pod, for its port's alias; none when it has more addresses than fit.
+    #[must_use]
+    pub fn note(&self) -> Option<String> {
+        let mut note = format!("{NOTE_PREFIX}{}", MacAddress(self.mac));
+        for (flag, is_set) in
+            [("checked", self.is_checked), ("hairpin", self.hairpin), ("isolated", self.isolated)]
+        {
+            if is_set {
+                let _infallible = write!(note, " {flag}");
+            }
+        }
+        for address in &self.addresses {
+            let _infallible = write!(note, " {address}");
+        }
+        if let Some(attachment) = &self.attachment {
+            let owner = format!(
+                " {}/{}/{}",
+                attachment.network(),
+                attachment.container(),
+                attachment.ifname()
+            );
+            // Only a rebuilt store needs the owner, and it finds the pods that have one.
+            if note.len() + owner.len() <= MAX_NOTE_BYTES {
+                note.push_str(&owner);
+            }
+        }
+        (note.len() <= MAX_NOTE_BYTES).then_some(note)
+    }
+
+    /// Reads the note on a device; none, if the alias is something else.
+    #[must_use]
+    pub fn from_note(device: &str, alias: &str) -> Option<Self> {
+        let mut words = alias.strip_prefix(NOTE_PREFIX)?.split(' ');
+        let mut port = Self {
+            device: device.to_owned(),
+            attachment: None,
+            mac: MacAddress::parse(words.next()?)?.0,
+            addresses: Vec::new(),
+            is_checked: false,
+            hairpin: false,
+            isolated: false,
+        };
+        for word in words {
+            match word {
+                "checked" => port.is_checked = true,
+                "hairpin" => port.hairpin = true,
+                "isolated" => port.isolated = true,
+                // No name and no address can contain a slash.
+                owner if owner.contains('/') => port.attachment = Some(parse_owner(owner)?),
+                address => port.addresses.push(address.parse().ok()?),
+            }
+        }
+        Some(port)
+    }
+}
+
+fn parse_owner(text: &str) -> Option<Attachment> {
+    let mut names = text.split('/');
+    let attachment = Attachment::new(names.next()?, names.next()?, names.next()?).ok()?;
+    names.next().is_none().then_some(attachment)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn port() -> PodPort {
+        PodPort {
+            device: "culv9597bc6a7ab".to_owned(),
+            attachment: Some(Attachment::new("pods", "c1", "eth0").unwrap()),
+            mac: [0x0a, 0x58, 10, 244, 1, 2],
+            addresses: vec!["10.244.1.2".parse().unwrap(), "fd00:1::2".parse().unwrap()],
+            is_checked: true,
+            hairpin: true,
+            isolated: false,
+        }
+    }
+
+    #[test]
+    fn note_reads_back() {
+        let note = port().note().unwrap();
+        let text =
+            "culvert pod 0a:58:0a:f4:01:02 checked hairpin 10.244.1.2 fd00:1::2 pods/c1/eth0";
+        assert_eq!(note, text);
+        assert_eq!(PodPort::from_note(&port().device, &note), Some(port()));
+        let foreign = format!("{note} whatever");
+        assert_eq!(PodPort::from_note("culv0", &foreign), None);
+    }
+
+    #[test]
+    fn an_alias_that_is_no_note_is_none() {
+        let mac = "0a:58:0a:f4:01:02";
+        for alias in [
+            "",
+            "culvert: overlay",
+            "culvert pod",
+            "culvert pod x",
+            "culvert pod 0a:58",
+            &format!("culvert pod {mac} a/b"),
+            &format!("culvert pod {mac} a/b/c/d"),
+        ] {
+            assert_eq!(PodPort::from_note("culv0", alias), None, "{alias}");
+        }
+    }
+
+    #[test]
+    fn note_that_does_not_fit_loses_its_owner_first() {
+        let address: IpAddr = "fd00:1234:5678:9abc:def0:1234:5678:9abc".parse().unwrap();
+        let long = Attachment::new("pods", &"c".repeat(200), "eth0").unwrap();
+        let crowded = PodPort { attachment: Some(long), ..port() };
+        let note = crowded.note().unwrap();
+        let found = PodPort::from_note(&crowded.device, &note).unwrap();
+        assert_eq!(found, PodPort { attachment: None, ..crowded });
+        assert!(PodPort { addresses: vec![address; 5], ..port() }.note().is_some());
+        assert!(PodPort { addresses: vec![address; 6], ..port() }.note().is_none());
+    }
+}

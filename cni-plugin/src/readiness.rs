@@ -1,0 +1,71 @@
+//! Whether this node can take pods: what STATUS answers, and what an installer waits for.
+//!
+//! Looks at the node file, the daemon's socket and the bridge, in this order, and opens no store: a
+//! runtime asks every few seconds, so the answer must cost next to nothing.
+
+use std::io;
+use std::os::unix::net::UnixStream;
+use std::path::Path;
+
+use thiserror::Error;
+
+use crate::ipam::{DATABASE, DIRECTORY};
+use crate::netlink::Socket;
+use crate::node_file::{NodeFile, SOCKET_NAME};
+
+/// Why a node cannot take pods.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+pub enum NotReady {
+    /// No pod can be added, and there was none before.
+    #[error("{0}")]
+    Unavailable(String),
+    /// No pod can be added, and those that there are may not reach others.
+    #[error("{0}")]
+    Limited(String),
+}
+
+/// Says why the node whose daemon uses `run_dir`, and whose plugin uses `state_dir`, is not ready.
+///
+/// # Errors
+///
+/// It is not ready.
+pub fn check(run_dir: &Path, state_dir: &Path) -> Result<(), NotReady> {
+    let path = NodeFile::path(run_dir);
+    let node = NodeFile::read(run_dir).map_err(|error| {
+        let reason = if error.kind() == io::ErrorKind::NotFound {
+            format!("{} does not exist. Start the daemon (`culvert run`)", path.display())
+        } else {
+            format!(
+                "the node file {} cannot be read ({error}). Restart the daemon (`culvert run`)",
+                path.display()
+            )
+        };
+        // The store appears with the first pod.
+        if state_dir.join(DIRECTORY).join(DATABASE).exists() {
+            NotReady::Limited(reason)
+        } else {
+            NotReady::Unavailable(reason)
+        }
+    })?;
+    let socket = run_dir.join(SOCKET_NAME);
+    UnixStream::connect(&socket).map_err(|error| {
+        NotReady::Limited(format!(
+            "nobody answers at {} ({error}). Start the daemon again (`culvert run`)",
+            socket.display()
+        ))
+    })?;
+    let bridge = Socket::open()
+        .and_then(|mut socket| socket.link_by_name(&node.bridge))
+        .map_err(|error| NotReady::Unavailable(error.to_string()))?;
+    match bridge {
+        Some(bridge) if bridge.is_up => Ok(()),
+        Some(_) => Err(NotReady::Limited(format!(
+            "bridge {} is down. Set it up, or restart the daemon (`culvert run`)",
+            node.bridge
+        ))),
+        None => Err(NotReady::Limited(format!(
+            "bridge {} does not exist. Restart the daemon (`culvert run`), which makes it",
+            node.bridge
+        ))),
+    }
+}

@@ -1,0 +1,81 @@
+//! The result of CNI 0.1.0 and 0.2.0: `ip4` and `ip6`, each with its routes, and no interfaces.
+
+use std::net::IpAddr;
+
+use ipnet::IpNet;
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+
+use super::{CniResult, Ip, Route};
+use crate::config::bad;
+use crate::error::Error;
+
+#[derive(Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Document {
+    #[serde(default)]
+    cni_version: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    ip4: Option<Family>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    ip6: Option<Family>,
+    #[serde(default)]
+    dns: Value,
+}
+
+/// What the pod has of one family.
+#[derive(Serialize, Deserialize)]
+struct Family {
+    ip: IpNet,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    gateway: Option<IpAddr>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    routes: Vec<Route>,
+}
+
+/// Whether `result` has this shape.
+pub(super) fn is_one(result: &Value) -> bool {
+    result.get("ip4").is_some() || result.get("ip6").is_some()
+}
+
+/// Whether a document has room for `addresses`.
+pub(super) fn fits(addresses: &[IpNet]) -> bool {
+    let of = |is_v6| addresses.iter().filter(|net| net.addr().is_ipv6() == is_v6).count();
+    of(false) <= 1 && of(true) <= 1
+}
+
+/// Reads a result.
+pub(super) fn parse(result: &Value) -> Result<CniResult, Error> {
+    let document = Document::deserialize(result).map_err(|error| {
+        bad("prevResult", result, &format!("needs to be a result of CNI ({error})"))
+    })?;
+    let mut parsed = CniResult { dns: document.dns, ..CniResult::default() };
+    for family in [document.ip4, document.ip6].into_iter().flatten() {
+        parsed.ips.push(Ip {
+            version: None,
+            address: family.ip,
+            gateway: family.gateway,
+            interface: None,
+            other: Map::new(),
+        });
+        parsed.routes.extend(family.routes);
+    }
+    Ok(parsed)
+}
+
+/// Writes a result that [`fits`].
+pub(super) fn document(result: CniResult) -> Value {
+    let (routes_v6, routes_v4): (Vec<_>, Vec<_>) =
+        result.routes.into_iter().partition(|route| route.dst.addr().is_ipv6());
+    let family = |is_v6, routes| {
+        let ip = result.ips.iter().find(|ip| ip.address.addr().is_ipv6() == is_v6)?;
+        Some(Family { ip: ip.address, gateway: ip.gateway, routes })
+    };
+    let document = Document {
+        cni_version: result.cni_version.clone(),
+        ip4: family(false, routes_v4),
+        ip6: family(true, routes_v6),
+        dns: result.dns.clone(),
+    };
+    serde_json::to_value(document).expect("a result has text keys and plain values only")
+}

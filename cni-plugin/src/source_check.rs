@@ -1,0 +1,342 @@
+//! The source check: a pod sends from its own MAC and IP addresses, and from no other.
+//!
+//! Owns the nftables table that enforces it, and what of it belongs to one pod. The plugin enters a
+//! pod before its port goes up and takes it out when the port is gone; the daemon puts back whatever
+//! is missing. Both find what should be there in the kernel itself: in the note on the port, see
+//! [`PodPort`]. Never needs the daemon, the program `nft`, or a file.
+
+use std::collections::BTreeSet;
+use std::net::{IpAddr, Ipv6Addr};
+
+use culvert_nft::{
+    Base, Batch, Chain, ChainKind, Element, Expression, Family, Field, Hook, KeyPart, Listing,
+    Membership, Meta, Register, Set, Socket, Table, Verdict,
+};
+
+use crate::pod_port::PodPort;
+
+/// Family of the table: it sees the frames of a bridge, before the bridge learns from them.
+pub const FAMILY: Family = Family::Bridge;
+
+/// Name of the table.
+pub const TABLE: &str = "culvert";
+
+/// `NF_BR_PRI_NAT_DST_BRIDGED`: before everything else that looks at bridged frames.
+const PRIORITY: i32 = -300;
+
+/// How often a change is tried again that somebody else's change came before.
+const ATTEMPTS: usize = 20;
+
+/// The sets: ports that are checked, and what each may send from.
+const PORTS: &str = "ports";
+const MACS: &str = "macs";
+const IPV4: &str = "ipv4";
+const IPV6: &str = "ipv6";
+
+/// Fields of frames. EtherType with a tag is that of the tag, so tagged frames match nothing here.
+const SOURCE_MAC: Field = Field { base: Base::Link, offset: 6, len: 6 };
+const ETHER_TYPE: Field = Field { base: Base::Link, offset: 12, len: 2 };
+/// RFC 826, for Ethernet and IPv4.
+const ARP_SENDER_MAC: Field = Field { base: Base::Network, offset: 8, len: 6 };
+const ARP_SENDER_IP: Field = Field { base: Base::Network, offset: 14, len: 4 };
+const IPV4_SOURCE: Field = Field { base: Base::Network, offset: 12, len: 4 };
+const IPV6_SOURCE: Field = Field { base: Base::Network, offset: 8, len: 16 };
+/// RFC 4861, sections 4.3 and 4.4: solicitations and advertisements have it at the same place.
+const ICMPV6_TYPE: Field = Field { base: Base::Transport, offset: 0, len: 1 };
+const ND_TARGET: Field = Field { base: Base::Transport, offset: 8, len: 16 };
+
+const ETHER_TYPE_IPV4: [u8; 2] = [0x08, 0x00];
+const ETHER_TYPE_ARP: [u8; 2] = [0x08, 0x06];
+const ETHER_TYPE_IPV6: [u8; 2] = [0x86, 0xdd];
+
+/// `IPPROTO_ICMPV6` and types of RFC 4861.
+const ICMPV6: u8 = 58;
+const ROUTER_ADVERTISEMENT: u8 = 134;
+const NEIGHBOUR_SOLICITATION: u8 = 135;
+const NEIGHBOUR_ADVERTISEMENT: u8 = 136;
+const REDIRECT: u8 = 137;
+
+/// What the sets have about this pod.
+fn elements(port: &PodPort) -> Vec<(&'static str, Element)> {
+    if !port.is_checked {
+        return Vec::new();
+    }
+    let name = device_key(&port.device);
+    let mut elements =
+        vec![(PORTS, Element::of(&[&name])), (MACS, Element::of(&[&name, &port.mac]))];
+    for address in &port.addresses {
+        elements.push(match address {
+            IpAddr::V4(address) => (IPV4, Element::of(&[&name, &address.octets()])),
+            IpAddr::V6(address) => (IPV6, Element::of(&[&name, &address.octets()])),
+        });
+    }
+    if port.addresses.iter().any(IpAddr::is_ipv6) {
+        let link_local = link_local(port.mac).octets();
+        elements.push((IPV6, Element::of(&[&name, &link_local])));
+    }
+    elements
+}
+
+/// The link-local address that the kernel gives a device by its MAC address (RFC 4291, appendix A).
+fn link_local(mac: [u8; 6]) -> Ipv6Addr {
+    let [a, b, c, d, e, f] = mac;
+    Ipv6Addr::from([0xfe, 0x80, 0, 0, 0, 0, 0, 0, a ^ 2, b, c, 0xff, 0xfe, d, e, f])
+}
+
+/// The name of a device as part of a key.
+fn device_key(device: &str) -> [u8; 16] {
+    let mut key = [0; 16];
+    for (byte, letter) in key.iter_mut().zip(device.bytes()) {
+        *byte = letter;
+    }
+    key
+}
+
+/// The whole table for these pods.
+#[must_use]
+pub fn table(ports: &[PodPort]) -> Table {
+    let keys: [(&str, &[KeyPart]); 4] = [
+        (PORTS, &[KeyPart::InterfaceName]),
+        (MACS, &[KeyPart::InterfaceName, KeyPart::EtherAddress]),
+        (IPV4, &[KeyPart::InterfaceName, KeyPart::Ipv4Address]),
+        (IPV6, &[KeyPart::InterfaceName, KeyPart::Ipv6Address]),
+    ];
+    let elements: Vec<_> = ports.iter().flat_map(elements).collect();
+    let sets = keys.map(|(name, key)| Set {
+        name: name.to_owned(),
+        key: key.to_vec(),
+        is_interval: false,
+        elements: elements
+            .iter()
+            .filter(|(set, _element)| *set == name)
+            .map(|(_set, element)| element.clone())
+            .collect(),
+    });
+    Table {
+        family: FAMILY,
+        name: TABLE,
+        sets: sets.into(),
+        chains: vec![Chain {
+            name: "prerouting",
+            kind: ChainKind::Filter,
+            hook: Hook::Prerouting,
+            priority: PRIORITY,
+            rules: rules(),
+        }],
+    }
+}
+
+/// The rules: what is not a pod's is let through, then only what is known to be right.
+fn rules() -> Vec<Vec<Expression>> {
+    let own = |field, set| Expression::input_and_field_in(field, Membership::Inside, set);
+    let ether_type = |value: [u8; 2]| Expression::field_is(ETHER_TYPE, &value);
+    let icmpv6 = |kind: u8| {
+        let [family, is_ipv6] = ether_type(ETHER_TYPE_IPV6);
+        let [upper, is_icmpv6] = Expression::upper_protocol_is(ICMPV6);
+        let [field, is_kind] = Expression::field_is(ICMPV6_TYPE, &[kind]);
+        [family, is_ipv6, upper, is_icmpv6, field, is_kind]
+    };
+    let accept = [Expression::Verdict(Verdict::Accept)];
+    let drop = [Expression::Counter, Expression::Verdict(Verdict::Drop)];
+    let not_checked = [
+        Expression::Meta(Meta::InputName, Register::One),
+        Expression::Lookup(Membership::Outside, PORTS.to_owned()),
+    ];
+    let foreign_mac = Expression::input_and_field_in(SOURCE_MAC, Membership::Outside, MACS);
+    vec![
+        rule([&not_checked[..], &accept]),
+        rule([&foreign_mac[..], &drop]),
+        rule([&ether_type(ETHER_TYPE_IPV4)[..], &own(IPV4_SOURCE, IPV4), &accept]),
+        rule([
+            &ether_type(ETHER_TYPE_ARP)[..],
+            &own(ARP_SENDER_IP, IPV4),
+            &own(ARP_SENDER_MAC, MACS),
+            &accept,
+        ]),
+        // No pod is a router, nor tells another which one to use.
+        rule([&icmpv6(ROUTER_ADVERTISEMENT)[..], &drop]),
+        rule([&icmpv6(REDIRECT)[..], &drop]),
+        rule([
+            &icmpv6(NEIGHBOUR_ADVERTISEMENT)[..],
+            &own(IPV6_SOURCE, IPV6),
+            &own(ND_TARGET, IPV6),
+            &accept,
+        ]),
+        rule([&icmpv6(NEIGHBOUR_ADVERTISEMENT)[..], &drop]),
+        // Before it may use an address of its own, a pod asks whether somebody has it.
+        rule([
+            &icmpv6(NEIGHBOUR_SOLICITATION)[..],
+            &Expression::field_is(IPV6_SOURCE, &[0; 16]),
+            &own(ND_TARGET, IPV6),
+            &accept,
+        ]),
+        rule([&ether_type(ETHER_TYPE_IPV6)[..], &own(IPV6_SOURCE, IPV6), &accept]),
+        // A foreign address, a VLAN tag, or a protocol that pods have no use for.
+        rule([&drop[..]]),
+    ]
+}
+
+fn rule<const N: usize>(parts: [&[Expression]; N]) -> Vec<Expression> {
+    parts.concat()
+}
+
+/// What has to change for the kernel's table, `actual`, to be that of `ports`; none, if nothing has
+/// to.
+///
+/// `accepted` is how the kernel lists the table without elements, where that is not how we do. What
+/// is returned must be bound to the generation from before the look at ports and table.
+#[must_use]
+pub fn repair(
+    ports: &[PodPort],
+    actual: Option<&Listing>,
+    accepted: Option<&Listing>,
+) -> Option<Batch> {
+    let wanted = table(ports);
+    let listing = Listing::of(&wanted);
+    let mut batch = Batch::new(FAMILY);
+    let Some(actual) = actual else {
+        batch.replace(&wanted);
+        return Some(batch);
+    };
+    let bare = actual.clone().without_elements();
+    if bare != listing.clone().without_elements() && Some(&bare) != accepted {
+        batch.replace(&wanted);
+        return Some(batch);
+    }
+    for (set, wanted) in &listing.sets {
+        let none = BTreeSet::new();
+        let actual = actual.sets.get(set).map_or(&none, |actual| &actual.elements);
+        let missing: Vec<_> = wanted.elements.difference(actual).cloned().collect();
+        let stale: Vec<_> = actual.difference(&wanted.elements).cloned().collect();
+        batch.add_elements(TABLE, set, &missing);
+        batch.remove_elements(TABLE, set, &stale);
+    }
+    (!batch.is_empty()).then_some(batch)
+}
+
+/// Has the kernel check what comes in by `port`, from its first frame on if the port is still down.
+///
+/// # Errors
+///
+/// When the kernel refuses, or lacks nftables for bridges.
+pub fn enter(socket: &mut Socket, port: &PodPort) -> culvert_nft::Result<()> {
+    let own = elements(port);
+    if own.is_empty() {
+        return Ok(());
+    }
+    let mut batch = Batch::new(FAMILY);
+    for (set, element) in &own {
+        batch.add_elements(TABLE, set, std::slice::from_ref(element));
+    }
+    let mut attempts = ATTEMPTS;
+    loop {
+        match socket.commit(&batch) {
+            // No daemon has made the table, or somebody removed it.
+            Err(error) if error.is_not_found() => {}
+            outcome => return outcome,
+        }
+        let mut whole = Batch::new(FAMILY);
+        whole.create(&table(std::slice::from_ref(port)));
+        match socket.commit(&whole) {
+            // Another plugin or the daemon was faster, so the elements can go in.
+            Err(error) if error.is_exists() && attempts > 0 => attempts -= 1,
+            outcome => return outcome,
+        }
+    }
+}
+
+/// Forgets what the sets have about `port`, whose device is gone.
+///
+/// # Errors
+///
+/// When the kernel refuses.
+pub fn leave(socket: &mut Socket, port: &PodPort) -> culvert_nft::Result<()> {
+    let own = elements(port);
+    if own.is_empty() {
+        return Ok(());
+    }
+    let mut batch = Batch::new(FAMILY);
+    for (set, element) in &own {
+        batch.remove_elements(TABLE, set, std::slice::from_ref(element));
+    }
+    match socket.commit(&batch) {
+        // The daemon removes stale elements too.
+        Err(error) if error.is_not_found() => leave_unknown(socket, &port.device),
+        outcome => outcome,
+    }
+}
+
+/// Forgets whatever the sets have about a device that is gone together with the note on it.
+///
+/// Costs a look at the whole table, unlike [`leave`].
+///
+/// # Errors
+///
+/// When the kernel refuses.
+pub fn leave_unknown(socket: &mut Socket, device: &str) -> culvert_nft::Result<()> {
+    let key = device_key(device);
+    let mut attempts = ATTEMPTS;
+    loop {
+        let generation = socket.generation()?;
+        let listing = match socket.listing(FAMILY, TABLE) {
+            Ok(Some(listing)) => listing,
+            Ok(None) => return Ok(()),
+            // A kernel without bridge tables knows nothing of any device.
+            Err(error) if error.is_unsupported() => return Ok(()),
+            Err(error) => return Err(error),
+        };
+        let mut batch = Batch::new(FAMILY).at(generation);
+        for (set, found) in &listing.sets {
+            let stale: Vec<_> = found
+                .elements
+                .iter()
+                .filter(|element| element.key.starts_with(&key))
+                .cloned()
+                .collect();
+            batch.remove_elements(TABLE, set, &stale);
+        }
+        if batch.is_empty() {
+            return Ok(());
+        }
+        match socket.commit(&batch) {
+            Err(error) if error.is_stale() && attempts > 0 => attempts -= 1,
+            outcome => return outcome,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn port() -> PodPort {
+        PodPort {
+            device: "culv9597bc6a7ab".to_owned(),
+            attachment: None,
+            mac: [0x0a, 0x58, 10, 244, 1, 2],
+            addresses: vec!["10.244.1.2".parse().unwrap(), "fd00:1::2".parse().unwrap()],
+            is_checked: true,
+            hairpin: true,
+            isolated: false,
+        }
+    }
+
+    #[test]
+    fn pod_owns_its_addresses_and_the_link_local_one_of_its_mac() {
+        let found = elements(&port());
+        let of = |set| found.iter().filter(|(name, _)| *name == set).count();
+        assert_eq!([PORTS, MACS, IPV4, IPV6].map(of), [1, 1, 1, 2]);
+        assert_eq!(link_local(port().mac).to_string(), "fe80::858:aff:fef4:102");
+        assert_eq!(elements(&PodPort { is_checked: false, ..port() }), []);
+    }
+
+    #[test]
+    fn nothing_is_repaired_where_nothing_differs() {
+        let actual = Listing::of(&table(&[port()]));
+        assert!(repair(&[port()], Some(&actual), None).is_none());
+        let other = PodPort { device: "culv0".to_owned(), ..port() };
+        assert!(repair(&[port(), other], Some(&actual), None).is_some());
+        assert!(repair(&[], Some(&actual), None).is_some());
+        assert!(repair(&[port()], None, None).is_some());
+    }
+}

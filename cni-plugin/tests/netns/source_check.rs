@@ -1,0 +1,265 @@
+//! What a pod may send from, and what options of its port do.
+//!
+//! Each attempt is made twice: by a pod that is checked, which fails, and by one that is not, which
+//! shows that it was the check.
+
+use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
+use std::time::{Duration, Instant};
+
+use serde_json::json;
+use socket2::{Domain, SockAddr, Socket, Type};
+
+use crate::harness::*;
+
+/// How long something may take that has to happen.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// How long a connection is tried that must not come about: longer than it takes the first
+/// repetition of a lost packet to be sent.
+const REFUSED_AFTER: Duration = Duration::from_millis(1500);
+
+fn address(text: &str) -> IpAddr {
+    text.parse().expect("a valid address")
+}
+
+/// Whether `client`, sending from `source`, gets through to `server` at `target`.
+fn connects(client: &str, source: &str, server: &str, target: &str) -> bool {
+    let listener = in_netns(server, || TcpListener::bind(SocketAddr::new(address(target), 0)))
+        .expect("an address of the server");
+    let target = listener.local_addr().expect("a bound socket has an address");
+    in_netns(client, || {
+        let domain = Domain::for_address(target);
+        let socket = Socket::new(domain, Type::STREAM, None).expect("a socket");
+        socket.bind(&SocketAddr::new(address(source), 0).into()).expect("the pod has the address");
+        socket.connect_timeout(&target.into(), REFUSED_AFTER).is_ok()
+    })
+}
+
+/// How many frames the source check of the node has dropped.
+fn dropped(node: &Node) -> u64 {
+    let text = node.exec(&["nft", "list", "table", "bridge", "culvert"]);
+    let counts = text.split("counter packets ").skip(1);
+    counts.map(|rest| rest.split(' ').next().and_then(|n| n.parse::<u64>().ok()).unwrap_or(0)).sum()
+}
+
+fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
+    let deadline = Instant::now() + PATIENCE;
+    while !holds() {
+        assert!(Instant::now() < deadline, "{what}");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+/// A node with a victim and an attacker; the daemon of the node does not run.
+fn with_pods(test: &str, check: bool, attack: impl FnOnce(&Node, &Pod<'_>, &Pod<'_>)) {
+    let mut node = Node::new(&format!("{test}-{check}"), &DUAL_STACK);
+    node.config["macspoofchk"] = json!(check);
+    let (victim, attacker) = (node.pod("p1"), node.pod("p2"));
+    victim.add().expect("ADD of the first pod succeeds");
+    attacker.add().expect("ADD of the second pod succeeds");
+    attack(&node, &victim, &attacker);
+}
+
+#[test]
+fn checked_pods_talk_over_both_families() {
+    with_pods("talk", true, |node, first, second| {
+        for target in ["10.244.1.2", "fd00:1::2"] {
+            assert_talk(&first.netns, address(target), &second.netns);
+            assert_talk(&first.netns, address(target), &first.netns);
+        }
+        assert_talk(&node.netns, address("10.244.1.1"), &first.netns);
+        assert_talk(&node.netns, address("fd00:1::1"), &first.netns);
+    });
+}
+
+#[test]
+fn a_neighbours_address_cannot_be_used() {
+    for check in [false, true] {
+        with_pods("neigh", check, |node, victim, attacker| {
+            // The victim's addresses stay known as the victim's: it just said so.
+            for (own, gateway) in [("10.244.1.2", "10.244.1.1"), ("fd00:1::2", "fd00:1::1")] {
+                assert!(connects(&victim.netns, own, &node.netns, gateway));
+            }
+            // Gone for good, so that nobody contradicts the attacker.
+            victim.ip(&["link", "set", "eth0", "down"]);
+            node.ip(&["neigh", "flush", "all"]);
+            for (stolen, gateway) in
+                [("10.244.1.2/32", "10.244.1.1"), ("fd00:1::2/128", "fd00:1::1")]
+            {
+                attacker.ip(&["addr", "add", stolen, "dev", "eth0", "nodad"]);
+                let source = stolen.split('/').next().expect("an address");
+                let gets_through = connects(&attacker.netns, source, &node.netns, gateway);
+                assert_eq!(gets_through, !check, "{stolen} with macspoofchk {check}");
+            }
+            assert!(!check || dropped(node) > 0);
+        });
+    }
+}
+
+#[test]
+fn another_mac_address_cannot_be_used() {
+    for check in [false, true] {
+        with_pods("mac", check, |node, _victim, attacker| {
+            assert!(connects(&attacker.netns, "10.244.1.3", &node.netns, "10.244.1.1"));
+            attacker.ip(&["link", "set", "eth0", "address", "0a:58:0a:f4:01:02"]);
+            node.ip(&["neigh", "flush", "all"]);
+            let gets_through = connects(&attacker.netns, "10.244.1.3", &node.netns, "10.244.1.1");
+            assert_eq!(gets_through, !check);
+        });
+    }
+}
+
+#[test]
+fn what_a_pod_announces_of_others_is_not_heard() {
+    for check in [false, true] {
+        with_pods("announce", check, |node, victim, attacker| {
+            for (own, gateway) in [("10.244.1.2", "10.244.1.1"), ("fd00:1::2", "fd00:1::1")] {
+                assert!(connects(&victim.netns, own, &node.netns, gateway));
+            }
+            attacker.ip(&["addr", "add", "10.244.1.2/32", "dev", "eth0"]);
+            attacker.ip(&["addr", "add", "fd00:1::2/128", "dev", "eth0", "nodad"]);
+            let before = if check { dropped(node) } else { 0 };
+            // Announces every address of the device by ARP and ND, in ordinary frames of its own.
+            attacker.ip(&["link", "set", "eth0", "address", "0a:58:0a:f4:01:03"]);
+            let neighbour = |of: &str| node.exec(&["ip", "neigh", "show", of]);
+            let fooled = |of: &str| neighbour(of).contains("0a:58:0a:f4:01:03");
+            if check {
+                eventually("both announcements are dropped", || dropped(node) >= before + 2);
+                assert!(!fooled("10.244.1.2") && !fooled("fd00:1::2"));
+            } else {
+                eventually("an unchecked pod is believed", || {
+                    fooled("10.244.1.2") && fooled("fd00:1::2")
+                });
+            }
+        });
+    }
+}
+
+#[test]
+fn frames_with_a_vlan_tag_are_dropped() {
+    with_pods("vlan", true, |node, _victim, attacker| {
+        // From the pod's own MAC address. Tag 0 means none, and the other end would take what is
+        // inside for an ordinary packet. Inside is an ARP request of the victim.
+        let tagged = [
+            &[0xff; 6][..],
+            &[0x0a, 0x58, 0x0a, 0xf4, 0x01, 0x03],
+            &[0x81, 0x00, 0x00, 0x00],
+            &[0x08, 0x06, 0, 1, 8, 0, 6, 4, 0, 1],
+            &[0x0a, 0x58, 0x0a, 0xf4, 0x01, 0x03, 10, 244, 1, 2],
+            &[0, 0, 0, 0, 0, 0, 10, 244, 1, 1],
+        ]
+        .concat();
+        let before = dropped(node);
+        in_netns(&attacker.netns, || send_frame("eth0", &tagged));
+        eventually("the tagged frame is dropped", || dropped(node) > before);
+    });
+}
+
+/// Sends a frame as it stands.
+fn send_frame(device: &str, frame: &[u8]) {
+    let socket = Socket::new(Domain::PACKET, Type::RAW, None).expect("root may");
+    let any =
+        rustix::net::socket(rustix::net::AddressFamily::INET, rustix::net::SocketType::DGRAM, None);
+    let index = rustix::net::netdevice::name_to_index(any.expect("a socket"), device);
+    let index = index.expect("the device exists").cast_signed();
+    // SAFETY: `sockaddr_ll` is no larger than the storage, which is zeroed, and the length says how
+    // much of it counts.
+    let (_, address) = unsafe {
+        SockAddr::try_init(|storage, len| {
+            let address = storage.cast::<libc::sockaddr_ll>();
+            (*address).sll_family = libc::AF_PACKET as u16;
+            (*address).sll_ifindex = index;
+            (*address).sll_halen = 6;
+            *len = size_of::<libc::sockaddr_ll>() as libc::socklen_t;
+            Ok(())
+        })
+    }
+    .expect("it cannot fail");
+    socket.send_to(frame, &address).expect("the device is up");
+}
+
+#[test]
+fn whoever_is_attached_after_a_flush_is_checked_again() {
+    let node = Node::new("flush", &DUAL_STACK);
+    let first = node.pod("p1");
+    first.add().expect("ADD succeeds");
+    node.exec(&["nft", "flush", "ruleset"]);
+    let second = node.pod("p2");
+    second.add().expect("ADD succeeds");
+    let table = node.exec(&["nft", "list", "table", "bridge", "culvert"]);
+    assert!(table.contains(&second.host_device()), "{table}");
+    second.ip(&["addr", "add", "10.244.1.99/32", "dev", "eth0"]);
+    assert!(!connects(&second.netns, "10.244.1.99", &node.netns, "10.244.1.1"));
+    // DEL of the pod that the table has forgotten, and of one whose device went first.
+    first.del().expect("DEL succeeds");
+    node.ip(&["link", "del", &second.host_device()]);
+    second.del().expect("DEL succeeds");
+    let table = node.exec(&["nft", "list", "table", "bridge", "culvert"]);
+    assert!(!table.contains("elements"), "{table}");
+    node.assert_clean();
+}
+
+#[test]
+fn isolated_pods_reach_the_node_and_not_one_another() {
+    let mut node = Node::new("isolated", &["10.244.1.0/24"]);
+    node.config["portIsolation"] = json!(true);
+    let (first, second) = (node.pod("p1"), node.pod("p2"));
+    let result = first.add().expect("ADD succeeds");
+    second.add().expect("ADD succeeds");
+    let port = node.link(&first.host_device());
+    assert_eq!(port["linkinfo"]["info_slave_data"]["isolated"], true);
+    assert_talk(&node.netns, address("10.244.1.1"), &second.netns);
+    assert!(!connects(&second.netns, "10.244.1.3", &first.netns, "10.244.1.2"));
+    first.check(&result).expect("CHECK succeeds");
+    node.ip(&["link", "set", &first.host_device(), "type", "bridge_slave", "isolated", "off"]);
+    first.assert_check_finds(&result, "isolation");
+}
+
+#[test]
+fn duplicate_address_is_found_when_asked_for() {
+    let mut node = Node::new("dad", &["fd00:1::/64"]);
+    node.config["enabledad"] = json!(true);
+    let pod = node.pod("p1");
+    pod.add().expect("ADD succeeds");
+    assert!(pod.addresses("eth0").contains("fd00:1::2/64"), "it is not tentative any more");
+    // The next pod's address is on the bridge already.
+    node.ip(&["addr", "add", "fd00:1::3/128", "dev", BRIDGE, "nodad"]);
+    let second = node.pod("p2");
+    let error = second.add().expect_err("the address is taken");
+    assert!(error["msg"].to_string().contains("fd00:1::3/64 is in use"), "{error}");
+    assert_eq!(node.host_devices().len(), 1);
+}
+
+#[test]
+fn a_reused_address_works_at_once_with_another_mac() {
+    let node = Node::new("reuse", &["10.244.1.0/30"]);
+    // A port that stays, because a bridge that loses its last one forgets its neighbours.
+    node.ip(&["link", "add", "near", "type", "veth", "peer", "name", "far"]);
+    node.ip(&["link", "set", "near", "master", BRIDGE, "up"]);
+    node.ip(&["link", "set", "far", "up"]);
+    let first = node.pod("p1");
+    first.add().expect("ADD succeeds");
+    assert!(connects(&first.netns, "10.244.1.2", &node.netns, "10.244.1.1"));
+    // The node remembers an entry that is wrong by the time that the next pod has the address.
+    first.del().expect("DEL succeeds");
+    node.ip(&[
+        "neigh",
+        "replace",
+        "10.244.1.2",
+        "lladdr",
+        "02:00:00:00:00:99",
+        "dev",
+        BRIDGE,
+        "nud",
+        "stale",
+    ]);
+    let second = node.pod("p2");
+    second.add().expect("ADD succeeds");
+    eventually("the node takes the announcement", || {
+        node.exec(&["ip", "neigh", "show", "10.244.1.2"]).contains("0a:58:0a:f4:01:02")
+    });
+    let stream =
+        in_netns(&second.netns, || TcpListener::bind("10.244.1.2:0")).expect("its address");
+    let target = stream.local_addr().expect("a bound socket has an address");
+    in_netns(&node.netns, || TcpStream::connect_timeout(&target, PATIENCE)).expect("at once");
+}

@@ -1,0 +1,262 @@
+//! The expressions that rules are made of: load a field, compare or look up, decide.
+//!
+//! Each is encoded attribute by attribute in the order in which the kernel lists it (6.18), so that
+//! a rule that was read back has the bytes that were sent.
+
+use crate::attribute::Attributes;
+
+/// `NFTA_EXPR_NAME`, `NFTA_EXPR_DATA`.
+pub(crate) const EXPRESSION_NAME: u16 = 1;
+pub(crate) const EXPRESSION_DATA: u16 = 2;
+
+/// `NFTA_DATA_VALUE`, `NFTA_DATA_VERDICT`, `NFTA_VERDICT_CODE`.
+const DATA_VALUE: u16 = 1;
+const DATA_VERDICT: u16 = 2;
+const VERDICT_CODE: u16 = 1;
+
+/// `NFT_REG_VERDICT`.
+const VERDICT_REGISTER: u32 = 0;
+
+/// `NF_NAT_RANGE_PROTO_RANDOM_FULLY`.
+const FULLY_RANDOM: u32 = 1 << 4;
+
+/// `IFNAMSIZ`: names of interfaces are compared with all their padding.
+pub(crate) const INTERFACE_NAME_BYTES: usize = 16;
+
+/// A register of 16 bytes. Keys of several parts fill one after the other.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Register {
+    /// The first.
+    One,
+    /// The second, and what follows the first 16 bytes of a key.
+    Two,
+}
+
+impl Register {
+    const fn number(self) -> u32 {
+        match self {
+            Self::One => 1,
+            Self::Two => 2,
+        }
+    }
+}
+
+/// What is known of a packet beside its bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Meta {
+    /// Name of the interface that it came in by; 16 bytes.
+    InputName,
+    /// `NFPROTO_IPV4` or `NFPROTO_IPV6`; one byte.
+    Family,
+    /// Protocol behind the IP header and its extensions; one byte.
+    UpperProtocol,
+}
+
+impl Meta {
+    const fn number(self) -> u32 {
+        match self {
+            Self::InputName => 6,
+            Self::Family => 15,
+            Self::UpperProtocol => 16,
+        }
+    }
+}
+
+/// The header that the offset of a field counts from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Base {
+    /// Ethernet, with a VLAN tag if the frame came with one.
+    Link,
+    /// IP or ARP.
+    Network,
+    /// Behind the IP header and its extensions.
+    Transport,
+}
+
+impl Base {
+    const fn number(self) -> u32 {
+        match self {
+            Self::Link => 0,
+            Self::Network => 1,
+            Self::Transport => 2,
+        }
+    }
+}
+
+/// Some bytes of a packet. A rule whose field is not in the packet does not match.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Field {
+    /// Where the offset counts from.
+    pub base: Base,
+    /// In bytes.
+    pub offset: u32,
+    /// In bytes.
+    pub len: u32,
+}
+
+/// How a register has to compare with a value for the rule to go on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Comparison {
+    /// The same.
+    Equal,
+    /// Not the same.
+    NotEqual,
+}
+
+/// How a key has to relate to a set for the rule to go on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Membership {
+    /// In the set.
+    Inside,
+    /// Not in the set.
+    Outside,
+}
+
+/// The end of a packet's way through a chain.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// Gone.
+    Drop,
+    /// On to the next chain.
+    Accept,
+}
+
+/// One step of a rule.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Expression {
+    /// Load what is known of the packet.
+    Meta(Meta, Register),
+    /// Load bytes of the packet.
+    Payload(Field, Register),
+    /// Keep the bits of the first register that the mask has; the mask is as long as the field.
+    Mask(Vec<u8>),
+    /// Compare the first register.
+    Compare(Comparison, Vec<u8>),
+    /// Look the key that begins in the first register up in the set of that name.
+    Lookup(Membership, String),
+    /// Count.
+    Counter,
+    /// Do not track the connection.
+    NoTrack,
+    /// Translate the source to the address of the interface that it leaves by, with a port of no
+    /// pattern.
+    Masquerade,
+    /// Decide.
+    Verdict(Verdict),
+}
+
+impl Expression {
+    /// What the kernel calls it.
+    pub(crate) const fn name(&self) -> &'static str {
+        match self {
+            Self::Meta(..) => "meta",
+            Self::Payload(..) => "payload",
+            Self::Mask(_) => "bitwise",
+            Self::Compare(..) => "cmp",
+            Self::Lookup(..) => "lookup",
+            Self::Counter => COUNTER,
+            Self::NoTrack => "notrack",
+            Self::Masquerade => "masq",
+            Self::Verdict(_) => "immediate",
+        }
+    }
+
+    /// Writes name and data.
+    pub(crate) fn encode(&self, out: &mut Attributes) {
+        out.text(EXPRESSION_NAME, self.name());
+        // The kernel lists these two without data, or with data that changes.
+        if !matches!(self, Self::NoTrack | Self::Counter) {
+            out.nested(EXPRESSION_DATA, |data| self.encode_data(data));
+        }
+    }
+
+    fn encode_data(&self, data: &mut Attributes) {
+        let first = Register::One.number();
+        match self {
+            Self::Meta(key, register) => {
+                data.number(2, key.number());
+                data.number(1, register.number());
+            }
+            Self::Payload(field, register) => {
+                data.number(1, register.number());
+                data.number(2, field.base.number());
+                data.number(3, field.offset);
+                data.number(4, field.len);
+            }
+            Self::Mask(mask) => {
+                data.number(1, first);
+                data.number(2, first);
+                data.number(3, u32::try_from(mask.len()).unwrap_or(u32::MAX));
+                // `NFT_BITWISE_MASK_XOR`, with nothing to flip.
+                data.number(6, 0);
+                data.nested(4, |value| value.bytes(DATA_VALUE, mask));
+                data.nested(5, |value| value.bytes(DATA_VALUE, &vec![0; mask.len()]));
+            }
+            Self::Compare(comparison, value) => {
+                data.number(1, first);
+                data.number(2, u32::from(*comparison == Comparison::NotEqual));
+                data.nested(3, |data| data.bytes(DATA_VALUE, value));
+            }
+            Self::Lookup(membership, set) => {
+                data.text(1, set);
+                data.number(2, first);
+                data.number(5, u32::from(*membership == Membership::Outside));
+            }
+            Self::Masquerade => data.number(1, FULLY_RANDOM),
+            Self::Verdict(verdict) => {
+                data.number(1, VERDICT_REGISTER);
+                data.nested(2, |data| {
+                    data.nested(DATA_VERDICT, |data| {
+                        data.number(VERDICT_CODE, u32::from(*verdict == Verdict::Accept));
+                    });
+                });
+            }
+            Self::Counter | Self::NoTrack => {}
+        }
+    }
+}
+
+/// The kernel's name of [`Expression::Counter`], whose listing says how far it has counted.
+pub(crate) const COUNTER: &str = "counter";
+
+/// Ways to write the usual matches.
+impl Expression {
+    /// What came in by the interface called `name`, or did not.
+    #[must_use]
+    pub fn input_name(comparison: Comparison, name: &str) -> [Self; 2] {
+        let mut padded = name.as_bytes().to_vec();
+        padded.resize(INTERFACE_NAME_BYTES, 0);
+        [Self::Meta(Meta::InputName, Register::One), Self::Compare(comparison, padded)]
+    }
+
+    /// What has `value` in `field`.
+    #[must_use]
+    pub fn field_is(field: Field, value: &[u8]) -> [Self; 2] {
+        [Self::Payload(field, Register::One), Self::Compare(Comparison::Equal, value.to_vec())]
+    }
+
+    /// What has `protocol` behind the IP header and its extensions.
+    #[must_use]
+    pub fn upper_protocol_is(protocol: u8) -> [Self; 2] {
+        [
+            Self::Meta(Meta::UpperProtocol, Register::One),
+            Self::Compare(Comparison::Equal, vec![protocol]),
+        ]
+    }
+
+    /// What has `field` in the set called `set`, or not.
+    #[must_use]
+    pub fn field_in(field: Field, membership: Membership, set: &str) -> [Self; 2] {
+        [Self::Payload(field, Register::One), Self::Lookup(membership, set.to_owned())]
+    }
+
+    /// What has the name of its interface together with `field` in the set called `set`, or not.
+    #[must_use]
+    pub fn input_and_field_in(field: Field, membership: Membership, set: &str) -> [Self; 3] {
+        [
+            Self::Meta(Meta::InputName, Register::One),
+            Self::Payload(field, Register::Two),
+            Self::Lookup(membership, set.to_owned()),
+        ]
+    }
+}
