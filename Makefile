@@ -92,7 +92,7 @@ clean: ## Remove what was built
 	cargo clean
 
 # What a fresh Debian or Ubuntu lacks: programs, and the package that has each.
-TOOLS := ip:iproute2 ping:iputils-ping nft:nftables cc:gcc column:bsdextrautils
+TOOLS := ip:iproute2 ping:iputils-ping nft:nftables cc:gcc column:bsdextrautils ethtool:ethtool tshark:tshark
 
 .PHONY: prerequisites
 prerequisites:

@@ -16,6 +16,7 @@ mod flood;
 mod fragments;
 mod harness;
 mod hostile;
+mod interop;
 mod mtu;
 mod observe;
 mod packets;

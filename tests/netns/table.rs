@@ -217,14 +217,14 @@ fn without_own_address(node: &Node) {
 }
 
 /// Numbered datagrams from one pod to another until told to stop.
-struct Stream {
+pub(crate) struct Stream {
     stop: Arc<AtomicBool>,
     sending: thread::JoinHandle<u64>,
     server: UdpSocket,
 }
 
 impl Stream {
-    fn start(from: &Pod, to: &Pod, family: Family) -> Self {
+    pub(crate) fn start(from: &Pod, to: &Pod, family: Family) -> Self {
         let bind = |pod: &Pod| {
             let address = SocketAddr::new(pod.address(family), 0);
             pod.netns().run(|| UdpSocket::bind(address)).unwrap().unwrap()
@@ -248,7 +248,7 @@ impl Stream {
     }
 
     /// How many were sent, and the numbers of those that did not arrive.
-    fn stop(self) -> (u64, BTreeSet<u64>) {
+    pub(crate) fn stop(self) -> (u64, BTreeSet<u64>) {
         self.stop.store(true, Ordering::Relaxed);
         let sent = self.sending.join().unwrap();
         let mut missing: BTreeSet<u64> = (0..sent).collect();

@@ -1,0 +1,98 @@
+//! One node runs Culvert, the other something else: the kernel's VXLAN-GPE device, its VXLAN device
+//! as flannel sets it up, and a program that puts bare IP into UDP as flannel's `udp` backend does.
+
+mod bare;
+mod foreign;
+mod strict;
+mod table;
+mod tshark;
+
+use std::time::Duration;
+
+use culvert::lab::probe::{self, Answer, Ping, Transfer};
+use culvert::lab::{Family, POD_INTERFACE};
+
+use self::foreign::{Far, Kind};
+use crate::harness::{FAMILIES, assert_reaches};
+
+const TRANSFER: Transfer = Transfer::of(16 << 20).timeout(Duration::from_secs(60));
+
+/// How long a datagram and its echo may take.
+const ECHO: Duration = Duration::from_secs(10);
+
+#[test]
+fn the_kernels_vxlan_gpe_device_is_a_peer() {
+    carries_everything(&Far::up("nt-kgpe", Kind::Gpe, Family::Ipv4), 1500 - 36);
+}
+
+#[test]
+fn the_kernels_vxlan_gpe_device_is_a_peer_over_an_ipv6_underlay() {
+    carries_everything(&Far::up("nt-kgpe6", Kind::Gpe, Family::Ipv6), 1500 - 56);
+}
+
+#[test]
+fn the_kernels_vxlan_device_as_flannel_makes_it_is_a_peer() {
+    carries_everything(&Far::up("nt-kvxlan", Kind::Flannel, Family::Ipv4), 1500 - 50);
+}
+
+#[test]
+fn the_kernels_vxlan_device_is_a_peer_over_an_ipv6_underlay() {
+    carries_everything(&Far::up("nt-kvxlan6", Kind::Flannel, Family::Ipv6), 1500 - 70);
+}
+
+#[test]
+fn a_program_that_sends_bare_ip_in_udp_is_a_peer() {
+    carries_everything(&Far::up("nt-bare", Kind::Bare, Family::Ipv4), 1500 - 28);
+}
+
+#[test]
+fn a_program_that_sends_bare_ip_in_udp_is_a_peer_over_an_ipv6_underlay() {
+    carries_everything(&Far::up("nt-bare6", Kind::Bare, Family::Ipv6), 1500 - 48);
+}
+
+/// Every kind of traffic both ways, its content compared byte by byte, and the edges of the MTU.
+fn carries_everything(far: &Far, mtu: u16) {
+    let pod = far.lab.pod(1, 1);
+    for family in FAMILIES {
+        let (near, away) = (pod.address(family), far.pod_address(family));
+        assert_reaches(pod.netns(), away);
+        assert_reaches(&far.pod, near);
+        let ways = [(pod.netns(), &far.pod, away), (&far.pod, pod.netns(), near)];
+        for (from, to, address) in ways {
+            probe::transfer(from, to, address, &TRANSFER).unwrap();
+            // Nothing at all, and fragments made by the pod among others.
+            for len in [0, 1, 512, usize::from(mtu) - 48, 4000] {
+                probe::udp_echo(from, to, address, len, ECHO).unwrap();
+            }
+        }
+    }
+    let status = far.lab.node(1).status().unwrap();
+    let peer = &status["peers"][0];
+    assert_eq!((&peer["codec"], &peer["mtu"]), (&far.kind.codec().into(), &mtu.into()), "{status}");
+    assert_eq!(status["offload_refusals"], 0, "{status}");
+    for (reason, count) in status["drops"].as_object().unwrap() {
+        // The kernel's own reports to groups, and what is sent before a pod has its address.
+        let own = ["multicast", "foreign_source", "own_subnet"].contains(&reason.as_str());
+        assert!(own || *count == 0, "{reason}: {status}");
+    }
+
+    // A pod whose own interface would let more pass, so that its node has to answer.
+    pod.netns().ip(&format!("link set {POD_INTERFACE} mtu {}\n", mtu + 1)).unwrap();
+    for family in FAMILIES {
+        let ways = [(pod.netns(), far.pod_address(family), 1), (&far.pod, pod.address(family), 2)];
+        for (from, to, node) in ways {
+            let send = |len| {
+                let ping = Ping::default().packet_len(len).timeout(Duration::from_secs(10));
+                probe::ping(from, to, &ping).unwrap()
+            };
+            let exact = send(mtu);
+            assert!(exact.is_reply(), "{family} from node{node}: {exact:?}");
+            let router = match family {
+                Family::Ipv4 => format!("10.244.{node}.1"),
+                Family::Ipv6 => format!("fd00:10:244:{node}::1"),
+            };
+            let told = Answer::TooBig { mtu: u32::from(mtu), from: router.parse().unwrap() };
+            assert_eq!(send(mtu + 1), told, "{family} from node{node}");
+        }
+    }
+}

@@ -1,0 +1,77 @@
+//! The codec between two nodes that run Culvert, and how it changes under them.
+
+use std::collections::BTreeSet;
+
+use culvert::lab::probe::{self, Transfer};
+use culvert::lab::{Family, Lab, Netns, wait_until};
+
+use crate::harness::{FAMILIES, SOON, TABLE_LIMIT, assert_reaches_within, lab, run};
+use crate::table::Stream;
+
+/// The second node's codec, what its entry says of it, and the overlay's MTU.
+const CHANGES: [(&str, &str, u16, u64); 4] = [
+    ("vxlan", "codec = \"vxlan\"\nmac = \"02:00:00:00:00:02\"\n", 8472, 1450),
+    ("ip-udp", "codec = \"ip-udp\"\nport = 9999\n", 9999, 1464),
+    ("vxlan", "codec = \"vxlan\"\nport = 9999\nmac = \"02:00:00:00:00:02\"\n", 9999, 1450),
+    ("vxlan-gpe", "", 4790, 1464),
+];
+
+#[test]
+fn a_peers_codec_changes_and_flows_of_others_lose_nothing() {
+    let lab = lab("nt-recodec").nodes(3).up().unwrap();
+    let stream = Stream::start(&lab.pod(1, 1), &lab.pod(3, 1), Family::Ipv4);
+    for (codec, entry, port, mtu) in CHANGES {
+        let text = lab.table().to_toml();
+        let third = text.rfind("[[node]]").unwrap();
+        lab.write_table(&format!("{}{entry}\n{}", &text[..third], &text[third..])).unwrap();
+        for (node, other) in [(1, "node2"), (2, "node1"), (3, "node2")] {
+            let taken = || {
+                let status = lab.node(node).status().unwrap();
+                let peers = status["peers"].as_array().unwrap();
+                let peer = peers.iter().find(|peer| peer["name"] == other).unwrap();
+                // The second node has no peer of another codec, and may be narrower or wider.
+                let right_mtu = node == 2 || status["mtu"] == mtu;
+                peer["codec"] == codec && peer["port"] == port && right_mtu
+            };
+            wait_until(TABLE_LIMIT, &format!("node{node} to take {codec}"), taken).unwrap();
+        }
+        for family in FAMILIES {
+            let (one, two) = (lab.pod(1, 1), lab.pod(2, 1));
+            assert_reaches_within(SOON, one.netns(), two.address(family));
+            assert_reaches_within(SOON, two.netns(), one.address(family));
+            for (from, to) in [(&one, &two), (&two, &one)] {
+                let transfer = Transfer::of(8 << 20);
+                probe::transfer(from.netns(), to.netns(), to.address(family), &transfer).unwrap();
+            }
+        }
+        let ports = BTreeSet::from([4790, port]);
+        let node = lab.node(1).netns();
+        wait_until(SOON, "the right ports to be open", || listening(node) == ports).unwrap();
+        let ruled = || guarded(&lab, &ports);
+        wait_until(SOON, "the rules to name the same ports", ruled).unwrap();
+        assert_eq!(lab.node(1).status().unwrap()["offload_refusals"], 0);
+    }
+    let (sent, missing) = stream.stop();
+    assert!(missing.is_empty(), "{missing:?} of {sent} were lost");
+}
+
+/// UDP ports below the ones that the kernel chooses which somebody in the namespace is bound to.
+fn listening(netns: &Netns) -> BTreeSet<u16> {
+    let text = netns.run(|| std::fs::read_to_string("/proc/thread-self/net/udp")).unwrap().unwrap();
+    let local = text.lines().skip(1).filter_map(|line| line.split_whitespace().nth(1));
+    let ports =
+        local.map(|local| u16::from_str_radix(local.split_once(':').unwrap().1, 16).unwrap());
+    ports.filter(|port| *port < 32_768).collect()
+}
+
+/// Whether the rules of the first node are about exactly these ports.
+fn guarded(lab: &Lab, ports: &BTreeSet<u16>) -> bool {
+    let words: Vec<String> = ports.iter().map(u16::to_string).collect();
+    let expected = match words.as_slice() {
+        [port] => port.clone(),
+        several => format!("{{ {} }}", several.join(", ")),
+    };
+    let rules = run(lab.node(1).netns(), "nft", &["list", "table", "inet", "culvert"]);
+    let rules: Vec<&str> = rules.lines().filter(|line| line.contains("dport")).collect();
+    rules.len() >= 4 && rules.iter().all(|rule| rule.contains(&format!("dport {expected} ")))
+}
