@@ -190,3 +190,6 @@ fn check_entry(index: usize, speech: &Speech) -> Result<(), TableError> {
         Speech { .. } => Ok(()),
     }
 }
+
+#[cfg(test)]
+mod tests;

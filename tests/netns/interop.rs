@@ -76,8 +76,10 @@ fn carries_everything(far: &Far, mtu: u16) {
         assert!(own || *count == 0, "{reason}: {status}");
     }
 
-    // A pod whose own interface would let more pass, so that its node has to answer.
-    pod.netns().ip(&format!("link set {POD_INTERFACE} mtu {}\n", mtu + 1)).unwrap();
+    // Pods whose own interfaces would let more pass, so that their nodes have to answer.
+    for netns in [pod.netns(), &far.pod] {
+        netns.ip(&format!("link set {POD_INTERFACE} mtu {}\n", mtu + 1)).unwrap();
+    }
     for family in FAMILIES {
         let ways = [(pod.netns(), far.pod_address(family), 1), (&far.pod, pod.address(family), 2)];
         for (from, to, node) in ways {

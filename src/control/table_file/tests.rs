@@ -47,6 +47,30 @@ fn every_fault_is_named_with_line_key_value_and_remedy() {
              of node \"node1\"; give each node subnets of its own",
         ),
         (
+            format!("{TABLE}codec = \"gre\"\n"),
+            "t.toml:10: node.codec = \"gre\": not a codec; those known are vxlan-gpe, vxlan, ip-udp; \
+             leave it out for a node that runs Culvert",
+        ),
+        (
+            format!("{TABLE}codec = \"vxlan\"\n"),
+            "t.toml:10: node.codec = vxlan: frames to this node would have no address; add node.mac, \
+             the address of the node's VXLAN device (`ip link show flannel.1`)",
+        ),
+        (
+            format!("{TABLE}codec = \"vxlan\"\nport = 4790\nmac = \"02:00:00:00:00:01\"\n"),
+            "t.toml:11: node.port = vxlan on UDP port 4790: the port is that of vxlan-gpe already; \
+             give each codec ports of its own",
+        ),
+        (
+            format!("{TABLE}codec = \"ip-udp\"\nport = 70000\n"),
+            "t.toml:11: node.port = 70000: not a port; write 1 to 65535, or leave it out",
+        ),
+        (
+            format!("{TABLE}codec = \"vxlan\"\nmac = \"02:00:00\"\n"),
+            "t.toml:11: node.mac = \"02:00:00\": not an Ethernet address, which is six pairs of \
+             hexadecimal digits; write it such as \"02:ce:c0:a8:01:0b\"",
+        ),
+        (
             TABLE.replace("10.244.2.0/24", "10.244.1.0/24"),
             "t.toml:9: node.subnets = 10.244.1.0/24: has addresses in common with 10.244.1.0/24 \
              of node \"node1\"; give each node subnets of its own",

@@ -1,5 +1,6 @@
 //! The data path over in-memory devices: what goes in, what comes out, and what is counted.
 
+mod codecs;
 mod egress;
 mod ingress;
 mod packets;
@@ -28,6 +29,11 @@ fn table() -> Table {
 }
 
 fn table_with_mtu(mtu: u32) -> Table {
+    table_where(mtu, Speech::default())
+}
+
+/// The table in which node2 speaks like this.
+fn table_where(mtu: u32, node2: Speech) -> Table {
     let node = |index: u8| NodeEntry {
         name: format!("node{index}"),
         address: IpAddr::from([192, 168, 1, 10 + index]),
@@ -35,7 +41,7 @@ fn table_with_mtu(mtu: u32) -> Table {
             format!("10.244.{index}.0/24").parse().unwrap(),
             format!("fd00:10:244:{index}::/64").parse().unwrap(),
         ],
-        speech: Speech::default(),
+        speech: if index == 2 { node2 } else { Speech::default() },
     };
     let overlay = Overlay {
         vni: vni(),

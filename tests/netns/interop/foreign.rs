@@ -70,9 +70,9 @@ impl Far {
     pub(super) fn up(name: &str, kind: Kind, underlay: Family) -> Self {
         let lab = lab(name).underlay(underlay).without_daemons().up().unwrap();
         like_a_wire(&lab);
-        let pod = far_pod(&lab);
-        let mac = tunnel_end(underlay).to_owned();
         let mtu = 1500 - kind.overhead(underlay);
+        let pod = far_pod(&lab, mtu);
+        let mac = tunnel_end(underlay).to_owned();
         let (own, node) = (lab.node(2).address(), lab.node(1).address());
         let netns = lab.node(2).netns();
         let mut entry = format!("codec = \"{}\"\n", kind.codec());
@@ -125,14 +125,19 @@ pub(super) fn like_a_wire(lab: &Lab) {
 }
 
 /// A pod of the second node, by hand: there is no bridge and no plugin.
-fn far_pod(lab: &Lab) -> Netns {
+fn far_pod(lab: &Lab, mtu: u16) -> Netns {
     let pod = Netns::create(lab.plan().namespace(Place::Pod(2, 1))).unwrap();
     let node = lab.node(2).netns();
     for key in ["ipv4/ip_forward", "ipv6/conf/all/forwarding"] {
         node.set_sysctl(key, "1").unwrap();
     }
+    // kernel: while a link-local address is tentative, a node looks for no neighbour on behalf of
+    // what it forwards (6.18).
+    for netns in [node, &pod] {
+        netns.set_sysctl("ipv6/conf/default/accept_dad", "0").unwrap();
+    }
     node.ip(&format!(
-        "link add pod0 type veth peer name eth0 netns {}\n\
+        "link add pod0 type veth peer name eth0 mtu {mtu} netns {}\n\
          address add 10.244.2.1/24 dev pod0\n\
          address add fd00:10:244:2::1/64 dev pod0 nodad\n\
          link set pod0 up\n",

@@ -1,0 +1,147 @@
+//! What two nodes have in common, seen from either, and what is refused.
+
+use overlay_proto::{Family, Mtu};
+
+use super::*;
+use crate::engine::{Membership, PeerRegistry, Table};
+
+fn overlay() -> Overlay {
+    Overlay {
+        vni: Vni::new(7).unwrap(),
+        networks: vec!["10.0.0.0/8".parse().unwrap()],
+        port: 4790,
+        foreign: Foreign::default(),
+    }
+}
+
+fn mac(last: u8) -> Mac {
+    Mac::new([2, 0, 0, 0, 0, last])
+}
+
+fn speaks(codec: CodecKind, port: Option<u16>) -> Speech {
+    let mac = (codec == CodecKind::Vxlan).then(|| mac(1));
+    Speech { codec: Some(codec), port, mac }
+}
+
+/// Nodes with these speeches, the first of them this one.
+fn members(speeches: &[Speech]) -> Result<Membership, TableError> {
+    let nodes = speeches.iter().zip(0..).map(|(speech, index): (_, u8)| NodeEntry {
+        name: format!("node{index}"),
+        address: IpAddr::from([192, 168, 0, index + 1]),
+        subnets: vec![format!("10.1.{index}.0/24").parse().unwrap()],
+        speech: *speech,
+    });
+    Membership::check(overlay(), "node0", nodes.collect())
+}
+
+fn fault(speeches: &[Speech]) -> (Place, Fault) {
+    let error = members(speeches).expect_err("it is refused");
+    assert!(!error.remedy().is_empty() && !error.to_string().is_empty());
+    (error.place, error.fault)
+}
+
+#[test]
+fn both_ends_come_to_the_same_tunnel() {
+    let overlay = overlay();
+    let speeches = [
+        Speech::default(),
+        speaks(CodecKind::VxlanGpe, None),
+        speaks(CodecKind::VxlanGpe, Some(4791)),
+        speaks(CodecKind::Vxlan, None),
+        speaks(CodecKind::Vxlan, Some(4789)),
+        speaks(CodecKind::IpUdp, None),
+    ];
+    let own: Vec<Tunnel> = speeches.iter().map(|speech| overlay.tunnel_of(speech)).collect();
+    let ports: Vec<u16> = own.iter().map(|tunnel| tunnel.port).collect();
+    assert_eq!(ports, [4790, 4790, 4791, 8472, 4789, 8285]);
+    for (one, tunnel) in speeches.iter().zip(&own) {
+        assert_eq!(overlay.tunnel_between(&Speech::default(), one), Some(*tunnel));
+        for (other, others) in speeches.iter().zip(&own) {
+            let between = overlay.tunnel_between(one, other);
+            assert_eq!(between, overlay.tunnel_between(other, one));
+            if one.codec.is_some() && other.codec.is_some() {
+                assert_eq!(between, (tunnel == others).then_some(*tunnel));
+            }
+        }
+    }
+}
+
+#[test]
+fn peers_get_codec_port_network_and_addresses() {
+    let vxlan = speaks(CodecKind::Vxlan, Some(4789));
+    let bare = speaks(CodecKind::IpUdp, None);
+    let members = members(&[Speech::default(), Speech::default(), vxlan, bare]).unwrap();
+    let mtu = Mtu::new(1400).unwrap();
+    let table = Table::compile(&members, vec![], |_| mtu, &PeerRegistry::default());
+    let own = Mac::derived([192, 168, 0, 1].into());
+    let seen: Vec<_> = table
+        .peers()
+        .iter()
+        .map(|peer| (peer.codec, peer.endpoint.port(), peer.vni.get()))
+        .collect();
+    assert_eq!(
+        seen,
+        [
+            (Codec::VxlanGpe, 4790, 7),
+            (Codec::Vxlan { own, peer: mac(1) }, 4789, 1),
+            (Codec::IpUdp, 8285, 7),
+        ]
+    );
+    assert_eq!(table.local().mac, own);
+    let tunnels: Vec<String> = table.local().tunnels.iter().map(ToString::to_string).collect();
+    assert_eq!(
+        tunnels,
+        ["vxlan-gpe on UDP port 4790", "vxlan on UDP port 4789", "ip-udp on UDP port 8285"]
+    );
+    assert_eq!(Codec::IpUdp.overhead(Family::V4).get(), 28);
+}
+
+#[test]
+fn a_node_alone_listens_for_its_own_codec() {
+    for (speech, port) in [(Speech::default(), 4790), (speaks(CodecKind::IpUdp, None), 8285)] {
+        let tunnels = members(&[speech]).unwrap().tunnels();
+        assert_eq!(tunnels.iter().map(|tunnel| tunnel.port).collect::<Vec<_>>(), [port]);
+    }
+}
+
+#[test]
+fn impossible_entries_are_refused() {
+    let plain = Speech::default();
+    let vxlan = speaks(CodecKind::Vxlan, None);
+    let with = |speech| [plain, speech];
+    for (speech, place, expected) in [
+        (Speech { port: Some(9), ..plain }, Place::Port(1), Fault::PortWithoutCodec),
+        (Speech { port: Some(0), ..vxlan }, Place::Port(1), Fault::BadPort),
+        (Speech { mac: None, ..vxlan }, Place::Codec(1), Fault::MacMissing),
+        (Speech { mac: Some(Mac::new([0xff; 6])), ..vxlan }, Place::Mac(1), Fault::BadMac),
+        (
+            Speech { mac: Some(mac(1)), ..speaks(CodecKind::IpUdp, None) },
+            Place::Mac(1),
+            Fault::MacUnused(CodecKind::IpUdp),
+        ),
+        (
+            Speech { port: Some(4790), ..vxlan },
+            Place::Port(1),
+            Fault::PortTwice(CodecKind::VxlanGpe),
+        ),
+    ] {
+        assert_eq!(fault(&with(speech)), (place, expected));
+    }
+    let duplicate = fault(&[plain, vxlan, vxlan]);
+    assert_eq!(duplicate, (Place::Mac(2), Fault::DuplicateMac("node1".into())));
+    let own = overlay().tunnel_of(&vxlan);
+    let other = speaks(CodecKind::IpUdp, None);
+    assert_eq!(fault(&[vxlan, other]), (Place::Codec(1), Fault::NothingInCommon(own)));
+    // To two peers that cannot talk with one another this node can.
+    assert!(members(&[plain, vxlan, other]).is_ok());
+}
+
+#[test]
+fn ports_are_bounded() {
+    let peers = |count: u16| -> Vec<Speech> {
+        let ports = (1..=count).map(|port| speaks(CodecKind::IpUdp, Some(9000 + port)));
+        std::iter::once(Speech::default()).chain(ports).collect()
+    };
+    assert!(members(&peers(7)).is_ok());
+    assert_eq!(fault(&peers(8)), (Place::Port(8), Fault::TooManyPorts));
+}
