@@ -64,8 +64,13 @@ fn carry(tun: &TunQueue, socket: &UdpSocket, peer: SocketAddr, stop: &(Waker, At
     while !stop.1.load(Ordering::Acquire) {
         set.wait().unwrap();
         while let Ok(len) = tun.recv(&mut packet) {
+            let packet = &packet[VNET_HEADER_LEN..len];
+            // The kernel's own reports to groups are for nobody.
+            if packet[0] >> 4 == 6 && packet[24] == 0xff {
+                continue;
+            }
             // As with any network, what does not fit is lost.
-            let _ = socket.send_to(&packet[VNET_HEADER_LEN..len], peer);
+            let _ = socket.send_to(packet, peer);
         }
         while let Ok((len, from)) = socket.recv_from(&mut packet) {
             assert_eq!(from.ip(), peer.ip());

@@ -155,9 +155,14 @@ fn far_pod(lab: &Lab, mtu: u16) -> Netns {
 }
 
 fn gpe(own: IpAddr, node: IpAddr, mtu: u16) -> String {
-    let encap = if own.is_ipv4() { "ip" } else { "ip6" };
+    // kernel: a route sends datagrams without checksums unless told otherwise, and no IPv6 socket
+    // takes those (RFC 8200 §8.1).
+    let (encap, checksum) = if own.is_ipv4() { ("ip", "") } else { ("ip6", "csum") };
     let route = |network: &str| {
-        format!("route add {network} encap {encap} id 1 src {own} dst {node} dev gpe0 mtu {mtu}\n")
+        format!(
+            "route add {network} encap {encap} id 1 src {own} dst {node} {checksum} \
+             dev gpe0 mtu {mtu}\n"
+        )
     };
     format!("link add gpe0 mtu {mtu} type vxlan dstport 4790 external gpe\nlink set gpe0 up\n")
         + &route("10.244.1.0/24")

@@ -7,6 +7,7 @@ use std::process::Command;
 
 use culvert::lab::Family;
 use culvert::lab::probe::{self, Transfer};
+use etherparse::{Ipv4Header, UdpHeader};
 
 use super::ECHO;
 use super::foreign::{Far, Kind, device_mac};
@@ -17,7 +18,7 @@ use crate::harness::{FAMILIES, SOON, assert_reaches};
 const TRANSFER: Transfer = Transfer::of(1 << 20);
 
 /// What tshark is asked for. A field that occurs in outer and inner header has two values.
-const FIELDS: [&str; 19] = [
+const FIELDS: [&str; 20] = [
     "ip.src",
     "ip.dst",
     "ip.checksum.status",
@@ -30,6 +31,7 @@ const FIELDS: [&str; 19] = [
     "icmp.checksum.status",
     "icmpv6.checksum.status",
     "vxlan.flags",
+    "vxlan.gbp",
     "vxlan.vni",
     "vxlan.next_proto",
     "vxlan.reserved8",
@@ -64,30 +66,40 @@ fn tshark_reads_what_culvert_sends_as_it_was_meant() {
 
         // The comparison sees any byte of any header that is not as it should be.
         let header = 20 + 8..20 + 8 + usize::from(far.kind.header_len()) + 20;
-        let mutants: Vec<Vec<u8>> = (header)
-            .map(|at| {
-                let mut mutant = sent[0].clone();
-                mutant[at] ^= 0x11;
-                mutant
-            })
-            .collect();
+        let mutants: Vec<Vec<u8>> = header.map(|at| mutant(&sent[0], at)).collect();
         for (at, row) in tshark(&file, &mutants).iter().enumerate() {
             assert_ne!(row, &meant(&far, &mac, &sent[0]), "{kind:?}: header byte {at}");
         }
     }
 }
 
+/// The packet with another byte at `at`, and an outer checksum that agrees with it.
+fn mutant(packet: &[u8], at: usize) -> Vec<u8> {
+    let mut mutant = packet.to_vec();
+    mutant[at] ^= 0x11;
+    let (ip, rest) = Ipv4Header::from_slice(&mutant).unwrap();
+    let (udp, payload) = UdpHeader::from_slice(rest).unwrap();
+    let checksum = udp.calc_checksum_ipv4(&ip, payload).unwrap();
+    mutant[26..28].copy_from_slice(&checksum.to_be_bytes());
+    mutant
+}
+
 /// Lets the pod send every kind of packet, and returns what came out of its node, each from its outer
 /// IP header on.
 fn send_all_kinds(far: &Far) -> Vec<Vec<u8>> {
     let pod = far.lab.pod(1, 1);
+    // What does not fit into its buffer is not seen, which is why it is emptied again and again.
     let mut wire = Capture::start(far.lab.node(2).netns());
     for family in FAMILIES {
         let (own, away) = (pod.address(family), far.pod_address(family));
         assert_reaches(pod.netns(), away);
+        wire.packets();
         probe::transfer(pod.netns(), &far.pod, away, &TRANSFER).unwrap();
+        wire.packets();
         probe::transfer(&far.pod, pod.netns(), own, &TRANSFER).unwrap();
+        wire.packets();
         probe::udp_echo(pod.netns(), &far.pod, away, 1000, ECHO).unwrap();
+        wire.packets();
     }
     // The last thing sent is in the capture: so is everything before it.
     let last = b"the last that was sent";
@@ -145,6 +157,7 @@ fn meant(far: &Far, mac: &str, packet: &[u8]) -> Row {
         }
         Kind::Flannel => {
             add("vxlan.flags", &"0x0800");
+            add("vxlan.gbp", &0);
             add("vxlan.vni", &1);
             add("vxlan.reserved8", &0);
             add("eth.src", &"02:ce:c0:a8:01:0b");
