@@ -26,10 +26,8 @@ const ALL_ECN: [Ecn; 4] = [Ecn::NotEct, Ecn::Ect1, Ecn::Ect0, Ecn::Ce];
 
 /// The codec as the node at the other end of the tunnel has it.
 fn other_end(codec: Codec) -> Codec {
-    match codec {
-        Codec::Vxlan { own, peer } => Codec::Vxlan { own: peer, peer: own },
-        same => same,
-    }
+    let Codec::Vxlan { own, peer } = codec else { return codec };
+    Codec::Vxlan { own: peer, peer: own }
 }
 
 proptest! {

@@ -17,11 +17,8 @@ fn speaking(codec: CodecKind) -> Bench {
 /// The codec as the first peer has it.
 fn other_end(bench: &Bench) -> (Codec, Vni) {
     let peer = &bench.table.peers()[0];
-    let codec = match peer.codec {
-        Codec::Vxlan { own, peer } => Codec::Vxlan { own: peer, peer: own },
-        same => same,
-    };
-    (codec, peer.vni)
+    let Codec::Vxlan { own, peer: other } = peer.codec else { return (peer.codec, peer.vni) };
+    (Codec::Vxlan { own: other, peer: own }, peer.vni)
 }
 
 #[test]
