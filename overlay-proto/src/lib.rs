@@ -25,7 +25,7 @@
 //! # }
 //! ```
 //!
-//! `docs/wire-format.md` is the same format in words; `tests/golden.rs` holds the two together.
+//! `docs/wire-format.md` is the same format in words; `tests/golden/` holds the two together.
 
 #![no_std]
 #![forbid(unsafe_code)]

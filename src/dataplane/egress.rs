@@ -3,7 +3,7 @@
 //! A packet is read, decided about, cut apart if it is a super-packet, and put into a train (see
 //! [`Outbox`]) before the next is read, so that one buffer serves all and stays in the cache.
 
-use overlay_proto::{InnerPacket, ecn, icmp};
+use overlay_proto::{Codec, InnerPacket, ecn, icmp};
 
 use super::io_error::{Class, classify};
 use super::offload::split::{self, SplitPlan};
@@ -134,16 +134,18 @@ impl Egress {
                     split::finish_checksum(partial, bytes).map_err(|_| DropReason::VnetHeader)?;
                 }
                 show(env, to, bytes, 1);
-                self.outbox.push(env, &key, [overlay.as_slice(), &[], bytes]);
+                self.outbox.push(env, &key, [overlay.as_slice(), bytes]);
             }
             Some(plan) => {
                 show(env, to, bytes, plan.count());
-                let mut space = [0; split::MAX_HEADER_LEN];
-                let inner = &mut space[..plan.header_len()];
+                let mut space = [0; Codec::MAX_HEADER_LEN + split::MAX_HEADER_LEN];
+                let overlay = overlay.as_slice();
+                let headers = &mut space[..overlay.len() + plan.header_len()];
+                headers[..overlay.len()].copy_from_slice(overlay);
                 for index in 0..plan.count() {
-                    plan.write_header(bytes, index, inner);
+                    plan.write_header(bytes, index, &mut headers[overlay.len()..]);
                     let payload = &bytes[plan.payload(index)];
-                    self.outbox.push(env, &key, [overlay.as_slice(), inner, payload]);
+                    self.outbox.push(env, &key, [headers, payload]);
                 }
             }
         }

@@ -35,7 +35,7 @@ impl Outbox {
         &mut self,
         env: &mut Env<'_, T, U>,
         key: &Key,
-        parts: [&[u8]; 3],
+        parts: [&[u8]; 2],
     ) {
         if !self.train.push(key, parts, self.max_segments) {
             self.flush(env);

@@ -72,7 +72,7 @@ impl Train {
 
     /// Takes the datagram made of `parts` if it fits; says whether it did. An empty train takes any
     /// that is no longer than a sending call.
-    pub(super) fn push(&mut self, key: &Key, parts: [&[u8]; 3], max_segments: usize) -> bool {
+    pub(super) fn push(&mut self, key: &Key, parts: [&[u8]; 2], max_segments: usize) -> bool {
         let len: usize = parts.iter().map(|part| part.len()).sum();
         match &self.key {
             Some(own) => {

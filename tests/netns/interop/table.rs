@@ -16,9 +16,35 @@ const CHANGES: [(&str, &str, u16, u64); 4] = [
     ("vxlan-gpe", "", 4790, 1464),
 ];
 
+/// How often a loss that the kernel counted is excused.
+const ATTEMPTS: u32 = 5;
+
 #[test]
 fn a_peers_codec_changes_and_flows_of_others_lose_nothing() {
     let lab = lab("nt-recodec").nodes(3).up().unwrap();
+    // A busy kernel loses packets between namespaces, and counts them. Then it is tried again.
+    for attempt in 1.. {
+        let before = lost_by_the_kernel();
+        let (sent, missing) = change_codecs(&lab);
+        if missing.is_empty() {
+            break;
+        }
+        let excused = attempt < ATTEMPTS && lost_by_the_kernel() > before;
+        assert!(excused, "{missing:?} of {sent} were lost");
+    }
+}
+
+/// Packets that found the queue between network devices full, since the machine's start.
+fn lost_by_the_kernel() -> u64 {
+    let text = std::fs::read_to_string("/proc/net/softnet_stat").unwrap();
+    let words = text.lines().map(|line| line.split_whitespace().nth(1).unwrap());
+    words.map(|word| u64::from_str_radix(word, 16).unwrap()).sum()
+}
+
+/// Makes every change once; says what became of a flow that has nothing to do with them.
+fn change_codecs(lab: &Lab) -> (u64, BTreeSet<u64>) {
+    // The first packets between two pods may wait for their neighbours' addresses for too long.
+    assert_reaches_within(SOON, lab.pod(1, 1).netns(), lab.pod(3, 1).ipv4());
     let stream = Stream::start(&lab.pod(1, 1), &lab.pod(3, 1), Family::Ipv4);
     for (codec, entry, port, mtu) in CHANGES {
         let text = lab.table().to_toml();
@@ -47,12 +73,11 @@ fn a_peers_codec_changes_and_flows_of_others_lose_nothing() {
         let ports = BTreeSet::from([4790, port]);
         let node = lab.node(1).netns();
         wait_until(SOON, "the right ports to be open", || listening(node) == ports).unwrap();
-        let ruled = || guarded(&lab, &ports);
+        let ruled = || guarded(lab, &ports);
         wait_until(SOON, "the rules to name the same ports", ruled).unwrap();
         assert_eq!(lab.node(1).status().unwrap()["offload_refusals"], 0);
     }
-    let (sent, missing) = stream.stop();
-    assert!(missing.is_empty(), "{missing:?} of {sent} were lost");
+    stream.stop()
 }
 
 /// UDP ports below the ones that the kernel chooses which somebody in the namespace is bound to.
