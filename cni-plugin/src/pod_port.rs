@@ -117,7 +117,8 @@ mod tests {
     #[test]
     fn note_reads_back() {
         let note = port().note().unwrap();
-        let text = "culvert pod 0a:58:0a:f4:01:02 checked hairpin 10.244.1.2 fd00:1::2 pods/c1/eth0";
+        let text =
+            "culvert pod 0a:58:0a:f4:01:02 checked hairpin 10.244.1.2 fd00:1::2 pods/c1/eth0";
         assert_eq!(note, text);
         assert_eq!(PodPort::from_note(&port().device, &note), Some(port()));
         let foreign = format!("{note} whatever");

@@ -28,11 +28,11 @@ fn defaults_are_those_of_a_node_alone_on_its_machine() {
     assert_eq!(config.version, CniVersion::V1_0_0);
     let settings = Settings::read(&config, &Args::default()).unwrap();
     let expected = Settings {
-            hairpin: true,
-            source_check: true,
-            default_gateway: true,
-            ..Settings::default()
-        };
+        hairpin: true,
+        source_check: true,
+        default_gateway: true,
+        ..Settings::default()
+    };
     assert_eq!(settings, expected);
 }
 

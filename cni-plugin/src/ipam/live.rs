@@ -126,7 +126,8 @@ pub fn live_pods() -> Result<Vec<LivePod>, Error> {
             .run(|| Socket::open()?.all_addresses().map_err(crate::error::Error::from))
             .map_err(|error| Error::Look { what: error.to_string() })?;
         pods.extend(pairs.into_iter().map(|pair| {
-            let note = pair.alias.as_deref().and_then(|alias| PodPort::from_note(&pair.name, alias));
+            let note =
+                pair.alias.as_deref().and_then(|alias| PodPort::from_note(&pair.name, alias));
             LivePod {
                 attachment: note.and_then(|port| port.attachment),
                 netns: namespace.clone(),

@@ -15,7 +15,9 @@ pub(crate) fn run(input: &[u8]) {
         match reader.next_frame() {
             Ok(Some(frame)) => {
                 frames += 1;
-                assert!(frame.bytes.len() <= frame.original_len && frame.bytes.len() <= input.len());
+                assert!(
+                    frame.bytes.len() <= frame.original_len && frame.bytes.len() <= input.len()
+                );
                 if let Ok(packet) = network_layer(frame.link, frame.bytes) {
                     assert!(packet.len() <= frame.bytes.len());
                 }
