@@ -126,7 +126,7 @@ impl Underlay {
             address: self
                 .receivers()
                 .find_map(Receiver::address)
-                .map_or(Place::default().address, |address| address.ip()),
+                .map_or_else(|| Place::default().address, |address| address.ip()),
             source_ports: std::array::from_fn(|index| {
                 self.senders.get(index).map_or(0, Sender::port)
             }),

@@ -39,7 +39,7 @@ impl Local {
     /// The UDP port on which this node hears `codec`; that of its own codec if it does not.
     pub fn port(&self, codec: CodecKind) -> u16 {
         let tunnel = self.tunnels.iter().find(|tunnel| tunnel.codec == codec);
-        tunnel.or(self.tunnels.first()).map_or(0, |tunnel| tunnel.port)
+        tunnel.or_else(|| self.tunnels.first()).map_or(0, |tunnel| tunnel.port)
     }
 
     /// What this node hears on `port`, if anything.
