@@ -115,7 +115,7 @@ fuzz-minimise: fuzz-build ## Rewrite the corpus as the fewest inputs that reach 
 	done
 
 .PHONY: test-root
-test-root: test-node-state test-cni test-netns test-netns-plain test-runtimes ## Tests that need root: devices and namespaces
+test-root: test-node-state test-cni test-netns test-netns-plain test-sources test-runtimes ## Tests that need root: devices and namespaces
 
 .PHONY: test-node-state
 test-node-state: ## The node's kernel state: set up, repaired, cleaned up
@@ -184,6 +184,10 @@ fixtures: ## Make golden captures and what is expected of them anew; look at git
 fixtures-kernel: ## Capture the kernel's own tunnel anew (root, tcpdump, python3)
 	$(SUDO) tests/fixtures/pcap/kernel.sh
 
+.PHONY: test-sources
+test-sources: build ## The subnet table from etcd and from the Kubernetes API
+	$(ROOT_RUNNER) cargo test --locked -p culvert --test sources
+
 .PHONY: install
 install: release ## Install under PREFIX (/usr/local) and CNI_BIN (/opt/cni/bin)
 	$(SUDO) install -D -m 755 target/release/culvert $(DESTDIR)$(PREFIX)/bin/culvert
@@ -198,8 +202,12 @@ clean: ## Remove what was built
 	cargo clean
 
 # What a fresh Debian or Ubuntu lacks: programs, and the package that has each.
-TOOLS := ip:iproute2 ping:iputils-ping nft:nftables cc:gcc column:bsdextrautils ethtool:ethtool \
-	tshark:tshark tcpdump:tcpdump iptables:iptables /usr/lib/cni/portmap:containernetworking-plugins
+TOOLS := ip:iproute2 ping:iputils-ping nft:nftables cc:gcc column:bsdextrautils ethtool:ethtool tshark:tshark tcpdump:tcpdump iptables:iptables \
+	/usr/lib/cni/host-local:containernetworking-plugins etcd:etcd-server etcdctl:etcd-client openssl:openssl
+
+# The package of etcd starts a server, now (unless the service is masked, or without systemd the
+# runlevel says that the machine is being repaired) and at each boot. Tests start their own.
+KEEP_ETCD := f() { [[ "$$missing" != *etcd-server* || ! -d /run/systemd/system ]] || $(SUDO) systemctl --quiet "$$1" etcd.service; }; f
 
 .PHONY: prerequisites
 prerequisites:
@@ -211,7 +219,9 @@ prerequisites:
 	    echo "installing$$missing"; \
 	    command -v apt-get >/dev/null || { echo "this needs$$missing; install them, then run this again" >&2; exit 1; }; \
 	    $(SUDO) apt-get update -qq; \
-	    $(SUDO) env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $$missing >/dev/null; \
+	    $(KEEP_ETCD) mask; \
+	    $(SUDO) env DEBIAN_FRONTEND=noninteractive RUNLEVEL=1 apt-get install -y -qq --no-install-recommends $$missing >/dev/null; \
+	    $(KEEP_ETCD) unmask; $(KEEP_ETCD) disable; \
 	fi
 	@[ -c /dev/net/tun ] || $(SUDO) modprobe tun || { echo "this kernel has no TUN driver (/dev/net/tun)" >&2; exit 1; }
 	@cargo fmt --version >/dev/null 2>&1 && cargo clippy --version >/dev/null 2>&1 || rustup component add rustfmt clippy

@@ -93,6 +93,15 @@ struct ConfigArgs {
     /// Address to bind, instead of underlay.address.
     #[arg(long, env = "CULVERT_UNDERLAY_ADDRESS", value_name = "ADDRESS")]
     underlay_address: Option<IpAddr>,
+    /// Where the subnet table comes from (file, etcd, kubernetes), instead of table.source.
+    #[arg(long, env = "CULVERT_TABLE_SOURCE", value_name = "SOURCE")]
+    table_source: Option<String>,
+    /// URLs of etcd's members, separated by commas, instead of etcd.endpoints.
+    #[arg(long, env = "CULVERT_ETCD_ENDPOINTS", value_name = "URLS", value_delimiter = ',')]
+    etcd_endpoints: Vec<String>,
+    /// How to reach the Kubernetes API, instead of kubernetes.kubeconfig.
+    #[arg(long, env = "CULVERT_KUBECONFIG", value_name = "FILE")]
+    kubeconfig: Option<PathBuf>,
 }
 
 #[derive(Debug, Args)]
@@ -145,12 +154,13 @@ fn execute(command: Command) -> anyhow::Result<ExitCode> {
         }
         Command::Check { source } => {
             let config = source.read()?;
-            let members = app::check(&config)?;
-            say(format_args!(
-                "good: node {} with {} peers",
-                config.node.name,
-                members.peers().count()
-            ))?;
+            let node = &config.node.name;
+            match app::check(&config)? {
+                Some(members) => {
+                    say(format_args!("good: node {node} with {} peers", members.peers().count()))?;
+                }
+                None => say(format_args!("good: node {node}; its table's source was not asked"))?,
+            }
         }
         Command::Cleanup => return cleanup(&runtime()?.block_on(app::cleanup())?),
         Command::Explain(args) => return inspect::run_explain(&args),
@@ -175,6 +185,9 @@ impl ConfigArgs {
             run_dir: self.run_dir.clone(),
             state_dir: self.state_dir.clone(),
             underlay_address: self.underlay_address,
+            table_source: self.table_source.clone(),
+            etcd_endpoints: self.etcd_endpoints.clone(),
+            kubeconfig: self.kubeconfig.clone(),
         };
         Ok(Config::read(&self.config, &overrides)?)
     }

@@ -9,13 +9,15 @@ use culvert::control::table_file;
 use culvert::engine::{DropReason, Foreign, Membership, Overlay};
 
 /// The tables of the configuration file, and the least that makes each of them whole.
-const SECTIONS: [(&str, &str); 8] = [
+const SECTIONS: [(&str, &str); 10] = [
     ("network", "cidrs = [\"10.244.0.0/16\"]"),
     ("node", ""),
     ("underlay", ""),
     ("tun", ""),
     ("bridge", ""),
     ("table", "source = \"file\"\npath = \"/etc/culvert/table.toml\""),
+    ("etcd", ""),
+    ("kubernetes", ""),
     ("egress", ""),
     ("observe", ""),
 ];
@@ -85,9 +87,11 @@ fn example_configuration_says_the_defaults() {
     assert!(example.underlay.mtu.is_some());
     assert!(example.tun.queues.is_some());
     assert!(example.observe.address.is_some());
+    assert!(example.node.address.is_some());
 
     let mut like_example = defaults;
     like_example.node.name = example.node.name.clone();
+    like_example.node.address = example.node.address;
     like_example.underlay.address = example.underlay.address;
     like_example.underlay.mtu = example.underlay.mtu;
     like_example.tun.queues = example.tun.queues;

@@ -10,9 +10,8 @@ use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
 
-use crate::dataplane::{
-    Capture, CaptureFilter, CaptureRecord, CaptureSide, CaptureVerdict, DataPlane,
-};
+use super::view::Facts;
+use crate::dataplane::{Capture, CaptureFilter, CaptureRecord, CaptureSide, CaptureVerdict};
 use crate::observe::{CaptureQuery, CaptureSource};
 use crate::pcap::{Interface, Writer};
 use crate::platform::clock;
@@ -24,8 +23,9 @@ const PAUSE: Duration = Duration::from_millis(5);
 const PASS: usize = 4096;
 
 /// Makes the function that starts captures.
-pub(super) fn capture_source(plane: Arc<DataPlane>) -> CaptureSource {
+pub(super) fn capture_source(facts: Arc<Facts>) -> CaptureSource {
     Arc::new(move |query: CaptureQuery, stream: UnixStream| {
+        let plane = facts.plane()?;
         let filter = CaptureFilter {
             pod: query.pod,
             peer: query.peer,

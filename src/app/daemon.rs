@@ -1,5 +1,6 @@
 //! `culvert run`: start, the loop that keeps the node as it should be, and the end.
 
+use std::collections::HashSet;
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -7,24 +8,24 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use culvert_cni::node_file::NodeFile;
+use ipnet::IpNet;
 use tokio::net::TcpListener;
 use tokio::sync::mpsc::Receiver;
 use tokio::time::{Interval, MissedTickBehavior, interval};
 
 use super::capture::capture_source;
-use super::members::{Mtus, Narrow, longest_header, node_spec, overlay};
+use super::feed::{Feed, describe};
+use super::members::{Mtus, Narrow, Paths, longest_header, node_spec};
 use super::owner::Owner;
-use super::table_path;
 use super::turn::Turn;
 use super::view::{Facts, explain_source, status_source};
 use crate::config::Config;
 use crate::control::ipam::keep_sweeping;
 use crate::control::node::{Action, Changes, KernelEvents, Reconciler};
-use crate::control::table_file::TableFile;
 use crate::dataplane::{DataPlane, Notice, Settings, super_packet_limit};
 use crate::engine::{Membership, PeerRegistry, Tunnel};
 use crate::lifecycle::{Readiness, Signal, Signals, State};
-use crate::observe::{Services, StatusSource, serve_http};
+use crate::observe::{Services, serve_http};
 use crate::platform::sysctl::Sysctls;
 use crate::platform::tun::Offload;
 use crate::platform::{clock, udp};
@@ -62,38 +63,67 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     };
     NodeFile::remove(&config.node.run_dir).context("removing the node file of an earlier run")?;
 
-    let mut daemon = Daemon::start(config).await?;
-    let status = daemon.status.clone();
+    // Whoever asks is answered from here on, whatever the start has to wait for.
+    let facts = Arc::new(Facts::new(clock::now()));
+    let readiness = Readiness::new();
+    let status = status_source(&config, Arc::clone(&facts), readiness.clone());
     let services = Services {
         status: status.clone(),
-        explain: explain_source(&daemon.config, Arc::clone(&daemon.plane)),
-        capture: capture_source(Arc::clone(&daemon.plane)),
+        explain: explain_source(&config, Arc::clone(&facts)),
+        capture: capture_source(Arc::clone(&facts)),
     };
-    let serving = tokio::spawn(admin.serve(services));
-    let http = http.map(|listener| tokio::spawn(serve_http(listener, status)));
-    let sweeping = tokio::spawn(keep_sweeping(daemon.config.node.state_dir.clone()));
-    let kept = daemon.keep(&mut signals).await;
+    let mut tasks = vec![tokio::spawn(admin.serve(services))];
+    tasks.extend(http.map(|listener| tokio::spawn(serve_http(listener, status))));
+    let sweeping = tokio::spawn(keep_sweeping(config.node.state_dir.clone()));
+
+    let served = serve(config, facts, readiness, &mut signals).await;
     sweeping.abort();
-    kept?;
-    for serving in [Some(serving), http].into_iter().flatten() {
-        serving.abort();
+    for task in tasks {
+        task.abort();
         // The admin socket's file and the HTTP port go with their tasks.
-        let _ = serving.await;
+        let _ = task.await;
     }
-    let stopped = daemon.stop().await;
+    let stopped = match served {
+        Ok(Some(daemon)) => daemon.stop().await,
+        Ok(None) => {
+            tracing::info!("stopped before there was a subnet table");
+            Ok(())
+        }
+        Err(error) => Err(error),
+    };
     // A daemon that stands by takes all of this over in this moment.
     drop(claim);
     stopped
 }
 
+/// Starts the daemon and keeps it until a signal asks for the end; none if that was before there was
+/// a table to start with.
+async fn serve(
+    mut config: Config,
+    facts: Arc<Facts>,
+    readiness: Readiness,
+    signals: &mut Signals,
+) -> anyhow::Result<Option<Daemon>> {
+    tracing::info!(node = config.node.name, ?config, "starting");
+    let mut feed = Feed::start(&config, Arc::clone(&facts));
+    let members = tokio::select! {
+        members = feed.first(&mut config, &readiness) => members?,
+        () = stop_signal(signals) => return Ok(None),
+    };
+    let mut daemon = Daemon::start(config, feed, members, facts, readiness).await?;
+    daemon.keep(signals).await?;
+    Ok(Some(daemon))
+}
+
 struct Daemon {
     config: Config,
-    source: TableFile,
+    feed: Feed,
     members: Membership,
     registry: PeerRegistry,
     kernel: Reconciler,
     events: KernelEvents,
     mtus: Mtus,
+    paths: Paths,
     narrow: Narrow,
     plane: Arc<DataPlane>,
     notices: Receiver<Notice>,
@@ -102,21 +132,24 @@ struct Daemon {
     node_file: Option<NodeFile>,
     facts: Arc<Facts>,
     readiness: Readiness,
-    status: StatusSource,
+    /// This machine's addresses when they were last looked at.
+    own_addresses: Vec<IpNet>,
 }
 
 impl Daemon {
-    /// Reads the table, checks the machine, starts the workers and brings the node up.
-    async fn start(config: Config) -> anyhow::Result<Self> {
-        let started = clock::now();
-        tracing::info!(node = config.node.name, ?config, "starting");
-        let mut source = TableFile::new(table_path(&config));
-        let members = source.read(&overlay(&config), &config.node.name)?;
-
+    /// Checks the machine, starts the workers and brings the node up.
+    async fn start(
+        config: Config,
+        feed: Feed,
+        members: Membership,
+        facts: Arc<Facts>,
+        readiness: Readiness,
+    ) -> anyhow::Result<Self> {
         let mut kernel = reconciler(&config)?;
         let events = KernelEvents::open()?;
         let narrow = Narrow::new();
-        let mtus = Mtus::measure(&config, &members, &narrow, &mut kernel).await?;
+        let mut paths = Paths::default();
+        let mtus = Mtus::measure(&config, &members, &mut paths, &narrow, &mut kernel).await?;
         preflight(&config, &members, &mtus, &mut kernel).await?;
 
         let registry = PeerRegistry::default();
@@ -125,44 +158,40 @@ impl Daemon {
             workers: config.tun.queues.unwrap_or_else(default_workers),
             offload: if config.tun.offload { Offload::TcpUdp } else { Offload::None },
             busy_poll: config.tun.busy_poll,
-            started,
+            started: facts.started(),
         };
         let table = mtus.compile(&members, &registry);
         let address = underlay_address(&config, &members);
         let (plane, notices) = DataPlane::start(settings, table, address)
             .with_context(|| binding(&config, address, &members.tunnels()))?;
         let plane = Arc::new(plane);
-        let facts = Arc::new(Facts::default());
-        let readiness = Readiness::new();
-        let status = status_source(
-            &config,
-            Arc::clone(&plane),
-            Arc::clone(&facts),
-            readiness.clone(),
-            started,
-        );
+        facts.set_plane(Arc::clone(&plane));
         let mut daemon = Self {
             owner: Owner(Arc::clone(&plane)),
             node_file: None,
             config,
-            source,
+            feed,
             members,
             registry,
             kernel,
             events,
             mtus,
+            paths,
             narrow,
             plane,
             notices,
             facts,
             readiness,
-            status,
+            own_addresses: Vec::new(),
         };
         daemon.facts.set_mtu(daemon.mtus.device.get());
         daemon.facts.generation.store(1, Ordering::Relaxed);
         for action in daemon.reconcile(Changes::ALL).await.context("setting up this node")? {
             tracing::debug!(%action, "set up");
         }
+        daemon.feed.in_force(&daemon.config).await;
+        daemon.feed.save(&daemon.config, true).await;
+        daemon.check_own_address().await;
         Ok(daemon)
     }
 
@@ -176,21 +205,32 @@ impl Daemon {
                 signal = signals.next() => match signal {
                     Signal::Stop => return Ok(()),
                     Signal::Reload => {
-                        self.take_table().await;
+                        self.feed.source().reload();
                         Changes::ALL
                     }
                 },
-                () = self.source.changed() => {
-                    self.take_table().await;
+                changed = self.feed.changed() => {
+                    if changed {
+                        self.take_table().await;
+                    }
                     Changes::default()
                 }
-                changes = self.events.changed() => changes.context("watching the kernel")?,
+                changes = self.events.changed() => {
+                    let changes = changes.context("watching the kernel")?;
+                    if changes.routing {
+                        self.paths.outdate();
+                        self.check_own_address().await;
+                    }
+                    changes
+                }
                 Some(notice) = self.notices.recv() => {
                     self.note(notice);
                     Changes::default()
                 }
                 _ = full_check.tick() => {
                     self.measure_narrow_paths();
+                    self.check_own_address().await;
+                    self.feed.save(&self.config, false).await;
                     Changes::ALL
                 }
                 _ = retry.tick(), if broken => Changes::ALL,
@@ -199,6 +239,7 @@ impl Daemon {
                 anyhow::bail!("a worker has ended by itself; this is a bug");
             }
             broken = !self.repair(changes).await;
+            self.feed.source().ready(self.readiness.state() == State::Ready);
         }
     }
 
@@ -236,7 +277,11 @@ impl Daemon {
     async fn reconcile(&mut self, changes: Changes) -> anyhow::Result<Vec<Action>> {
         let spec = node_spec(&self.config, &self.members, &self.mtus);
         let done = self.kernel.reconcile(&spec, &mut self.owner, changes).await?;
-        if self.kernel.is_carrying(&spec).await? {
+        if let Some(reason) = self.feed.contested() {
+            // What flows goes on; but no pod may get an address that another node may give too.
+            self.readiness.set(State::NotReady(reason));
+            self.withdraw();
+        } else if self.kernel.is_carrying(&spec).await? {
             self.announce();
         } else {
             // The kernel announces the carrier, which brings us here again.
@@ -286,30 +331,32 @@ impl Daemon {
         }
     }
 
-    /// Reads the table again; keeps the old one if the new one is broken.
+    /// Takes what the source has told; keeps the old table if the new one cannot be used.
     async fn take_table(&mut self) {
         match self.try_table().await {
-            Ok(()) => self.facts.set_table_error(None),
+            Ok(()) => self.facts.table(|table| table.error = None),
             Err(error) => {
                 let error = format!("{error:#}");
                 tracing::error!(error, "the new subnet table is refused; the old one stays");
-                self.facts.set_table_error(Some(error));
+                self.facts.table(|table| table.error = Some(error));
             }
         }
     }
 
     async fn try_table(&mut self) -> anyhow::Result<()> {
-        let members = self.source.read(&overlay(&self.config), &self.config.node.name)?;
+        let members =
+            self.feed.members(&self.config).map_err(|error| anyhow::anyhow!(describe(&error)))?;
         if members == self.members {
             return Ok(());
         }
-        let mtus = Mtus::measure(&self.config, &members, &self.narrow, &mut self.kernel).await?;
+        let mtus =
+            Mtus::measure(&self.config, &members, &mut self.paths, &self.narrow, &mut self.kernel)
+                .await?;
         preflight(&self.config, &members, &mtus, &mut self.kernel).await?;
         let address = underlay_address(&self.config, &members);
         let tunnels = members.tunnels();
-        if address != underlay_address(&self.config, &self.members)
-            || tunnels != self.members.tunnels()
-        {
+        let moved = address != underlay_address(&self.config, &self.members);
+        if moved || tunnels != self.members.tunnels() {
             let sockets = self
                 .plane
                 .bind(address, &tunnels)
@@ -320,20 +367,65 @@ impl Daemon {
             rules.context("protecting the tunnel's new ports from pods")?;
             self.plane.listen(sockets);
         }
+        if moved {
+            tracing::info!(%address, "this node's underlay address changed");
+        }
         self.members = members;
         self.mtus = mtus;
         self.publish();
         let known = self.plane.table();
-        self.registry.retain(|name| known.peers().iter().any(|peer| peer.name == name));
+        // Only nodes of a table come into the registry, so that it is longer exactly when one left.
+        if self.registry.len() > known.peers().len() {
+            let names: HashSet<&str> = known.peers().iter().map(|peer| &*peer.name).collect();
+            self.registry.retain(|name| names.contains(name));
+        }
+        self.feed.in_force(&self.config).await;
         let generation = self.facts.generation.fetch_add(1, Ordering::Relaxed) + 1;
         tracing::info!(nodes = known.peers().len() + 1, generation, "took a new subnet table");
         Ok(())
     }
 
+    /// Says so if the address that peers send to is not this machine's (any more), and has the
+    /// source look whether it should be another.
+    async fn check_own_address(&mut self) {
+        let address = underlay_address(&self.config, &self.members);
+        let own = match self.kernel.local_addresses().await {
+            Ok(own) => own,
+            Err(error) => {
+                tracing::warn!(error = format!("{error:#}"), "listing own addresses failed");
+                return;
+            }
+        };
+        let missing = (!own.iter().any(|net| net.addr() == address)).then(|| {
+            format!(
+                "its underlay address {address} is on no interface of this machine; add it, or \
+                 correct the subnet table or underlay.address"
+            )
+        });
+        let news = self.facts.table(|table| {
+            let news = missing.is_some() && table.address != missing;
+            table.address.clone_from(&missing);
+            news
+        });
+        if let (true, Some(reason)) = (news, missing) {
+            tracing::error!(reason, "peers cannot reach this node");
+        }
+        if self.own_addresses != own {
+            self.own_addresses = own;
+            self.feed.source().moved();
+        }
+    }
+
     /// Follows the routes' MTUs, and paths that are narrower than them.
     async fn refresh_mtus(&mut self) -> anyhow::Result<()> {
-        let mtus =
-            Mtus::measure(&self.config, &self.members, &self.narrow, &mut self.kernel).await?;
+        let mtus = Mtus::measure(
+            &self.config,
+            &self.members,
+            &mut self.paths,
+            &self.narrow,
+            &mut self.kernel,
+        )
+        .await?;
         if mtus != self.mtus {
             tracing::info!(mtu = mtus.device.get(), "MTUs to the peers changed");
             self.mtus = mtus;
@@ -375,14 +467,20 @@ impl Daemon {
     }
 
     /// Lets packets drain and leaves device, addresses and routes for the next start.
-    async fn stop(self) -> anyhow::Result<()> {
+    async fn stop(mut self) -> anyhow::Result<()> {
         tracing::info!("stopping");
         self.readiness.set(State::NotReady("stopping".to_owned()));
         let removed = NodeFile::remove(&self.config.node.run_dir).context("removing the node file");
+        self.feed.save(&self.config, true).await;
         let plane = self.plane;
         tokio::task::spawn_blocking(move || plane.stop()).await?;
         removed
     }
+}
+
+/// Waits for the signal to stop; there is nothing to reload yet.
+async fn stop_signal(signals: &mut Signals) {
+    while signals.next().await != Signal::Stop {}
 }
 
 fn reconciler(config: &Config) -> anyhow::Result<Reconciler> {

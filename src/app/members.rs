@@ -1,40 +1,84 @@
 //! From the list of nodes to the table that workers decide by, MTUs included.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::net::IpAddr;
+use std::time::{Duration, Instant};
 
 use culvert_cni::node_file;
 use overlay_proto::{CodecKind, Family, Mtu};
 
 use crate::config::Config;
-use crate::control::node::{NodeSpec, PathMtu, Reconciler};
-use crate::engine::{Foreign, Membership, Overlay, PeerRegistry, Table};
+use crate::control::node::{NodeSpec, Reconciler};
+use crate::engine::{Membership, PeerRegistry, Table};
+use crate::platform::clock;
 
 /// Underlay MTU while no route leads to any peer: that of Ethernet.
 const ETHERNET_MTU: u16 = 1500;
 
-/// What all nodes share, by the configuration.
-pub(super) fn overlay(config: &Config) -> Overlay {
-    Overlay {
-        vni: config.network.vni,
-        networks: config.network.cidrs.clone(),
-        port: config.underlay.port,
-        foreign: Foreign {
-            vxlan_vni: config.network.vxlan_vni,
-            vxlan_port: config.underlay.vxlan_port,
-            ip_udp_port: config.underlay.ip_udp_port,
-        },
-    }
-}
+/// Clusters up to this size have every path asked for each time: that takes 3 ms at most.
+const FEW: usize = 256;
+
+/// How often at most all paths of a larger cluster are asked for: ten thousand take 0.1 s.
+const RARELY: Duration = Duration::from_secs(10);
 
 /// Underlay MTUs, in bytes, toward peers whose path turned out narrower than its route.
 pub(super) type Narrow = HashMap<IpAddr, u16>;
+
+/// The underlay MTUs, in bytes, of the routes to the peers, as they were last asked for.
+#[derive(Debug, Default)]
+pub(super) struct Paths {
+    /// None for a peer that no route leads to.
+    known: HashMap<IpAddr, Option<u16>>,
+    asked: Option<Instant>,
+    outdated: bool,
+}
+
+impl Paths {
+    /// Takes note that routes may have changed.
+    pub(super) fn outdate(&mut self) {
+        self.outdated = true;
+    }
+
+    /// Asks for what is not known, or for everything if that may have changed and it is time.
+    async fn refresh(
+        &mut self,
+        members: &Membership,
+        kernel: &mut Reconciler,
+        now: Instant,
+    ) -> anyhow::Result<()> {
+        let few = members.peers().nth(FEW).is_none();
+        let due = self.asked.is_none_or(|asked| now.saturating_duration_since(asked) >= RARELY);
+        if few || (self.outdated && due) {
+            self.known.clear();
+            self.outdated = false;
+            self.asked = Some(now);
+        }
+        let unknown: Vec<IpAddr> = members
+            .peers()
+            .map(|peer| peer.address)
+            .filter(|address| !self.known.contains_key(address))
+            .collect();
+        if !unknown.is_empty() {
+            let found = kernel.path_mtu(unknown.iter().copied()).await?;
+            self.known.extend(unknown.into_iter().map(|address| (address, None)));
+            let found = found.map(|found| found.per_peer).unwrap_or_default();
+            self.known.extend(found.into_iter().map(|(address, mtu)| (address, Some(mtu))));
+        }
+        // Only peers come into the map, so that it is longer exactly when one of them has gone.
+        if self.known.len() > members.peers().count() {
+            let present: HashSet<IpAddr> = members.peers().map(|peer| peer.address).collect();
+            self.known.retain(|address, _| present.contains(address));
+        }
+        Ok(())
+    }
+}
 
 /// MTUs of inner packets: of the devices, and toward each peer.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Mtus {
     /// The smallest toward any peer.
     pub(super) device: Mtu,
+    /// Toward peers that have another.
     to: HashMap<IpAddr, Mtu>,
 }
 
@@ -47,34 +91,31 @@ impl Mtus {
     pub(super) async fn measure(
         config: &Config,
         members: &Membership,
+        paths: &mut Paths,
         narrow: &Narrow,
         kernel: &mut Reconciler,
     ) -> anyhow::Result<Self> {
-        let routes = match config.underlay.mtu {
-            Some(_) => None,
-            None => kernel.path_mtu(members.peers().map(|peer| peer.address)).await?,
-        };
-        Self::conclude(config, members, narrow, routes)
+        if config.underlay.mtu.is_none() {
+            paths.refresh(members, kernel, clock::now()).await?;
+        }
+        Self::conclude(config, members, paths, narrow)
     }
 
     fn conclude(
         config: &Config,
         members: &Membership,
+        paths: &Paths,
         narrow: &Narrow,
-        routes: Option<PathMtu>,
     ) -> anyhow::Result<Self> {
         let family = Family::of(members.local().address);
         let inner = |underlay: u16, codec: CodecKind| {
             let mtu = Mtu::new(u32::from(underlay)).ok()?;
             mtu.shrink(codec.overhead(family))
         };
-        let smallest = match (config.underlay.mtu, &routes) {
-            (Some(mtu), _) => mtu.get(),
-            (None, Some(routes)) => routes.smallest,
-            (None, None) => ETHERNET_MTU,
+        let smallest = match config.underlay.mtu {
+            Some(mtu) => mtu.get(),
+            None => paths.known.values().flatten().min().copied().unwrap_or(ETHERNET_MTU),
         };
-        let routes: HashMap<IpAddr, u16> =
-            routes.map(|routes| routes.per_peer).unwrap_or_default().into_iter().collect();
         let no_room = |underlay: u16| {
             anyhow::anyhow!(
                 "an underlay MTU of {underlay} bytes leaves no room for the overlay; raise it, or set \
@@ -85,7 +126,7 @@ impl Mtus {
         let mut to = HashMap::new();
         for peer in members.peers() {
             let codec = members.tunnel_to(peer).codec;
-            let path = routes.get(&peer.address).copied().unwrap_or(smallest);
+            let path = paths.known.get(&peer.address).copied().flatten().unwrap_or(smallest);
             let room = inner(path, codec).ok_or_else(|| no_room(path))?;
             device = Some(device.map_or(room, |least| least.min(room)));
             // A path that claims to carry less than the overlay needs is not believed: anybody on
@@ -97,6 +138,8 @@ impl Mtus {
             Some(device) => device,
             None => inner(smallest, own_codec(members)).ok_or_else(|| no_room(smallest))?,
         };
+        to.retain(|_, room| *room != device);
+        to.shrink_to_fit();
         Ok(Self { device, to })
     }
 
@@ -106,7 +149,7 @@ impl Mtus {
     ///
     /// The underlay carries too little for the overlay.
     pub(super) fn assume(config: &Config, members: &Membership) -> anyhow::Result<Self> {
-        Self::conclude(config, members, &Narrow::new(), None)
+        Self::conclude(config, members, &Paths::default(), &Narrow::new())
     }
 
     /// Compiles `members` with these MTUs.

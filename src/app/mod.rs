@@ -5,6 +5,7 @@
 
 mod capture;
 mod daemon;
+mod feed;
 mod members;
 mod offline;
 mod owner;
@@ -15,23 +16,23 @@ pub use daemon::run;
 pub use offline::{Offline, offline};
 
 use crate::config::{Config, TableSource};
+use crate::control::source;
 use crate::control::table_file::TableFile;
 use crate::engine::Membership;
 
-/// Reads the subnet table that `config` names and checks it.
+/// Reads the subnet table that `config` names and checks it; none where the table is not in a file,
+/// and others could take a question for a node.
 ///
 /// # Errors
 ///
 /// What the daemon would refuse it for.
-pub fn check(config: &Config) -> anyhow::Result<Membership> {
-    let mut source = TableFile::new(table_path(config));
-    Ok(source.read(&members::overlay(config), &config.node.name)?)
-}
-
-/// The path of the table file.
-fn table_path(config: &Config) -> &std::path::Path {
+pub fn check(config: &Config) -> anyhow::Result<Option<Membership>> {
     match &config.table {
-        TableSource::File { path } => path,
+        TableSource::File { path } => {
+            let read = TableFile::new(path).read(&source::overlay(config), &config.node.name);
+            Ok(Some(read.map_err(crate::config::Complaint::from)?))
+        }
+        TableSource::Etcd(_) | TableSource::Kubernetes(_) => Ok(None),
     }
 }
 

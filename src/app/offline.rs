@@ -6,9 +6,9 @@ use std::path::Path;
 use anyhow::Context as _;
 use ipnet::IpNet;
 
-use super::members::{Mtus, overlay};
-use super::table_path;
-use crate::config::{Config, Overrides, TableSource};
+use super::members::Mtus;
+use crate::config::{Complaint, Config, Overrides, TableSource};
+use crate::control::source;
 use crate::control::table_file::TableFile;
 use crate::engine::{PeerRegistry, Table};
 
@@ -30,8 +30,8 @@ path = \"table.toml\"
 ";
 
 /// Compiles the table of `node` as its daemon would; MTUs are those of the configuration, or those of
-/// Ethernet. Without a configuration file everything has its default, and the pod networks are what
-/// the table's subnets are.
+/// Ethernet. Without a configuration file everything has its default. Pod networks that no
+/// configuration names are what the table's subnets are.
 ///
 /// # Errors
 ///
@@ -53,11 +53,18 @@ pub fn offline(
             anyhow::bail!("no subnet table: name it with --table FILE, or --config FILE")
         }
     }
-    if config.is_none() {
-        settings.network.cidrs = subnets(table_path(&settings))?;
+    let TableSource::File { path } = &settings.table else {
+        anyhow::bail!(
+            "the subnet table of this configuration is not a file ({}); name one with --table FILE",
+            source::describe(&settings.table)
+        );
+    };
+    if config.is_none() || settings.network.cidrs.is_empty() {
+        settings.network.cidrs = subnets(path)?;
     }
-    let mut source = TableFile::new(table_path(&settings));
-    let members = source.read(&overlay(&settings), &settings.node.name)?;
+    let members = TableFile::new(path)
+        .read(&source::overlay(&settings), &settings.node.name)
+        .map_err(Complaint::from)?;
     let mtus = Mtus::assume(&settings, &members)?;
     let table = mtus.compile(&members, &PeerRegistry::default());
     Ok(Offline { config: settings, table })

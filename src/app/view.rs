@@ -2,12 +2,15 @@
 
 use std::net::IpAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Instant;
 
-use crate::config::{Config, TableSource};
+use anyhow::Context as _;
+
+use crate::config::Config;
+use crate::control::source;
 use crate::dataplane::DataPlane;
-use crate::engine::{DropReason, Peer, Table};
+use crate::engine::{DropReason, Local, Peer};
 use crate::explain::{Devices, explain};
 use crate::lifecycle::{Readiness, State};
 use crate::observe::{
@@ -16,89 +19,165 @@ use crate::observe::{
 use crate::platform::clock;
 
 /// Facts that the daemon's main loop knows and others may look at.
-#[derive(Debug, Default)]
 pub(super) struct Facts {
+    started: Instant,
     pub(super) repairs: AtomicU64,
     pub(super) generation: AtomicU64,
-    pub(super) table_error: Mutex<Option<String>>,
     pub(super) mtu: Mutex<u16>,
+    table: Mutex<TableFacts>,
+    plane: OnceLock<Arc<DataPlane>>,
+}
+
+/// Where the table and its source stand.
+#[derive(Debug, Default)]
+pub(super) struct TableFacts {
+    /// Whether the source is being followed.
+    pub(super) current: bool,
+    /// When it last was.
+    pub(super) current_until: Option<Instant>,
+    /// Why it is not.
+    pub(super) source_error: Option<String>,
+    /// Why its newest version was refused.
+    pub(super) error: Option<String>,
+    /// Entries that were left out.
+    pub(super) left_out: Vec<String>,
+    /// What is wrong with this node's own entry, by the source.
+    pub(super) contested: Option<String>,
+    /// What is wrong with this node's own address, by the kernel.
+    pub(super) address: Option<String>,
+}
+
+impl TableFacts {
+    /// What keeps this node from taking pods, or an operator should know of its own entry.
+    fn own(&self) -> Option<String> {
+        self.contested.clone().or_else(|| self.address.clone())
+    }
 }
 
 impl Facts {
-    pub(super) fn set_table_error(&self, error: Option<String>) {
-        *self.table_error.lock().unwrap_or_else(PoisonError::into_inner) = error;
+    pub(super) fn new(started: Instant) -> Self {
+        Self {
+            started,
+            repairs: AtomicU64::default(),
+            generation: AtomicU64::default(),
+            mtu: Mutex::default(),
+            table: Mutex::default(),
+            plane: OnceLock::new(),
+        }
+    }
+
+    /// When the daemon started.
+    pub(super) fn started(&self) -> Instant {
+        self.started
+    }
+
+    /// Changes, or looks at, what is known of the table.
+    pub(super) fn table<T>(&self, with: impl FnOnce(&mut TableFacts) -> T) -> T {
+        with(&mut self.table.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
     pub(super) fn set_mtu(&self, mtu: u16) {
         *self.mtu.lock().unwrap_or_else(PoisonError::into_inner) = mtu;
     }
+
+    /// The workers.
+    ///
+    /// # Errors
+    ///
+    /// There are none yet.
+    pub(super) fn plane(&self) -> anyhow::Result<&Arc<DataPlane>> {
+        self.plane.get().context(
+            "this node carries no packets yet; `culvert status` says what it waits for, ask again then",
+        )
+    }
+
+    /// Shows the workers from now on.
+    pub(super) fn set_plane(&self, plane: Arc<DataPlane>) {
+        // Set once, by the one start that there is.
+        let _ = self.plane.set(plane);
+    }
 }
 
-/// Makes the function that gathers a [`Status`].
+/// Makes the function that gathers a [`Status`], at any time from before the first table on.
 pub(super) fn status_source(
     config: &Config,
-    plane: Arc<DataPlane>,
     facts: Arc<Facts>,
     readiness: Readiness,
-    started: Instant,
 ) -> StatusSource {
-    let address = config.underlay.address;
-    let source = match &config.table {
-        TableSource::File { path } => format!("file {}", path.display()),
-    };
+    let config = config.clone();
+    let source = source::describe(&config.table);
     Arc::new(move || {
-        let table = plane.table();
-        let age = clock::now().saturating_duration_since(started);
+        let now = clock::now();
+        let uptime = now.saturating_duration_since(facts.started).as_secs_f64();
         let not_ready_because = match readiness.state() {
             State::Ready => None,
             State::NotReady(reason) => Some(reason),
         };
+        let plane = facts.plane.get();
+        let table = plane.map(|plane| plane.table());
+        let local = table.as_ref().map(|table| table.local());
         Status {
-            node: table.local().name.clone(),
+            node: config.node.name.clone(),
             ready: not_ready_because.is_none(),
             not_ready_because,
-            uptime_seconds: age.as_secs_f64(),
+            uptime_seconds: uptime,
             mtu: *facts.mtu.lock().unwrap_or_else(PoisonError::into_inner),
-            vni: table.vni().get(),
-            subnets: table.local().subnets.clone(),
-            underlay: underlay_status(&table, address),
-            table: TableStatus {
+            vni: table.as_ref().map_or(config.network.vni, |table| table.vni()).get(),
+            subnets: local.map(|local| local.subnets.clone()).unwrap_or_default(),
+            underlay: underlay_status(local, config.underlay.address),
+            table: facts.table(|known| TableStatus {
                 source: source.clone(),
+                current: known.current,
+                age_seconds: match (known.current, known.current_until) {
+                    (true, _) => 0.0,
+                    (false, Some(until)) => now.saturating_duration_since(until).as_secs_f64(),
+                    (false, None) => uptime,
+                },
+                source_error: known.source_error.clone(),
                 generation: facts.generation.load(Ordering::Relaxed),
-                nodes: table.peers().len() + 1,
-                error: facts.table_error.lock().unwrap_or_else(PoisonError::into_inner).clone(),
-            },
-            offload: plane.offload().as_str().to_owned(),
-            workers: plane.workers(),
-            peers: table.peers().iter().map(|peer| peer_status(peer, age.as_secs_f64())).collect(),
+                nodes: table.as_ref().map_or(0, |table| table.peers().len() + 1),
+                error: known.error.clone(),
+                left_out: known.left_out.clone(),
+                contested: known.own(),
+            }),
+            offload: plane.map_or("none", |plane| plane.offload().as_str()).to_owned(),
+            workers: plane.map_or(0, |plane| plane.workers()),
+            peers: table
+                .iter()
+                .flat_map(|table| table.peers())
+                .map(|peer| peer_status(peer, uptime))
+                .collect(),
             drops: DropReason::ALL
                 .into_iter()
-                .map(|reason| (reason.as_str().to_owned(), plane.drops(reason)))
+                .map(|reason| {
+                    (reason.as_str().to_owned(), plane.map_or(0, |plane| plane.drops(reason)))
+                })
                 .collect(),
-            icmp_replies: plane.replies(),
-            offload_refusals: plane.degraded(),
+            icmp_replies: plane.map_or(0, |plane| plane.replies()),
+            offload_refusals: plane.map_or(0, |plane| plane.degraded()),
             repairs: facts.repairs.load(Ordering::Relaxed),
         }
     })
 }
 
-fn underlay_status(table: &Table, address: Option<IpAddr>) -> UnderlayStatus {
-    let local = table.local();
-    let tunnels = local.tunnels.iter();
+/// What is known of the tunnels' ends here; `address` is what the configuration says.
+fn underlay_status(local: Option<&Local>, address: Option<IpAddr>) -> UnderlayStatus {
+    let tunnels = local.map_or(&[][..], |local| &local.tunnels);
     UnderlayStatus {
-        address: address.unwrap_or(local.address),
-        port: local.tunnels.first().map_or(0, |tunnel| tunnel.port),
+        address: address.or_else(|| Some(local?.address)),
+        port: tunnels.first().map_or(0, |tunnel| tunnel.port),
         tunnels: tunnels
+            .iter()
             .map(|tunnel| TunnelStatus { codec: tunnel.codec.to_string(), port: tunnel.port })
             .collect(),
-        mac: local.mac.to_string(),
+        mac: local.map(|local| local.mac.to_string()),
     }
 }
 
 /// Makes the function that answers questions about packets by the table that workers have.
-pub(super) fn explain_source(config: &Config, plane: Arc<DataPlane>) -> ExplainSource {
+pub(super) fn explain_source(config: &Config, facts: Arc<Facts>) -> ExplainSource {
     let devices = Devices { bridge: config.bridge.name.clone(), tun: config.tun.name.clone() };
-    Arc::new(move |question| Ok(explain(&plane.table(), &devices, question)?))
+    Arc::new(move |question| Ok(explain(&facts.plane()?.table(), &devices, question)?))
 }
 
 fn peer_status(peer: &Peer, age_seconds: f64) -> PeerStatus {

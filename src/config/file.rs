@@ -10,6 +10,7 @@ use overlay_proto::{CodecKind, Family, Mtu, Vni};
 use serde::Deserialize;
 use toml::Spanned;
 
+use super::source::{self, EtcdTable, KubernetesTable, SourceTable};
 use super::{
     Bridge, Complaint, Config, Egress, Network, Node, Observe, Overrides, TableSource, Tun,
     Underlay, line_of,
@@ -41,6 +42,10 @@ struct Document {
     bridge: BridgeTable,
     table: Spanned<SourceTable>,
     #[serde(default)]
+    etcd: EtcdTable,
+    #[serde(default)]
+    kubernetes: KubernetesTable,
+    #[serde(default)]
     egress: EgressTable,
     #[serde(default)]
     observe: ObserveTable,
@@ -49,7 +54,7 @@ struct Document {
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct NetworkTable {
-    cidrs: Spanned<Vec<Spanned<String>>>,
+    cidrs: Option<Spanned<Vec<Spanned<String>>>>,
     #[serde(default)]
     service_cidrs: Vec<Spanned<String>>,
     vni: Option<Spanned<i64>>,
@@ -60,6 +65,7 @@ struct NetworkTable {
 #[serde(deny_unknown_fields)]
 struct NodeTable {
     name: Option<Spanned<String>>,
+    address: Option<Spanned<String>>,
     run_dir: Option<PathBuf>,
     state_dir: Option<PathBuf>,
     sysctl_dir: Option<PathBuf>,
@@ -91,13 +97,6 @@ struct BridgeTable {
     name: Option<Spanned<String>>,
 }
 
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct SourceTable {
-    source: Spanned<String>,
-    path: Option<PathBuf>,
-}
-
 #[derive(Default, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct EgressTable {
@@ -117,22 +116,24 @@ pub(super) fn parse(path: &Path, text: &str, overrides: &Overrides) -> Result<Co
 }
 
 /// Turns raw values into checked ones, and knows where each stood.
-struct Reader<'a> {
-    path: &'a Path,
-    text: &'a str,
+pub(super) struct Reader<'a> {
+    pub(super) path: &'a Path,
+    pub(super) text: &'a str,
 }
 
 impl Reader<'_> {
     fn config(&self, document: Document, overrides: &Overrides) -> Result<Config, Complaint> {
+        let table =
+            source::read(self, document.table, document.etcd, document.kubernetes, overrides)?;
         let config = Config {
-            network: self.network(document.network.into_inner())?,
+            network: self.network(document.network, &table)?,
             node: self.node(document.node, overrides)?,
             underlay: self.underlay(document.underlay, overrides)?,
             tun: self.tun(document.tun)?,
             bridge: Bridge {
                 name: self.device("bridge.name", document.bridge.name, DEFAULT_BRIDGE)?,
             },
-            table: self.table(document.table)?,
+            table,
             egress: Egress { masquerade: document.egress.masquerade.unwrap_or(true) },
             observe: self.observe(document.observe)?,
         };
@@ -148,13 +149,28 @@ impl Reader<'_> {
         Ok(config)
     }
 
-    fn network(&self, table: NetworkTable) -> Result<Network, Complaint> {
-        let cidrs = self.networks("network.cidrs", table.cidrs.get_ref())?;
-        if cidrs.is_empty() {
-            return Err(self
-                .fault("network.cidrs", &table.cidrs, "[]", "the cluster needs a pod network")
-                .remedy("write one prefix per family, such as [\"10.244.0.0/16\"]"));
+    fn network(
+        &self,
+        table: Spanned<NetworkTable>,
+        source: &TableSource,
+    ) -> Result<Network, Complaint> {
+        let cidrs = match &table.get_ref().cidrs {
+            Some(cidrs) => self.networks("network.cidrs", cidrs.get_ref())?,
+            None => Vec::new(),
+        };
+        // etcd can hold what all nodes share, so that it is written once.
+        if cidrs.is_empty() && !matches!(source, TableSource::Etcd(_)) {
+            let complaint = match &table.get_ref().cidrs {
+                Some(cidrs) => {
+                    self.fault("network.cidrs", cidrs, "[]", "the cluster needs a pod network")
+                }
+                None => self.fault("network.cidrs", &table, "", "the cluster needs a pod network"),
+            };
+            return Err(
+                complaint.remedy("write one prefix per family, such as [\"10.244.0.0/16\"]")
+            );
         }
+        let table = table.get_ref();
         for (index, (place, cidr)) in cidrs.iter().enumerate() {
             let family = Family::of(cidr.addr());
             if cidrs[..index].iter().any(|(_, other)| Family::of(other.addr()) == family) {
@@ -231,8 +247,16 @@ impl Reader<'_> {
         let directory = |value: Option<PathBuf>, file: Option<PathBuf>, default: &str| {
             value.or(file).unwrap_or_else(|| PathBuf::from(default))
         };
+        let address = match &table.address {
+            None => None,
+            Some(address) => Some(address.get_ref().parse::<IpAddr>().map_err(|_| {
+                self.fault("node.address", address, quoted(address), "not an IP address")
+                    .remedy("write the address by which peers reach this node, without a length")
+            })?),
+        };
         Ok(Node {
             name,
+            address,
             run_dir: directory(overrides.run_dir.clone(), table.run_dir, DEFAULT_RUN_DIR),
             state_dir: directory(overrides.state_dir.clone(), table.state_dir, DEFAULT_STATE_DIR),
             sysctl_dir: directory(None, table.sysctl_dir, sysctl::DEFAULT_ROOT),
@@ -350,19 +374,6 @@ impl Reader<'_> {
         Ok(value.into_inner())
     }
 
-    fn table(&self, table: Spanned<SourceTable>) -> Result<TableSource, Complaint> {
-        let SourceTable { source, path } = table.get_ref();
-        match (source.get_ref().as_str(), path) {
-            ("file", Some(path)) => Ok(TableSource::File { path: path.clone() }),
-            ("file", None) => Err(self
-                .fault("table.path", &table, "", "the source \"file\" needs it")
-                .remedy("name the file with the [[node]] entries")),
-            _ => Err(self
-                .fault("table.source", source, quoted(source), "not a table source")
-                .remedy("the sources are: \"file\"")),
-        }
-    }
-
     fn observe(&self, table: ObserveTable) -> Result<Observe, Complaint> {
         let address = match &table.address {
             None => None,
@@ -374,7 +385,7 @@ impl Reader<'_> {
         Ok(Observe { address })
     }
 
-    fn fault<T>(
+    pub(super) fn fault<T>(
         &self,
         key: &str,
         place: &Spanned<T>,
@@ -388,7 +399,7 @@ impl Reader<'_> {
     }
 }
 
-fn quoted(value: &Spanned<String>) -> String {
+pub(super) fn quoted(value: &Spanned<String>) -> String {
     format!("\"{}\"", value.get_ref())
 }
 

@@ -5,6 +5,7 @@
 
 mod complaint;
 mod file;
+mod source;
 
 use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
@@ -40,7 +41,7 @@ pub struct Config {
 /// `[network]`: what spans the cluster.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Network {
-    /// Pod networks of the cluster, at most one per family.
+    /// Pod networks of the cluster, at most one per family; none if the table source knows them.
     pub cidrs: Vec<IpNet>,
     /// Networks of service addresses, which must not overlap the pod networks.
     pub service_cidrs: Vec<IpNet>,
@@ -55,6 +56,9 @@ pub struct Network {
 pub struct Node {
     /// Name of this node in the subnet table.
     pub name: String,
+    /// The address that a table source tells the peers, where the node itself puts it there; found
+    /// by the routes unless set.
+    pub address: Option<IpAddr>,
     /// Directory of the admin socket and the node file.
     pub run_dir: PathBuf,
     /// Directory of what must survive a reboot.
@@ -108,6 +112,36 @@ pub enum TableSource {
         /// Its path.
         path: PathBuf,
     },
+    /// An etcd cluster, in which each node claims its subnets.
+    Etcd(Etcd),
+    /// The nodes of a Kubernetes cluster.
+    Kubernetes(Kubernetes),
+}
+
+/// `[etcd]`: the cluster, and how to speak to it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Etcd {
+    /// Addresses of its members, as URLs.
+    pub endpoints: Vec<String>,
+    /// What all keys begin with, without a slash at the end.
+    pub prefix: String,
+    /// How long the claim of a node outlives its last sign of life.
+    pub lease: Duration,
+    /// Certificates that those of members with TLS are checked against.
+    pub ca_file: Option<PathBuf>,
+    /// This node's certificate and key.
+    pub identity: Option<(PathBuf, PathBuf)>,
+    /// User, and the file with the password.
+    pub login: Option<(String, PathBuf)>,
+}
+
+/// `[kubernetes]`: the API server, and what this node says there of itself.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Kubernetes {
+    /// How to reach the API server; what a pod finds in its surroundings unless set.
+    pub kubeconfig: Option<PathBuf>,
+    /// Key of the taint that is removed once packets flow.
+    pub startup_taint: String,
 }
 
 /// `[egress]`: pods and the world outside the cluster.
@@ -135,6 +169,12 @@ pub struct Overrides {
     pub state_dir: Option<PathBuf>,
     /// `underlay.address`.
     pub underlay_address: Option<IpAddr>,
+    /// `table.source`.
+    pub table_source: Option<String>,
+    /// `etcd.endpoints`.
+    pub etcd_endpoints: Vec<String>,
+    /// `kubernetes.kubeconfig`.
+    pub kubeconfig: Option<PathBuf>,
 }
 
 impl Config {

@@ -45,11 +45,51 @@ fn the_command_line_goes_before_the_file() {
         run_dir: Some("/r".into()),
         state_dir: Some("/s".into()),
         underlay_address: Some("192.0.2.7".parse().unwrap()),
+        table_source: Some("etcd".into()),
+        etcd_endpoints: vec!["http://192.0.2.8:2379".into()],
+        kubeconfig: None,
     };
     let config = Config::parse(Path::new("c.toml"), MINIMAL, &overrides).unwrap();
     assert_eq!((config.node.name.as_str(), config.node.run_dir.to_str()), ("other", Some("/r")));
     assert_eq!(config.node.state_dir, Path::new("/s"));
     assert_eq!(config.underlay.address, overrides.underlay_address);
+    let TableSource::Etcd(etcd) = config.table else { panic!("{:?}", config.table) };
+    assert_eq!(etcd.endpoints, overrides.etcd_endpoints);
+}
+
+#[test]
+fn each_source_has_its_keys_and_defaults() {
+    let with = |source: &str, more: &str| {
+        parse(&format!("{}{more}", MINIMAL.replace("\"file\"", &format!("\"{source}\""))))
+    };
+    let endpoints = "[etcd]\nendpoints = [\"http://192.0.2.8:2379\"]\n";
+    let TableSource::Etcd(etcd) = with("etcd", endpoints).unwrap().table else { panic!() };
+    assert_eq!((etcd.prefix.as_str(), etcd.lease), ("/culvert", Duration::from_secs(86_400)));
+    let TableSource::Kubernetes(kubernetes) = with("kubernetes", "").unwrap().table else {
+        panic!()
+    };
+    assert_eq!(kubernetes.startup_taint, "culvert.dev/not-ready");
+    let refused = |more: &str| with("etcd", more).unwrap_err();
+    let cases = [
+        (String::new(), "etcd.endpoints: the source \"etcd\" needs it"),
+        ("[etcd]\nendpoints = [\"10.0.0.1\"]\n".into(), "not the URL of an etcd member"),
+        (format!("{endpoints}lease_seconds = 1\n"), "etcd.lease_seconds = 1"),
+        (format!("{endpoints}prefix = \"/\"\n"), "would be every key"),
+        (format!("{endpoints}cert_file = \"c\"\n"), "etcd.key_file: etcd.cert_file needs it"),
+        (format!("{endpoints}password_file = \"p\"\n"), "etcd.user: etcd.password_file needs it"),
+    ];
+    for (more, part) in cases {
+        assert!(refused(&more).contains(part), "{part}: {}", refused(&more));
+    }
+}
+
+#[test]
+fn only_etcd_can_hold_the_pod_networks() {
+    let without = MINIMAL.replace("cidrs = [\"10.244.0.0/16\"]\n", "");
+    assert!(refusal(&without).contains("network.cidrs: the cluster needs a pod network"));
+    let etcd = without.replace("\"file\"", "\"etcd\"");
+    let etcd = format!("{etcd}[etcd]\nendpoints = [\"http://192.0.2.8:2379\"]\n");
+    assert!(parse(&etcd).unwrap().network.cidrs.is_empty());
 }
 
 #[test]
@@ -77,7 +117,7 @@ fn errors_name_file_line_key_value_and_remedy() {
         ),
         (
             MINIMAL.replace("\"file\"", "\"gossip\""),
-            "c.toml:7: table.source = \"gossip\": not a table source; the sources are: \"file\"",
+            "c.toml:7: table.source = \"gossip\": not a table source; the sources are: \"file\", \"etcd\", \"kubernetes\"",
         ),
         (
             format!("{MINIMAL}[underlay]\nport = 70000\n"),

@@ -24,6 +24,25 @@ const INTERVAL: Duration = Duration::from_millis(200);
 pub struct TableFile {
     path: PathBuf,
     seen: Option<Stamp>,
+    /// How many requests to read again were followed.
+    pub(super) reloads: u64,
+}
+
+/// Why a file is not taken.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Fault {
+    /// It is not there, or not for us: whoever mounts or replaces it may bring it back.
+    Unreadable(Complaint),
+    /// What it says is wrong.
+    Wrong(Complaint),
+}
+
+impl From<Fault> for Complaint {
+    fn from(fault: Fault) -> Self {
+        match fault {
+            Fault::Unreadable(complaint) | Fault::Wrong(complaint) => complaint,
+        }
+    }
 }
 
 /// What changes when a file's content does.
@@ -57,22 +76,24 @@ struct Entry {
 impl TableFile {
     /// Names the file; nothing is read yet.
     pub fn new(path: &Path) -> Self {
-        Self { path: path.to_owned(), seen: None }
+        Self { path: path.to_owned(), seen: None, reloads: 0 }
     }
 
     /// Reads the file and checks it whole.
     ///
     /// # Errors
     ///
-    /// The first fault: file, line, key, value and remedy.
-    pub fn read(&mut self, overlay: &Overlay, local: &str) -> Result<Membership, Complaint> {
+    /// That it cannot be read, or the first fault: file, line, key, value and remedy.
+    pub fn read(&mut self, overlay: &Overlay, local: &str) -> Result<Membership, Fault> {
         // Before the content, so that a change in between is noticed as one.
         self.seen = stamp(&self.path);
         let text = fs::read_to_string(&self.path).map_err(|error| {
-            Complaint::of_file(&self.path, format!("cannot be read: {error}"))
-                .remedy("create it, or correct table.path")
+            Fault::Unreadable(
+                Complaint::of_file(&self.path, format!("cannot be read: {error}"))
+                    .remedy("create it, or correct table.path"),
+            )
         })?;
-        parse(&self.path, &text, overlay, local)
+        parse(&self.path, &text, overlay, local).map_err(Fault::Wrong)
     }
 
     /// Waits until the file is not the one that was read last.
@@ -84,12 +105,17 @@ impl TableFile {
         loop {
             tokio::time::sleep(INTERVAL).await;
             let now = stamp(&self.path);
-            // A file that is missing is being replaced, or will be missed when it is next read.
-            if now.is_some() && now != self.seen {
+            if now != self.seen && (now.is_some() || stamp_again(&self.path).await.is_none()) {
                 return;
             }
         }
     }
+}
+
+/// Looks once more: a file that is missing may be in the middle of being replaced.
+async fn stamp_again(path: &Path) -> Option<Stamp> {
+    tokio::time::sleep(INTERVAL).await;
+    stamp(path)
 }
 
 fn stamp(path: &Path) -> Option<Stamp> {
@@ -107,7 +133,7 @@ fn stamp(path: &Path) -> Option<Stamp> {
 ///
 /// # Errors
 ///
-/// As [`TableFile::read`].
+/// The first fault: file, line, key, value and remedy.
 pub fn parse(
     path: &Path,
     text: &str,

@@ -93,7 +93,7 @@ fn train<'p, T: TunPort, U>(
         return refuse(bytes, DropReason::DatagramTruncated);
     }
     if env.table.peer(sender).codec.kind() != codec {
-        return env.counters.drops.add(DropReason::WrongCodec, datagrams);
+        return refuse(bytes, DropReason::WrongCodec);
     }
     mark(engine, env.table, sender, ecn, segment_size, bytes);
     let bytes: &'p [u8] = bytes;

@@ -272,7 +272,7 @@ pub(super) fn error(place: Place, value: impl fmt::Display, fault: Fault) -> Tab
     TableError { place, value: value.to_string(), fault }
 }
 
-fn check_names(nodes: &[NodeEntry]) -> Result<(), TableError> {
+pub(super) fn check_names(nodes: &[NodeEntry]) -> Result<(), TableError> {
     let mut seen = HashMap::with_capacity(nodes.len());
     for (index, node) in nodes.iter().enumerate() {
         if node.name.is_empty() || node.name.chars().any(char::is_control) {
@@ -285,7 +285,7 @@ fn check_names(nodes: &[NodeEntry]) -> Result<(), TableError> {
     Ok(())
 }
 
-fn check_addresses(
+pub(super) fn check_addresses(
     overlay: &Overlay,
     nodes: &[NodeEntry],
     family: Family,
@@ -320,7 +320,7 @@ fn is_usable(address: IpAddr) -> bool {
         || mapped)
 }
 
-fn check_subnets(overlay: &Overlay, nodes: &[NodeEntry]) -> Result<(), TableError> {
+pub(super) fn check_subnets(overlay: &Overlay, nodes: &[NodeEntry]) -> Result<(), TableError> {
     for (index, node) in nodes.iter().enumerate() {
         if node.subnets.is_empty() {
             return Err(error(Place::Subnets(index), "[]", Fault::NoSubnet));
@@ -346,7 +346,7 @@ fn check_subnets(overlay: &Overlay, nodes: &[NodeEntry]) -> Result<(), TableErro
 /// Two prefixes have an address in common only if one contains the other; in the order of their
 /// first addresses (shorter prefixes first) a contained one follows some container directly or
 /// follows others that the container also contains. So neighbours suffice.
-fn check_overlaps(nodes: &[NodeEntry]) -> Result<(), TableError> {
+pub(super) fn check_overlaps(nodes: &[NodeEntry]) -> Result<(), TableError> {
     let mut all: Vec<(IpNet, usize, usize)> = nodes
         .iter()
         .enumerate()

@@ -5,6 +5,7 @@
 //! table are arguments, so that the daemon, a replay and a simulation run the same code. The table is
 //! an immutable snapshot that any thread may read; an [`Engine`] belongs to one worker.
 
+mod admission;
 mod drop_reason;
 mod egress;
 mod ingress;
@@ -15,6 +16,7 @@ mod reply;
 mod table;
 mod tunnel;
 
+pub use admission::Rejected;
 pub use drop_reason::{DropCounters, DropReason};
 pub use egress::EgressVerdict;
 pub use ingress::Delivery;

@@ -122,6 +122,16 @@ impl PeerRegistry {
         Arc::clone(&self.counters.entry(name.to_owned()).or_default())
     }
 
+    /// How many peers it has counters of.
+    pub fn len(&self) -> usize {
+        self.counters.len()
+    }
+
+    /// Whether it has none.
+    pub fn is_empty(&self) -> bool {
+        self.counters.is_empty()
+    }
+
     /// Forgets peers that no table has any more, so that the registry is never longer than a table.
     pub fn retain(&self, keep: impl Fn(&str) -> bool) {
         self.counters.retain(|name, _| keep(name));

@@ -142,31 +142,57 @@ pub(super) fn check(
     nodes: &[NodeEntry],
     local: usize,
 ) -> Result<(), TableError> {
-    let own = &nodes[local].speech;
-    let mut macs: HashMap<Mac, &str> = HashMap::new();
-    let mut ports = BTreeMap::from([(overlay.tunnel_of(own).port, overlay.tunnel_of(own).codec)]);
-    for (index, node) in nodes.iter().enumerate() {
+    let mut spoken = Spoken::new(overlay, nodes[local].speech);
+    nodes.iter().enumerate().try_for_each(|(index, node)| spoken.take(index, node))
+}
+
+/// What the nodes that were taken so far speak with this one.
+pub(super) struct Spoken<'a> {
+    overlay: &'a Overlay,
+    own: Speech,
+    macs: HashMap<Mac, String>,
+    ports: BTreeMap<u16, CodecKind>,
+}
+
+impl<'a> Spoken<'a> {
+    /// This node alone, which has the speech `own`.
+    pub(super) fn new(overlay: &'a Overlay, own: Speech) -> Self {
+        let tunnel = overlay.tunnel_of(&own);
+        let ports = BTreeMap::from([(tunnel.port, tunnel.codec)]);
+        Self { overlay, own, macs: HashMap::new(), ports }
+    }
+
+    /// Takes the node at `index` of the list, this one too; one with a fault changes nothing.
+    ///
+    /// # Errors
+    ///
+    /// Why it cannot be spoken to beside those before it.
+    pub(super) fn take(&mut self, index: usize, node: &NodeEntry) -> Result<(), TableError> {
         let speech = &node.speech;
         check_entry(index, speech)?;
         if let Some(mac) = speech.mac
-            && let Some(name) = macs.insert(mac, &node.name)
+            && let Some(name) = self.macs.get(&mac)
         {
-            return Err(error(Place::Mac(index), mac, Fault::DuplicateMac(name.to_owned())));
+            return Err(error(Place::Mac(index), mac, Fault::DuplicateMac(name.clone())));
         }
-        let Some(tunnel) = overlay.tunnel_between(own, speech) else {
-            let fault = Fault::NothingInCommon(overlay.tunnel_of(own));
-            return Err(error(Place::Codec(index), overlay.tunnel_of(speech), fault));
+        let Some(tunnel) = self.overlay.tunnel_between(&self.own, speech) else {
+            let fault = Fault::NothingInCommon(self.overlay.tunnel_of(&self.own));
+            return Err(error(Place::Codec(index), self.overlay.tunnel_of(speech), fault));
         };
         let place = if speech.port.is_some() { Place::Port(index) } else { Place::Codec(index) };
-        let codec = *ports.entry(tunnel.port).or_insert(tunnel.codec);
-        if codec != tunnel.codec {
-            return Err(error(place, tunnel, Fault::PortTwice(codec)));
+        match self.ports.get(&tunnel.port) {
+            Some(codec) if *codec == tunnel.codec => {}
+            Some(codec) => return Err(error(place, tunnel, Fault::PortTwice(*codec))),
+            None if self.ports.len() >= MAX_PORTS => {
+                return Err(error(place, tunnel, Fault::TooManyPorts));
+            }
+            None => drop(self.ports.insert(tunnel.port, tunnel.codec)),
         }
-        if ports.len() > MAX_PORTS {
-            return Err(error(place, tunnel, Fault::TooManyPorts));
+        if let Some(mac) = speech.mac {
+            self.macs.insert(mac, node.name.clone());
         }
+        Ok(())
     }
-    Ok(())
 }
 
 /// Checks an entry by itself.

@@ -29,14 +29,19 @@ pub async fn serve_http(listener: TcpListener, status: StatusSource) {
 }
 
 async fn readyz(State(status): State<StatusSource>) -> impl IntoResponse {
-    let Status { ready, not_ready_because, .. } = status();
-    match (ready, not_ready_because) {
+    let Status { ready, not_ready_because, table, .. } = status();
+    let (code, mut text) = match (ready, not_ready_because) {
         (true, _) => (StatusCode::OK, "ready\n".to_owned()),
         (false, reason) => {
             let reason = reason.unwrap_or_else(|| "starting".to_owned());
             (StatusCode::SERVICE_UNAVAILABLE, format!("not ready: {reason}\n"))
         }
+    };
+    // A table that is stale is better than none: the node stays ready, and says so.
+    for remark in table.remarks() {
+        text.push_str(&format!("table: {remark}\n"));
     }
+    (code, text)
 }
 
 async fn metrics(State(status): State<StatusSource>) -> impl IntoResponse {
@@ -65,7 +70,7 @@ struct StatusCollector(Status);
 impl Collector for StatusCollector {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), std::fmt::Error> {
         let status = &self.0;
-        let gauges: [(&str, &str, i64); 4] = [
+        let gauges: [(&str, &str, i64); 7] = [
             ("ready", "1 while packets flow", i64::from(status.ready)),
             ("mtu_bytes", "MTU of the overlay", i64::from(status.mtu)),
             (
@@ -78,11 +83,34 @@ impl Collector for StatusCollector {
                 "1 while the newest version of the table is refused",
                 i64::from(status.table.error.is_some()),
             ),
+            (
+                "table_current",
+                "1 while the source of the table is followed",
+                i64::from(status.table.current),
+            ),
+            (
+                "table_entries_left_out",
+                "Entries of the source that were left out",
+                i64::try_from(status.table.left_out.len()).unwrap_or(i64::MAX),
+            ),
+            (
+                "table_contested",
+                "1 while this node's own entry is not its own",
+                i64::from(status.table.contested.is_some()),
+            ),
         ];
         for (name, help, value) in gauges {
             let metric = ConstGauge::new(value);
             metric.encode(encoder.encode_descriptor(name, help, None, metric.metric_type())?)?;
         }
+        let age = ConstGauge::new(status.table.age_seconds);
+        let help = "Seconds since the table was last known to be current";
+        age.encode(encoder.encode_descriptor(
+            "table_age_seconds",
+            help,
+            None,
+            age.metric_type(),
+        )?)?;
         let counters: [(&str, &str, u64); 4] = [
             ("table_changes", "Subnet tables taken since the start", status.table.generation),
             ("icmp_replies", "ICMP errors sent to pods", status.icmp_replies),

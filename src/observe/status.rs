@@ -50,14 +50,14 @@ pub struct Status {
 /// Where the underlay sockets are bound.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct UnderlayStatus {
-    /// This node's underlay address.
-    pub address: IpAddr,
-    /// UDP port of this node's own codec.
+    /// This node's underlay address; none before the table is known.
+    pub address: Option<IpAddr>,
+    /// UDP port of this node's own codec; 0 before the table is known.
     pub port: u16,
-    /// Everything that it listens for, its own codec first.
+    /// Everything that it listens for, its own codec first; nothing before the table is known.
     pub tunnels: Vec<TunnelStatus>,
-    /// Its Ethernet address in tunnels that have frames.
-    pub mac: String,
+    /// Its Ethernet address in tunnels that have frames; none before the table is known.
+    pub mac: Option<String>,
 }
 
 /// One port that is listened on.
@@ -70,16 +70,26 @@ pub struct TunnelStatus {
 }
 
 /// Where the subnet table stands.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct TableStatus {
-    /// Kind of source.
+    /// The source.
     pub source: String,
+    /// Whether the source is being followed, so that the table is as it has it.
+    pub current: bool,
+    /// Seconds since the table was last known to be current; 0 while it is.
+    pub age_seconds: f64,
+    /// Why the source cannot be followed, if it cannot.
+    pub source_error: Option<String>,
     /// How many tables have been taken since the start.
     pub generation: u64,
     /// Nodes in the table, this one included.
     pub nodes: usize,
     /// Why the newest version of the table was refused, if it was.
     pub error: Option<String>,
+    /// Entries of the source that were left out, and why.
+    pub left_out: Vec<String>,
+    /// What is wrong with this node's own entry, if anything.
+    pub contested: Option<String>,
 }
 
 /// One peer.
@@ -118,21 +128,24 @@ impl fmt::Display for Status {
         facts.add_row(["up", &duration(self.uptime_seconds)]);
         facts.add_row(["subnets", &list(&self.subnets)]);
         facts.add_row(["MTU", &format!("{} bytes", self.mtu)]);
-        let underlay = format!("{} UDP port {}", self.underlay.address, self.underlay.port);
-        facts.add_row(["underlay", &format!("{underlay}, VNI {}", self.vni)]);
-        for tunnel in self.underlay.tunnels.iter().skip(1) {
-            let TunnelStatus { codec, port } = tunnel;
-            let end = match codec.as_str() {
-                "vxlan" => format!(", MAC {}", self.underlay.mac),
+        let UnderlayStatus { address, port, tunnels, mac } = &self.underlay;
+        let underlay = match address {
+            Some(address) => format!("{address} UDP port {port}, VNI {}", self.vni),
+            None => "not known yet".to_owned(),
+        };
+        facts.add_row(["underlay", &underlay]);
+        for TunnelStatus { codec, port } in tunnels.iter().skip(1) {
+            let end = match (codec.as_str(), mac) {
+                ("vxlan", Some(mac)) => format!(", MAC {mac}"),
                 _ => String::new(),
             };
             facts.add_row(["", &format!("and {codec} on UDP port {port}{end}")]);
         }
         facts.add_row(["offload", &format!("{} on {} workers", self.offload, self.workers)]);
-        let TableStatus { source, generation, nodes, error } = &self.table;
+        let TableStatus { source, generation, nodes, .. } = &self.table;
         facts.add_row(["table", &format!("{nodes} nodes from {source}, generation {generation}")]);
-        if let Some(error) = error {
-            facts.add_row(["", &format!("newest refused: {error}")]);
+        for remark in self.table.remarks() {
+            facts.add_row(["", &remark]);
         }
         writeln!(f, "{}\n", facts.trim_fmt())?;
 
@@ -184,6 +197,26 @@ impl fmt::Display for Status {
         }
     }
 }
+
+impl TableStatus {
+    /// What an operator should know of the table, one thing a line.
+    pub fn remarks(&self) -> Vec<String> {
+        let lost = (!self.current).then(|| {
+            let reason = self.source_error.as_deref().unwrap_or("not reached yet");
+            format!("as of {} ago, the source is away: {reason}", duration(self.age_seconds))
+        });
+        let refused = self.error.as_ref().map(|error| format!("newest refused: {error}"));
+        let contested = self.contested.as_ref().map(|why| format!("this node: {why}"));
+        let left_out =
+            self.left_out.iter().take(LEFT_OUT_SHOWN).map(|why| format!("left out: {why}"));
+        let more = self.left_out.len().checked_sub(LEFT_OUT_SHOWN).filter(|more| *more > 0);
+        let more = more.map(|more| format!("left out: {more} more (`culvert status --json`)"));
+        lost.into_iter().chain(refused).chain(contested).chain(left_out).chain(more).collect()
+    }
+}
+
+/// Entries that were left out and are listed for people.
+const LEFT_OUT_SHOWN: usize = 8;
 
 fn table<const N: usize>(header: [&str; N]) -> Table {
     let mut table = Table::new();

@@ -6,8 +6,13 @@ use etherparse::TcpOptionElement::{
     Timestamp, WindowScale,
 };
 
+use overlay_proto::Mac;
+
 use crate::craft::{TCP, UDP, carried, gpe, ip, ipv6_raw, node, pod4, pod6, transport, tunneled};
 use crate::file::{self, COOKED, COOKED2, ETHERNET, RAW, Style, cooked, cooked2, ethernet};
+
+/// The Ethernet address of node4 in `table.toml`.
+const NODE4_MAC: [u8; 6] = [2, 0, 0, 0, 0, 4];
 
 /// Every capture: its name without `.pcap`, and its bytes.
 pub(crate) fn all() -> Vec<(&'static str, Vec<u8>)> {
@@ -29,6 +34,7 @@ pub(crate) fn all() -> Vec<(&'static str, Vec<u8>)> {
         ("reply-limit", raw(reply_limit())),
         ("malformed-egress", raw(malformed_egress())),
         ("malformed-ingress", raw(malformed_ingress())),
+        ("codecs", raw(codecs())),
         ("vlan", vlan()),
         ("cooked-big-endian", cooked_big_endian()),
         ("cooked2-nanoseconds", cooked2_nanoseconds()),
@@ -299,6 +305,49 @@ fn malformed_egress() -> Vec<Vec<u8>> {
         // Ports cut off.
         ipv6_raw(pod6(1, 2), pod6(2, 2), UDP, &[1]),
         ipv6_raw(pod6(1, 2), pod6(2, 2), TCP, &[1, 2, 3]),
+    ]
+}
+
+/// To and from nodes without Culvert: a kernel's VXLAN device (node4), bare IP in UDP (node5).
+fn codecs() -> Vec<Vec<u8>> {
+    const VXLAN: u16 = 8472;
+    const IP_UDP: u16 = 8285;
+    const STRANGER: [u8; 6] = [2, 0, 0, 0, 0, 9];
+    let own = Mac::derived(node(1)).octets();
+    let at =
+        |from: u8, port: u16, payload: &[u8]| ip(node(from), node(1)).udp(50_000, port, payload);
+    let frame = |to: [u8; 6], kind: u16, inner: &[u8]| {
+        let header: &[u8] = &[8, 0, 0, 0, 0, 0, 1, 0];
+        [header, &to, &NODE4_MAC, &kind.to_be_bytes(), inner].concat()
+    };
+    let (from4, from5) = (ip(pod4(4, 2), pod4(1, 2)), ip(pod4(5, 2), pod4(1, 2)));
+    let answer4 = from4.udp(53, 1000, b"answer");
+    let answer6 = ip(pod6(4, 2), pod6(1, 2)).udp(53, 1000, b"answer");
+    let bare = from5.udp(53, 1000, b"answer");
+    vec![
+        ip(pod4(1, 2), pod4(4, 2)).udp(1000, 53, b"question"),
+        ip(pod6(1, 2), pod6(4, 2)).udp(1000, 53, b"question"),
+        ip(pod4(1, 2), pod4(5, 2)).udp(1000, 53, b"question"),
+        at(4, VXLAN, &frame(own, 0x0800, &answer4)),
+        at(4, VXLAN, &frame(own, 0x86dd, &answer6)),
+        at(5, IP_UDP, &bare),
+        // The longest that fits each, and one byte more.
+        ip(pod4(1, 2), pod4(4, 2)).udp(1000, 53, &[1; 1422]),
+        ip(pod4(1, 2), pod4(4, 2)).udp(1000, 53, &[1; 1423]),
+        ip(pod4(1, 2), pod4(5, 2)).udp(1000, 53, &[1; 1444]),
+        ip(pod4(1, 2), pod4(5, 2)).udp(1000, 53, &[1; 1445]),
+        // Each node speaks what is another's.
+        at(4, IP_UDP, &answer4),
+        tunneled(4, &answer4),
+        at(5, VXLAN, &frame(own, 0x0800, &bare)),
+        at(2, VXLAN, &frame(own, 0x0800, &ip(pod4(2, 2), pod4(1, 2)).udp(1, 2, b"node2"))),
+        // For another device; ARP; a protocol that contradicts the packet; cut off.
+        at(4, VXLAN, &frame(STRANGER, 0x0800, &answer4)),
+        at(4, VXLAN, &frame([0xff; 6], 0x0806, &[0; 28])),
+        at(4, VXLAN, &frame(own, 0x86dd, &answer4)),
+        at(4, VXLAN, &frame(own, 0x0800, &answer4)[..21]),
+        at(5, IP_UDP, &[]),
+        at(5, IP_UDP, &[0x15; 40]),
     ]
 }
 

@@ -1,0 +1,55 @@
+//! The address by which peers reach this node, where nobody has written it down.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
+
+use anyhow::Context as _;
+use http::Uri;
+
+use crate::config::Config;
+
+/// Addresses that belong to nobody (RFC 5737, RFC 3849): the way to them is the default route.
+const ANYWHERE: [SocketAddr; 2] = [
+    SocketAddr::new(IpAddr::V4(Ipv4Addr::new(192, 0, 2, 1)), 9),
+    SocketAddr::new(IpAddr::V6(Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 1)), 9),
+];
+
+/// The address to tell the peers: the configured one; or the present one while this machine has it;
+/// or the one from which the routes lead to etcd, or else to anywhere.
+///
+/// # Errors
+///
+/// There is none.
+pub(super) async fn own_address(
+    config: &Config,
+    present: Option<IpAddr>,
+    url: &str,
+) -> anyhow::Result<IpAddr> {
+    if let Some(address) = config.node.address.or(config.underlay.address) {
+        return Ok(address);
+    }
+    // Binding a socket asks the kernel whether an address is this machine's, and sends nothing.
+    if let Some(address) = present.filter(|address| UdpSocket::bind((*address, 0)).is_ok()) {
+        return Ok(address);
+    }
+    let uri: Uri = url.parse().context("reading the endpoint's URL")?;
+    let host = uri.host().unwrap_or_default().trim_matches(['[', ']']).to_owned();
+    let members: Vec<SocketAddr> =
+        tokio::net::lookup_host((host, 9)).await.map(Iterator::collect).unwrap_or_default();
+    members
+        .into_iter()
+        .chain(ANYWHERE)
+        .filter_map(source_toward)
+        .find(|address| !address.is_loopback())
+        .context("no route tells which address peers reach this node by; set node.address to it")
+}
+
+/// The source of what would be sent there. Connecting a UDP socket sends nothing.
+fn source_toward(destination: SocketAddr) -> Option<IpAddr> {
+    let any: IpAddr = match destination {
+        SocketAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
+        SocketAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
+    };
+    let socket = UdpSocket::bind((any, 0)).ok()?;
+    socket.connect(destination).ok()?;
+    Some(socket.local_addr().ok()?.ip())
+}

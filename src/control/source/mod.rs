@@ -1,0 +1,202 @@
+//! Where the subnet table comes from: one interface for a file, etcd and Kubernetes.
+//!
+//! Owns the task that follows a source, and the words in which it tells what it sees: everything
+//! first, then what changes. A source that is lost says so and says nothing else, so that whoever
+//! listens keeps what it has: stale is better than empty. Never decides what to forward. Runs on the
+//! control runtime; a listener that is slow makes the source wait, and the source then reads
+//! everything anew if it was left behind.
+
+mod backoff;
+mod file;
+mod pods;
+mod published;
+mod roll;
+mod saved;
+
+use std::collections::BTreeMap;
+
+use ipnet::IpNet;
+use serde::{Deserialize, Serialize};
+use tokio::sync::{mpsc, watch};
+use tokio::task::JoinHandle;
+
+use super::{etcd, kubernetes};
+use crate::config::{Config, TableSource};
+use crate::engine::{Foreign, NodeEntry, Overlay};
+
+pub(super) use backoff::Backoff;
+pub(super) use pods::pods_in;
+pub(super) use published::Published;
+pub use roll::Roll;
+pub use saved::Saved;
+pub(super) use saved::write;
+
+/// Updates that wait for the daemon at most; the source waits when there are more. A burst in a
+/// large cluster fits, and is less than a whole table.
+const QUEUE: usize = 4096;
+
+/// A node as a source knows it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Candidate {
+    /// Since when, in whatever the source counts by: of two that claim the same, the lesser wins.
+    pub since: u64,
+    /// What it says.
+    pub entry: NodeEntry,
+}
+
+/// What all nodes share, where the source holds it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Shared {
+    /// Pod networks, one per family.
+    pub cidrs: Vec<IpNet>,
+    /// Network identifier on the wire.
+    pub vni: u32,
+    /// UDP port of the tunnel.
+    pub port: u16,
+}
+
+/// Everything that a source knows.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Snapshot {
+    /// What all nodes share, if the source holds it.
+    pub shared: Option<Shared>,
+    /// The nodes.
+    pub nodes: Vec<Candidate>,
+    /// What cannot be understood: where, and why.
+    pub foreign: BTreeMap<String, String>,
+}
+
+/// What a source tells.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Update {
+    /// This is everything; the source is followed from here on.
+    Snapshot(Snapshot),
+    /// A node is new or has changed.
+    Put(Candidate),
+    /// A node is gone.
+    Remove(String),
+    /// A value cannot be understood, or again can.
+    Foreign {
+        /// Where it stands.
+        key: String,
+        /// What is wrong with it, if anything.
+        problem: Option<String>,
+    },
+    /// What this node needs is not its own (or, with `None`, is again): it must take no new pods.
+    Contested(Option<String>),
+    /// What the source has makes no sense as a whole; what it had before stays in force.
+    Refused(String),
+    /// The source cannot be followed, for this reason; it is tried again.
+    Lost(String),
+}
+
+/// What the daemon tells a source. Only the latest counts.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Wishes {
+    /// Grows when everything is to be read again.
+    pub reloads: u64,
+    /// Grows when addresses of this machine came or went.
+    pub moves: u64,
+    /// Whether packets flow.
+    pub ready: bool,
+}
+
+/// What a source works with.
+pub(super) struct Link {
+    pub(super) updates: mpsc::Sender<Update>,
+    pub(super) wishes: watch::Receiver<Wishes>,
+}
+
+impl Link {
+    /// Tells the daemon; waits while it is busy. Nobody listens only when everything ends.
+    pub(super) async fn say(&self, update: Update) {
+        let _ = self.updates.send(update).await;
+    }
+}
+
+/// A source that is being followed. Ends with this value.
+#[derive(Debug)]
+pub struct Source {
+    updates: mpsc::Receiver<Update>,
+    wishes: watch::Sender<Wishes>,
+    task: JoinHandle<()>,
+}
+
+impl Source {
+    /// Starts following the source that `config` names, on the current tokio runtime.
+    pub fn start(config: &Config) -> Self {
+        let (sender, updates) = mpsc::channel(QUEUE);
+        let (wishes, wished) = watch::channel(Wishes::default());
+        let link = Link { updates: sender, wishes: wished };
+        let task = match &config.table {
+            TableSource::File { path } => {
+                let overlay = overlay(config);
+                tokio::spawn(file::follow(path.clone(), overlay, config.node.name.clone(), link))
+            }
+            TableSource::Etcd(etcd) => {
+                tokio::spawn(etcd::follow(etcd.clone(), config.clone(), link))
+            }
+            TableSource::Kubernetes(kubernetes) => {
+                tokio::spawn(kubernetes::follow(kubernetes.clone(), config.clone(), link))
+            }
+        };
+        Self { updates, wishes, task }
+    }
+
+    /// The next updates, at least one, in their order; none once the source has ended.
+    ///
+    /// # Cancel safety
+    ///
+    /// Nothing is lost.
+    pub async fn next(&mut self) -> Vec<Update> {
+        let mut updates = Vec::new();
+        self.updates.recv_many(&mut updates, QUEUE).await;
+        updates
+    }
+
+    /// Has everything read again.
+    pub fn reload(&self) {
+        self.wishes.send_modify(|wishes| wishes.reloads += 1);
+    }
+
+    /// Tells it that addresses of this machine came or went.
+    pub fn moved(&self) {
+        self.wishes.send_modify(|wishes| wishes.moves += 1);
+    }
+
+    /// Tells it whether packets flow.
+    pub fn ready(&self, ready: bool) {
+        self.wishes.send_if_modified(|wishes| std::mem::replace(&mut wishes.ready, ready) != ready);
+    }
+}
+
+impl Drop for Source {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+/// What all nodes share, by the configuration.
+pub fn overlay(config: &Config) -> Overlay {
+    Overlay {
+        vni: config.network.vni,
+        networks: config.network.cidrs.clone(),
+        port: config.underlay.port,
+        foreign: Foreign {
+            vxlan_vni: config.network.vxlan_vni,
+            vxlan_port: config.underlay.vxlan_port,
+            ip_udp_port: config.underlay.ip_udp_port,
+        },
+    }
+}
+
+/// What a source is called in logs and status.
+pub fn describe(source: &TableSource) -> String {
+    match source {
+        TableSource::File { path } => format!("file {}", path.display()),
+        TableSource::Etcd(etcd) => {
+            format!("etcd {} under {}", etcd.endpoints.join(","), etcd.prefix)
+        }
+        TableSource::Kubernetes(_) => "kubernetes".to_owned(),
+    }
+}

@@ -1,0 +1,151 @@
+//! The last good table on disk, for a start while the source is away.
+//!
+//! Owns one file under the state directory. It is replaced in one step, and a file that cannot be
+//! understood counts as none: it is a copy, and the source has the original.
+
+use std::fs;
+use std::io::{self, Write as _};
+use std::path::{Path, PathBuf};
+
+use anyhow::Context as _;
+use ipnet::IpNet;
+use serde::{Deserialize, Serialize};
+
+use super::{Candidate, Published, Roll, Shared, Snapshot};
+
+/// Name of the file under the state directory.
+const FILE_NAME: &str = "table.json";
+
+/// The last good table.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Saved {
+    /// The node that it was the table of.
+    node: String,
+    /// Kind of source that it came from.
+    source: String,
+    shared: Shared,
+    nodes: Vec<SavedNode>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+struct SavedNode {
+    name: String,
+    since: u64,
+    subnets: Vec<IpNet>,
+    #[serde(flatten)]
+    published: Published,
+}
+
+impl Saved {
+    /// What `roll` knows, as the table of `node`.
+    pub fn of(node: &str, source: &str, shared: Shared, roll: &Roll) -> Self {
+        let nodes = roll.nodes().map(|candidate| SavedNode {
+            name: candidate.entry.name.clone(),
+            since: candidate.since,
+            subnets: candidate.entry.subnets.clone(),
+            published: Published::of(&candidate.entry),
+        });
+        Self { node: node.to_owned(), source: source.to_owned(), nodes: nodes.collect(), shared }
+    }
+
+    /// Writes the file under `state_dir`, replacing an older one in one step.
+    ///
+    /// # Errors
+    ///
+    /// Whatever creating, writing or renaming the file says.
+    pub fn write(&self, state_dir: &Path) -> anyhow::Result<()> {
+        let text = serde_json::to_vec(self).context("describing the table")?;
+        write(state_dir, FILE_NAME, &text).context("keeping the last good table")
+    }
+
+    /// Reads the table of `node` from `source` under `state_dir`; none if there is none.
+    ///
+    /// # Errors
+    ///
+    /// A file that cannot be read or understood.
+    pub fn read(state_dir: &Path, node: &str, source: &str) -> anyhow::Result<Option<Self>> {
+        let path = state_dir.join(FILE_NAME);
+        let text = match fs::read(&path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            text => text.with_context(|| format!("reading {}", path.display()))?,
+        };
+        let saved: Self = serde_json::from_slice(&text)
+            .with_context(|| format!("understanding {}", path.display()))?;
+        Ok((saved.node == node && saved.source == source).then_some(saved))
+    }
+
+    /// The table as a source would tell it.
+    pub fn snapshot(self) -> Snapshot {
+        let nodes = self.nodes.into_iter().filter_map(|node| {
+            let entry = node.published.literally(&node.name, node.subnets).ok()?;
+            Some(Candidate { since: node.since, entry })
+        });
+        Snapshot { nodes: nodes.collect(), shared: Some(self.shared), ..Snapshot::default() }
+    }
+}
+
+/// Writes `text` to `name` under `directory` in one step, so that whoever reads after a crash finds
+/// the old content or the new.
+pub(in crate::control) fn write(directory: &Path, name: &str, text: &[u8]) -> io::Result<()> {
+    fs::create_dir_all(directory)?;
+    let partial: PathBuf = directory.join(format!("{name}.new"));
+    let mut file = fs::File::create(&partial)?;
+    file.write_all(text)?;
+    file.sync_all()?;
+    fs::rename(&partial, directory.join(name))
+}
+
+#[cfg(test)]
+mod tests {
+    use overlay_proto::CodecKind;
+
+    use super::*;
+    use crate::control::source::Update;
+    use crate::engine::{NodeEntry, Speech};
+
+    fn saved() -> (Saved, Roll) {
+        let entry = NodeEntry {
+            name: "node1".into(),
+            address: "192.168.1.11".parse().unwrap(),
+            subnets: vec!["10.244.1.0/24".parse().unwrap()],
+            speech: Speech { codec: Some(CodecKind::IpUdp), port: Some(8286), mac: None },
+        };
+        let mut roll = Roll::default();
+        roll.take(Update::Put(Candidate { since: 7, entry }));
+        let cidrs = vec!["10.244.0.0/16".parse().unwrap()];
+        let shared = Shared { cidrs, vni: 1, port: 4790 };
+        (Saved::of("node1", "etcd", shared, &roll), roll)
+    }
+
+    #[test]
+    fn what_is_written_is_what_is_read() {
+        let directory = tempfile::tempdir().unwrap();
+        let (saved, roll) = saved();
+        assert_eq!(Saved::read(directory.path(), "node1", "etcd").unwrap(), None);
+        saved.write(directory.path()).unwrap();
+        let found = Saved::read(directory.path(), "node1", "etcd").unwrap().unwrap();
+        assert_eq!(found, saved);
+        let mut again = Roll::default();
+        again.take(Update::Snapshot(found.snapshot()));
+        assert_eq!(again, roll);
+    }
+
+    #[test]
+    fn the_table_of_another_node_or_source_does_not_count() {
+        let directory = tempfile::tempdir().unwrap();
+        saved().0.write(directory.path()).unwrap();
+        assert_eq!(Saved::read(directory.path(), "node2", "etcd").unwrap(), None);
+        assert_eq!(Saved::read(directory.path(), "node1", "file").unwrap(), None);
+    }
+
+    #[test]
+    fn half_a_file_is_an_error_and_no_table() {
+        let directory = tempfile::tempdir().unwrap();
+        saved().0.write(directory.path()).unwrap();
+        let path = directory.path().join(FILE_NAME);
+        let text = fs::read(&path).unwrap();
+        fs::write(&path, &text[..text.len() / 2]).unwrap();
+        let error = Saved::read(directory.path(), "node1", "etcd").unwrap_err();
+        assert!(format!("{error:#}").contains("table.json"), "{error:#}");
+    }
+}

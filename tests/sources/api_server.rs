@@ -1,0 +1,370 @@
+//! A stand-in for the Kubernetes API server: Nodes, listed, watched and patched over HTTP.
+//!
+//! Serves the protocol as clients meet it: pages with `continue`, a watch from a version on as JSON
+//! lines in chunks, bookmarks, 410 for a version that is forgotten, merge patches that are refused
+//! with 409 when they name an older version. And it misbehaves when told to.
+
+use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::convert::Infallible;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::{Arc, Mutex};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use axum::body::{Body, Bytes};
+use axum::extract::{Path, RawQuery, State};
+use axum::http::{StatusCode, header};
+use axum::response::{IntoResponse as _, Response};
+use axum::routing::{get, patch};
+use axum::{Json, Router};
+use culvert::lab::Netns;
+use serde_json::{Value, json};
+use tokio::sync::{broadcast, oneshot};
+
+#[derive(Default)]
+struct Cluster {
+    version: u64,
+    nodes: BTreeMap<String, Value>,
+    /// Events, each with its version.
+    log: VecDeque<(u64, Value)>,
+    /// The newest version that is forgotten.
+    forgotten: u64,
+    /// Requests that are answered with 429 from now on.
+    refuse: usize,
+    /// Whether watches are told byte by byte.
+    slow: bool,
+    lists: usize,
+    watches: usize,
+}
+
+struct Shared {
+    cluster: Mutex<Cluster>,
+    changed: broadcast::Sender<()>,
+    /// Ends every connection that watches.
+    drop_watches: broadcast::Sender<()>,
+}
+
+/// The server; ends with this value.
+pub(crate) struct ApiServer {
+    shared: Arc<Shared>,
+    address: SocketAddr,
+    end: Option<oneshot::Sender<()>>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl ApiServer {
+    pub(crate) fn start() -> Self {
+        Self::serve(None, "127.0.0.1:0".parse().unwrap())
+    }
+
+    /// Serves in a namespace of a lab.
+    pub(crate) fn start_in(netns: &Netns, address: IpAddr) -> Self {
+        Self::serve(Some(netns), SocketAddr::new(address, 6443))
+    }
+
+    fn serve(netns: Option<&Netns>, address: SocketAddr) -> Self {
+        let shared = Arc::new(Shared {
+            cluster: Mutex::default(),
+            changed: broadcast::channel(1024).0,
+            drop_watches: broadcast::channel(16).0,
+        });
+        let bind = || std::net::TcpListener::bind(address).unwrap();
+        let listener = match netns {
+            Some(netns) => netns.run(bind).unwrap(),
+            None => bind(),
+        };
+        listener.set_nonblocking(true).unwrap();
+        let address = listener.local_addr().unwrap();
+        let (end, ended) = oneshot::channel::<()>();
+        let routes = Router::new()
+            .route("/api/v1/nodes", get(list_or_watch))
+            .route("/api/v1/nodes/{name}", patch(patch_node))
+            .route("/api/v1/nodes/{name}/status", patch(patch_status))
+            .with_state(Arc::clone(&shared));
+        let thread = std::thread::spawn(move || {
+            let runtime =
+                tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+            runtime.block_on(async move {
+                let listener = tokio::net::TcpListener::from_std(listener).unwrap();
+                tokio::select! {
+                    _ = ended => {}
+                    result = async { axum::serve(listener, routes).await } => result.unwrap(),
+                }
+            });
+        });
+        Self { shared, address, end: Some(end), thread: Some(thread) }
+    }
+
+    /// A kubeconfig that leads here.
+    pub(crate) fn kubeconfig(&self) -> String {
+        json!({
+            "apiVersion": "v1",
+            "kind": "Config",
+            "current-context": "test",
+            "clusters": [{"name": "test", "cluster": {"server": format!("http://{}", self.address)}}],
+            "users": [{"name": "test", "user": {}}],
+            "contexts": [{"name": "test", "context": {"cluster": "test", "user": "test"}}],
+        })
+        .to_string()
+    }
+
+    /// Creates or replaces a node.
+    pub(crate) fn put(&self, node: Value) {
+        let name = node["metadata"]["name"].as_str().unwrap().to_owned();
+        self.change(|cluster| {
+            cluster.version += 1;
+            let kind = if cluster.nodes.contains_key(&name) { "MODIFIED" } else { "ADDED" };
+            record(cluster, kind, &name, node);
+        });
+    }
+
+    pub(crate) fn delete(&self, name: &str) {
+        self.change(|cluster| {
+            cluster.version += 1;
+            let mut node = cluster.nodes.remove(name).unwrap();
+            let version = cluster.version;
+            node["metadata"]["resourceVersion"] = json!(version.to_string());
+            cluster.log.push_back((version, json!({"type": "DELETED", "object": node})));
+        });
+    }
+
+    pub(crate) fn node(&self, name: &str) -> Value {
+        self.shared.cluster.lock().unwrap().nodes[name].clone()
+    }
+
+    /// Forgets what happened so far: every watch is from before, and is told 410.
+    pub(crate) fn forget(&self) {
+        self.change(|cluster| {
+            cluster.version += 1;
+            cluster.forgotten = cluster.version;
+            cluster.log.clear();
+        });
+    }
+
+    /// Only the version moves on, which only a bookmark tells.
+    pub(crate) fn bookmark(&self) {
+        self.change(|cluster| {
+            cluster.version += 1;
+            let object = json!({"kind": "Node", "apiVersion": "v1", "metadata":
+                {"resourceVersion": cluster.version.to_string()}});
+            cluster.log.push_back((cluster.version, json!({"type": "BOOKMARK", "object": object})));
+        });
+    }
+
+    /// Breaks every watch in the middle.
+    pub(crate) fn drop_watches(&self) {
+        let _ = self.shared.drop_watches.send(());
+    }
+
+    /// Refuses the next requests with 429.
+    pub(crate) fn refuse(&self, requests: usize) {
+        self.change(|cluster| cluster.refuse = requests);
+    }
+
+    pub(crate) fn slow(&self, slow: bool) {
+        self.change(|cluster| cluster.slow = slow);
+    }
+
+    /// How often nodes were listed and watched.
+    pub(crate) fn asked(&self) -> (usize, usize) {
+        let cluster = self.shared.cluster.lock().unwrap();
+        (cluster.lists, cluster.watches)
+    }
+
+    fn change(&self, change: impl FnOnce(&mut Cluster)) {
+        change(&mut self.shared.cluster.lock().unwrap());
+        let _ = self.shared.changed.send(());
+    }
+}
+
+impl Drop for ApiServer {
+    fn drop(&mut self) {
+        drop(self.end.take());
+        self.drop_watches();
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
+}
+
+/// A node as a cluster has it, with much that nobody here reads.
+pub(crate) fn node(number: u32, subnet: &str) -> Value {
+    let [_, _, high, low] = (10 + number).to_be_bytes();
+    json!({
+        "kind": "Node",
+        "apiVersion": "v1",
+        "metadata": {
+            "name": format!("node{number}"),
+            "creationTimestamp": "2026-01-02T03:04:05Z",
+            "labels": {"kubernetes.io/os": "linux"},
+            "annotations": {"node.alpha.kubernetes.io/ttl": "0"},
+        },
+        "spec": {"podCIDR": subnet, "podCIDRs": [subnet]},
+        "status": {
+            "addresses": [
+                {"type": "InternalIP", "address": format!("192.168.{}.{low}", high + 1)},
+                {"type": "Hostname", "address": format!("node{number}")},
+            ],
+            "conditions": [{"type": "Ready", "status": "True"}],
+            "images": [{"names": ["registry/image:v1"], "sizeBytes": 1}],
+        },
+    })
+}
+
+fn record(cluster: &mut Cluster, kind: &str, name: &str, mut node: Value) {
+    let version = cluster.version;
+    node["metadata"]["resourceVersion"] = json!(version.to_string());
+    cluster.nodes.insert(name.to_owned(), node.clone());
+    cluster.log.push_back((version, json!({"type": kind, "object": node})));
+}
+
+fn refusal(code: StatusCode, reason: &str) -> Response {
+    let details = json!({"retryAfterSeconds": u8::from(code == StatusCode::TOO_MANY_REQUESTS)});
+    let status = json!({"kind": "Status", "apiVersion": "v1", "status": "Failure",
+        "message": reason, "reason": reason, "details": details, "code": code.as_u16()});
+    (code, [(header::CONTENT_TYPE, "application/json")], status.to_string()).into_response()
+}
+
+async fn list_or_watch(State(shared): State<Arc<Shared>>, RawQuery(query): RawQuery) -> Response {
+    // Names of nodes and numbers: nothing in them is escaped.
+    let query: HashMap<&str, String> = query
+        .iter()
+        .flat_map(|query| query.split('&'))
+        .filter_map(|pair| pair.split_once('='))
+        .map(|(key, value)| (key, value.to_owned()))
+        .collect();
+    let mut cluster = shared.cluster.lock().unwrap();
+    if cluster.refuse > 0 {
+        cluster.refuse -= 1;
+        return refusal(StatusCode::TOO_MANY_REQUESTS, "TooManyRequests");
+    }
+    if query.contains_key("watch") {
+        cluster.watches += 1;
+        let from: u64 = query["resourceVersion"].parse().unwrap();
+        if from < cluster.forgotten {
+            return refusal(StatusCode::GONE, "Expired");
+        }
+        drop(cluster);
+        return watch(shared, from);
+    }
+    cluster.lists += 1;
+    let limit: usize = query.get("limit").map_or(usize::MAX, |limit| limit.parse().unwrap());
+    let after = query.get("continue").cloned().unwrap_or_default();
+    let items: Vec<&Value> = cluster
+        .nodes
+        .iter()
+        .filter(|(name, _)| after.is_empty() || **name > after)
+        .map(|(_, node)| node)
+        .take(limit)
+        .collect();
+    let mut metadata = json!({"resourceVersion": cluster.version.to_string()});
+    if let (true, Some(last)) = (items.len() == limit, items.last()) {
+        metadata["continue"] = last["metadata"]["name"].clone();
+    }
+    Json(json!({"kind": "NodeList", "apiVersion": "v1", "metadata": metadata, "items": items}))
+        .into_response()
+}
+
+fn watch(shared: Arc<Shared>, from: u64) -> Response {
+    let (sender, receiver) = tokio::sync::mpsc::channel::<Bytes>(16);
+    let mut changed = shared.changed.subscribe();
+    let mut dropped = shared.drop_watches.subscribe();
+    tokio::spawn(async move {
+        let mut told = from;
+        loop {
+            let (lines, slow, gone) = {
+                let cluster = shared.cluster.lock().unwrap();
+                let new = cluster.log.iter().filter(|(version, _)| *version > told);
+                let lines: Vec<(u64, String)> =
+                    new.map(|(version, event)| (*version, format!("{event}\n"))).collect();
+                (lines, cluster.slow, told < cluster.forgotten)
+            };
+            if gone {
+                let status = json!({"type": "ERROR", "object": {"kind": "Status", "code": 410,
+                    "status": "Failure", "reason": "Expired", "message": "too old"}});
+                let _ = sender.send(format!("{status}\n").into()).await;
+                return;
+            }
+            for (version, line) in lines {
+                told = version;
+                let pieces = line.as_bytes().chunks(if slow { 7 } else { usize::MAX });
+                for piece in pieces {
+                    if sender.send(Bytes::copy_from_slice(piece)).await.is_err() {
+                        return;
+                    }
+                    if slow {
+                        tokio::time::sleep(Duration::from_millis(1)).await;
+                    }
+                }
+            }
+            tokio::select! {
+                _ = changed.recv() => {}
+                _ = dropped.recv() => return,
+                () = sender.closed() => return,
+            }
+        }
+    });
+    let stream = futures_util::stream::unfold(receiver, |mut receiver| async move {
+        let bytes = receiver.recv().await?;
+        Some((Ok::<_, Infallible>(bytes), receiver))
+    });
+    ([(header::CONTENT_TYPE, "application/json")], Body::from_stream(stream)).into_response()
+}
+
+async fn patch_node(
+    State(shared): State<Arc<Shared>>,
+    Path(name): Path<String>,
+    body: Bytes,
+) -> Response {
+    apply(&shared, &name, &body, merge)
+}
+
+/// The strategic merge of the status, as far as conditions go: by their type.
+async fn patch_status(
+    State(shared): State<Arc<Shared>>,
+    Path(name): Path<String>,
+    body: Bytes,
+) -> Response {
+    apply(&shared, &name, &body, |node, patch| {
+        let conditions = node["status"]["conditions"].as_array_mut().unwrap();
+        for condition in patch["status"]["conditions"].as_array().unwrap() {
+            conditions.retain(|known| known["type"] != condition["type"]);
+            conditions.push(condition.clone());
+        }
+    })
+}
+
+fn apply(shared: &Shared, name: &str, body: &[u8], how: impl Fn(&mut Value, &Value)) -> Response {
+    let patch: Value = serde_json::from_slice(body).unwrap();
+    let mut cluster = shared.cluster.lock().unwrap();
+    let Some(mut node) = cluster.nodes.get(name).cloned() else {
+        return refusal(StatusCode::NOT_FOUND, "NotFound");
+    };
+    let version = &patch["metadata"]["resourceVersion"];
+    if !version.is_null() && *version != node["metadata"]["resourceVersion"] {
+        return refusal(StatusCode::CONFLICT, "Conflict");
+    }
+    how(&mut node, &patch);
+    cluster.version += 1;
+    record(&mut cluster, "MODIFIED", name, node.clone());
+    drop(cluster);
+    let _ = shared.changed.send(());
+    Json(node).into_response()
+}
+
+/// RFC 7396.
+fn merge(target: &mut Value, patch: &Value) {
+    let Value::Object(patch) = patch else {
+        *target = patch.clone();
+        return;
+    };
+    if !target.is_object() {
+        *target = json!({});
+    }
+    for (key, value) in patch {
+        match value {
+            Value::Null => drop(target.as_object_mut().unwrap().remove(key)),
+            value => merge(&mut target[key.as_str()], value),
+        }
+    }
+}

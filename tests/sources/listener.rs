@@ -1,0 +1,138 @@
+//! A node without a data path: it follows a source as the daemon does, and remembers what it heard.
+
+use std::path::Path;
+use std::sync::{Arc, Mutex};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use culvert::config::{Config, Overrides};
+use culvert::control::source::{Roll, Source, Update};
+use culvert::lab::wait_until;
+use ipnet::IpNet;
+use tokio::sync::oneshot;
+
+/// How long something may take that takes a fraction of a second on an idle machine. A source that
+/// was away for long is tried again every ten seconds.
+pub(crate) const LIMIT: Duration = Duration::from_secs(60);
+
+/// What was heard so far.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Heard {
+    pub(crate) roll: Roll,
+    pub(crate) snapshots: usize,
+    pub(crate) lost: Option<String>,
+    pub(crate) losses: usize,
+    pub(crate) contested: Option<String>,
+}
+
+impl Heard {
+    fn take(&mut self, update: Update) {
+        match &update {
+            Update::Snapshot(_) => {
+                self.snapshots += 1;
+                self.lost = None;
+            }
+            Update::Lost(reason) => {
+                self.lost = Some(reason.clone());
+                self.losses += 1;
+            }
+            Update::Contested(reason) => self.contested.clone_from(reason),
+            Update::Put(_) | Update::Remove(_) | Update::Foreign { .. } | Update::Refused(_) => {}
+        }
+        self.roll.take(update);
+    }
+
+    /// Names of the nodes, in their order.
+    pub(crate) fn names(&self) -> Vec<String> {
+        self.roll.nodes().map(|node| node.entry.name.clone()).collect()
+    }
+
+    /// Subnets of the node `name`.
+    pub(crate) fn subnets(&self, name: &str) -> Vec<IpNet> {
+        let node = self.roll.nodes().find(|node| node.entry.name == name);
+        node.map(|node| node.entry.subnets.clone()).unwrap_or_default()
+    }
+}
+
+/// What a test tells a source.
+enum Wish {
+    Reload,
+    Ready(bool),
+}
+
+/// The node; it ends, without a word to the source, with this value.
+pub(crate) struct Listener {
+    heard: Arc<Mutex<Heard>>,
+    wishes: tokio::sync::mpsc::UnboundedSender<Wish>,
+    end: Option<oneshot::Sender<()>>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Listener {
+    /// Follows the source that the configuration `text` names.
+    pub(crate) fn start(text: &str) -> Self {
+        let config = Config::parse(Path::new("test"), text, &Overrides::default()).unwrap();
+        let heard = Arc::new(Mutex::new(Heard::default()));
+        let (end, ended) = oneshot::channel();
+        let (wishes, mut wished) = tokio::sync::mpsc::unbounded_channel();
+        let hearing = Arc::clone(&heard);
+        let thread = std::thread::spawn(move || {
+            let runtime =
+                tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+            runtime.block_on(async move {
+                let mut source = Source::start(&config);
+                tokio::pin!(ended);
+                loop {
+                    tokio::select! {
+                        _ = &mut ended => return,
+                        Some(wish) = wished.recv() => match wish {
+                            Wish::Reload => source.reload(),
+                            Wish::Ready(ready) => source.ready(ready),
+                        },
+                        updates = source.next() => {
+                            let mut heard = hearing.lock().unwrap();
+                            updates.into_iter().for_each(|update| heard.take(update));
+                        }
+                    }
+                }
+            });
+        });
+        Self { heard, wishes, end: Some(end), thread: Some(thread) }
+    }
+
+    pub(crate) fn heard(&self) -> Heard {
+        self.heard.lock().unwrap().clone()
+    }
+
+    pub(crate) fn reload(&self) {
+        self.wishes.send(Wish::Reload).ok().unwrap();
+    }
+
+    pub(crate) fn ready(&self, ready: bool) {
+        self.wishes.send(Wish::Ready(ready)).ok().unwrap();
+    }
+
+    /// Waits until what was heard is as `condition` says.
+    #[track_caller]
+    pub(crate) fn until(&self, what: &str, condition: impl Fn(&Heard) -> bool) -> Heard {
+        if let Err(late) = wait_until(LIMIT, what, || condition(&self.heard.lock().unwrap())) {
+            panic!("{late}: {:#?}", self.heard());
+        }
+        self.heard()
+    }
+
+    /// Waits until exactly these nodes are known.
+    #[track_caller]
+    pub(crate) fn until_names(&self, names: &[&str]) -> Heard {
+        self.until(&format!("the nodes {names:?}"), |heard| heard.names() == names)
+    }
+}
+
+impl Drop for Listener {
+    fn drop(&mut self) {
+        drop(self.end.take());
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
+}
