@@ -6,6 +6,7 @@ use std::time::Duration;
 use culvert::lab::{Netns, wait_for};
 use socket2::{Domain, Protocol, Socket, Type};
 
+use crate::harness::SOON;
 use crate::packets;
 
 /// `ETH_P_ALL`: packets of every protocol, both directions.
@@ -50,14 +51,22 @@ impl Capture {
         self.packets().iter().any(|packet| packets::contains(packet, part))
     }
 
-    /// The first packet with `part`, waiting for it.
+    /// The first packet with `part`, which `send` sends, waiting for it.
+    ///
+    /// It is sent again every second: a busy kernel loses packets between namespaces.
     #[track_caller]
-    pub(crate) fn wait_for(&mut self, limit: Duration, part: &[u8]) -> Vec<u8> {
+    pub(crate) fn wait_for(&mut self, part: &[u8], mut send: impl FnMut()) -> Vec<u8> {
         let what = format!("a packet with `{}`", part.escape_ascii());
-        let find = || {
-            let found = self.packets().iter().find(|packet| packets::contains(packet, part));
-            Ok(found.cloned())
-        };
-        wait_for(limit, &what, find).unwrap()
+        for _attempt in 0..SOON.as_secs() {
+            send();
+            let find = || {
+                let found = self.packets().iter().find(|packet| packets::contains(packet, part));
+                Ok(found.cloned())
+            };
+            if let Ok(found) = wait_for(Duration::from_secs(1), &what, find) {
+                return found;
+            }
+        }
+        panic!("no {what} within {SOON:?}");
     }
 }

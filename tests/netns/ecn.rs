@@ -25,8 +25,9 @@ fn marks_of_the_underlay_reach_the_pod() {
             let packet =
                 Udp::new(from.address(family), to.address(family), marker.as_bytes()).ecn(inner);
             let datagram = in_overlay(VNI, &packet.bytes());
-            send_marked(peer.netns(), peer.address(), node.address(), outer, &datagram);
-            let arrived = seen.wait_for(SOON, marker.as_bytes());
+            let arrived = seen.wait_for(marker.as_bytes(), || {
+                send_marked(peer.netns(), peer.address(), node.address(), outer, &datagram);
+            });
             assert_eq!(ecn_of(&arrived), expected, "{marker}");
         }
     }
@@ -38,11 +39,17 @@ fn congestion_that_a_pod_would_not_understand_is_a_drop() {
     let (from, to) = (lab.pod(2, 1), lab.pod(1, 1));
     let (peer, node) = (lab.node(2), lab.node(1));
     let mut seen = Capture::start(to.netns());
-    let datagram = |payload| in_overlay(VNI, &Udp::new(from.ipv4(), to.ipv4(), payload).bytes());
-    send_marked(peer.netns(), peer.address(), node.address(), CE, &datagram(b"congested"));
-    wait_until(SOON, "a drop", || node.drops("congestion").unwrap() == 1).unwrap();
-    send_marked(peer.netns(), peer.address(), node.address(), NOT_ECT, &datagram(b"free"));
-    seen.wait_for(SOON, b"free");
+    let datagram =
+        |payload: &[u8]| in_overlay(VNI, &Udp::new(from.ipv4(), to.ipv4(), payload).bytes());
+    let send = |mark, payload| {
+        send_marked(peer.netns(), peer.address(), node.address(), mark, &datagram(payload));
+    };
+    let counted = || {
+        send(CE, b"congested");
+        node.drops("congestion").unwrap() > 0
+    };
+    wait_until(SOON, "a drop", counted).unwrap();
+    seen.wait_for(b"free", || send(NOT_ECT, b"free"));
     assert!(!seen.has(b"congested"));
 }
 
@@ -55,8 +62,9 @@ fn marks_of_pods_reach_the_underlay() {
         for mark in [NOT_ECT, ECT_0, ECT_1, CE] {
             let marker = format!("{family} marked {mark:02b}");
             let packet = Udp::new(from.address(family), to.address(family), marker.as_bytes());
-            probe::send_packet(from.netns(), &packet.ecn(mark).bytes()).unwrap();
-            let outer = wire.wait_for(SOON, marker.as_bytes());
+            let packet = packet.ecn(mark).bytes();
+            let send = || probe::send_packet(from.netns(), &packet).unwrap();
+            let outer = wire.wait_for(marker.as_bytes(), send);
             assert_eq!(ecn_of(&outer), mark, "{marker}");
         }
     }
