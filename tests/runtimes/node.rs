@@ -99,7 +99,7 @@ impl Footprint {
                 note(what, without_state(&said(node, line)));
             }
             let store = Store::open(&node.state_dir()).unwrap();
-            let records = store.map_or(0, |store| store.records().unwrap().len());
+            let records = store.map_or(0, |mut store| store.records().unwrap().len());
             note("allocations", records.to_string());
             // The store stays, like what else the daemon and the plugin keep for good.
             let mut files = files(&node.state_dir());
