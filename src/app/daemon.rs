@@ -37,6 +37,10 @@ const FULL_CHECK: Duration = Duration::from_secs(10);
 /// How long after a failure to repair the next attempt follows.
 const RETRY: Duration = Duration::from_secs(1);
 
+/// Workers for each CPU when their number is not set. Flows are put to queues by their hash; the more
+/// queues, the more seldom several busy flows share one while a CPU has nothing to do.
+const WORKERS_PER_CPU: usize = 2;
+
 /// Most workers when their number is not set: each has some 2 MiB of buffers, and eight carry more
 /// than the links of most nodes. Larger machines may set `tun.queues`.
 const MAX_WORKERS: usize = 8;
@@ -513,7 +517,8 @@ fn binding(config: &Config, address: IpAddr, tunnels: &[Tunnel]) -> String {
 }
 
 fn default_workers() -> usize {
-    std::thread::available_parallelism().map_or(1, std::num::NonZero::get).min(MAX_WORKERS)
+    let cpus = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+    (cpus * WORKERS_PER_CPU).min(MAX_WORKERS)
 }
 
 fn ticks(period: Duration) -> Interval {

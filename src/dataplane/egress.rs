@@ -18,7 +18,7 @@ use crate::platform::tun::{MAX_READ_LEN, VNET_HEADER_LEN};
 
 /// Packets and bytes read in one round, so that the other direction gets its turn.
 const ROUND: usize = 64;
-const ROUND_BYTES: usize = 128 << 10;
+const ROUND_BYTES: usize = 256 << 10;
 
 /// The egress half of a worker.
 pub struct Egress {

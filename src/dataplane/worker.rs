@@ -202,9 +202,10 @@ impl Worker {
     /// Waits until there is something to do, `octets` having been moved since the last wait.
     fn wait(&mut self, octets: usize) -> Ready {
         let start = clock::now();
-        let patience = self.vigil.patience(octets);
         let mut ready = Ready::default();
-        while ready.is_none() && start.elapsed() < patience {
+        let mut looks = 0;
+        while ready.is_none() && self.vigil.lasts(octets, looks, || start.elapsed()) {
+            looks += 1;
             thread::yield_now();
             ready = self.set.look().unwrap_or_else(failed);
         }

@@ -29,7 +29,7 @@ pub const MAX_SEND_LEN: usize = u16::MAX as usize - 20 - 8;
 pub const MAX_SEND_SEGMENTS: usize = 64;
 
 /// Bytes that one receiving call should return: a part of a second-level cache.
-const CACHE_LEN: usize = 128 << 10;
+const CACHE_LEN: usize = 256 << 10;
 
 /// Bytes that the kernel may queue for us while we are busy: 50 ms at 10 Gbit/s would be 64 MiB, but a
 /// queue that long only delays; this holds 5 ms. Doubled by the kernel for its own bookkeeping.
