@@ -59,6 +59,8 @@ fmt: ## Check the format
 .PHONY: lint
 lint: ## Clippy, warnings as errors
 	cargo clippy --workspace --all-targets --locked -- -D warnings
+	@# The tests that a plain `cargo test` leaves out, because they need root, are no targets of its.
+	cargo clippy --workspace --test '*' --locked -- -D warnings
 
 .PHONY: doc
 doc: ## Build the documentation, warnings as errors
