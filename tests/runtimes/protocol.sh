@@ -60,7 +60,7 @@ for number in 0 1; do
     said=$(call_network STATUS "$number") || fail "STATUS: $said"
     [ -z "$said" ] || fail "a STATUS that succeeds says $said"
 done
-if error=$(runs=("$work/nowhere") call_network STATUS 0 2>/dev/null); then
+if error=$(runs=("$work/nowhere"); call_network STATUS 0 2>/dev/null); then
     fail "STATUS is content with a node that is not there"
 fi
 [[ $error == *'"code":50,'* ]] || fail "STATUS says $error"
