@@ -59,6 +59,8 @@ fmt: ## Check the format
 .PHONY: lint
 lint: ## Clippy, warnings as errors
 	cargo clippy --workspace --all-targets --locked -- -D warnings
+	@# The tests that a plain `cargo test` leaves out, because they need root, are no targets of its.
+	cargo clippy --workspace --test '*' --locked -- -D warnings
 
 .PHONY: doc
 doc: ## Build the documentation, warnings as errors
@@ -194,8 +196,12 @@ install: release ## Install under PREFIX (/usr/local) and CNI_BIN (/opt/cni/bin)
 	$(SUDO) install -D -m 755 target/release/culvert-cni $(DESTDIR)$(CNI_BIN)/culvert-cni
 
 .PHONY: deny
-deny: ## Licences, advisories and sources of dependencies (needs cargo-deny)
-	cargo deny check
+deny: ## Licences, versions and sources of dependencies, without a network (needs cargo-deny)
+	cargo deny --locked --offline check licenses bans sources
+
+.PHONY: advisories
+advisories: ## What is known against dependencies (needs cargo-deny, and a network for the database)
+	cargo deny --locked check advisories
 
 .PHONY: clean
 clean: ## Remove what was built

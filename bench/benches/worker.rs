@@ -116,16 +116,14 @@ impl Worker {
         for device in [&mut self.tun, &mut self.underlay] {
             (device.next, device.taken) = (0, 0);
         }
-        let mut env = Env {
-            tun: &mut self.tun,
-            underlay: &mut self.underlay,
-            table: &self.table,
-            counters: &self.counters,
-            notices: &self.notices,
-            tap: None,
-            now: clock::now(),
-            octets: 0,
-        };
+        let mut env = Env::new(
+            &mut self.tun,
+            &mut self.underlay,
+            &self.table,
+            &self.counters,
+            &self.notices,
+            clock::now(),
+        );
         while env.tun.next < env.tun.incoming.len() {
             self.egress.round(&mut self.engine, &mut env);
         }

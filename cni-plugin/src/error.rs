@@ -153,7 +153,7 @@ impl Error {
             | Self::Sysctl { .. }
             | Self::Thread { .. } => 5,
             Self::ConfigTooLong { .. } | Self::DecodeConfig { .. } => 6,
-            Self::BadConfig { .. } => 7,
+            Self::BadConfig { .. } | Self::TooManyAddresses { .. } => 7,
             Self::BadNetns { .. } | Self::OwnNetns { .. } => 8,
             Self::NodeNotReady { .. } | Self::BridgeMissing { .. } => 11,
             Self::Unavailable { .. } => 50,
@@ -161,7 +161,6 @@ impl Error {
             Self::Netlink(_)
             | Self::Nftables(_)
             | Self::SourceCheck { .. }
-            | Self::TooManyAddresses { .. }
             | Self::UndecidedAddress { .. }
             | Self::Vanished { .. } => CODE_KERNEL,
             Self::InterfaceTaken { .. }

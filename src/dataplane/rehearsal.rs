@@ -120,14 +120,8 @@ impl Rehearsal {
     pub fn run(&mut self, table: &Table, tap: &dyn Tap, now: Instant) {
         self.end_train();
         let mut env = Env {
-            tun: &mut self.tun,
-            underlay: &mut self.underlay,
-            table,
-            counters: &self.counters,
-            notices: &self.notices,
             tap: Some(tap),
-            now,
-            octets: 0,
+            ..Env::new(&mut self.tun, &mut self.underlay, table, &self.counters, &self.notices, now)
         };
         while self.egress.round(&mut self.engine, &mut env) == Round::More {}
         while !env.underlay.incoming.is_empty() {

@@ -43,6 +43,20 @@ pub struct Env<'a, T, U> {
     pub octets: usize,
 }
 
+impl<'a, T, U> Env<'a, T, U> {
+    /// A round at `now` that nobody looks into.
+    pub fn new(
+        tun: &'a mut T,
+        underlay: &'a mut U,
+        table: &'a Table,
+        counters: &'a WorkerCounters,
+        notices: &'a Notices,
+        now: Instant,
+    ) -> Self {
+        Self { tun, underlay, table, counters, notices, tap: None, now, octets: 0 }
+    }
+}
+
 /// What workers find out and control should know.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Notice {

@@ -9,7 +9,7 @@ use std::process::Stdio;
 use std::thread;
 use std::time::Duration;
 
-use culvert::lab::{Lab, Netns, Node, Pod};
+use culvert::lab::{Families, Lab, Netns, Node, Pod};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
@@ -31,6 +31,8 @@ struct Chained<'a> {
     netns: Netns,
     list: Vec<Value>,
     result: Value,
+    /// Where stock plugins look for programs; where this process does, unless set.
+    path: Option<PathBuf>,
     _state: TempDir,
 }
 
@@ -42,7 +44,8 @@ impl<'a> Chained<'a> {
         let state = TempDir::new().unwrap();
         let mut list = vec![node.cni_config()];
         list.extend(chain(state.path()));
-        let mut chained = Self { node, netns, list, result: Value::Null, _state: state };
+        let mut chained =
+            Self { node, netns, list, result: Value::Null, path: None, _state: state };
         for place in 0..chained.list.len() {
             chained.result = chained.call("ADD", place).unwrap();
         }
@@ -62,10 +65,10 @@ impl<'a> Chained<'a> {
             Some(stock) => PathBuf::from(STOCK).join(stock),
             None => panic!("a plugin has a type: {config}"),
         };
-        let mut child = self
-            .node
-            .netns()
-            .command(&program)
+        let mut command = self.node.netns().command("env");
+        command.args(self.path.iter().map(|path| format!("PATH={}", path.display())));
+        let mut child = command
+            .arg(&program)
             .env("CNI_COMMAND", verb)
             .env("CNI_CONTAINERID", self.netns.name())
             .env("CNI_NETNS", self.netns.path())
@@ -150,6 +153,13 @@ fn call_from(from: &Netns, address: IpAddr, port: u16) -> std::io::Result<String
     Ok(text)
 }
 
+/// The address of the bridge in one family.
+fn node_bridge(pod: &Chained<'_>, is_ipv6: bool) -> String {
+    let ips = pod.result["ips"].as_array().unwrap();
+    let mut gateways = ips.iter().map(|ip| ip["gateway"].as_str().unwrap());
+    gateways.find(|gateway| gateway.contains(':') == is_ipv6).unwrap().to_owned()
+}
+
 fn portmap() -> Value {
     let tcp = json!({"hostPort": HOST_PORT, "containerPort": POD_PORT, "protocol": "tcp"});
     json!({
@@ -165,8 +175,13 @@ fn host_port_is_reached_from_outside_and_from_a_pod_of_another_node() {
     let lab = lab("nt-hostport").up().unwrap();
     let pod = Chained::attach(&lab, |_| vec![portmap()]);
     pod.serve();
-    // Ours only: portmap of Debian 12 looks for its IPv4 rules among those of IPv6, and fails.
     pod.call("CHECK", 0).unwrap();
+    // Up to 1.2, portmap looks for the rules of each family among those of the other, too
+    // (containernetworking/plugins, issue 819).
+    if let Err(error) = pod.call("CHECK", 1) {
+        assert!(error.contains("could not check ipv6 dnat"), "{error}");
+    }
+    let near: Pod = lab.pod(1, 1);
     let far: Pod = lab.pod(2, 1);
     for family in FAMILIES {
         let node = lab.node(1).address_in(family);
@@ -176,6 +191,11 @@ fn host_port_is_reached_from_outside_and_from_a_pod_of_another_node() {
         // A pod leaves the cluster network on its way to a node, so it comes as its own node.
         let seen = call_from(far.netns(), node, HOST_PORT).unwrap();
         assert_eq!(seen, lab.node(2).address_in(family).to_string());
+        // From the node's own pods it is reached by way of the bridge, whose address they seem to
+        // have: else the answers would not come back through the node. The pod is one of them.
+        let bridge = node_bridge(&pod, node.is_ipv6());
+        assert_eq!(call_from(near.netns(), node, HOST_PORT).unwrap(), bridge);
+        assert_eq!(call_from(&pod.netns, node, HOST_PORT).unwrap(), bridge);
         // The pod itself keeps its port.
         let own = pod.address(&|address| address.is_ipv6() == node.is_ipv6());
         let seen = call_from(far.netns(), own, POD_PORT).unwrap();
@@ -184,6 +204,22 @@ fn host_port_is_reached_from_outside_and_from_a_pod_of_another_node() {
     pod.detach();
     let node = lab.node(1).address();
     assert!(call_from(lab.switch(), node, HOST_PORT).is_err(), "the port went with the pod");
+}
+
+#[test]
+fn portmaps_own_check_finds_what_it_made_where_it_looks_in_one_family_only() {
+    let lab = lab("nt-portcheck").nodes(1).families(Families::Ipv4).up().unwrap();
+    let mut pod = Chained::attach(&lab, |_| vec![portmap()]);
+    let node = lab.node(1).netns();
+    let only = TempDir::new().unwrap();
+    let found = run(node, "bash", &["-c", "command -v iptables"]);
+    std::os::unix::fs::symlink(found.trim(), only.path().join("iptables")).unwrap();
+    pod.path = Some(only.path().to_owned());
+    pod.check();
+    run(node, "iptables", &["-t", "nat", "-F"]);
+    let error = pod.call("CHECK", 1).unwrap_err();
+    assert!(error.contains("dnat"), "{error}");
+    pod.path = None;
 }
 
 #[test]

@@ -91,7 +91,7 @@ impl Garbage {
             bytes.extend(self.next().to_le_bytes());
         }
         bytes.truncate(len);
-        if self.next() % 2 == 0 && len >= 10 {
+        if self.next().is_multiple_of(2) && len >= 10 {
             bytes[..8].copy_from_slice(&[0x0c, 0, 0, 1, 0, 0, 1, 0]);
             bytes[8] = 0x40 | (bytes[8] & 0x0f);
         }

@@ -7,6 +7,7 @@
 //! failing test.
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on says why and ends")]
+#![expect(clippy::unwrap_in_result, reason = "a result is what is tested, not how the test fares")]
 
 mod capture;
 mod chained;
@@ -23,6 +24,7 @@ mod ipam;
 mod mtu;
 mod observe;
 mod packets;
+mod plugin;
 mod pod;
 mod preflight;
 mod reach;

@@ -2,6 +2,9 @@
 //!
 //! Needs root. Run with `cargo test --test node-state`.
 
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on says why and ends")]
+#![expect(clippy::unwrap_in_result, reason = "a result is what is tested, not how the test fares")]
+
 mod events;
 mod node;
 mod path_mtu;

@@ -17,6 +17,7 @@ pub(crate) struct Namespace {
 }
 
 impl Namespace {
+    #[expect(clippy::print_stdout, reason = "shown with a test that fails")]
     pub(crate) fn new(test: &str) -> Self {
         let name = format!("nodet-{test}");
         // One that an interrupted run left behind.

@@ -2,7 +2,9 @@
 
 use std::net::UdpSocket;
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
+
+use culvert::platform::clock;
 
 use crate::node::{Namespace, Node, inside, ip, this_namespace};
 
@@ -69,9 +71,9 @@ fn pod_learns_of_a_lowered_mtu_and_is_not_cut_off() {
         node.spec.mtu = 1400;
         node.reconcile().await;
         // 1436 bytes of payload, 8 of UDP and 20 of IP: as much as the pod's own end carries.
-        let deadline = Instant::now() + 5 * PATIENCE;
+        let deadline = clock::now() + 5 * PATIENCE;
         while !ip(&format!("-n {pod} route get 10.244.2.9")).contains("mtu 1400") {
-            assert!(Instant::now() < deadline, "the pod was never told");
+            assert!(clock::now() < deadline, "the pod was never told");
             inside(&pod, || {
                 let socket = UdpSocket::bind("0.0.0.0:0").unwrap();
                 let _too_big = socket.send_to(&[0; 1436], "10.244.2.9:7");

@@ -225,16 +225,14 @@ impl Daemon {
     /// One turn of the egress half over `reads`: what was sent, and what was answered to pods.
     pub(crate) fn egress(&mut self, reads: &[Read], now: Instant) -> (Vec<Sent>, Fates) {
         reads.iter().for_each(|read| self.tun.put(&read.bytes));
-        let mut env = Env {
-            tun: &mut self.tun,
-            underlay: &mut self.underlay,
-            table: &self.table,
-            counters: &self.counters,
-            notices: &self.notices,
-            tap: None,
+        let mut env = Env::new(
+            &mut self.tun,
+            &mut self.underlay,
+            &self.table,
+            &self.counters,
+            &self.notices,
             now,
-            octets: 0,
-        };
+        );
         while self.egress.round(&mut self.engine, &mut env) == Round::More {}
         (self.underlay.take(), self.tun.take())
     }
@@ -253,16 +251,14 @@ impl Daemon {
                 bytes: bytes.concat().into(),
             });
         }
-        let mut env = Env {
-            tun: &mut self.tun,
-            underlay: &mut self.underlay,
-            table: &self.table,
-            counters: &self.counters,
-            notices: &self.notices,
-            tap: None,
+        let mut env = Env::new(
+            &mut self.tun,
+            &mut self.underlay,
+            &self.table,
+            &self.counters,
+            &self.notices,
             now,
-            octets: 0,
-        };
+        );
         while !env.underlay.is_drained() {
             self.ingress.round(&self.engine, &mut env, 0);
         }

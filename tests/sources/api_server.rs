@@ -362,9 +362,10 @@ fn merge(target: &mut Value, patch: &Value) {
         *target = json!({});
     }
     for (key, value) in patch {
-        match value {
-            Value::Null => drop(target.as_object_mut().unwrap().remove(key)),
-            value => merge(&mut target[key.as_str()], value),
+        if value.is_null() {
+            target.as_object_mut().unwrap().remove(key);
+        } else {
+            merge(&mut target[key.as_str()], value);
         }
     }
 }

@@ -221,6 +221,7 @@ fn connect(path: PathBuf) -> Result<Store, Error> {
         0 => return Err(corrupt(&path, "it is empty".to_owned())),
         found => return Err(Error::UnknownSchema { path, found, known: SCHEMA_VERSION }),
     }
+    refuse_partial_page(&connection, &path)?;
     // Each process opens and closes the store once, and folding the log at each close, or at each
     // commit past some length, would flush the disk for every pod: see `fold_long_log`.
     connection
@@ -228,6 +229,25 @@ fn connect(path: PathBuf) -> Result<Store, Error> {
         .and_then(|_| connection.pragma_update(None, "wal_autocheckpoint", 0))
         .map_err(&failed)?;
     Ok(Store { connection, path })
+}
+
+/// A file is whole pages. SQLite reads zeros for what the last one lacks, and notices a missing page
+/// only; this notices the rest.
+fn refuse_partial_page(connection: &Connection, path: &Path) -> Result<(), Error> {
+    // A power cut during a fold may leave a part of a page, which the log then has in full. A log is
+    // cut when the file is whole, so it is looked at first.
+    let log = with_suffix(path, "-wal");
+    if fs::metadata(log).is_ok_and(|log| log.len() > 0) {
+        return Ok(());
+    }
+    let length = fs::metadata(path).map_err(Error::directory("look at", path))?.len();
+    let page: u32 = connection
+        .pragma_query_value(None, "page_size", |row| row.get(0))
+        .map_err(Error::database("open", path))?;
+    if length.is_multiple_of(page.into()) {
+        return Ok(());
+    }
+    Err(corrupt(path, format!("it ends within a page, after {length} bytes")))
 }
 
 fn schema_version(connection: &Connection) -> rusqlite::Result<i64> {

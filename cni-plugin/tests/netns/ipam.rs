@@ -229,6 +229,25 @@ fn pod_is_gone_only_when_its_namespace_and_its_device_are() {
     keeper.wait().expect("it ends");
 }
 
+#[test]
+fn more_addresses_than_fit_the_note_on_the_port_are_refused_and_given_back() {
+    let subnets: Vec<String> = (1..=6).map(|n| format!("fd00:1234:5678:111{n}::/64")).collect();
+    let node = Node::new("crowded", &subnets.iter().map(String::as_str).collect::<Vec<_>>());
+    let mut pod = node.pod("p1");
+    let longest = |subnet: &String| {
+        let first = subnet.replace("::/64", ":def0:1234:5678:9abc");
+        json!([{"subnet": subnet, "rangeStart": first}])
+    };
+    let sets: Vec<Value> = subnets.iter().map(longest).collect();
+    pod.keys = json!({"ipam": {"ranges": sets}});
+    let error = pod.add().expect_err("the note has no room for six");
+    assert_eq!(error["code"], 7, "{error}");
+    assert!(error["msg"].to_string().contains("ask for fewer"), "{error}");
+    node.assert_clean();
+    pod.keys = json!({"ipam": {"ranges": sets[..5]}});
+    pod.add().expect("five fit");
+}
+
 /// The stock plugins, called as a container runtime would, with `host-local` for addresses.
 struct Stock<'a> {
     node: &'a Node,

@@ -24,7 +24,7 @@ fn every_version_plugs_in_and_unplugs() {
         let by_family = version < "0.3.0";
         assert_eq!(result["ip4"].is_object() && result["ip6"].is_object(), by_family, "{result}");
         assert_eq!(result["interfaces"].is_array(), !by_family, "{result}");
-        let stated = version >= "0.3.0" && version < "1.0.0";
+        let stated = ("0.3.0".."1.0.0").contains(&version);
         assert_eq!(result["ips"][0]["version"] == "4", stated, "{result}");
         assert_eq!(result["interfaces"][2]["mtu"] == 1400, version == "1.1.0", "{result}");
         let checked = pod.check(&result);

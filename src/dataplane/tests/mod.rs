@@ -98,16 +98,14 @@ impl Bench {
 
     /// Runs both directions until there is nothing left to do.
     fn run(&mut self) {
-        let mut env = Env {
-            tun: &mut self.tun,
-            underlay: &mut self.underlay,
-            table: &self.table,
-            counters: &self.counters,
-            notices: &self.notices,
-            tap: None,
-            now: clock::now(),
-            octets: 0,
-        };
+        let mut env = Env::new(
+            &mut self.tun,
+            &mut self.underlay,
+            &self.table,
+            &self.counters,
+            &self.notices,
+            clock::now(),
+        );
         while self.egress.round(&mut self.engine, &mut env) == Round::More {}
         loop {
             self.ingress.round(&self.engine, &mut env, 1000);

@@ -105,16 +105,14 @@ impl Worker {
 
     /// Handles what waits on both sides.
     pub(crate) fn run(&mut self) {
-        let mut env = Env {
-            tun: &mut self.tun,
-            underlay: &mut self.underlay,
-            table: &self.table,
-            counters: &self.counters,
-            notices: &self.notices,
-            tap: None,
-            now: clock::now(),
-            octets: 0,
-        };
+        let mut env = Env::new(
+            &mut self.tun,
+            &mut self.underlay,
+            &self.table,
+            &self.counters,
+            &self.notices,
+            clock::now(),
+        );
         let half = if self.offload == Offload::None { &PLAIN } else { &TRAINS };
         half.with_borrow_mut(
             |egress| {

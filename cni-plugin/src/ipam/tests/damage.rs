@@ -31,7 +31,7 @@ fn use_it(dir: &TempDir) -> Result<usize, Error> {
 #[test]
 fn truncated_file_is_an_error_that_names_the_remedy_and_never_an_empty_store() {
     let whole = fs::metadata(database(&filled())).unwrap().len();
-    for length in [0, 1, 99, 100, 4096, 5000, whole / 2, whole - 4096] {
+    for length in [0, 1, 99, 100, 4096, 5000, whole / 2, whole - 4096, whole - 512, whole - 1] {
         let dir = filled();
         fs::OpenOptions::new().write(true).open(database(&dir)).unwrap().set_len(length).unwrap();
         let error = use_it(&dir).unwrap_err();
