@@ -6,7 +6,8 @@
 //! on its main thread and, while it works inside the pod, on one thread that has entered the pod's
 //! namespace. Stdout carries JSON only; everything for people goes to stderr.
 
-#![forbid(unsafe_code)]
+// Only `linger` has some.
+#![deny(unsafe_code)]
 
 use std::ffi::OsString;
 use std::io::{Read, Write};
@@ -21,6 +22,7 @@ mod environment;
 mod error;
 pub mod fault;
 pub mod ipam;
+mod linger;
 mod mac;
 mod netlink;
 mod netns;
