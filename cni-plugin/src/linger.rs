@@ -22,8 +22,8 @@ impl Lingerer {
     ///
     /// The machine is short of memory or processes; then nothing was done.
     pub(crate) fn start(descriptors: &[BorrowedFd<'_>], work: impl FnOnce()) -> io::Result<Self> {
-        // SAFETY: the child does nothing but run the closure and end. If this process has another
-        // thread, that only waits for this one, so it holds no lock that the child could miss.
+        // SAFETY: the child does nothing but run the closure and end. This process has no
+        // other thread, so there is none that could hold a lock.
         match unsafe { libc::fork() } {
             -1 => Err(io::Error::last_os_error()),
             0 => {

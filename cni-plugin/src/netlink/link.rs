@@ -9,6 +9,8 @@ use netlink_packet_route::link::{
     InfoPortKind, InfoVeth, LinkAttribute, LinkExtentMask, LinkFlags, LinkInfo, LinkMessage, State,
 };
 
+use rustix::io::Errno;
+
 use super::{Error, Request, Socket};
 use crate::mac::MacAddress;
 
@@ -71,6 +73,22 @@ impl Socket {
             Ok(_) => Ok(None),
             Err(error) if error.is_not_found() => Ok(None),
             Err(error) => Err(error),
+        }
+    }
+
+    /// The index of a device; `None` if there is none of that name.
+    ///
+    /// kernel: unlike a look-up by netlink, this does not wait for those who change devices.
+    pub(crate) fn index_of(&self, name: &str) -> Result<Option<u32>, Error> {
+        match rustix::net::netdevice::name_to_index(&self.kernel, name) {
+            Ok(index) => Ok(Some(index)),
+            Err(Errno::NODEV) => Ok(None),
+            Err(errno) => Err(Error {
+                op: "look up",
+                target: format!("device {name}"),
+                kernel_words: None,
+                errno: errno.into(),
+            }),
         }
     }
 
