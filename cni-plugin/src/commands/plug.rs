@@ -224,10 +224,10 @@ impl Plug<'_> {
     /// Undoes what was done and gathers what goes wrong.
     pub(super) fn undo(&mut self) -> Vec<Error> {
         let mut errors = Vec::new();
-        if self.has_devices
-            && let Err(error) = unplug(&mut self.host, self.nftables.as_mut(), &self.host_device)
-        {
-            errors.push(error);
+        if self.has_devices {
+            let (nftables, reached) = (self.nftables.as_mut(), |step| self.call.reached(step));
+            let outcome = unplug(&mut self.host, nftables, &self.host_device, &reached);
+            errors.extend(outcome.err());
         }
         self.call.reached(Step::DevicesUndone);
         if self.has_addresses

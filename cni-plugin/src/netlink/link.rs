@@ -12,6 +12,7 @@ use netlink_packet_route::link::{
 use rustix::io::Errno;
 
 use super::{Error, Request, Socket};
+use crate::fault::Step;
 use crate::mac::MacAddress;
 
 /// What the kernel says about a device, as far as this plugin cares.
@@ -171,13 +172,17 @@ impl Socket {
     ///
     /// kernel: it takes both devices off all lists, echoes the removal (since 6.2), lets go of its lock,
     /// and then waits some 20 ms for a grace period before it acknowledges. A process that is left
-    /// behind does that waiting.
-    pub(crate) fn delete_link(&mut self, name: &str) -> Result<bool, Error> {
+    /// behind does that waiting, and tells `reached` how far it has come.
+    pub(crate) fn delete_link(
+        &mut self,
+        name: &str,
+        reached: &dyn Fn(Step),
+    ) -> Result<bool, Error> {
         let mut message = LinkMessage::default();
         message.attributes = vec![LinkAttribute::IfName(name.to_owned())];
         let target = format!("device {name}");
         let request = Request::new("delete", target, 0, RouteNetlinkMessage::DelLink(message));
-        match self.execute_early(&request) {
+        match self.execute_early(&request, reached) {
             Ok(()) => Ok(true),
             Err(error) if error.is_not_found() => Ok(false),
             Err(error) => Err(error),

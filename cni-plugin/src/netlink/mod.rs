@@ -20,6 +20,7 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::net::RecvFlags;
 use thiserror::Error;
 
+use crate::fault::Step;
 use crate::linger::Lingerer;
 
 mod address;
@@ -170,13 +171,15 @@ impl Socket {
 
     /// Has a process that is left behind send a request, and waits for its echo or its
     /// acknowledgement, whichever comes first. Nothing else may be on its way.
-    fn execute_early(&mut self, request: &Request) -> Result<(), Error> {
+    fn execute_early(&mut self, request: &Request, reached: &dyn Fn(Step)) -> Result<(), Error> {
         let failed = |errno| request.failed(errno);
         let mut bytes = Vec::new();
         let sequence = self.append(&mut bytes, request, NLM_F_ACK | NLM_F_ECHO | request.flags);
         let lingerer = Lingerer::start(&[self.kernel.as_fd()], || {
+            reached(Step::LeftBehind);
             // The socket is the same, so the kernel's refusal reaches the parent.
             let _ = self.send(&bytes);
+            reached(Step::Lingered);
         });
         let lingerer = match lingerer {
             Ok(lingerer) => Some(lingerer),
