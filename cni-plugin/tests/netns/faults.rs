@@ -96,7 +96,7 @@ fn del_does_not_need_the_process_that_it_leaves_behind_but_for_the_request() {
     pod.environment = vec![(VARIABLE, format!("kill:{}", Step::LeftBehind.as_str()))];
     let error = pod.del().expect_err("nobody has asked the kernel");
     assert_eq!(error["code"], 100, "{error}");
-    assert!(error["details"].to_string().contains("killed"), "{error}");
+    assert!(error["msg"].to_string().contains("killed"), "{error}");
     assert!(pod.has_link("eth0"));
     assert_eq!(node.held_addresses(), 2, "a device carries them");
     pod.environment = vec![(VARIABLE, format!("kill:{}", Step::Lingered.as_str()))];
