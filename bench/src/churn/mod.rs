@@ -78,6 +78,7 @@ pub(crate) fn run(args: &ChurnArgs) -> Result<ExitCode> {
     let machine = Machine::facts(args.date.clone());
     let places = settings.attached.len() + settings.held.len();
     let steps = settings.rounds * settings.at_once.len() * Kind::ALL.len() * places;
+    ensure!(steps > 0, "there is no such point: see `bench churn --help`");
     // As long as the stock pair takes here; the estimate follows the pace.
     let each = Duration::from_millis(60) * u32::try_from(settings.pods).unwrap_or(u32::MAX);
     let mut progress = Progress::new(steps, each * u32::try_from(steps).unwrap_or(u32::MAX));

@@ -47,8 +47,7 @@ pub(super) fn add(call: &Call) -> Result<Value, Failure> {
     } else {
         None
     };
-    // What is left to do on the host goes through the sockets, and a thread of its own would cost more
-    // than everything else that is done in the pod.
+    // What is left to do on the host goes through the sockets, so nothing has to come back.
     netns.enter()?;
     let pod = Socket::open()?;
     let ifname = call.attachment.ifname();

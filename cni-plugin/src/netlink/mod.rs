@@ -170,7 +170,7 @@ impl Socket {
     }
 
     /// Has a process that is left behind send a request, and waits for its echo or its
-    /// acknowledgement, whichever comes first. Nothing else may be on its way.
+    /// acknowledgement, whichever comes first.
     fn execute_early(&mut self, request: &Request, reached: &dyn Fn(Step)) -> Result<(), Error> {
         let failed = |errno| request.failed(errno);
         let mut bytes = Vec::new();
