@@ -72,6 +72,12 @@ pub(crate) struct ChurnArgs {
     /// Fewer rounds, and fewer pods in each.
     #[arg(long)]
     pub(crate) quick: bool,
+    /// Only with so many pods present, or addresses held: 0, 100, 250, 4000.
+    #[arg(long, value_name = "COUNT", value_delimiter = ',')]
+    pub(crate) present: Vec<usize>,
+    /// Only with so many calls at once: 1, 8, 32.
+    #[arg(long, value_name = "COUNT", value_delimiter = ',')]
+    pub(crate) at_once: Vec<usize>,
     /// Measure the culvert-cni beside this build of culvert instead of building one.
     #[arg(long, value_name = "PATH")]
     pub(crate) culvert: Option<PathBuf>,

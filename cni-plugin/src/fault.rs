@@ -42,6 +42,10 @@ pub enum Step {
     Announced,
     /// An ADD that failed has removed its devices and still has the addresses.
     DevicesUndone,
+    /// The process that is to be left behind has begun and has not asked the kernel for anything.
+    LeftBehind,
+    /// The process that was left behind has had the kernel's acknowledgement.
+    Lingered,
     /// DEL or GC has removed devices and not yet freed their addresses.
     DevicesRemoved,
     /// DEL or GC has freed the addresses and not answered yet.
@@ -50,7 +54,7 @@ pub enum Step {
 
 impl Step {
     /// Every step, in the order of verbs and of the work.
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 13] = [
         Self::Checked,
         Self::AddressesAllocated,
         Self::VethCreated,
@@ -60,6 +64,8 @@ impl Step {
         Self::PortRunning,
         Self::Announced,
         Self::DevicesUndone,
+        Self::LeftBehind,
+        Self::Lingered,
         Self::DevicesRemoved,
         Self::AddressesReleased,
     ];
@@ -77,6 +83,8 @@ impl Step {
             Self::PortRunning => "port-running",
             Self::Announced => "announced",
             Self::DevicesUndone => "devices-undone",
+            Self::LeftBehind => "left-behind",
+            Self::Lingered => "lingered",
             Self::DevicesRemoved => "devices-removed",
             Self::AddressesReleased => "addresses-released",
         }

@@ -2,11 +2,12 @@
 //!
 //! Owns everything inside the pod's network namespace, the veth pair, and the record of which pod
 //! has which address. Never talks to the daemon (the node file is the whole contract), never runs an
-//! async runtime and never outlives one verb. One process serves one call of the container runtime,
-//! on its main thread and, while it works inside the pod, on one thread that has entered the pod's
-//! namespace. Stdout carries JSON only; everything for people goes to stderr.
+//! async runtime. One process serves one call of the container runtime, on its main thread, which
+//! enters the pod's namespace for an ADD and stays there; another may stay behind for some 20 ms and
+//! wait for the kernel (`linger`). Stdout carries JSON only; everything for people goes to stderr.
 
-#![forbid(unsafe_code)]
+// Only `linger` has some.
+#![deny(unsafe_code)]
 
 use std::ffi::OsString;
 use std::io::{Read, Write};
@@ -21,6 +22,7 @@ mod environment;
 mod error;
 pub mod fault;
 pub mod ipam;
+mod linger;
 mod mac;
 mod netlink;
 mod netns;

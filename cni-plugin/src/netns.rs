@@ -1,8 +1,7 @@
 //! The pod's network namespace.
 //!
-//! Owns opening it, entering it on a thread of its own, and the sysctls inside it. A namespace is a
-//! property of a thread, so the thread that entered one ends with the work; the calling thread stays
-//! where it is.
+//! Owns opening it, entering it, and the sysctls inside it. A namespace is a property of a thread.
+//! Whoever has work elsewhere, too, has a thread of its own enter, which ends with the work there.
 
 use std::fs::{self, File, OpenOptions};
 use std::io;
@@ -52,15 +51,19 @@ impl Netns {
         &self.path
     }
 
+    /// Moves the calling thread into the namespace, for good.
+    pub(crate) fn enter(&self) -> Result<(), Error> {
+        move_into_link_name_space(self.as_fd(), Some(LinkNameSpaceType::Network))
+            .map_err(|errno| Error::BadNetns { path: self.path.clone(), source: errno.into() })
+    }
+
     /// Runs `work` on a thread inside the namespace and waits for it.
     pub(crate) fn run<T: Send, E: From<Error> + Send>(
         &self,
         work: impl FnOnce() -> Result<T, E> + Send,
     ) -> Result<T, E> {
         let enter_and_work = || {
-            move_into_link_name_space(self.as_fd(), Some(LinkNameSpaceType::Network)).map_err(
-                |errno| Error::BadNetns { path: self.path.clone(), source: errno.into() },
-            )?;
+            self.enter()?;
             work()
         };
         thread::scope(|scope| {

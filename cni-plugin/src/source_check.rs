@@ -10,7 +10,7 @@ use std::net::{IpAddr, Ipv6Addr};
 
 use culvert_nft::{
     Base, Batch, Chain, ChainKind, Element, Expression, Family, Field, Hook, KeyPart, Listing,
-    Membership, Meta, Register, Set, Socket, Table, Verdict,
+    Membership, Meta, Register, Set, Socket, Table, Verdict, kernel,
 };
 
 use crate::pod_port::PodPort;
@@ -106,6 +106,7 @@ pub fn table(ports: &[PodPort]) -> Table {
         name: name.to_owned(),
         key: key.to_vec(),
         is_interval: false,
+        can_expire: true,
         elements: elements
             .iter()
             .filter(|(set, _element)| *set == name)
@@ -255,9 +256,15 @@ pub fn leave(socket: &mut Socket, port: &PodPort) -> culvert_nft::Result<()> {
     if own.is_empty() {
         return Ok(());
     }
+    let can_expire = kernel::expires_elements();
     let mut batch = Batch::new(FAMILY);
     for (set, element) in &own {
-        batch.remove_elements(TABLE, set, std::slice::from_ref(element));
+        let element = std::slice::from_ref(element);
+        if can_expire {
+            batch.expire_elements(TABLE, set, element);
+        } else {
+            batch.remove_elements(TABLE, set, element);
+        }
     }
     match socket.commit(&batch) {
         // The daemon removes stale elements too.

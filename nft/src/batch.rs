@@ -97,6 +97,18 @@ impl Batch {
         }
     }
 
+    /// Has elements of a set expire at once, those that it has and those that it has not.
+    ///
+    /// kernel: after a removal, whoever closes a socket waits for a grace period, with the lock held
+    /// that all changes need. Nobody waits for what expires. Kernels before 6.12 (see
+    /// [`kernel::expires_elements`](crate::kernel::expires_elements)) ignore this.
+    pub fn expire_elements(&mut self, table: &str, set: &str, elements: &[Element]) {
+        for some in elements.chunks(ELEMENTS_PER_MESSAGE) {
+            let attributes = message::elements_for(table, set, some, Some(1));
+            self.push("expire elements of", set, message::NEW_ELEMENTS, CREATE, attributes);
+        }
+    }
+
     fn fill(&mut self, table: &Table) {
         for set in &table.sets {
             let attributes = message::set(table.name, set);

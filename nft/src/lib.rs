@@ -13,6 +13,7 @@ mod attribute;
 mod batch;
 mod error;
 mod expression;
+pub mod kernel;
 mod listing;
 mod message;
 mod socket;

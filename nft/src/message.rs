@@ -44,7 +44,7 @@ pub(crate) const RULE_CHAIN: u16 = 2;
 pub(crate) const RULE_EXPRESSIONS: u16 = 4;
 pub(crate) const LIST_ELEMENT: u16 = 1;
 
-/// Attributes of sets (`NFTA_SET_*`), and `NFT_SET_INTERVAL`.
+/// Attributes of sets (`NFTA_SET_*`), and `NFT_SET_INTERVAL` and `NFT_SET_TIMEOUT`.
 pub(crate) const SET_NAME: u16 = 2;
 pub(crate) const SET_FLAGS: u16 = 3;
 pub(crate) const SET_KEY_TYPE: u16 = 4;
@@ -58,6 +58,7 @@ const HOST_ORDER_KEYS: [u8; 6] = {
     [0, 4, a, b, c, d]
 };
 pub(crate) const FLAG_INTERVAL: u32 = 4;
+const FLAG_TIMEOUT: u32 = 16;
 
 /// Attributes of elements (`NFTA_SET_ELEM_LIST_*`, `NFTA_SET_ELEM_*`), and
 /// `NFT_SET_ELEM_INTERVAL_END`.
@@ -65,6 +66,7 @@ pub(crate) const ELEMENTS_SET: u16 = 2;
 pub(crate) const ELEMENTS: u16 = 3;
 pub(crate) const ELEMENT_KEY: u16 = 1;
 pub(crate) const ELEMENT_FLAGS: u16 = 3;
+const ELEMENT_TIMEOUT: u16 = 4;
 pub(crate) const FLAG_INTERVAL_END: u32 = 1;
 
 /// `NFTA_DATA_VALUE`.
@@ -105,7 +107,9 @@ pub(crate) fn rule(table_name: &str, chain: &str, rule: &[Expression]) -> Attrib
 pub(crate) fn set(table_name: &str, set: &Set) -> Attributes {
     let mut out = table(table_name);
     out.text(SET_NAME, &set.name);
-    out.number(SET_FLAGS, if set.is_interval { FLAG_INTERVAL } else { 0 });
+    let interval = if set.is_interval { FLAG_INTERVAL } else { 0 };
+    let timeout = if set.can_expire { FLAG_TIMEOUT } else { 0 };
+    out.number(SET_FLAGS, interval | timeout);
     out.number(SET_KEY_TYPE, key_type(&set.key));
     out.number(SET_KEY_LEN, key_len(&set.key));
     // For references within the transaction, of which there are none; the kernel wants it.
@@ -129,6 +133,16 @@ pub(crate) fn key_len(key: &[KeyPart]) -> u32 {
 }
 
 pub(crate) fn elements(table_name: &str, set: &str, elements: &[Element]) -> Attributes {
+    elements_for(table_name, set, elements, None)
+}
+
+/// Elements that are no more after so many milliseconds, unless they are to stay.
+pub(crate) fn elements_for(
+    table_name: &str,
+    set: &str,
+    elements: &[Element],
+    milliseconds: Option<u64>,
+) -> Attributes {
     let mut out = table(table_name);
     out.text(ELEMENTS_SET, set);
     out.nested(ELEMENTS, |list| {
@@ -137,6 +151,9 @@ pub(crate) fn elements(table_name: &str, set: &str, elements: &[Element]) -> Att
                 out.nested(ELEMENT_KEY, |key| key.bytes(DATA_VALUE, &element.key));
                 if element.is_interval_end {
                     out.number(ELEMENT_FLAGS, FLAG_INTERVAL_END);
+                }
+                if let Some(milliseconds) = milliseconds {
+                    out.bytes(ELEMENT_TIMEOUT, &milliseconds.to_be_bytes());
                 }
             });
         }

@@ -51,6 +51,8 @@ pub struct Set {
     pub key: Vec<KeyPart>,
     /// Whether the elements are the begins and ends of intervals.
     pub is_interval: bool,
+    /// Whether elements may be given a time after which they are no more.
+    pub can_expire: bool,
     /// What it has.
     pub elements: Vec<Element>,
 }

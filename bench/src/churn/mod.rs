@@ -24,16 +24,41 @@ use crate::machine::Machine;
 use crate::programs::Programs;
 use crate::progress::Progress;
 
+/// How many pods are attached, or addresses held.
+const ATTACHED: [usize; 3] = [0, 100, 250];
+const HELD: usize = 4000;
+
 /// How many calls are under way at once.
 const AT_ONCE: [usize; 3] = [32, 8, 1];
 
 /// Addresses of a /24 that pods may have.
 const ROOM_OF_24: usize = 253;
 
-/// Rounds, and pods of one batch at each point.
+/// Which points, and rounds and pods of one batch at each.
 struct Settings {
+    attached: Vec<usize>,
+    held: Vec<usize>,
+    at_once: Vec<usize>,
     rounds: usize,
     pods: usize,
+}
+
+impl Settings {
+    fn of(args: &ChurnArgs) -> Self {
+        let (rounds, pods) = if args.quick { (2, 32) } else { (4, 64) };
+        Self {
+            attached: chosen(&ATTACHED, &args.present),
+            held: chosen(&[HELD], &args.present),
+            at_once: chosen(&AT_ONCE, &args.at_once),
+            rounds,
+            pods,
+        }
+    }
+}
+
+/// What is `wanted` of all there is; all of it, unless something is.
+fn chosen(all: &[usize], wanted: &[usize]) -> Vec<usize> {
+    all.iter().copied().filter(|count| wanted.is_empty() || wanted.contains(count)).collect()
 }
 
 /// Measures what `args` ask for and prints it.
@@ -49,13 +74,11 @@ pub(crate) fn run(args: &ChurnArgs) -> Result<ExitCode> {
         Some(path) => Programs::at(path)?,
         None => Programs::build()?,
     };
-    let settings = if args.quick {
-        Settings { rounds: 2, pods: 32 }
-    } else {
-        Settings { rounds: 4, pods: 64 }
-    };
+    let settings = Settings::of(args);
     let machine = Machine::facts(args.date.clone());
-    let steps = settings.rounds * AT_ONCE.len() * Kind::ALL.len() * 4;
+    let places = settings.attached.len() + settings.held.len();
+    let steps = settings.rounds * settings.at_once.len() * Kind::ALL.len() * places;
+    ensure!(steps > 0, "there is no such point: see `bench churn --help`");
     // As long as the stock pair takes here; the estimate follows the pace.
     let each = Duration::from_millis(60) * u32::try_from(settings.pods).unwrap_or(u32::MAX);
     let mut progress = Progress::new(steps, each * u32::try_from(steps).unwrap_or(u32::MAX));
@@ -81,14 +104,14 @@ fn all_points(
     each: Duration,
 ) -> Result<Vec<Point>> {
     let mut points = Vec::new();
-    {
+    if !settings.attached.is_empty() {
         progress.say("building two nodes with a /24 each");
         let mut contenders = Kind::ALL
             .into_iter()
             .map(|kind| Contender::new(kind, programs, "10.88.0.0/24", settings.pods))
             .collect::<Result<Vec<_>>>()?;
-        for present in [0, 100, 250] {
-            for at_once in AT_ONCE {
+        for &present in &settings.attached {
+            for &at_once in &settings.at_once {
                 // A batch needs room for as many pods as are under way.
                 let attached = present.min(ROOM_OF_24 - at_once.max(3));
                 for contender in &mut contenders {
@@ -100,18 +123,20 @@ fn all_points(
             }
         }
     }
-    progress.say("building two nodes with a /20 each, and 4000 addresses held");
-    let contenders = Kind::ALL
-        .into_iter()
-        .map(|kind| {
-            let contender = Contender::new(kind, programs, "10.88.0.0/20", settings.pods)?;
-            contender.hold(4000)?;
-            Ok(contender)
-        })
-        .collect::<Result<Vec<_>>>()?;
-    for at_once in AT_ONCE {
-        let present = Present { pods: 4000, attached: false };
-        points.push(one_point(&contenders, present, at_once, settings, progress, each)?);
+    for &held in &settings.held {
+        progress.say(&format!("building two nodes with a /20 each, and {held} addresses held"));
+        let contenders = Kind::ALL
+            .into_iter()
+            .map(|kind| {
+                let contender = Contender::new(kind, programs, "10.88.0.0/20", settings.pods)?;
+                contender.hold(held)?;
+                Ok(contender)
+            })
+            .collect::<Result<Vec<_>>>()?;
+        for &at_once in &settings.at_once {
+            let present = Present { pods: held, attached: false };
+            points.push(one_point(&contenders, present, at_once, settings, progress, each)?);
+        }
     }
     Ok(points)
 }

@@ -138,12 +138,14 @@ pub(super) fn targets(points: &[Point]) -> Vec<Target> {
                 .filter(|point| point.at_once == at_once && point.present.pods == pods);
             found.next().map(|point| Point::median(&point.culvert, |batch| batch.add_p50_ms))
         };
-        let growth = add_at(0).zip(add_at(4000)).map_or(f64::NAN, |(none, many)| many / none);
-        targets.push(Target::at_most(
-            format!("ADD p50 with 4,000 addresses held to that with none, {at_once} at once"),
-            growth,
-            GROWTH,
-        ));
+        // A run of chosen points may lack either.
+        if let Some((none, many)) = add_at(0).zip(add_at(4000)) {
+            targets.push(Target::at_most(
+                format!("ADD p50 with 4,000 addresses held to that with none, {at_once} at once"),
+                many / none,
+                GROWTH,
+            ));
+        }
     }
     targets
 }

@@ -47,33 +47,34 @@ pub(super) fn add(call: &Call) -> Result<Value, Failure> {
     } else {
         None
     };
-    let plugged = netns.run(|| {
-        let mut pod = Socket::open()?;
-        let ifname = call.attachment.ifname();
-        if pod.link_by_name(ifname)?.is_some() {
-            return Err(Failure::from(Error::InterfaceTaken {
-                ifname: ifname.to_owned(),
-                netns: netns.path().to_owned(),
-            }));
-        }
-        call.reached(Step::Checked);
-        let mut plug = Plug {
-            store: Store::open_or_create(&call.config.state_dir)?,
-            host_device: call.attachment.host_device(),
-            call,
-            settings: &settings,
-            plan: &plan,
-            netns: &netns,
-            node: &node,
-            bridge: &bridge,
-            host,
-            nftables,
-            pod,
-            has_addresses: false,
-            has_devices: false,
-        };
-        plug.run().map_err(|first| Failure { first: Box::new(first), later: plug.undo() })
-    })?;
+    // What is left to do on the host goes through the sockets, so nothing has to come back.
+    netns.enter()?;
+    let pod = Socket::open()?;
+    let ifname = call.attachment.ifname();
+    if pod.index_of(ifname)?.is_some() {
+        return Err(Failure::from(Error::InterfaceTaken {
+            ifname: ifname.to_owned(),
+            netns: netns.path().to_owned(),
+        }));
+    }
+    call.reached(Step::Checked);
+    let mut plug = Plug {
+        store: Store::open_or_create(&call.config.state_dir)?,
+        host_device: call.attachment.host_device(),
+        call,
+        settings: &settings,
+        plan: &plan,
+        netns: &netns,
+        node: &node,
+        bridge: &bridge,
+        host,
+        nftables,
+        pod,
+        has_addresses: false,
+        has_devices: false,
+    };
+    let plugged =
+        plug.run().map_err(|first| Failure { first: Box::new(first), later: plug.undo() })?;
     result.append(version, plugged);
     result.set_dns(settings.dns.as_ref());
     Ok(result.into_document(version))

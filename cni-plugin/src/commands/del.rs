@@ -45,7 +45,7 @@ fn remove_devices(call: &Call, store: Option<&mut Store>) -> Result<(), Error> {
     }
     let (mut host, mut nftables) = (Socket::open()?, nftables()?);
     for device in devices {
-        unplug(&mut host, nftables.as_mut(), &device)?;
+        unplug(&mut host, nftables.as_mut(), &device, &|step| call.reached(step))?;
     }
     Ok(())
 }
@@ -65,9 +65,12 @@ pub(super) fn unplug(
     host: &mut Socket,
     nftables: Option<&mut Nftables>,
     device: &str,
+    reached: &dyn Fn(Step),
 ) -> Result<(), Error> {
     let found = host.link_by_name(device)?;
-    host.delete_link(device)?;
+    if found.is_some() {
+        host.delete_link(device, reached)?;
+    }
     let Some(nftables) = nftables else {
         return Ok(());
     };

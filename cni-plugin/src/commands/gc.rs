@@ -29,6 +29,11 @@ pub(super) fn gc(config: &Config, fault: Option<&Fault>) -> Result<(), Failure> 
     };
     let valid: HashSet<(String, String)> = keep.iter().cloned().collect();
     let (mut host, mut nftables) = (Socket::open()?, nftables()?);
+    let reached = |step| {
+        if let Some(fault) = fault {
+            fault.strike(step);
+        }
+    };
     let mut errors = Vec::new();
     for record in store.records()? {
         let held = record.attachment;
@@ -37,19 +42,15 @@ pub(super) fn gc(config: &Config, fault: Option<&Fault>) -> Result<(), Failure> 
             // A pod that was imported has another plugin's device. An address is not freed while a
             // device may still carry it.
             for device in BTreeSet::from([held.host_device(), record.host_device]) {
-                if let Err(error) = unplug(&mut host, nftables.as_mut(), &device) {
+                if let Err(error) = unplug(&mut host, nftables.as_mut(), &device, &reached) {
                     errors.push(error);
                     keep.push(name.clone());
                 }
             }
         }
     }
-    if let Some(fault) = fault {
-        fault.strike(Step::DevicesRemoved);
-    }
+    reached(Step::DevicesRemoved);
     errors.extend(store.release_except(&config.name, &keep).err().map(Error::from));
-    if let Some(fault) = fault {
-        fault.strike(Step::AddressesReleased);
-    }
+    reached(Step::AddressesReleased);
     Failure::unless_empty(errors)
 }

@@ -50,7 +50,7 @@ pub(super) struct Plug<'a> {
 }
 
 impl Plug<'_> {
-    /// Does the work, on a thread inside the pod's namespace.
+    /// Does the work, inside the pod's namespace.
     pub(super) fn run(&mut self) -> Result<Plugged, Error> {
         let (call, plan) = (self.call, self.plan);
         let attachment = &call.attachment;
@@ -162,11 +162,7 @@ impl Plug<'_> {
     ) -> Result<(), Error> {
         let ifname = self.call.attachment.ifname();
         let has_v6 = allocations.iter().any(|allocation| allocation.address.is_ipv6());
-        let device = self
-            .pod
-            .link_by_name(ifname)?
-            .ok_or_else(|| Error::Vanished { device: ifname.to_owned() })?
-            .index;
+        let device = self.pod_device()?;
         let duplicate_detection = self.settings.duplicate_detection;
         for sysctl in sysctls(ifname, has_v6, duplicate_detection) {
             match sysctl.write() {
@@ -183,6 +179,12 @@ impl Plug<'_> {
         }
         requests.extend(routes.iter().map(|spec| netlink::add_route(&Route::of(spec, device))));
         Ok(self.pod.execute_all(requests)?)
+    }
+
+    /// Index of the pod's end.
+    fn pod_device(&self) -> Result<u32, Error> {
+        let ifname = self.call.attachment.ifname();
+        self.pod.index_of(ifname)?.ok_or_else(|| Error::Vanished { device: ifname.to_owned() })
     }
 
     /// Waits until the bridge forwards frames of the new port.
@@ -208,8 +210,7 @@ impl Plug<'_> {
     /// Waits until nobody has answered for the pod's IPv6 addresses.
     fn wait_for_detection(&mut self) -> Result<(), Error> {
         let ifname = self.call.attachment.ifname();
-        let vanished = || Error::Vanished { device: ifname.to_owned() };
-        let device = self.pod.link_by_name(ifname)?.ok_or_else(vanished)?.index;
+        let device = self.pod_device()?;
         for _attempt in 0..DETECTION_ATTEMPTS {
             match self.pod.detection(device)? {
                 Detection::Passed => return Ok(()),
@@ -223,10 +224,10 @@ impl Plug<'_> {
     /// Undoes what was done and gathers what goes wrong.
     pub(super) fn undo(&mut self) -> Vec<Error> {
         let mut errors = Vec::new();
-        if self.has_devices
-            && let Err(error) = unplug(&mut self.host, self.nftables.as_mut(), &self.host_device)
-        {
-            errors.push(error);
+        if self.has_devices {
+            let (nftables, reached) = (self.nftables.as_mut(), |step| self.call.reached(step));
+            let outcome = unplug(&mut self.host, nftables, &self.host_device, &reached);
+            errors.extend(outcome.err());
         }
         self.call.reached(Step::DevicesUndone);
         if self.has_addresses

@@ -9,7 +9,10 @@ use netlink_packet_route::link::{
     InfoPortKind, InfoVeth, LinkAttribute, LinkExtentMask, LinkFlags, LinkInfo, LinkMessage, State,
 };
 
+use rustix::io::Errno;
+
 use super::{Error, Request, Socket};
+use crate::fault::Step;
 use crate::mac::MacAddress;
 
 /// What the kernel says about a device, as far as this plugin cares.
@@ -74,10 +77,29 @@ impl Socket {
         }
     }
 
+    /// The index of a device; `None` if there is none of that name.
+    ///
+    /// kernel: unlike a look-up by netlink, this does not wait for those who change devices.
+    pub(crate) fn index_of(&self, name: &str) -> Result<Option<u32>, Error> {
+        match rustix::net::netdevice::name_to_index(&self.kernel, name) {
+            Ok(index) => Ok(Some(index)),
+            Err(Errno::NODEV) => Ok(None),
+            Err(errno) => Err(Error {
+                op: "look up",
+                target: format!("device {name}"),
+                kernel_words: None,
+                errno: errno.into(),
+            }),
+        }
+    }
+
     /// Makes a veth pair, each end with its final name in its final namespace.
     ///
     /// One request does it all, so no end is ever seen under a temporary name, and a name that is
     /// taken on either side makes the whole request fail.
+    ///
+    /// kernel: unless told, it makes as many queues as the machine may have processors, then puts all
+    /// but one out of use, and waits for a grace period at each end.
     pub(crate) fn create_veth(&mut self, veth: &Veth<'_>) -> Result<(), Error> {
         let mut pod = LinkMessage::default();
         pod.attributes = vec![
@@ -85,12 +107,16 @@ impl Socket {
             LinkAttribute::NetNsFd(veth.pod_netns),
             LinkAttribute::Address(veth.pod_mac.0.to_vec()),
             LinkAttribute::Mtu(veth.mtu.into()),
+            LinkAttribute::NumTxQueues(1),
+            LinkAttribute::NumRxQueues(1),
         ];
         pod.attributes.extend(veth.gso_max_size.map(LinkAttribute::GsoMaxSize));
         let mut host = LinkMessage::default();
         host.attributes = vec![
             LinkAttribute::IfName(veth.host_name.to_owned()),
             LinkAttribute::Mtu(veth.mtu.into()),
+            LinkAttribute::NumTxQueues(1),
+            LinkAttribute::NumRxQueues(1),
             LinkAttribute::Controller(veth.bridge),
             LinkAttribute::LinkInfo(vec![
                 LinkInfo::Kind(InfoKind::Veth),
@@ -143,12 +169,20 @@ impl Socket {
     }
 
     /// Removes a device and, if it is one end of a pair, the other; says whether there was one.
-    pub(crate) fn delete_link(&mut self, name: &str) -> Result<bool, Error> {
+    ///
+    /// kernel: it takes both devices off all lists, echoes the removal (since 6.2), lets go of its lock,
+    /// and then waits some 20 ms for a grace period before it acknowledges. A process that is left
+    /// behind does that waiting, and tells `reached` how far it has come.
+    pub(crate) fn delete_link(
+        &mut self,
+        name: &str,
+        reached: &dyn Fn(Step),
+    ) -> Result<bool, Error> {
         let mut message = LinkMessage::default();
         message.attributes = vec![LinkAttribute::IfName(name.to_owned())];
         let target = format!("device {name}");
         let request = Request::new("delete", target, 0, RouteNetlinkMessage::DelLink(message));
-        match self.execute(request) {
+        match self.execute_early(&request, reached) {
             Ok(()) => Ok(true),
             Err(error) if error.is_not_found() => Ok(false),
             Err(error) => Err(error),

@@ -7,16 +7,21 @@
 
 use std::fmt;
 use std::io;
+use std::os::fd::AsFd as _;
 
 use netlink_packet_core::{
-    NLM_F_ACK, NLM_F_DUMP, NLM_F_DUMP_INTR, NLM_F_REQUEST, NetlinkHeader, NetlinkMessage,
-    NetlinkPayload, NlasIterator,
+    NLM_F_ACK, NLM_F_DUMP, NLM_F_DUMP_INTR, NLM_F_ECHO, NLM_F_REQUEST, NetlinkHeader,
+    NetlinkMessage, NetlinkPayload, NlasIterator,
 };
 use netlink_packet_route::RouteNetlinkMessage;
 use netlink_sys::protocols::NETLINK_ROUTE;
 use netlink_sys::{Socket as KernelSocket, SocketAddr};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::net::RecvFlags;
 use thiserror::Error;
+
+use crate::fault::Step;
+use crate::linger::Lingerer;
 
 mod address;
 mod link;
@@ -33,6 +38,9 @@ const BUFFER_BYTES: usize = 32 * 1024;
 
 /// How often a dump is repeated when the kernel says that the tables changed meanwhile.
 const DUMP_ATTEMPTS: usize = 5;
+
+/// How often to look whether a process that was left behind still is.
+const LINGERER_PAUSE: Timespec = Timespec { tv_sec: 1, tv_nsec: 0 };
 
 /// Length of the request's header, which an error repeats before its attributes.
 const HEADER_BYTES: usize = 16;
@@ -159,6 +167,67 @@ impl Socket {
             }
         }
         outcome
+    }
+
+    /// Has a process that is left behind send a request, and waits for its echo or its
+    /// acknowledgement, whichever comes first.
+    fn execute_early(&mut self, request: &Request, reached: &dyn Fn(Step)) -> Result<(), Error> {
+        let failed = |errno| request.failed(errno);
+        let mut bytes = Vec::new();
+        let sequence = self.append(&mut bytes, request, NLM_F_ACK | NLM_F_ECHO | request.flags);
+        let lingerer = Lingerer::start(&[self.kernel.as_fd()], || {
+            reached(Step::LeftBehind);
+            // The socket is the same, so the kernel's refusal reaches the parent.
+            let _ = self.send(&bytes);
+            reached(Step::Lingered);
+        });
+        let lingerer = match lingerer {
+            Ok(lingerer) => Some(lingerer),
+            // Nobody to leave behind, so we wait ourselves.
+            Err(_) => {
+                self.send(&bytes).map_err(failed)?;
+                None
+            }
+        };
+        loop {
+            if let Some(lingerer) = lingerer {
+                self.wait_for(lingerer).map_err(failed)?;
+            }
+            for answer in self.receive().map_err(failed)? {
+                if answer.header.sequence_number != sequence {
+                    continue;
+                }
+                let NetlinkPayload::Error(verdict) = answer.payload else {
+                    return Ok(());
+                };
+                return match verdict.code {
+                    None => Ok(()),
+                    Some(_) => Err(Error {
+                        kernel_words: kernel_words(&verdict.header),
+                        ..failed(verdict.to_io())
+                    }),
+                };
+            }
+        }
+    }
+
+    /// Waits for an answer to what `lingerer` sends, unless somebody kills it before it does.
+    fn wait_for(&self, lingerer: Lingerer) -> io::Result<()> {
+        let is_answered = |pause: &Timespec| {
+            let mut sources = [PollFd::new(&self.kernel, PollFlags::IN)];
+            match poll(&mut sources, Some(pause)) {
+                Ok(ready) => Ok(ready > 0),
+                Err(rustix::io::Errno::INTR) => Ok(false),
+                Err(error) => Err(io::Error::from(error)),
+            }
+        };
+        while !is_answered(&LINGERER_PAUSE)? {
+            // What it did before it ended has been answered by now.
+            if lingerer.has_ended() && !is_answered(&Timespec::default())? {
+                return Err(io::Error::other("the process that was to do it was killed"));
+            }
+        }
+        Ok(())
     }
 
     /// Sends a query for one object and returns the answer.

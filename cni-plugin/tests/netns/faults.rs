@@ -2,7 +2,7 @@
 
 use std::fs;
 
-use culvert_cni::fault::Step;
+use culvert_cni::fault::{Step, VARIABLE};
 use culvert_cni::node_file::NodeFile;
 
 use crate::harness::{BRIDGE, DUAL_STACK, Node, delete_netns};
@@ -24,7 +24,8 @@ const DEL: [Step; 2] = [Step::DevicesRemoved, Step::AddressesReleased];
 
 #[test]
 fn every_step_belongs_to_a_test() {
-    let mut steps: Vec<_> = ADD.into_iter().chain([Step::DevicesUndone]).chain(DEL).collect();
+    let others = [Step::DevicesUndone, Step::LeftBehind, Step::Lingered];
+    let mut steps: Vec<_> = ADD.into_iter().chain(others).chain(DEL).collect();
     steps.dedup();
     assert_eq!(steps, Step::ALL);
 }
@@ -72,6 +73,36 @@ fn del_killed_after_any_step_is_finished_by_the_next() {
         node.assert_clean();
     }
     pod.add().expect("ADD succeeds after all that");
+}
+
+#[test]
+fn del_answers_while_another_process_waits_for_the_kernel() {
+    let node = Node::new("linger", &DUAL_STACK);
+    let mut pod = node.pod("p1");
+    pod.add().expect("ADD succeeds");
+    let held = pod.left_behind("DEL", Step::Lingered);
+    assert!(!pod.has_link("eth0"));
+    node.assert_clean();
+    let result = pod.add().expect("the names are free");
+    pod.check(&result).expect("and CHECK finds nothing");
+    held.release();
+}
+
+#[test]
+fn del_does_not_need_the_process_that_it_leaves_behind_but_for_the_request() {
+    let node = Node::new("killleft", &DUAL_STACK);
+    let mut pod = node.pod("p1");
+    pod.add().expect("ADD succeeds");
+    pod.environment = vec![(VARIABLE, format!("kill:{}", Step::LeftBehind.as_str()))];
+    let error = pod.del().expect_err("nobody has asked the kernel");
+    assert_eq!(error["code"], 100, "{error}");
+    assert!(error["msg"].to_string().contains("killed"), "{error}");
+    assert!(pod.has_link("eth0"));
+    assert_eq!(node.held_addresses(), 2, "a device carries them");
+    pod.environment = vec![(VARIABLE, format!("kill:{}", Step::Lingered.as_str()))];
+    pod.del().expect("the kernel has done it");
+    assert!(!pod.has_link("eth0"));
+    node.assert_clean();
 }
 
 #[test]

@@ -7,6 +7,7 @@ use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
 use std::os::unix::process::ExitStatusExt as _;
 use std::path::PathBuf;
 use std::process::{Child, Command, Output, Stdio};
+use std::sync::mpsc;
 use std::thread;
 use std::time::Duration;
 
@@ -250,6 +251,21 @@ impl Pod<'_> {
         panic!("{verb} never came to {step:?}");
     }
 
+    /// Runs a verb whose other process is to hold after `step`, and demands that it succeeds meanwhile.
+    pub(crate) fn left_behind(&mut self, verb: &str, step: Step) -> LeftBehind {
+        let path = self.node.dir.path().join(format!("left-{}", self.container));
+        let fault = format!("hold:{}:{}", step.as_str(), path.display());
+        self.environment = vec![(fault::VARIABLE, fault)];
+        let child = self.start(verb, None);
+        self.environment.clear();
+        let (sender, receiver) = mpsc::channel();
+        // Until nobody has the pipes open any more.
+        thread::spawn(move || sender.send(child.wait_with_output()));
+        let output = receiver.recv_timeout(HELD_PAUSE * HELD_LOOKS).expect("the pipes are closed");
+        outcome(&output.expect("the plugin ends")).expect("the verb succeeds");
+        LeftBehind { path }
+    }
+
     pub(crate) fn ip(&self, arguments: &[&str]) {
         ip(&[&["-n", &self.netns], arguments].concat());
     }
@@ -315,6 +331,24 @@ impl Held {
     pub(crate) fn go_on(self) -> Result<Value, Value> {
         fs::remove_file(&self.path).expect("the plugin made the file");
         outcome(&self.child.wait_with_output().expect("the plugin ends"))
+    }
+}
+
+/// A process that a verb has left behind, and that holds.
+pub(crate) struct LeftBehind {
+    path: PathBuf,
+}
+
+impl LeftBehind {
+    /// Waits until it holds, and lets it go.
+    pub(crate) fn release(self) {
+        let mut looks = 0;
+        while !self.path.exists() {
+            assert!(looks < HELD_LOOKS, "nobody was left behind");
+            looks += 1;
+            thread::sleep(HELD_PAUSE);
+        }
+        fs::remove_file(&self.path).expect("the process made the file");
     }
 }
 

@@ -269,3 +269,22 @@ fn a_reused_address_works_at_once_with_another_mac() {
     let target = stream.local_addr().expect("a bound socket has an address");
     in_netns(&node.netns, || TcpStream::connect_timeout(&target, PATIENCE)).expect("at once");
 }
+
+#[test]
+fn what_the_table_has_of_a_pod_goes_with_it_and_comes_back_for_good() {
+    let node = Node::new("forget", &DUAL_STACK);
+    let pod = node.pod("p1");
+    let is_listed = || {
+        let table = node.exec(&["nft", "list", "table", "bridge", "culvert"]);
+        table.contains(&pod.host_device())
+    };
+    pod.add().expect("ADD succeeds");
+    pod.del().expect("DEL succeeds");
+    eventually("the pod is still listed", || !is_listed());
+    pod.add().expect("ADD succeeds");
+    pod.del().expect("DEL succeeds");
+    pod.add().expect("ADD succeeds at once");
+    // What was on its way out when it came back would be gone by then.
+    std::thread::sleep(Duration::from_millis(100));
+    assert!(is_listed());
+}

@@ -54,6 +54,7 @@ pub(super) fn ruleset(spec: &NodeSpec) -> Table {
         name: TUNNEL_PORTS.to_owned(),
         key: vec![KeyPart::Service],
         is_interval: false,
+        can_expire: false,
         elements: spec
             .underlay_ports
             .iter()
@@ -204,6 +205,7 @@ impl ClusterFamily {
             name: name.to_owned(),
             key: vec![if self.is_ipv4 { KeyPart::Ipv4Address } else { KeyPart::Ipv6Address }],
             is_interval: true,
+            can_expire: false,
             elements: networks
                 .iter()
                 .flat_map(|network| match network {
