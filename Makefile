@@ -40,6 +40,12 @@ bench-churn: prerequisites release ## Pods that come and go, beside the stock pl
 	$(SUDO) ./target/release/bench churn --date "$$(date -I)" --json target/churn.json $(BENCH_ARGS)
 	@echo "everything that was measured: target/churn.json"
 
+.PHONY: bench-sources
+bench-sources: prerequisites release ## Table sources: how fast a change reaches eight nodes, and ten thousand nodes
+	cargo build --release --locked -p bench
+	$(SUDO) ./target/release/bench sources --date "$$(date -I)" --json target/sources.json $(BENCH_ARGS)
+	@echo "everything that was measured: target/sources.json"
+
 .PHONY: bench-micro
 bench-micro: ## Micro-benchmarks: codec, lookup, checksum, offloads, a whole worker
 	cargo bench --locked -p bench

@@ -9,7 +9,7 @@ use ipnet::IpNet;
 use tempfile::TempDir;
 
 use crate::listener::Listener;
-use crate::server::{Etcd, config};
+use source_servers::etcd::{Etcd, config};
 
 fn state() -> TempDir {
     TempDir::with_prefix("culvert-state-").unwrap()

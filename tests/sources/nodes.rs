@@ -8,9 +8,9 @@ use culvert::lab::probe::{self, Ping};
 use culvert::lab::{Families, Lab, LabBuilder, Node, Pod, wait_until};
 use tempfile::TempDir;
 
-use crate::api_server::{self, ApiServer};
 use crate::listener::LIMIT;
-use crate::server::Etcd;
+use source_servers::Etcd;
+use source_servers::api_server::{self, ApiServer};
 
 /// The switch of every lab, which is where the source is.
 const SWITCH: &str = "192.168.1.1";
@@ -34,7 +34,7 @@ fn with_etcd(name: &str, more: &str) -> (Lab, Etcd) {
         "[table]\nsource = \"etcd\"\n[etcd]\nendpoints = [\"http://{SWITCH}:2379\"]\n{more}"
     );
     let lab = lab(name).config(text).without_daemons().up().unwrap();
-    let etcd = Etcd::start_in(lab.switch(), switch());
+    let etcd = Etcd::start_in(lab.switch(), switch(), Vec::new());
     (lab, etcd)
 }
 
