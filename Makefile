@@ -209,7 +209,7 @@ clean: ## Remove what was built
 
 # What a fresh Debian or Ubuntu lacks: programs, and the package that has each.
 TOOLS := ip:iproute2 ping:iputils-ping nft:nftables cc:gcc column:bsdextrautils ethtool:ethtool tshark:tshark tcpdump:tcpdump iptables:iptables \
-	/usr/lib/cni/host-local:containernetworking-plugins etcd:etcd-server etcdctl:etcd-client openssl:openssl
+	/usr/lib/cni/host-local:containernetworking-plugins etcd:etcd-server etcdctl:etcd-client faketime:faketime openssl:openssl
 
 # The package of etcd starts a server, now (unless the service is masked, or without systemd the
 # runlevel says that the machine is being repaired) and at each boot. Tests start their own.

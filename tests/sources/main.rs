@@ -10,4 +10,5 @@ mod etcd_faults;
 mod etcd_growth;
 mod kubernetes;
 mod listener;
+mod node_faults;
 mod nodes;

@@ -12,7 +12,7 @@ pub(super) async fn follow(path: PathBuf, overlay: Overlay, local: String, mut l
     loop {
         let update = match file.read(&overlay, &local) {
             Ok(members) => {
-                let nodes = members.peers().chain([members.local()]).cloned();
+                let nodes = members.entries().iter().cloned();
                 let nodes = nodes.map(|entry| Candidate { since: 0, entry }).collect();
                 Update::Snapshot(Snapshot { nodes, ..Snapshot::default() })
             }
