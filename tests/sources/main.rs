@@ -12,3 +12,4 @@ mod kubernetes;
 mod listener;
 mod node_faults;
 mod nodes;
+mod readme;
