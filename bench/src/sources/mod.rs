@@ -46,7 +46,7 @@ pub(crate) fn run(args: &SourcesArgs) -> Result<ExitCode> {
     let (rounds, amount) = if args.quick {
         (30, Amount { starts: 2, changes: 50, traffic: seconds(3), idle: seconds(3) })
     } else {
-        (200, Amount { starts: 5, changes: 200, traffic: seconds(10), idle: seconds(10) })
+        (100, Amount { starts: 3, changes: 100, traffic: seconds(10), idle: seconds(5) })
     };
     let kinds = if args.only.is_empty() { Kind::ALL.to_vec() } else { args.only.clone() };
     let machine = Machine::facts(args.date.clone());
