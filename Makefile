@@ -40,6 +40,12 @@ bench-churn: prerequisites release ## Pods that come and go, beside the stock pl
 	$(SUDO) ./target/release/bench churn --date "$$(date -I)" --json target/churn.json $(BENCH_ARGS)
 	@echo "everything that was measured: target/churn.json"
 
+.PHONY: bench-sources
+bench-sources: prerequisites release ## Table sources: how fast a change reaches eight nodes, and ten thousand nodes
+	cargo build --release --locked -p bench
+	$(SUDO) ./target/release/bench sources --date "$$(date -I)" --json target/sources.json $(BENCH_ARGS)
+	@echo "everything that was measured: target/sources.json"
+
 .PHONY: bench-micro
 bench-micro: ## Micro-benchmarks: codec, lookup, checksum, offloads, a whole worker
 	cargo bench --locked -p bench
@@ -211,7 +217,7 @@ clean: ## Remove what was built
 
 # What a fresh Debian or Ubuntu lacks: programs, and the package that has each.
 TOOLS := ip:iproute2 ping:iputils-ping nft:nftables cc:gcc column:bsdextrautils ethtool:ethtool tshark:tshark tcpdump:tcpdump iptables:iptables \
-	/usr/lib/cni/host-local:containernetworking-plugins etcd:etcd-server etcdctl:etcd-client openssl:openssl
+	/usr/lib/cni/host-local:containernetworking-plugins etcd:etcd-server etcdctl:etcd-client faketime:faketime openssl:openssl
 
 # The package of etcd starts a server, now (unless the service is masked, or without systemd the
 # runlevel says that the machine is being repaired) and at each boot. Tests start their own.

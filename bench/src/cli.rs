@@ -7,7 +7,8 @@ use std::process::ExitCode;
 use clap::{Args, Parser, Subcommand};
 
 use crate::metric::Measure;
-use crate::{churn, compare};
+use crate::sources::Kind;
+use crate::{churn, compare, sources};
 
 /// Measures Culvert against other pod networks, side by side on this machine.
 #[derive(Debug, Parser)]
@@ -27,6 +28,10 @@ enum Command {
     ///
     /// Needs root, those two plugins, and a machine that does nothing else.
     Churn(ChurnArgs),
+    /// Follow a file, etcd and a stand-in for the Kubernetes API, and change what they have.
+    ///
+    /// Needs root, etcd, and a machine that does nothing else.
+    Sources(SourcesArgs),
     /// List the networks, and what this machine lacks for them.
     List,
     /// Remove what a killed run left behind.
@@ -92,11 +97,34 @@ pub(crate) struct ChurnArgs {
     pub(crate) check: bool,
 }
 
+#[derive(Debug, Args)]
+pub(crate) struct SourcesArgs {
+    /// Measure less of everything.
+    #[arg(long)]
+    pub(crate) quick: bool,
+    /// Only these sources.
+    #[arg(long, value_name = "SOURCE", value_delimiter = ',')]
+    pub(crate) only: Vec<Kind>,
+    /// Measure this build of culvert instead of building one; `culvert-cni` is beside it.
+    #[arg(long, value_name = "PATH")]
+    pub(crate) culvert: Option<PathBuf>,
+    /// Write everything that was measured as JSON.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) json: Option<PathBuf>,
+    /// The date to put down with the figures.
+    #[arg(long, value_name = "DATE")]
+    pub(crate) date: Option<String>,
+    /// Fail if a target is missed.
+    #[arg(long)]
+    pub(crate) check: bool,
+}
+
 /// Does what the command line says.
 pub fn main() -> ExitCode {
     let done = match Cli::parse().command {
         Command::Compare(args) => compare::run(&args),
         Command::Churn(args) => churn::run(&args),
+        Command::Sources(args) => sources::run(&args),
         Command::List => compare::list(),
         Command::Clean => compare::clean(),
     };

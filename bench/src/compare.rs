@@ -231,7 +231,8 @@ impl Plan {
             }
         }
         for network in networks.iter().filter(|network| !network.daemons.is_empty()) {
-            let sizes = network.daemons.iter().map(|id| usage::resident_bytes(*id));
+            let sizes =
+                network.daemons.iter().map(|id| usage::memory(*id).map(|memory| memory.resident));
             match sizes.collect::<Result<Vec<u64>>>() {
                 Ok(sizes) => {
                     let largest = sizes.into_iter().max().unwrap_or_default();

@@ -17,6 +17,7 @@ mod progress;
 mod report;
 mod search;
 mod settings;
+mod sources;
 mod statistics;
 mod traffic;
 mod usage;

@@ -40,11 +40,19 @@ impl CpuTime {
     }
 }
 
-/// Resident memory of the process `id`, in bytes.
-pub(crate) fn resident_bytes(id: u32) -> Result<u64> {
+/// Resident memory of a process, in bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Memory {
+    pub(crate) resident: u64,
+    /// The most that it ever was.
+    pub(crate) peak: u64,
+}
+
+/// The memory of the process `id`.
+pub(crate) fn memory(id: u32) -> Result<Memory> {
     let path = format!("/proc/{id}/status");
     let status = fs::read_to_string(&path).with_context(|| format!("read {path}"))?;
-    resident(&status).with_context(|| format!("find VmRSS in {path}"))
+    resident(&status).with_context(|| format!("find VmRSS and VmHWM in {path}"))
 }
 
 fn duration(ticks: u64) -> Duration {
@@ -67,10 +75,13 @@ fn process_ticks(stat: &str) -> Option<u64> {
     Some(fields.next()?.ok()? + fields.next()?.ok()?)
 }
 
-fn resident(status: &str) -> Option<u64> {
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
-    let kib: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
-    Some(kib * 1024)
+fn resident(status: &str) -> Option<Memory> {
+    let bytes = |name: &str| {
+        let line = status.lines().find_map(|line| line.strip_prefix(name))?;
+        let kib: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
+        Some(kib * 1024)
+    };
+    Some(Memory { resident: bytes("VmRSS:")?, peak: bytes("VmHWM:")? })
 }
 
 #[cfg(test)]
@@ -93,7 +104,10 @@ mod tests {
 
     #[test]
     fn resident_memory_is_in_bytes() {
-        assert_eq!(resident("VmPeak:\t 9 kB\nVmRSS:\t   12345 kB\n"), Some(12_641_280));
+        assert_eq!(
+            resident("VmHWM:\t 20000 kB\nVmRSS:\t   12345 kB\n"),
+            Some(Memory { resident: 12_641_280, peak: 20_480_000 })
+        );
         assert_eq!(resident("VmPeak:\t 9 kB\n"), None);
     }
 }

@@ -35,7 +35,7 @@ pub(super) fn capture_source(facts: Arc<Facts>) -> CaptureSource {
         };
         if let Some(name) = &filter.peer {
             let table = plane.table();
-            if !table.peers().iter().any(|peer| peer.name == *name) {
+            if !table.peers().iter().any(|peer| peer.name() == *name) {
                 anyhow::bail!("no peer is called \"{name}\"; `culvert status` lists them");
             }
         }

@@ -129,6 +129,8 @@ struct Daemon {
     mtus: Mtus,
     paths: Paths,
     narrow: Narrow,
+    /// Whether the MTUs in force may not be those of `narrow`.
+    narrow_outdated: bool,
     plane: Arc<DataPlane>,
     notices: Receiver<Notice>,
     owner: Owner,
@@ -182,6 +184,7 @@ impl Daemon {
             mtus,
             paths,
             narrow,
+            narrow_outdated: false,
             plane,
             notices,
             facts,
@@ -337,11 +340,14 @@ impl Daemon {
 
     /// Takes what the source has told; keeps the old table if the new one cannot be used.
     async fn take_table(&mut self) {
+        let networks = self.config.network.cidrs.clone();
+        self.feed.widen(&mut self.config);
         match self.try_table().await {
             Ok(()) => self.facts.table(|table| table.error = None),
             Err(error) => {
                 let error = format!("{error:#}");
                 tracing::error!(error, "the new subnet table is refused; the old one stays");
+                self.config.network.cidrs = networks;
                 self.facts.table(|table| table.error = Some(error));
             }
         }
@@ -380,7 +386,7 @@ impl Daemon {
         let known = self.plane.table();
         // Only nodes of a table come into the registry, so that it is longer exactly when one left.
         if self.registry.len() > known.peers().len() {
-            let names: HashSet<&str> = known.peers().iter().map(|peer| &*peer.name).collect();
+            let names: HashSet<&str> = known.peers().iter().map(|peer| peer.name()).collect();
             self.registry.retain(|name| names.contains(name));
         }
         self.feed.in_force(&self.config).await;
@@ -422,6 +428,11 @@ impl Daemon {
 
     /// Follows the routes' MTUs, and paths that are narrower than them.
     async fn refresh_mtus(&mut self) -> anyhow::Result<()> {
+        let routes_settled = self.config.underlay.mtu.is_some()
+            || self.paths.is_settled(&self.members, clock::now());
+        if routes_settled && !self.narrow_outdated {
+            return Ok(());
+        }
         let mtus = Mtus::measure(
             &self.config,
             &self.members,
@@ -430,6 +441,7 @@ impl Daemon {
             &mut self.kernel,
         )
         .await?;
+        self.narrow_outdated = false;
         if mtus != self.mtus {
             tracing::info!(mtu = mtus.device.get(), "MTUs to the peers changed");
             self.mtus = mtus;
@@ -459,6 +471,10 @@ impl Daemon {
     /// has found out after some minutes, and so the path is tried anew.
     fn measure_narrow_paths(&mut self) {
         let from = underlay_address(&self.config, &self.members);
+        if self.narrow.is_empty() {
+            return;
+        }
+        self.narrow_outdated = true;
         let peers: Vec<IpAddr> = self.members.peers().map(|peer| peer.address).collect();
         self.narrow.retain(|peer, known| {
             let Ok(mtu) = udp::path_mtu(from, *peer) else { return peers.contains(peer) };

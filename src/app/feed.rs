@@ -44,6 +44,9 @@ pub(super) struct Feed {
     rejected: Vec<String>,
     /// What was logged as left out already.
     reported: BTreeSet<String>,
+    /// Whether the configuration leaves what all nodes share to the source, and what that says.
+    adopts: bool,
+    shared: Option<Shared>,
     taken: Option<Instant>,
     saved: Option<Instant>,
     unsaved: bool,
@@ -61,6 +64,8 @@ impl Feed {
             state_dir: config.node.state_dir.clone(),
             rejected: Vec::new(),
             reported: BTreeSet::new(),
+            adopts: config.network.cidrs.is_empty(),
+            shared: None,
             taken: None,
             saved: None,
             unsaved: false,
@@ -169,6 +174,16 @@ impl Feed {
         changed
     }
 
+    /// Widens the pod networks of `config` as the source says, where they are the source's.
+    pub(super) fn widen(&self, config: &mut Config) {
+        if let (true, Some(shared)) = (self.adopts, &self.shared)
+            && config.network.cidrs != shared.cidrs
+        {
+            tracing::info!(cidrs = ?shared.cidrs, "the pod networks have changed");
+            config.network.cidrs.clone_from(&shared.cidrs);
+        }
+    }
+
     /// The nodes that the table should have.
     ///
     /// # Errors
@@ -233,8 +248,11 @@ impl Feed {
         Ok(members)
     }
 
-    fn note(&self, update: &Update) {
+    fn note(&mut self, update: &Update) {
         let now = clock::now();
+        if let Update::Snapshot(snapshot) = update {
+            self.shared.clone_from(&snapshot.shared);
+        }
         self.facts.table(|table| match update {
             Update::Snapshot(_) => {
                 if !table.current {
@@ -256,6 +274,14 @@ impl Feed {
             Update::Refused(error) => {
                 tracing::error!(error, "the new subnet table is refused; the old one stays");
                 table.error = Some(error.clone());
+            }
+            Update::Differs(reason) => {
+                if let Some(reason) = reason
+                    && table.differs.as_ref() != Some(reason)
+                {
+                    tracing::error!(reason, "what all nodes share has changed");
+                }
+                table.differs.clone_from(reason);
             }
             Update::Contested(reason) => {
                 if let Some(reason) = reason

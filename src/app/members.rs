@@ -5,6 +5,7 @@ use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
 use culvert_cni::node_file;
+use foldhash::fast::RandomState;
 use overlay_proto::{CodecKind, Family, Mtu};
 
 use crate::config::Config;
@@ -28,7 +29,7 @@ pub(super) type Narrow = HashMap<IpAddr, u16>;
 #[derive(Debug, Default)]
 pub(super) struct Paths {
     /// None for a peer that no route leads to.
-    known: HashMap<IpAddr, Option<u16>>,
+    known: HashMap<IpAddr, Option<u16>, RandomState>,
     asked: Option<Instant>,
     outdated: bool,
 }
@@ -39,6 +40,18 @@ impl Paths {
         self.outdated = true;
     }
 
+    /// Whether everything is to be asked for again.
+    fn should_ask_all(&self, members: &Membership, now: Instant) -> bool {
+        let due = self.asked.is_none_or(|asked| now.saturating_duration_since(asked) >= RARELY);
+        members.peer_count() <= FEW || (self.outdated && due)
+    }
+
+    /// Whether asking would tell nothing new.
+    pub(super) fn is_settled(&self, members: &Membership, now: Instant) -> bool {
+        // One that failed to be asked for is not there.
+        !self.should_ask_all(members, now) && self.known.len() >= members.peer_count()
+    }
+
     /// Asks for what is not known, or for everything if that may have changed and it is time.
     async fn refresh(
         &mut self,
@@ -46,9 +59,7 @@ impl Paths {
         kernel: &mut Reconciler,
         now: Instant,
     ) -> anyhow::Result<()> {
-        let few = members.peers().nth(FEW).is_none();
-        let due = self.asked.is_none_or(|asked| now.saturating_duration_since(asked) >= RARELY);
-        if few || (self.outdated && due) {
+        if self.should_ask_all(members, now) {
             self.known.clear();
             self.outdated = false;
             self.asked = Some(now);
@@ -65,7 +76,7 @@ impl Paths {
             self.known.extend(found.into_iter().map(|(address, mtu)| (address, Some(mtu))));
         }
         // Only peers come into the map, so that it is longer exactly when one of them has gone.
-        if self.known.len() > members.peers().count() {
+        if self.known.len() > members.peer_count() {
             let present: HashSet<IpAddr> = members.peers().map(|peer| peer.address).collect();
             self.known.retain(|address, _| present.contains(address));
         }
@@ -123,23 +134,29 @@ impl Mtus {
             )
         };
         let mut device: Option<Mtu> = None;
-        let mut to = HashMap::new();
+        let mut rooms = Vec::with_capacity(members.peer_count());
         for peer in members.peers() {
             let codec = members.tunnel_to(peer).codec;
             let path = paths.known.get(&peer.address).copied().flatten().unwrap_or(smallest);
             let room = inner(path, codec).ok_or_else(|| no_room(path))?;
             device = Some(device.map_or(room, |least| least.min(room)));
-            // A path that claims to carry less than the overlay needs is not believed: anybody on
-            // the way can say so.
-            let found = narrow.get(&peer.address).and_then(|mtu| inner(*mtu, codec));
-            to.insert(peer.address, found.map_or(room, |narrow| narrow.min(room)));
+            rooms.push(room);
         }
         let device = match device {
             Some(device) => device,
             None => inner(smallest, own_codec(members)).ok_or_else(|| no_room(smallest))?,
         };
-        to.retain(|_, room| *room != device);
-        to.shrink_to_fit();
+        let mut to = HashMap::new();
+        for (peer, room) in members.peers().zip(rooms) {
+            // A path that claims to carry less than the overlay needs is not believed: anybody on
+            // the way can say so.
+            let found = narrow.get(&peer.address);
+            let found = found.and_then(|mtu| inner(*mtu, members.tunnel_to(peer).codec));
+            let room = found.map_or(room, |narrow| narrow.min(room));
+            if room != device {
+                to.insert(peer.address, room);
+            }
+        }
         Ok(Self { device, to })
     }
 

@@ -39,6 +39,8 @@ pub(super) struct TableFacts {
     pub(super) source_error: Option<String>,
     /// Why its newest version was refused.
     pub(super) error: Option<String>,
+    /// What of the settings that all nodes share this one does not go by.
+    pub(super) differs: Option<String>,
     /// Entries that were left out.
     pub(super) left_out: Vec<String>,
     /// What is wrong with this node's own entry, by the source.
@@ -136,7 +138,7 @@ pub(super) fn status_source(
                 source_error: known.source_error.clone(),
                 generation: facts.generation.load(Ordering::Relaxed),
                 nodes: table.as_ref().map_or(0, |table| table.peers().len() + 1),
-                error: known.error.clone(),
+                error: known.error.clone().or_else(|| known.differs.clone()),
                 left_out: known.left_out.clone(),
                 contested: known.own(),
             }),
@@ -182,9 +184,9 @@ pub(super) fn explain_source(config: &Config, facts: Arc<Facts>) -> ExplainSourc
 
 fn peer_status(peer: &Peer, age_seconds: f64) -> PeerStatus {
     PeerStatus {
-        name: peer.name.clone(),
+        name: peer.name().to_owned(),
         address: peer.address(),
-        subnets: peer.subnets.clone(),
+        subnets: peer.subnets().to_vec(),
         codec: peer.codec.to_string(),
         port: peer.endpoint.port(),
         mtu: peer.mtu.get(),

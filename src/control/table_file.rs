@@ -4,6 +4,8 @@
 //! for editors that rename, for symbolic links that are swapped (as Kubernetes does with mounted
 //! ConfigMaps) and for network file systems, and costs one `stat` each time.
 
+mod patch;
+
 use std::fs;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
@@ -15,6 +17,7 @@ use toml::Spanned;
 
 use crate::config::{Complaint, line_of};
 use crate::engine::{Membership, NodeEntry, Overlay, Place, Speech};
+use patch::Known;
 
 /// How often the file is looked at: a change is to take effect within a second.
 const INTERVAL: Duration = Duration::from_millis(200);
@@ -24,6 +27,8 @@ const INTERVAL: Duration = Duration::from_millis(200);
 pub struct TableFile {
     path: PathBuf,
     seen: Option<Stamp>,
+    /// What was taken last.
+    known: Option<Known>,
     /// How many requests to read again were followed.
     pub(super) reloads: u64,
 }
@@ -76,7 +81,7 @@ struct Entry {
 impl TableFile {
     /// Names the file; nothing is read yet.
     pub fn new(path: &Path) -> Self {
-        Self { path: path.to_owned(), seen: None, reloads: 0 }
+        Self { path: path.to_owned(), seen: None, known: None, reloads: 0 }
     }
 
     /// Reads the file and checks it whole.
@@ -93,7 +98,17 @@ impl TableFile {
                     .remedy("create it, or correct table.path"),
             )
         })?;
-        parse(&self.path, &text, overlay, local).map_err(Fault::Wrong)
+        if let Some(known) = &self.known
+            && let Some(changed) = known.changed_to(&text)
+            && let Ok(members) = Membership::check(overlay.clone(), local, changed.nodes.clone())
+        {
+            self.known = Some(changed);
+            return Ok(members);
+        }
+        // What is wrong is said of the whole file.
+        let members = parse(&self.path, &text, overlay, local).map_err(Fault::Wrong)?;
+        self.known = Known::new(text, members.entries());
+        Ok(members)
     }
 
     /// Waits until the file is not the one that was read last.
@@ -140,6 +155,34 @@ pub fn parse(
     overlay: &Overlay,
     local: &str,
 ) -> Result<Membership, Complaint> {
+    let (document, nodes) = entries(path, text)?;
+    Membership::check(overlay.clone(), local, nodes).map_err(|error| {
+        let entry = |index: usize| document.node[index].get_ref();
+        let (key, span) = match error.place {
+            Place::Table => ("node.name", None),
+            Place::Name(node) => ("node.name", Some(entry(node).name.span())),
+            Place::Address(node) => ("node.address", Some(entry(node).address.span())),
+            Place::Subnets(node) => ("node.subnets", Some(entry(node).subnets.span())),
+            Place::Subnet(node, place) => {
+                ("node.subnets", Some(entry(node).subnets.get_ref()[place].span()))
+            }
+            Place::Codec(node) => ("node.codec", entry(node).codec.as_ref().map(Spanned::span)),
+            Place::Port(node) => ("node.port", entry(node).port.as_ref().map(Spanned::span)),
+            Place::Mac(node) => ("node.mac", entry(node).mac.as_ref().map(Spanned::span)),
+        };
+        let complaint = Complaint::of_file(path, error.to_string())
+            .key(key)
+            .value(&error.value)
+            .remedy(error.remedy());
+        match span {
+            Some(span) => complaint.line(line_of(text, &span)),
+            None => complaint,
+        }
+    })
+}
+
+/// The nodes of `text`, each by itself.
+fn entries(path: &Path, text: &str) -> Result<(Document, Vec<NodeEntry>), Complaint> {
     let document: Document =
         toml::from_str(text).map_err(|error| Complaint::of_toml(path, text, &error))?;
     let nodes = document
@@ -200,29 +243,7 @@ pub fn parse(
             })
         })
         .collect::<Result<Vec<_>, Complaint>>()?;
-    Membership::check(overlay.clone(), local, nodes).map_err(|error| {
-        let entry = |index: usize| document.node[index].get_ref();
-        let (key, span) = match error.place {
-            Place::Table => ("node.name", None),
-            Place::Name(node) => ("node.name", Some(entry(node).name.span())),
-            Place::Address(node) => ("node.address", Some(entry(node).address.span())),
-            Place::Subnets(node) => ("node.subnets", Some(entry(node).subnets.span())),
-            Place::Subnet(node, place) => {
-                ("node.subnets", Some(entry(node).subnets.get_ref()[place].span()))
-            }
-            Place::Codec(node) => ("node.codec", entry(node).codec.as_ref().map(Spanned::span)),
-            Place::Port(node) => ("node.port", entry(node).port.as_ref().map(Spanned::span)),
-            Place::Mac(node) => ("node.mac", entry(node).mac.as_ref().map(Spanned::span)),
-        };
-        let complaint = Complaint::of_file(path, error.to_string())
-            .key(key)
-            .value(&error.value)
-            .remedy(error.remedy());
-        match span {
-            Some(span) => complaint.line(line_of(text, &span)),
-            None => complaint,
-        }
-    })
+    Ok((document, nodes))
 }
 
 #[cfg(test)]

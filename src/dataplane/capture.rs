@@ -212,7 +212,7 @@ impl CaptureTap {
         }
         state.skipped = 0;
         self.counts.seen.fetch_add(1, Ordering::Relaxed);
-        let name = about.peer.map_or(&[][..], |peer| peer.name.as_bytes());
+        let name = about.peer.map_or(&[][..], |peer| peer.name().as_bytes());
         let name = &name[..name.len().min(usize::from(u8::MAX))];
         let original_len = parts[0].len() + parts[1].len();
         let first = &parts[0][..parts[0].len().min(self.filter.snap_len)];
@@ -258,7 +258,7 @@ impl CaptureTap {
             return false;
         }
         if let Some(name) = &self.filter.peer
-            && about.peer.is_none_or(|peer| peer.name != *name)
+            && about.peer.is_none_or(|peer| peer.name() != *name)
         {
             return false;
         }

@@ -6,6 +6,7 @@
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::net::IpAddr;
 use std::slice;
+use std::sync::Arc;
 
 use ipnet::IpNet;
 use overlay_proto::Family;
@@ -35,8 +36,9 @@ impl Membership {
     pub fn admit(
         overlay: Overlay,
         local: &str,
-        nodes: Vec<NodeEntry>,
+        nodes: Vec<impl Into<Arc<NodeEntry>>>,
     ) -> Result<(Self, Vec<Rejected>), TableError> {
+        let nodes: Vec<Arc<NodeEntry>> = nodes.into_iter().map(Into::into).collect();
         let (family, speech) = match nodes.iter().find(|node| node.name == local) {
             Some(node) => (Family::of(node.address), node.speech),
             None => return Err(error(Place::Table, local, Fault::LocalNodeMissing)),
@@ -55,16 +57,16 @@ impl Membership {
                     admitted.push(node);
                 }
                 Err(fault) if node.name == local => return Err(fault),
-                Err(error) => rejected.push(Rejected { name: node.name, error }),
+                Err(error) => rejected.push(Rejected { name: node.name.clone(), error }),
             }
         }
         let local = admitted.iter().position(|node| node.name == local).unwrap_or_default();
-        Ok((Self { overlay, nodes: admitted, local }, rejected))
+        Ok((Self::sound(overlay, admitted, local), rejected))
     }
 }
 
 /// What is wrong with a node whatever the others are.
-fn alone(overlay: &Overlay, node: &NodeEntry, family: Family) -> Result<(), TableError> {
+fn alone(overlay: &Overlay, node: &Arc<NodeEntry>, family: Family) -> Result<(), TableError> {
     let node = slice::from_ref(node);
     check_names(node)?;
     check_addresses(overlay, node, family)?;
@@ -189,7 +191,7 @@ mod tests {
         ];
         let error = Membership::admit(overlay(), "node1", nodes).unwrap_err();
         assert_eq!(error.fault, Fault::DuplicateAddress("old".into()));
-        let error = Membership::admit(overlay(), "node1", Vec::new()).unwrap_err();
+        let error = Membership::admit(overlay(), "node1", Vec::<NodeEntry>::new()).unwrap_err();
         assert_eq!(error.fault, Fault::LocalNodeMissing);
     }
 
@@ -242,7 +244,7 @@ mod tests {
             let count = nodes.len();
             let (members, rejected) = Membership::admit(overlay(), "node1", nodes).unwrap();
             prop_assert_eq!(members.peers().count() + 1 + rejected.len(), count);
-            let again = members.peers().chain([members.local()]).cloned().collect();
+            let again = members.entries().to_vec();
             prop_assert!(Membership::check(overlay(), "node1", again).is_ok());
         }
     }

@@ -3,10 +3,12 @@
 //! Every table source ends here, so that a broken file and a broken database entry are refused by the
 //! same rules, and the whole list with them: half a table would be a black hole.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::fmt;
 use std::net::IpAddr;
+use std::sync::Arc;
 
+use foldhash::fast::RandomState;
 use ipnet::IpNet;
 use overlay_proto::{CodecKind, Family, Vni};
 
@@ -46,8 +48,11 @@ pub struct NodeEntry {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Membership {
     pub(super) overlay: Overlay,
-    pub(super) nodes: Vec<NodeEntry>,
+    /// Shared with the source and the compiled table: most of them stay from table to table.
+    pub(super) nodes: Vec<Arc<NodeEntry>>,
     pub(super) local: usize,
+    /// Follows from the rest.
+    tunnels: Vec<Tunnel>,
 }
 
 /// Which entry is at fault, by its place in the list.
@@ -221,7 +226,12 @@ impl Membership {
     /// # Errors
     ///
     /// The first fault found, with its place in `nodes`.
-    pub fn check(overlay: Overlay, local: &str, nodes: Vec<NodeEntry>) -> Result<Self, TableError> {
+    pub fn check(
+        overlay: Overlay,
+        local: &str,
+        nodes: Vec<impl Into<Arc<NodeEntry>>>,
+    ) -> Result<Self, TableError> {
+        let nodes: Vec<Arc<NodeEntry>> = nodes.into_iter().map(Into::into).collect();
         check_names(&nodes)?;
         let local = nodes.iter().position(|node| node.name == local).ok_or_else(|| TableError {
             place: Place::Table,
@@ -232,7 +242,13 @@ impl Membership {
         check_subnets(&overlay, &nodes)?;
         check_overlaps(&nodes)?;
         tunnel::check(&overlay, &nodes, local)?;
-        Ok(Self { overlay, nodes, local })
+        Ok(Self::sound(overlay, nodes, local))
+    }
+
+    /// The list `nodes`, which has been checked.
+    pub(super) fn sound(overlay: Overlay, nodes: Vec<Arc<NodeEntry>>, local: usize) -> Self {
+        let tunnels = tunnel::tunnels(&overlay, &nodes, local);
+        Self { overlay, nodes, local, tunnels }
     }
 
     /// This node.
@@ -246,7 +262,17 @@ impl Membership {
             .iter()
             .enumerate()
             .filter(|(index, _)| *index != self.local)
-            .map(|(_, node)| node)
+            .map(|(_, node)| &**node)
+    }
+
+    /// How many other nodes there are.
+    pub fn peer_count(&self) -> usize {
+        self.nodes.len() - 1
+    }
+
+    /// Every node, this one among them.
+    pub fn entries(&self) -> &[Arc<NodeEntry>] {
+        &self.nodes
     }
 
     /// What this node and `peer`, one of the list, speak with one another.
@@ -259,7 +285,7 @@ impl Membership {
 
     /// Every codec and port that this node needs, its own first.
     pub fn tunnels(&self) -> Vec<Tunnel> {
-        tunnel::tunnels(&self.overlay, &self.nodes, self.local)
+        self.tunnels.clone()
     }
 
     /// What all nodes share.
@@ -272,13 +298,13 @@ pub(super) fn error(place: Place, value: impl fmt::Display, fault: Fault) -> Tab
     TableError { place, value: value.to_string(), fault }
 }
 
-pub(super) fn check_names(nodes: &[NodeEntry]) -> Result<(), TableError> {
-    let mut seen = HashMap::with_capacity(nodes.len());
+pub(super) fn check_names(nodes: &[Arc<NodeEntry>]) -> Result<(), TableError> {
+    let mut seen = HashSet::with_capacity_and_hasher(nodes.len(), RandomState::default());
     for (index, node) in nodes.iter().enumerate() {
         if node.name.is_empty() || node.name.chars().any(char::is_control) {
             return Err(error(Place::Name(index), format!("{:?}", node.name), Fault::BadName));
         }
-        if seen.insert(&node.name, index).is_some() {
+        if !seen.insert(&node.name) {
             return Err(error(Place::Name(index), &node.name, Fault::DuplicateName));
         }
     }
@@ -287,10 +313,11 @@ pub(super) fn check_names(nodes: &[NodeEntry]) -> Result<(), TableError> {
 
 pub(super) fn check_addresses(
     overlay: &Overlay,
-    nodes: &[NodeEntry],
+    nodes: &[Arc<NodeEntry>],
     family: Family,
 ) -> Result<(), TableError> {
-    let mut seen: HashMap<IpAddr, &str> = HashMap::with_capacity(nodes.len());
+    let mut seen: HashMap<IpAddr, &str, RandomState> =
+        HashMap::with_capacity_and_hasher(nodes.len(), RandomState::default());
     for (index, node) in nodes.iter().enumerate() {
         let address = node.address;
         let fault = if !is_usable(address) {
@@ -320,7 +347,7 @@ fn is_usable(address: IpAddr) -> bool {
         || mapped)
 }
 
-pub(super) fn check_subnets(overlay: &Overlay, nodes: &[NodeEntry]) -> Result<(), TableError> {
+pub(super) fn check_subnets(overlay: &Overlay, nodes: &[Arc<NodeEntry>]) -> Result<(), TableError> {
     for (index, node) in nodes.iter().enumerate() {
         if node.subnets.is_empty() {
             return Err(error(Place::Subnets(index), "[]", Fault::NoSubnet));
@@ -346,7 +373,7 @@ pub(super) fn check_subnets(overlay: &Overlay, nodes: &[NodeEntry]) -> Result<()
 /// Two prefixes have an address in common only if one contains the other; in the order of their
 /// first addresses (shorter prefixes first) a contained one follows some container directly or
 /// follows others that the container also contains. So neighbours suffice.
-pub(super) fn check_overlaps(nodes: &[NodeEntry]) -> Result<(), TableError> {
+pub(super) fn check_overlaps(nodes: &[Arc<NodeEntry>]) -> Result<(), TableError> {
     let mut all: Vec<(IpNet, usize, usize)> = nodes
         .iter()
         .enumerate()

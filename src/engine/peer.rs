@@ -5,8 +5,11 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use dashmap::DashMap;
+use foldhash::fast::RandomState;
 use ipnet::IpNet;
 use overlay_proto::{Codec, Mtu, Vni};
+
+use super::NodeEntry;
 
 /// A peer's place in the table's list of peers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -27,8 +30,8 @@ impl PeerIndex {
 /// Another node, as a worker needs it.
 #[derive(Clone, Debug)]
 pub struct Peer {
-    /// The node's name.
-    pub name: String,
+    /// What the membership knows of it.
+    pub(super) entry: Arc<NodeEntry>,
     /// Where its datagrams go.
     pub endpoint: SocketAddr,
     /// What it and this node speak.
@@ -37,13 +40,21 @@ pub struct Peer {
     pub vni: Vni,
     /// Longest inner packet that reaches it in one datagram.
     pub mtu: Mtu,
-    /// Its pod subnets.
-    pub subnets: Vec<IpNet>,
     /// What was counted about it, across all tables that had it.
     pub counters: Arc<PeerCounters>,
 }
 
 impl Peer {
+    /// The node's name.
+    pub fn name(&self) -> &str {
+        &self.entry.name
+    }
+
+    /// Its pod subnets.
+    pub fn subnets(&self) -> &[IpNet] {
+        &self.entry.subnets
+    }
+
     /// The peer's underlay address.
     pub fn address(&self) -> IpAddr {
         self.endpoint.ip()
@@ -110,7 +121,7 @@ impl PeerCounters {
 /// off. Compiling a table and answering a status request may happen at once.
 #[derive(Debug, Default)]
 pub struct PeerRegistry {
-    counters: DashMap<String, Arc<PeerCounters>>,
+    counters: DashMap<String, Arc<PeerCounters>, RandomState>,
 }
 
 impl PeerRegistry {

@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
 
 use foldhash::fast::RandomState;
 use ipnet::IpNet;
@@ -77,28 +78,27 @@ impl Table {
         let local = members.local();
         let mac = local.speech.mac_at(local.address);
         let peers: Vec<Peer> = members
-            .peers()
-            .map(|node| {
+            .nodes
+            .iter()
+            .enumerate()
+            .filter(|(index, _)| *index != members.local)
+            .map(|(_, node)| {
                 let tunnel = members.tunnel_to(node);
                 Peer {
-                    name: node.name.clone(),
+                    entry: Arc::clone(node),
                     endpoint: SocketAddr::new(node.address, tunnel.port),
                     codec: tunnel.codec_between(mac, node.speech.mac_at(node.address)),
                     vni: overlay.vni_of(tunnel.codec),
                     mtu: mtu_to(node.address),
-                    subnets: node.subnets.clone(),
                     counters: registry.counters(&node.name),
                 }
             })
             .collect();
-        let owned = |subnets: &[IpNet], owner: Owner| {
-            subnets.iter().map(|subnet| (*subnet, owner)).collect::<Vec<_>>()
-        };
         let indexed =
             || peers.iter().enumerate().map(|(index, peer)| (PeerIndex::new(index), peer));
         let owners = PrefixMap::new(
             indexed()
-                .flat_map(|(index, peer)| owned(&peer.subnets, Owner::Peer(index)))
+                .flat_map(|(index, peer)| owned(peer.subnets(), Owner::Peer(index)))
                 .chain(owned(&local.subnets, Owner::Local)),
         );
         Self {
@@ -149,4 +149,8 @@ impl Table {
     pub fn vni(&self) -> Vni {
         self.vni
     }
+}
+
+fn owned(subnets: &[IpNet], owner: Owner) -> impl Iterator<Item = (IpNet, Owner)> {
+    subnets.iter().map(move |subnet| (*subnet, owner))
 }

@@ -39,7 +39,7 @@ fn addresses_belong_to_the_node_with_the_subnet() {
     ]);
     let owner = |address: &str| match table.owner(address.parse().unwrap()) {
         Some(Owner::Local) => "node0".to_owned(),
-        Some(Owner::Peer(index)) => table.peer(index).name.clone(),
+        Some(Owner::Peer(index)) => table.peer(index).name().to_owned(),
         None => "nobody".to_owned(),
     };
     for (address, expected) in [

@@ -7,6 +7,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fmt;
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use overlay_proto::{Codec, CodecKind, Mac, Vni};
 
@@ -121,7 +122,7 @@ impl Overlay {
 }
 
 /// The tunnels of the node at `local`, its own codec's first; that one is there without peers too.
-pub(super) fn tunnels(overlay: &Overlay, nodes: &[NodeEntry], local: usize) -> Vec<Tunnel> {
+pub(super) fn tunnels(overlay: &Overlay, nodes: &[Arc<NodeEntry>], local: usize) -> Vec<Tunnel> {
     let speech = &nodes[local].speech;
     let own = overlay.tunnel_of(speech);
     let others: BTreeSet<Tunnel> = nodes
@@ -139,7 +140,7 @@ pub(super) fn tunnels(overlay: &Overlay, nodes: &[NodeEntry], local: usize) -> V
 /// The first fault found.
 pub(super) fn check(
     overlay: &Overlay,
-    nodes: &[NodeEntry],
+    nodes: &[Arc<NodeEntry>],
     local: usize,
 ) -> Result<(), TableError> {
     let mut spoken = Spoken::new(overlay, nodes[local].speech);

@@ -31,7 +31,7 @@ impl Tap for Watch {
         let seen = &mut *self.0.borrow_mut();
         match *sight {
             Sight::Egress { peer, decision, .. } => {
-                seen.peer = peer.map(|peer| peer.name.clone());
+                seen.peer = peer.map(|peer| peer.name().to_owned());
                 (seen.verdict, seen.reason) = match decision {
                     Decision::Forward { .. } => ("forward", None),
                     Decision::Reply { reason, .. } => ("reply", Some(reason)),
@@ -43,7 +43,7 @@ impl Tap for Watch {
                 seen.wire_bytes += Outer::len_on(Family::of(peer.address())) + datagram.len();
             }
             Sight::Ingress { peer, outcome, .. } => {
-                seen.peer = peer.map(|peer| peer.name.clone());
+                seen.peer = peer.map(|peer| peer.name().to_owned());
                 (seen.verdict, seen.reason) = match outcome {
                     Ok(_) => ("deliver", None),
                     Err(reason) => ("drop", Some(reason)),
@@ -76,7 +76,7 @@ pub(super) fn egress(table: &Table, devices: &Devices, question: &Question, pack
         Some(Owner::Peer(peer)) => {
             step(
                 "source",
-                format!("{source} is a pod of {}, not of this node", table.peer(peer).name),
+                format!("{source} is a pod of {}, not of this node", table.peer(peer).name()),
             );
         }
         None => step("source", format!("{source} is in no node's subnet")),
@@ -97,7 +97,7 @@ pub(super) fn egress(table: &Table, devices: &Devices, question: &Question, pack
             step("destination", format!("{destination} is a group, and groups do not span nodes"));
         }
         (Some(Owner::Peer(peer)), Some(DropReason::ForeignSource)) => {
-            step("destination", format!("{destination} is a pod of {}", table.peer(peer).name));
+            step("destination", format!("{destination} is a pod of {}", table.peer(peer).name()));
         }
         (Some(Owner::Peer(peer)), _) => {
             onward(table, table.peer(peer), destination, packet, &seen, &mut step);
@@ -124,8 +124,9 @@ fn onward(
     seen: &Seen,
     step: &mut impl FnMut(&str, String),
 ) {
-    let Peer { name, endpoint, codec, mtu, .. } = peer;
-    let subnet = subnet(&peer.subnets, destination);
+    let Peer { endpoint, codec, mtu, .. } = peer;
+    let name = peer.name();
+    let subnet = subnet(peer.subnets(), destination);
     step("peer", format!("{destination} is in {subnet} of {name}, by longest match"));
     let (len, most) = (packet.len(), mtu.get());
     if !mtu.fits(len) {
@@ -171,10 +172,10 @@ pub(super) fn ingress(
     seen.wire_bytes = Outer::len_on(Family::of(peer.address())) + datagram.len();
     let mut steps = Vec::new();
     let mut step = |what: &str, found: String| steps.push(Step { what: what.to_owned(), found });
-    let owner = subnet(&peer.subnets, source);
-    step("outer", format!("a datagram from {} is from {}", peer.address(), peer.name));
+    let owner = subnet(peer.subnets(), source);
+    step("outer", format!("a datagram from {} is from {}", peer.address(), peer.name()));
     step("codec", format!("{}, VNI {}", peer.codec, peer.vni.get()));
-    step("source", format!("{source} is in {owner} of {}, by longest match", peer.name));
+    step("source", format!("{source} is in {owner} of {}, by longest match", peer.name()));
     match table.owner(destination) {
         Some(Owner::Local) => {
             let subnet = subnet(&table.local().subnets, destination);
@@ -182,7 +183,7 @@ pub(super) fn ingress(
             step("tun", format!("written to {tun}; the kernel routes it to {bridge} and the pod"));
         }
         Some(Owner::Peer(other)) => {
-            step("destination", format!("{destination} is a pod of {}", table.peer(other).name));
+            step("destination", format!("{destination} is a pod of {}", table.peer(other).name()));
         }
         None => step("destination", format!("{destination} is in no node's subnet")),
     }

@@ -293,7 +293,7 @@ impl Pages {
     fn meet(&mut self, row: usize, peer: Option<&Peer>, inner: &[u8]) {
         let row = &mut self.rows[row];
         row.peer.clear();
-        row.peer.push_str(peer.map_or("", |peer| &peer.name));
+        row.peer.push_str(peer.map_or("", |peer| peer.name()));
         if self.manner.flows {
             row.describe(inner);
         }

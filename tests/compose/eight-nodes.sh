@@ -1,37 +1,7 @@
 # Five more machines join while a stream runs: the daemons that are there follow the table.
 
 file=$CULVERT_ETC/eight-nodes.yml
-{
-    echo "services:"
-    for ((node = 4; node <= 8; node++)); do
-        # Several nodes on one network, and several networks: both are ways to a peer.
-        network=$(((node - 1) % 3 + 1))
-        cat <<YAML
-  node$node:
-    image: ${CULVERT_NODE_IMAGE:-culvert-node}
-    hostname: node$node
-    command: [node]
-    cap_add: [NET_ADMIN, SYS_ADMIN]
-    security_opt: ["apparmor:unconfined", "seccomp:unconfined"]
-    environment: { ROUTER: "$CULVERT_UNDERLAY$network.254" }
-    networks: { underlay$network: { ipv4_address: "$CULVERT_UNDERLAY$network.1$node" } }
-    volumes: ["run$node:/run/culvert", "state$node:/var/lib/culvert"]
-  daemon$node:
-    image: ${CULVERT_IMAGE:-culvert}
-    entrypoint: [/bin/culvert, run]
-    network_mode: "service:node$node"
-    depends_on: [node$node]
-    read_only: true
-    cap_drop: [ALL]
-    cap_add: [NET_ADMIN]
-    devices: [/dev/net/tun]
-    environment: { CULVERT_NODE_NAME: node$node }
-    volumes: ["$CULVERT_ETC:/etc/culvert:ro", "/proc/sys/net:/host/proc/sys/net", "run$node:/run/culvert"]
-YAML
-    done
-    echo "volumes:"
-    for ((node = 4; node <= 8; node++)); do printf '  run%s:\n  state%s:\n' "$node" "$node"; done
-} >"$file"
+more_machines 4 8 >"$file"
 
 start_stream node1 node2
 cp "$CULVERT_ETC/table.toml" "$CULVERT_ETC/table.new"

@@ -129,3 +129,45 @@ make_clean() {
         on router ip rule del iif "$device" lookup 100 pref 100 2>/dev/null || true
     done
 }
+
+# more_machines FIRST LAST: a compose file with machines beside the three that there are.
+more_machines() {
+    local node network
+    echo "services:"
+    for ((node = $1; node <= $2; node++)); do
+        # Several nodes on one network, and several networks: both are ways to a peer.
+        network=$(((node - 1) % 3 + 1))
+        cat <<YAML
+  node$node:
+    image: ${CULVERT_NODE_IMAGE:-culvert-node}
+    hostname: node$node
+    command: [node]
+    cap_add: [NET_ADMIN, SYS_ADMIN]
+    security_opt: ["apparmor:unconfined", "seccomp:unconfined"]
+    environment: { ROUTER: "$CULVERT_UNDERLAY$network.254" }
+    networks: { underlay$network: { ipv4_address: "$CULVERT_UNDERLAY$network.1$node" } }
+    volumes: ["run$node:/run/culvert", "state$node:/var/lib/culvert"]
+  daemon$node:
+    image: ${CULVERT_IMAGE:-culvert}
+    entrypoint: [/bin/culvert, run]
+    network_mode: "service:node$node"
+    depends_on: [node$node]
+    restart: on-failure
+    read_only: true
+    cap_drop: [ALL]
+    cap_add: [NET_ADMIN]
+    devices: [/dev/net/tun]
+    environment:
+      CULVERT_NODE_NAME: node$node
+      CULVERT_TABLE_SOURCE: ${CULVERT_TABLE_SOURCE:-file}
+      CULVERT_ETCD_ENDPOINTS: "http://${CULVERT_UNDERLAY}1.100:2379"
+    volumes:
+      - "$CULVERT_ETC:/etc/culvert:ro"
+      - "/proc/sys/net:/host/proc/sys/net"
+      - "run$node:/run/culvert"
+      - "state$node:/var/lib/culvert"
+YAML
+    done
+    echo "volumes:"
+    for ((node = $1; node <= $2; node++)); do printf '  run%s:\n  state%s:\n' "$node" "$node"; done
+}

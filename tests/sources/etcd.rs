@@ -9,7 +9,7 @@ use ipnet::IpNet;
 use tempfile::TempDir;
 
 use crate::listener::Listener;
-use crate::server::{Etcd, config};
+use source_servers::etcd::{Etcd, config};
 
 fn state() -> TempDir {
     TempDir::with_prefix("culvert-state-").unwrap()
@@ -56,6 +56,42 @@ fn settings_in_etcd_are_enough_and_dual_stack_is_claimed_together() {
     let other = Listener::start(&config(&etcd, "node2", state.path(), "192.168.1.12"));
     let heard = other.until("the disagreement", |heard| heard.lost.is_some());
     assert!(heard.lost.unwrap().contains("make network and underlay.port the same"));
+}
+
+#[test]
+fn pod_networks_may_widen_while_nodes_run_and_what_else_changes_is_reported() {
+    let etcd = Etcd::start();
+    let settings = |cidr: &str, vni: u32| {
+        let value = format!(r#"{{"cidrs":["{cidr}"],"vni":{vni},"port":4790}}"#);
+        etcd.put("/culvert/config", &value);
+    };
+    settings("10.244.0.0/16", 1);
+    let state = state();
+    let text = config(&etcd, "node1", state.path(), "192.168.1.11");
+    let listener = Listener::start(&text.replace("cidrs = [\"10.244.0.0/16\"]\n", ""));
+    let had = listener.until_names(&["node1"]).subnets("node1");
+
+    settings("10.244.0.0/16", 2);
+    let heard = listener.until("the difference", |heard| heard.differs.is_some());
+    assert!(heard.differs.unwrap().contains("restart it, or change /culvert/config back"));
+    etcd.put(
+        "/culvert/subnets/10.244.77.0-24",
+        r#"{"node":"peer","instance":"p","address":"192.168.1.77"}"#,
+    );
+    listener.until_names(&["node1", "peer"]);
+    listener.reload();
+    let heard = listener.until("another reading", |heard| heard.snapshots > 1);
+    assert!(heard.losses == 0 && heard.contested.is_none(), "it is followed all the same");
+    settings("10.244.0.0/16", 1);
+    listener.until("the end of it", |heard| heard.differs.is_none());
+
+    settings("10.240.0.0/12", 1);
+    let wide: Vec<IpNet> = vec!["10.240.0.0/12".parse().unwrap()];
+    let heard = listener.until("the wider network", |heard| heard.networks == wide);
+    assert_eq!((heard.subnets("node1"), heard.losses), (had, 0));
+    settings("10.244.0.0/16", 1);
+    let heard = listener.until("the difference", |heard| heard.differs.is_some());
+    assert_eq!(heard.networks, wide);
 }
 
 #[test]

@@ -1,11 +1,14 @@
 //! What goes wrong with etcd, and that nobody loses a network by it.
 
 use std::fs;
+use std::path::Path;
 
 use tempfile::TempDir;
 
 use crate::listener::Listener;
-use crate::server::{Etcd, config};
+use culvert::config::{Config, Overrides};
+use culvert::control::source::{Saved, Shared, describe};
+use source_servers::etcd::{Etcd, config};
 
 fn state() -> TempDir {
     TempDir::with_prefix("culvert-state-").unwrap()
@@ -106,6 +109,36 @@ fn a_database_that_lost_everything_empties_no_table() {
 }
 
 #[test]
+fn patience_with_a_database_that_lost_everything_outlives_a_restart() {
+    let mut etcd = Etcd::start();
+    let state = state();
+    let text = config(&etcd, "node1", state.path(), "192.168.1.11");
+    let listener = Listener::start(&text);
+    for _ in 0..20 {
+        etcd.put("/culvert/subnets/10.244.77.0-24", PEER);
+    }
+    let names = ["node1", "peer"];
+    let snapshots = listener.until_names(&names).snapshots;
+    listener.reload();
+    let heard = listener.until("a new reading", |heard| heard.snapshots > snapshots);
+    drop(listener);
+    // The copy that the daemon keeps.
+    let config = Config::parse(Path::new("c.toml"), &text, &Overrides::default()).unwrap();
+    let shared = Shared { cidrs: config.network.cidrs, vni: 1, port: 4790 };
+    let saved = Saved::of("node1", &describe(&config.table), shared, &heard.roll);
+    saved.write(state.path()).unwrap();
+    etcd.kill();
+    etcd.lose_data();
+    etcd.run();
+    for attempt in 0..2 {
+        let listener = Listener::start(&text);
+        let heard = listener.until("a reading", |heard| heard.snapshots > 0);
+        assert_eq!(heard.names(), names, "attempt {attempt}");
+        assert_eq!(etcd.keys("/culvert/subnets/").len(), 1);
+    }
+}
+
+#[test]
 fn a_restored_database_is_followed() {
     let mut etcd = Etcd::start();
     let (one, two) = (state(), state());
@@ -113,7 +146,7 @@ fn a_restored_database_is_followed() {
     first.until_names(&["node1"]);
     etcd.kill();
     let backup = TempDir::with_prefix("culvert-backup-").unwrap();
-    let copy = |from: &std::path::Path, to: &std::path::Path| {
+    let copy = |from: &Path, to: &Path| {
         let done = std::process::Command::new("cp").arg("-a").arg(from).arg(to).status().unwrap();
         assert!(done.success());
     };

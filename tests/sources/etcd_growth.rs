@@ -4,10 +4,10 @@ use std::fmt::Write as _;
 
 use tempfile::TempDir;
 
-use crate::api_server::{ApiServer, node};
 use crate::kubernetes::listen;
 use crate::listener::Listener;
-use crate::server::{Etcd, config};
+use source_servers::api_server::{ApiServer, node};
+use source_servers::etcd::{Etcd, config};
 
 const NODES: u32 = 10_000;
 

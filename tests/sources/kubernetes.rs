@@ -6,8 +6,8 @@ use culvert::lab::wait_until;
 use serde_json::json;
 use tempfile::TempDir;
 
-use crate::api_server::{ApiServer, node};
 use crate::listener::{LIMIT, Listener};
+use source_servers::api_server::{ApiServer, node};
 
 /// A listener of the node `node1`, and the directory with its files.
 pub(crate) fn listen(server: &ApiServer) -> (Listener, TempDir) {

@@ -22,13 +22,18 @@ pub(crate) struct Heard {
     pub(crate) snapshots: usize,
     pub(crate) lost: Option<String>,
     pub(crate) losses: usize,
+    /// The pod networks that all nodes share, where the source says so.
+    pub(crate) networks: Vec<IpNet>,
+    pub(crate) differs: Option<String>,
     pub(crate) contested: Option<String>,
 }
 
 impl Heard {
     fn take(&mut self, update: Update) {
         match &update {
-            Update::Snapshot(_) => {
+            Update::Snapshot(snapshot) => {
+                let shared = snapshot.shared.as_ref();
+                self.networks = shared.map(|shared| shared.cidrs.clone()).unwrap_or_default();
                 self.snapshots += 1;
                 self.lost = None;
             }
@@ -36,6 +41,7 @@ impl Heard {
                 self.lost = Some(reason.clone());
                 self.losses += 1;
             }
+            Update::Differs(reason) => self.differs.clone_from(reason),
             Update::Contested(reason) => self.contested.clone_from(reason),
             Update::Put(_) | Update::Remove(_) | Update::Foreign { .. } | Update::Refused(_) => {}
         }

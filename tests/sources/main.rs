@@ -5,11 +5,11 @@
 
 #![expect(clippy::unwrap_used, reason = "a test may fail where it stands")]
 
-mod api_server;
 mod etcd;
 mod etcd_faults;
 mod etcd_growth;
 mod kubernetes;
 mod listener;
+mod node_faults;
 mod nodes;
-mod server;
+mod readme;

@@ -1,25 +1,24 @@
 //! Whole nodes, with pods and packets, whose tables come from etcd or Kubernetes.
 
 use std::net::IpAddr;
-use std::path::Path;
 use std::time::Duration;
 
 use culvert::lab::probe::{self, Ping};
 use culvert::lab::{Families, Lab, LabBuilder, Node, Pod, wait_until};
 use tempfile::TempDir;
 
-use crate::api_server::{self, ApiServer};
 use crate::listener::LIMIT;
-use crate::server::Etcd;
+use source_servers::Etcd;
+use source_servers::api_server::{self, ApiServer};
 
 /// The switch of every lab, which is where the source is.
-const SWITCH: &str = "192.168.1.1";
+pub(crate) const SWITCH: &str = "192.168.1.1";
 
-fn switch() -> IpAddr {
+pub(crate) fn switch() -> IpAddr {
     SWITCH.parse().unwrap()
 }
 
-fn lab(name: &str) -> LabBuilder {
+pub(crate) fn lab(name: &str) -> LabBuilder {
     Lab::builder(name)
         .culvert(env!("CARGO_BIN_EXE_culvert"))
         .nodes(2)
@@ -29,17 +28,34 @@ fn lab(name: &str) -> LabBuilder {
 }
 
 /// A lab without daemons, and an etcd at its switch. Its nodes come up with [`up`].
-fn with_etcd(name: &str, more: &str) -> (Lab, Etcd) {
+pub(crate) fn with_etcd(name: &str, more: &str) -> (Lab, Etcd) {
     let text = format!(
         "[table]\nsource = \"etcd\"\n[etcd]\nendpoints = [\"http://{SWITCH}:2379\"]\n{more}"
     );
     let lab = lab(name).config(text).without_daemons().up().unwrap();
-    let etcd = Etcd::start_in(lab.switch(), switch());
+    let etcd = Etcd::start_in(lab.switch(), switch(), Vec::new());
     (lab, etcd)
 }
 
+/// A lab without daemons, and an API server at its switch that has its nodes.
+pub(crate) fn with_kubernetes(name: &str) -> (Lab, ApiServer, TempDir) {
+    let directory = TempDir::with_prefix("culvert-kube-").unwrap();
+    let kubeconfig = directory.path().join("kubeconfig");
+    let text = format!(
+        "[table]\nsource = \"kubernetes\"\n[kubernetes]\nkubeconfig = \"{}\"\n",
+        kubeconfig.display()
+    );
+    let lab = lab(name).config(text).without_daemons().up().unwrap();
+    let server = ApiServer::start_in(lab.switch(), switch());
+    std::fs::write(&kubeconfig, server.kubeconfig()).unwrap();
+    for number in 1..=2 {
+        server.put(api_server::node(number, &format!("10.244.{number}.0/24")));
+    }
+    (lab, server, directory)
+}
+
 /// Starts every daemon, and attaches a pod to each node.
-fn up(lab: &Lab) -> (Pod, Pod) {
+pub(crate) fn up(lab: &Lab) -> (Pod, Pod) {
     for number in 1..=2 {
         lab.node(number).spawn().unwrap();
     }
@@ -49,24 +65,24 @@ fn up(lab: &Lab) -> (Pod, Pod) {
     (lab.add_pod(1).unwrap(), lab.add_pod(2).unwrap())
 }
 
-fn answers(from: &Pod, to: &Pod) -> bool {
+pub(crate) fn answers(from: &Pod, to: &Pod) -> bool {
     let ping = Ping::default().timeout(Duration::from_millis(200));
     probe::ping(from.netns(), to.ipv4(), &ping).unwrap().is_reply()
 }
 
 #[track_caller]
-fn assert_talk(one: &Pod, two: &Pod) {
+pub(crate) fn assert_talk(one: &Pod, two: &Pod) {
     for (from, to) in [(one, two), (two, one)] {
         wait_until(LIMIT, "pods to talk", || answers(from, to)).unwrap();
     }
 }
 
-fn table(node: &Node) -> serde_json::Value {
+pub(crate) fn table(node: &Node) -> serde_json::Value {
     node.status().unwrap()["table"].clone()
 }
 
 #[track_caller]
-fn until_current(node: &Node, current: bool) {
+pub(crate) fn until_current(node: &Node, current: bool) {
     let what = format!("the source of {} to be there: {current}", node.name());
     wait_until(LIMIT, &what, || table(node)["current"] == current).unwrap();
 }
@@ -207,26 +223,10 @@ fn a_nodes_own_address_changes_and_the_peers_follow() {
 
 #[test]
 fn pods_talk_by_the_nodes_of_a_cluster() {
-    let lab = lab("src-kube");
-    let directory = TempDir::with_prefix("culvert-kube-").unwrap();
-    let kubeconfig = directory.path().join("kubeconfig");
-    let lab = lab
-        .config(format!(
-            "[table]\nsource = \"kubernetes\"\n[kubernetes]\nkubeconfig = \"{}\"\n",
-            kubeconfig.display()
-        ))
-        .without_daemons()
-        .up()
-        .unwrap();
-    let server = ApiServer::start_in(lab.switch(), switch());
-    write(&kubeconfig, &server);
-    let mut tainted = api_server::node(1, "10.244.1.0/24");
+    let (lab, server, _directory) = with_kubernetes("src-kube");
+    let mut tainted = server.node("node1");
     tainted["spec"]["taints"] = serde_json::json!([{"key": "culvert.dev/not-ready"}]);
-    tainted["status"]["addresses"][0]["address"] = "192.168.1.11".into();
     server.put(tainted);
-    let mut second = api_server::node(2, "10.244.2.0/24");
-    second["status"]["addresses"][0]["address"] = "192.168.1.12".into();
-    server.put(second);
     let (one, two) = up(&lab);
     assert_talk(&one, &two);
     let untainted = || server.node("node1")["spec"]["taints"] == serde_json::json!([]);
@@ -235,8 +235,4 @@ fn pods_talk_by_the_nodes_of_a_cluster() {
     until_current(lab.node(1), false);
     lab.node(1).restart().unwrap();
     assert_talk(&one, &two);
-}
-
-fn write(kubeconfig: &Path, server: &ApiServer) {
-    std::fs::write(kubeconfig, server.kubeconfig()).unwrap();
 }

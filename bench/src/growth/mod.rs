@@ -14,6 +14,8 @@ use crate::progress::Progress;
 use crate::settings::Settings;
 use crate::usage;
 
+pub(crate) use tables::other;
+
 /// What of it to measure, and of which programs.
 pub(crate) struct Plan {
     pub(crate) programs: Programs,
@@ -96,5 +98,5 @@ impl Plan {
 
 /// Resident memory of the process `id`.
 fn memory_mib(id: u32) -> Result<f64> {
-    Ok(usage::resident_bytes(id)? as f64 / f64::from(1 << 20))
+    Ok(usage::memory(id)?.resident as f64 / f64::from(1 << 20))
 }

@@ -102,7 +102,8 @@ fn table(lab: &Lab, nodes: u32) -> TableFile {
     table
 }
 
-fn other(index: u32) -> TableNode {
+/// A node of which there is only the entry.
+pub(crate) fn other(index: u32) -> TableNode {
     let subnet = Ipv4Addr::from(FIRST_SUBNET + index * 256);
     TableNode {
         name: format!("other{index}"),

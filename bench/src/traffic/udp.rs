@@ -57,6 +57,21 @@ pub(crate) struct Hunt {
     pub(crate) trial: Duration,
 }
 
+/// Packets of one trial.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Offered {
+    pub(crate) sent: u64,
+    pub(crate) received: u64,
+    took: Duration,
+}
+
+impl Offered {
+    fn rates(&self) -> Trial {
+        let per_second = |packets: u64| packets as f64 / self.took.as_secs_f64();
+        Trial { offered_pps: per_second(self.sent), delivered_pps: per_second(self.received) }
+    }
+}
+
 impl Flow {
     /// Opens a flow of packets with `payload_len` bytes of payload.
     pub(crate) fn open(from: &Pod, to: &Pod, payload_len: usize) -> Result<Self> {
@@ -88,13 +103,17 @@ impl Flow {
         let mut search = Search::new(hunt.start_pps, hunt.stride);
         while let Some(rate) = search.next_rate() {
             interrupt::check()?;
-            search.record(&self.offer(rate, hunt.trial)?);
+            search.record(&self.offer(rate, hunt.trial)?.rates());
         }
         Ok(search.best_pps())
     }
 
-    /// Sends at `rate` packets per second for `time`.
-    fn offer(&mut self, rate: f64, time: Duration) -> Result<Trial> {
+    /// Sends at `rate` packets per second for `time`, and counts.
+    ///
+    /// # Errors
+    ///
+    /// A socket fails, or could not send at all.
+    pub(crate) fn offer(&mut self, rate: f64, time: Duration) -> Result<Offered> {
         self.trial += 1;
         let tag = self.trial.to_ne_bytes();
         self.payload[..tag.len()].copy_from_slice(&tag);
@@ -108,11 +127,10 @@ impl Flow {
         });
         let (sent, took) = sent.context("send packets")?;
         let received = received.context("receive packets")?;
-        let seconds = took.as_secs_f64();
         if sent == 0 {
             return Err(anyhow!("no packet was sent"));
         }
-        Ok(Trial { offered_pps: sent as f64 / seconds, delivered_pps: received as f64 / seconds })
+        Ok(Offered { sent, received, took })
     }
 }
 

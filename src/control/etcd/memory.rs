@@ -1,4 +1,5 @@
-//! What this node must remember to come back to its own subnets: who it is, and what it had.
+//! What this node must remember to come back to its own subnets, and to know a database that lost
+//! those of others: who it is, what it had, and which database it saw.
 
 use std::fs;
 use std::io;
@@ -9,6 +10,7 @@ use anyhow::Context as _;
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
+use super::database::Database;
 use super::keys::Claim;
 use crate::control::source::write;
 
@@ -26,6 +28,9 @@ pub(super) struct Memory {
     /// What it claimed.
     #[serde(default)]
     pub(super) subnets: Vec<IpNet>,
+    /// The database in which all nodes were that this one knew.
+    #[serde(default)]
+    pub(super) database: Option<Database>,
     #[serde(skip)]
     directory: PathBuf,
 }
@@ -45,6 +50,7 @@ impl Memory {
                     instance: instance.trim().to_owned(),
                     node: String::new(),
                     subnets: Vec::new(),
+                    database: None,
                     directory: PathBuf::new(),
                 }
             }
@@ -66,6 +72,15 @@ impl Memory {
             self.write()?;
         }
         Ok(())
+    }
+
+    /// Remembers the database. What is lost if that fails is patience with one that lost its data.
+    pub(super) fn saw(&mut self, database: Database) {
+        if self.database.replace(database) != Some(database)
+            && let Err(error) = self.write()
+        {
+            tracing::warn!(error = format!("{error:#}"), "the state of etcd is not kept");
+        }
     }
 
     /// Whether a claim is this machine's: by its instance, or, where the state directory was lost,

@@ -10,6 +10,7 @@ mod address;
 mod choose;
 mod claim;
 mod client;
+mod database;
 mod keys;
 mod memory;
 mod rpc;

@@ -10,12 +10,13 @@ use tokio::time::{MissedTickBehavior, interval_at};
 use super::address::own_address;
 use super::claim::{Claimant, Outcome, own_entry};
 use super::client::{Client, failure, put};
+use super::database::Database;
 use super::keys::{Keys, Settings, default_len, default_len_v6};
 use super::memory::Memory;
 use super::rpc::{Compare, EventType, WatchResponse};
 use super::store::Store;
 use crate::config::{Config, Etcd};
-use crate::control::source::{Backoff, Candidate, Link, Shared, Snapshot, Update};
+use crate::control::source::{Backoff, Candidate, Link, Saved, Shared, Snapshot, Update, describe};
 use crate::platform::clock;
 
 /// How long nodes stay in the table that a database does not have which is not the one it was: after
@@ -37,23 +38,6 @@ pub(super) enum Ended {
     Raced,
 }
 
-/// What tells a database from one that was restored or begun anew.
-#[derive(Clone, Copy)]
-struct Database {
-    cluster: u64,
-    revision: i64,
-    /// The revision at which the settings were written: a new database has its own.
-    settings: i64,
-}
-
-impl Database {
-    fn is_older_than(self, found: Self) -> bool {
-        self.cluster == found.cluster
-            && self.revision <= found.revision
-            && self.settings == found.settings
-    }
-}
-
 /// What outlives a session.
 pub(super) struct Follower {
     etcd: Etcd,
@@ -62,8 +46,10 @@ pub(super) struct Follower {
     memory: Memory,
     lease: Option<i64>,
     address: Option<IpAddr>,
-    /// What all nodes shared when this one began; it cannot change while it runs.
+    /// What all nodes share, as far as this one goes by it.
     shared: Option<Shared>,
+    /// What of the settings it does not go by while it runs.
+    differs: Option<String>,
     contested: Option<String>,
     /// The database that was seen last.
     last: Option<Database>,
@@ -78,17 +64,19 @@ pub(super) struct Follower {
 
 impl Follower {
     pub(super) fn open(etcd: &Etcd, config: &Config) -> anyhow::Result<Self> {
+        let memory = Memory::open(&config.node.state_dir, &config.node.name)?;
         Ok(Self {
             keys: Keys::new(&etcd.prefix),
-            memory: Memory::open(&config.node.state_dir, &config.node.name)?,
             etcd: etcd.clone(),
             config: config.clone(),
             lease: None,
             address: None,
             shared: None,
+            differs: None,
             contested: None,
-            last: None,
-            told: BTreeMap::new(),
+            last: memory.database,
+            told: told_before(config),
+            memory,
             retained: BTreeMap::new(),
             retained_until: None,
             unspoken: BTreeMap::new(),
@@ -114,16 +102,12 @@ impl Follower {
         let (first, end) = self.keys.followed();
         let found = client.range(&first, &end).await?;
         let mut store = Store::load(self.keys.clone(), &found.keys);
-        let Some((settings, settings_revision)) = &store.settings else {
+        let Some((_, settings)) = store.settings else {
             self.write_settings(&mut client, &store).await?;
             return Ok(Ended::Asked);
         };
-        let seen = Database {
-            cluster: found.cluster,
-            revision: found.revision,
-            settings: *settings_revision,
-        };
-        let shared = self.agree(settings)?;
+        let seen = Database { cluster: found.cluster, revision: found.revision, settings };
+        let shared = self.agree(&mut store)?;
         store.set_port(shared.port);
         let another = self.last.is_some_and(|last| !last.is_older_than(seen));
         self.last = Some(seen);
@@ -132,7 +116,9 @@ impl Follower {
         if !self.claim(&mut client, &store, link).await? {
             return Ok(Ended::Raced);
         }
-        self.tell_everything(&store, shared, another, link).await;
+        self.tell_everything(&store, shared.clone(), another, link).await;
+        link.say(Update::Differs(self.differs.clone())).await;
+        self.remember_database();
         backoff.reset();
 
         let mut watch = client.watch(&first, &end, found.revision + 1).await?;
@@ -151,6 +137,7 @@ impl Follower {
                 _ = renewals.tick() => self.renew(&mut client).await?,
                 _ = reclaims.tick() => {
                     self.forget_retained(&store, link).await;
+                    self.remember_database();
                     self.contested.is_some()
                 }
                 changed = link.wishes.changed() => {
@@ -163,6 +150,9 @@ impl Follower {
                     self.address.replace(address) != Some(address)
                 }
             };
+            if self.shared.as_ref() != Some(&shared) {
+                return Ok(Ended::Asked);
+            }
             if claim_again {
                 self.renew(&mut client).await?;
                 if !self.claim(&mut client, &store, link).await? {
@@ -211,30 +201,52 @@ impl Follower {
         }
     }
 
-    /// What all nodes share, if this node can go by it.
-    fn agree(&mut self, settings: &Settings) -> anyhow::Result<Shared> {
+    /// What all nodes share, if this node can go by it. One that runs goes by wider pod networks, and
+    /// otherwise by what it began with, which then is what `store` says too.
+    fn agree(&mut self, store: &mut Store) -> anyhow::Result<Shared> {
         let key = self.keys.settings();
-        let found = &settings.shared;
-        if let Some(began) = &self.shared {
-            ensure!(
-                began == found,
-                "{key} has changed, and this daemon cannot while it runs; restart it, or change \
-                 {key} back"
-            );
-        }
-        if !self.config.network.cidrs.is_empty() {
-            let own = self.configured();
-            ensure!(
-                own == *found,
-                "{key} says {}, but this node's configuration {}; make network and underlay.port \
-                 the same, or leave network.cidrs out to go by the key",
-                serde_json::to_string(found)?,
+        let Some((settings, _)) = &mut store.settings else { bail!("{key} is gone") };
+        let found = settings.shared.clone();
+        let own = (!self.config.network.cidrs.is_empty()).then(|| self.configured());
+        let mismatch = match own {
+            Some(own) if own != found => Some(format!(
+                "{key} says {}, but this node's configuration {}; make network and underlay.port the \
+                 same, or leave network.cidrs out to go by the key",
+                serde_json::to_string(&found)?,
                 serde_json::to_string(&own)?
-            );
+            )),
+            _ => None,
+        };
+        let Some(began) = &self.shared else {
+            if let Some(mismatch) = mismatch {
+                bail!(mismatch);
+            }
+            ensure!(found.vni < 1 << 24, "{key}: vni = {} is no VNI; 0 to 16777215", found.vni);
+            self.shared = Some(found.clone());
+            return Ok(found);
+        };
+        self.differs = match mismatch {
+            None if found.widens(began) => {
+                self.shared = Some(found.clone());
+                self.differs = None;
+                return Ok(found);
+            }
+            None => Some(format!(
+                "{key} now says {}, which this daemon cannot go by while it runs; restart it, or \
+                 change {key} back",
+                serde_json::to_string(&found)?
+            )),
+            mismatch => mismatch,
+        };
+        settings.shared.clone_from(began);
+        Ok(began.clone())
+    }
+
+    /// Remembers the present database, once no node is missed there.
+    fn remember_database(&mut self) {
+        if let (Some(last), true) = (self.last, self.retained.is_empty()) {
+            self.memory.saw(last);
         }
-        ensure!(found.vni < 1 << 24, "{key}: vni = {} is no VNI; 0 to 16777215", found.vni);
-        self.shared = Some(found.clone());
-        Ok(found.clone())
     }
 
     /// Sees to it that there is a lease; says whether it is another than before.
@@ -310,7 +322,7 @@ impl Follower {
     /// else, whoever says otherwise.
     fn own(&self) -> Option<Candidate> {
         let entry = own_entry(&self.memory, self.address?)?;
-        Some(Candidate { since: 0, entry })
+        Some(Candidate { since: 0, entry: entry.into() })
     }
 
     /// Takes what the watch tells; says whether this node's claim has to be looked at.
@@ -333,17 +345,20 @@ impl Follower {
         for event in &response.events {
             let Some(kv) = &event.kv else { continue };
             let deleted = event.r#type == i32::from(EventType::Delete);
-            let had_settings = store.settings.is_some();
+            let revision = |store: &Store| store.settings.as_ref().map(|(_, revision)| *revision);
+            let settings_before = revision(store);
             let (_, problem_before) = store.problem(&kv.key);
             let concerned = if deleted { store.delete(&kv.key) } else { store.put(kv) };
             let (key, problem) = store.problem(&kv.key);
             if problem != problem_before {
                 link.say(Update::Foreign { key, problem }).await;
             }
-            if let Some((settings, _)) = &store.settings {
-                self.agree(&settings.clone())?;
-            } else if had_settings {
-                bail!("{} is gone", self.keys.settings());
+            if settings_before != revision(store) {
+                self.agree(store)?;
+                link.say(Update::Differs(self.differs.clone())).await;
+                if let (Some(last), Some(settings)) = (&mut self.last, revision(store)) {
+                    last.settings = settings;
+                }
             }
             // What this node waits for may have become free.
             changed_hands |= deleted || concerned.contains(&self.memory.node);
@@ -387,6 +402,15 @@ impl Follower {
             link.say(store.update(&name)).await;
         }
     }
+}
+
+/// The other nodes that an earlier daemon of this node knew, by the copy that it left.
+fn told_before(config: &Config) -> BTreeMap<String, Candidate> {
+    let Config { node, table, .. } = config;
+    let saved = Saved::read(&node.state_dir, &node.name, &describe(table)).ok().flatten();
+    let nodes = saved.map(|saved| saved.snapshot().nodes).unwrap_or_default();
+    let others = nodes.into_iter().filter(|found| found.entry.name != node.name);
+    others.map(|found| (found.entry.name.clone(), found)).collect()
 }
 
 #[cfg(test)]

@@ -139,7 +139,7 @@ impl Store {
         let entry =
             newest.claim.published.entry(name, subnets.iter().copied().collect(), self.port);
         Some(match entry {
-            Ok(entry) => Ok(Candidate { since: since.unsigned_abs(), entry }),
+            Ok(entry) => Ok(Candidate { since: since.unsigned_abs(), entry: entry.into() }),
             Err(problem) => Err((self.keys.subnet(subnet), problem)),
         })
     }

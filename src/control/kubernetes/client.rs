@@ -3,14 +3,18 @@
 use std::path::Path;
 use std::time::Duration;
 
-use anyhow::{Context as _, anyhow};
+use anyhow::{Context as _, anyhow, ensure};
 use futures_util::StreamExt as _;
-use futures_util::stream::BoxStream;
+use futures_util::stream::{self, BoxStream};
+use hyper_util::client::legacy::connect::HttpConnector;
+use hyper_util::rt::TokioExecutor;
 use kube::Client;
 use kube::api::{ListParams, Patch, PatchParams, Request, WatchEvent, WatchParams};
+use kube::client::{ClientBuilder, ConfigExt as _};
 use kube::config::{KubeConfigOptions, Kubeconfig};
 use serde::Deserialize;
 use serde_json::Value;
+use tower::{BoxError, ServiceBuilder};
 
 use super::node::Node;
 
@@ -21,10 +25,20 @@ const CONNECT_PATIENCE: Duration = Duration::from_secs(5);
 /// Nodes in one answer, as other clients ask for.
 const PAGE: u32 = 500;
 
-/// How long the server keeps a watch open before we ask again. A connection that is dead without a
-/// word is noticed when that has passed, and [`GRACE`] with it.
+/// How long the server keeps a watch open before we ask again. A server that stands still is noticed
+/// when that has passed, and [`GRACE`] with it.
 const WATCH: Duration = Duration::from_secs(60);
 const GRACE: Duration = Duration::from_secs(15);
+
+/// When and how often the kernel asks the server's for a sign of life while a watch has nothing to
+/// tell: a connection that is dead without a word is noticed after 20 seconds. It costs the server
+/// nothing but a segment, which asking with requests of our own would.
+const PROBE_AFTER: Duration = Duration::from_secs(10);
+const PROBE_EVERY: Duration = Duration::from_secs(5);
+const PROBES: u32 = 2;
+
+/// The same for a connection with something under way, which the kernel does not probe.
+const UNACKNOWLEDGED: Duration = Duration::from_secs(20);
 
 /// Who writes, in the API server's book of who wrote which field.
 const WRITER: &str = "culvert";
@@ -54,7 +68,7 @@ struct PageMeta {
 impl Api {
     /// Connects as `kubeconfig` says, or as a pod is told by its surroundings.
     pub(super) async fn connect(kubeconfig: Option<&Path>) -> anyhow::Result<Self> {
-        let mut config = match kubeconfig {
+        let config = match kubeconfig {
             Some(path) => {
                 let file = Kubeconfig::read_from(path)
                     .with_context(|| format!("reading kubernetes.kubeconfig {}", path.display()))?;
@@ -67,11 +81,7 @@ impl Api {
                  kubernetes.kubeconfig",
             )?,
         };
-        config.connect_timeout = Some(CONNECT_PATIENCE);
-        // A refusal is for us to see: whoever follows says so, waits as long as asked, and starts over.
-        config.default_retry = false;
-        config.read_timeout = Some(WATCH + GRACE);
-        let client = Client::try_from(config).context("setting up the connection")?;
+        let client = client(&config).context("setting up the connection")?;
         Ok(Self { client, nodes: Request::new("/api/v1/nodes") })
     }
 
@@ -99,8 +109,14 @@ impl Api {
         let events = self.client.request_events::<Node>(request);
         let events = tokio::time::timeout(PATIENCE, events).await.map_err(|_| late())?;
         let events = events.context("watching nodes")?;
-        let told = |event: kube::Result<WatchEvent<Node>>| event.context("watching nodes");
-        Ok(events.map(told).boxed())
+        let told = stream::unfold(events.boxed(), |mut events| async {
+            let event = match tokio::time::timeout(WATCH + GRACE, events.next()).await {
+                Ok(event) => event?.context("watching nodes"),
+                Err(_) => Err(anyhow!("the watch neither tells nor ends")),
+            };
+            Some((event, events))
+        });
+        Ok(told.boxed())
     }
 
     /// Changes the node `name` by a merge patch.
@@ -126,6 +142,29 @@ impl Api {
         let answer = tokio::time::timeout(PATIENCE, self.client.request(request)).await;
         Ok(answer.map_err(|_| late())??)
     }
+}
+
+/// A client that looks after its connections itself. It tries nothing again: a refusal is for us to
+/// see, who say so, wait as long as asked, and start over.
+fn client(config: &kube::Config) -> anyhow::Result<Client> {
+    ensure!(config.proxy_url.is_none(), "a proxy (proxy-url, HTTPS_PROXY) is not supported");
+    let mut tcp = HttpConnector::new();
+    tcp.enforce_http(false);
+    tcp.set_nodelay(true);
+    tcp.set_connect_timeout(Some(CONNECT_PATIENCE));
+    tcp.set_keepalive(Some(PROBE_AFTER));
+    tcp.set_keepalive_interval(Some(PROBE_EVERY));
+    tcp.set_keepalive_retries(Some(PROBES));
+    tcp.set_tcp_user_timeout(Some(UNACKNOWLEDGED));
+    let connector = config.rustls_https_connector_with_connector(tcp)?;
+    let http = hyper_util::client::legacy::Client::builder(TokioExecutor::new()).build(connector);
+    let service = ServiceBuilder::new()
+        .layer(config.base_uri_layer())
+        .option_layer(config.auth_layer()?)
+        .layer(config.extra_headers_layer()?)
+        .map_err(BoxError::from)
+        .service(http);
+    Ok(ClientBuilder::new(service, config.default_namespace.clone()).build())
 }
 
 fn late() -> anyhow::Error {

@@ -152,7 +152,7 @@ impl Node {
             mac: annotation(MAC),
         };
         let entry = published.entry(&self.metadata.name, subnets, port)?;
-        Ok(Some(Candidate { since: self.since(), entry }))
+        Ok(Some(Candidate { since: self.since(), entry: entry.into() }))
     }
 
     /// Since when the node exists: its date and time, read as one number.

@@ -14,6 +14,7 @@ mod roll;
 mod saved;
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
@@ -41,7 +42,7 @@ pub struct Candidate {
     /// Since when, in whatever the source counts by: of two that claim the same, the lesser wins.
     pub since: u64,
     /// What it says.
-    pub entry: NodeEntry,
+    pub entry: Arc<NodeEntry>,
 }
 
 /// What all nodes share, where the source holds it.
@@ -53,6 +54,15 @@ pub struct Shared {
     pub vni: u32,
     /// UDP port of the tunnel.
     pub port: u16,
+}
+
+impl Shared {
+    /// Whether a node that goes by `other` can go by this one without a break: no address is lost, and
+    /// the packets stay what they are.
+    pub(super) fn widens(&self, other: &Self) -> bool {
+        let has = |old: &IpNet| self.cidrs.iter().any(|new| new.contains(old));
+        (self.vni, self.port) == (other.vni, other.port) && other.cidrs.iter().all(has)
+    }
 }
 
 /// Everything that a source knows.
@@ -86,6 +96,9 @@ pub enum Update {
     Contested(Option<String>),
     /// What the source has makes no sense as a whole; what it had before stays in force.
     Refused(String),
+    /// What all nodes share has changed in a way that this node does not go by (or, with `None`, no
+    /// longer has).
+    Differs(Option<String>),
     /// The source cannot be followed, for this reason; it is tried again.
     Lost(String),
 }

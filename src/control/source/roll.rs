@@ -1,6 +1,7 @@
 //! What is known of the nodes at this moment, kept from a source's updates.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use super::{Candidate, Snapshot, Update};
 use crate::engine::{Membership, NodeEntry, Overlay, Rejected, TableError};
@@ -35,7 +36,9 @@ impl Roll {
                 self.foreign.remove(&key);
                 false
             }
-            Update::Contested(_) | Update::Refused(_) | Update::Lost(_) => false,
+            Update::Contested(_) | Update::Differs(_) | Update::Refused(_) | Update::Lost(_) => {
+                false
+            }
         }
     }
 
@@ -49,14 +52,15 @@ impl Roll {
         overlay: &Overlay,
         local: &str,
     ) -> Result<(Membership, Vec<Rejected>), TableError> {
-        let entries: Vec<NodeEntry> = self.nodes.values().map(|node| node.entry.clone()).collect();
+        let entries: Vec<Arc<NodeEntry>> =
+            self.nodes.values().map(|node| Arc::clone(&node.entry)).collect();
         // Almost always nothing is wrong, and then nobody's age matters.
         if let Ok(members) = Membership::check(overlay.clone(), local, entries) {
             return Ok((members, Vec::new()));
         }
         let mut by_age: Vec<&Candidate> = self.nodes.values().collect();
         by_age.sort_by_key(|node| node.since);
-        let entries = by_age.into_iter().map(|node| node.entry.clone()).collect();
+        let entries = by_age.into_iter().map(|node| Arc::clone(&node.entry)).collect::<Vec<_>>();
         Membership::admit(overlay.clone(), local, entries)
     }
 
@@ -90,7 +94,7 @@ mod tests {
             subnets: vec![format!("10.244.{number}.0/24").parse().unwrap()],
             speech: Speech::default(),
         };
-        Candidate { since, entry }
+        Candidate { since, entry: entry.into() }
     }
 
     fn roll(nodes: Vec<Candidate>) -> Roll {
@@ -128,7 +132,7 @@ mod tests {
     #[test]
     fn of_two_rivals_the_older_stays_whatever_their_names() {
         let mut rival = node(2, 9);
-        rival.entry.name = "a".into();
+        Arc::make_mut(&mut rival.entry).name = "a".into();
         let (members, rejected) =
             roll(vec![node(1, 5), node(2, 1), rival]).members(&overlay(), "node1").unwrap();
         assert_eq!(members.peers().map(|peer| peer.name.as_str()).collect::<Vec<_>>(), ["node2"]);

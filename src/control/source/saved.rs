@@ -78,7 +78,7 @@ impl Saved {
     pub fn snapshot(self) -> Snapshot {
         let nodes = self.nodes.into_iter().filter_map(|node| {
             let entry = node.published.literally(&node.name, node.subnets).ok()?;
-            Some(Candidate { since: node.since, entry })
+            Some(Candidate { since: node.since, entry: entry.into() })
         });
         Snapshot { nodes: nodes.collect(), shared: Some(self.shared), ..Snapshot::default() }
     }
@@ -111,7 +111,7 @@ mod tests {
             speech: Speech { codec: Some(CodecKind::IpUdp), port: Some(8286), mac: None },
         };
         let mut roll = Roll::default();
-        roll.take(Update::Put(Candidate { since: 7, entry }));
+        roll.take(Update::Put(Candidate { since: 7, entry: entry.into() }));
         let cidrs = vec!["10.244.0.0/16".parse().unwrap()];
         let shared = Shared { cidrs, vni: 1, port: 4790 };
         (Saved::of("node1", "etcd", shared, &roll), roll)

@@ -20,7 +20,7 @@ fn packets_to_one_peer_leave_in_one_train() {
     // The shorter one ends the first train.
     assert_eq!(trains, [(Some(136), 10 * 136 + 86), (None, 136)]);
     let peer = &bench.table.peers()[0];
-    assert_eq!(peer.name, "node2");
+    assert_eq!(peer.name(), "node2");
     assert_eq!((peer.counters.egress().packets, peer.counters.egress().bytes), (12, 11 * 128 + 78));
 }
 

@@ -1,7 +1,7 @@
 //! An etcd of a test's own: its directory, its ports, and what is done to it.
 
 use std::io::Write as _;
-use std::net::{IpAddr, Ipv4Addr, TcpListener};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
@@ -9,11 +9,13 @@ use std::time::Duration;
 use culvert::lab::{Netns, wait_until};
 use tempfile::TempDir;
 
+use crate::Gateway;
+
 /// How long etcd may take to start on a machine that does much else.
 const START_LIMIT: Duration = Duration::from_secs(60);
 
 /// A running etcd; ended and removed with this value.
-pub(crate) struct Etcd {
+pub struct Etcd {
     directory: TempDir,
     address: IpAddr,
     ports: (u16, u16),
@@ -24,36 +26,29 @@ pub(crate) struct Etcd {
 
 impl Etcd {
     /// Starts one on loopback, on ports that were free a moment ago.
-    pub(crate) fn start() -> Self {
+    pub fn start() -> Self {
         Self::with_arguments(Vec::new())
     }
 
     /// Starts one with more on its command line.
-    pub(crate) fn with_arguments(arguments: Vec<String>) -> Self {
+    pub fn with_arguments(arguments: Vec<String>) -> Self {
         let free = || TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
-        let address = Ipv4Addr::LOCALHOST.into();
-        let mut etcd = Self {
-            directory: TempDir::with_prefix("culvert-etcd-").unwrap(),
-            address,
-            ports: (free(), free()),
-            netns: None,
-            child: None,
-            arguments,
-        };
-        etcd.run();
-        etcd
+        Self::serve(None, Ipv4Addr::LOCALHOST.into(), (free(), free()), arguments)
     }
 
     /// Starts one in a namespace of a lab, where no port is taken.
-    pub(crate) fn start_in(netns: &Netns, address: IpAddr) -> Self {
-        let mut etcd = Self {
-            directory: TempDir::with_prefix("culvert-etcd-").unwrap(),
-            address,
-            ports: (2379, 2380),
-            netns: Some(netns.clone()),
-            child: None,
-            arguments: Vec::new(),
-        };
+    pub fn start_in(netns: &Netns, address: IpAddr, arguments: Vec<String>) -> Self {
+        Self::serve(Some(netns.clone()), address, (2379, 2380), arguments)
+    }
+
+    fn serve(
+        netns: Option<Netns>,
+        address: IpAddr,
+        ports: (u16, u16),
+        arguments: Vec<String>,
+    ) -> Self {
+        let directory = TempDir::with_prefix("culvert-etcd-").unwrap();
+        let mut etcd = Self { directory, address, ports, netns, child: None, arguments };
         etcd.run();
         etcd
     }
@@ -67,18 +62,15 @@ impl Etcd {
     }
 
     /// Where it listens.
-    pub(crate) fn url(&self) -> String {
+    pub fn url(&self) -> String {
         format!("{}://{}:{}", self.scheme(), self.address, self.ports.0)
     }
 
     /// Starts it (again) and waits until it answers.
-    pub(crate) fn run(&mut self) {
+    pub fn run(&mut self) {
         let (client, peer) = (self.url(), format!("http://{}:{}", self.address, self.ports.1));
-        let mut command = match &self.netns {
-            Some(netns) => netns.command("etcd"),
-            None => Command::new("etcd"),
-        };
-        let child = command
+        let child = self
+            .command("etcd")
             .arg("--data-dir")
             .arg(self.directory.path().join("data"))
             .args(["--listen-client-urls", &client, "--advertise-client-urls", &client])
@@ -100,7 +92,7 @@ impl Etcd {
     }
 
     /// Ends it as a power cut does.
-    pub(crate) fn kill(&mut self) {
+    pub fn kill(&mut self) {
         if let Some(mut child) = self.child.take() {
             child.kill().unwrap();
             child.wait().unwrap();
@@ -108,37 +100,51 @@ impl Etcd {
     }
 
     /// Takes all its data away; it must not run.
-    pub(crate) fn lose_data(&self) {
+    pub fn lose_data(&self) {
         std::fs::remove_dir_all(self.data()).unwrap();
     }
 
     /// Where its data is.
-    pub(crate) fn data(&self) -> std::path::PathBuf {
+    pub fn data(&self) -> std::path::PathBuf {
         self.directory.path().join("data")
     }
 
     /// Runs `etcdctl`; it must succeed. Says what it printed.
-    pub(crate) fn ctl(&self, arguments: &[&str]) -> String {
+    pub fn ctl(&self, arguments: &[&str]) -> String {
         let (succeeded, text) = self.try_ctl(arguments);
         assert!(succeeded, "etcdctl {arguments:?}: {text}");
         text
     }
 
     /// Runs `etcdctl`, and says whether it succeeded and what it printed.
-    pub(crate) fn try_ctl(&self, arguments: &[&str]) -> (bool, String) {
-        let mut command = match &self.netns {
-            Some(netns) => netns.command("etcdctl"),
-            None => Command::new("etcdctl"),
-        };
-        let output = command
-            .env("ETCDCTL_API", "3")
-            .args(["--endpoints", &self.url()])
+    pub fn try_ctl(&self, arguments: &[&str]) -> (bool, String) {
+        let output = self
+            .etcdctl()
             .args(self.client_arguments())
             .args(arguments)
             .output()
             .expect("etcdctl starts: install the package etcd-client");
         let text = [output.stdout, output.stderr].concat();
         (output.status.success(), String::from_utf8_lossy(&text).into_owned())
+    }
+
+    fn etcdctl(&self) -> Command {
+        let mut command = self.command("etcdctl");
+        command.env("ETCDCTL_API", "3").args(["--endpoints", &self.url()]);
+        command
+    }
+
+    /// A program where the server is.
+    fn command(&self, program: &str) -> Command {
+        match &self.netns {
+            Some(netns) => netns.command(program),
+            None => Command::new(program),
+        }
+    }
+
+    /// Many changes, one after the other.
+    pub fn gateway(&self) -> Gateway {
+        Gateway::connect(self.netns.as_ref(), SocketAddr::new(self.address, self.ports.0))
     }
 
     /// What `etcdctl` needs to be believed, where etcd asks for a certificate.
@@ -155,18 +161,18 @@ impl Etcd {
     }
 
     /// Puts `value` at `key`.
-    pub(crate) fn put(&self, key: &str, value: &str) {
+    pub fn put(&self, key: &str, value: &str) {
         self.ctl(&["put", key, value]);
     }
 
     /// Puts all of `keys` in one transaction; etcd must allow that many.
-    pub(crate) fn put_all(&self, keys: &[(String, String)]) {
+    pub fn put_all(&self, keys: &[(String, String)]) {
         // etcdctl takes quoted words as Go does, which for these values is as Rust writes them.
         let puts: String =
             keys.iter().map(|(key, value)| format!("put {key} {value:?}\n")).collect();
-        let mut child = Command::new("etcdctl")
-            .env("ETCDCTL_API", "3")
-            .args(["--endpoints", &self.url(), "--command-timeout", "60s", "txn"])
+        let mut child = self
+            .etcdctl()
+            .args(["--command-timeout", "60s", "txn"])
             .stdin(Stdio::piped())
             .stdout(Stdio::null())
             .spawn()
@@ -178,12 +184,12 @@ impl Etcd {
     }
 
     /// The value at `key`; empty if there is none.
-    pub(crate) fn value(&self, key: &str) -> String {
+    pub fn value(&self, key: &str) -> String {
         self.ctl(&["get", "--print-value-only", key]).trim().to_owned()
     }
 
     /// Every key under `prefix`.
-    pub(crate) fn keys(&self, prefix: &str) -> Vec<String> {
+    pub fn keys(&self, prefix: &str) -> Vec<String> {
         let text = self.ctl(&["get", "--prefix", "--keys-only", prefix]);
         text.lines().filter(|line| !line.is_empty()).map(str::to_owned).collect()
     }
@@ -196,7 +202,7 @@ impl Drop for Etcd {
 }
 
 /// The text of a configuration for a node that has its table from `etcd`.
-pub(crate) fn config(etcd: &Etcd, node: &str, state_dir: &Path, address: &str) -> String {
+pub fn config(etcd: &Etcd, node: &str, state_dir: &Path, address: &str) -> String {
     format!(
         "[network]\ncidrs = [\"10.244.0.0/16\"]\n[node]\nname = \"{node}\"\naddress = \"{address}\"\n\
          state_dir = \"{}\"\n[table]\nsource = \"etcd\"\n[etcd]\nendpoints = [\"{}\"]\n",

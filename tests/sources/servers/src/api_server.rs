@@ -45,7 +45,7 @@ struct Shared {
 }
 
 /// The server; ends with this value.
-pub(crate) struct ApiServer {
+pub struct ApiServer {
     shared: Arc<Shared>,
     address: SocketAddr,
     end: Option<oneshot::Sender<()>>,
@@ -53,12 +53,12 @@ pub(crate) struct ApiServer {
 }
 
 impl ApiServer {
-    pub(crate) fn start() -> Self {
+    pub fn start() -> Self {
         Self::serve(None, "127.0.0.1:0".parse().unwrap())
     }
 
     /// Serves in a namespace of a lab.
-    pub(crate) fn start_in(netns: &Netns, address: IpAddr) -> Self {
+    pub fn start_in(netns: &Netns, address: IpAddr) -> Self {
         Self::serve(Some(netns), SocketAddr::new(address, 6443))
     }
 
@@ -96,7 +96,7 @@ impl ApiServer {
     }
 
     /// A kubeconfig that leads here.
-    pub(crate) fn kubeconfig(&self) -> String {
+    pub fn kubeconfig(&self) -> String {
         json!({
             "apiVersion": "v1",
             "kind": "Config",
@@ -109,7 +109,7 @@ impl ApiServer {
     }
 
     /// Creates or replaces a node.
-    pub(crate) fn put(&self, node: Value) {
+    pub fn put(&self, node: Value) {
         let name = node["metadata"]["name"].as_str().unwrap().to_owned();
         self.change(|cluster| {
             cluster.version += 1;
@@ -118,7 +118,7 @@ impl ApiServer {
         });
     }
 
-    pub(crate) fn delete(&self, name: &str) {
+    pub fn delete(&self, name: &str) {
         self.change(|cluster| {
             cluster.version += 1;
             let mut node = cluster.nodes.remove(name).unwrap();
@@ -128,12 +128,12 @@ impl ApiServer {
         });
     }
 
-    pub(crate) fn node(&self, name: &str) -> Value {
+    pub fn node(&self, name: &str) -> Value {
         self.shared.cluster.lock().unwrap().nodes[name].clone()
     }
 
     /// Forgets what happened so far: every watch is from before, and is told 410.
-    pub(crate) fn forget(&self) {
+    pub fn forget(&self) {
         self.change(|cluster| {
             cluster.version += 1;
             cluster.forgotten = cluster.version;
@@ -142,7 +142,7 @@ impl ApiServer {
     }
 
     /// Only the version moves on, which only a bookmark tells.
-    pub(crate) fn bookmark(&self) {
+    pub fn bookmark(&self) {
         self.change(|cluster| {
             cluster.version += 1;
             let object = json!({"kind": "Node", "apiVersion": "v1", "metadata":
@@ -152,21 +152,21 @@ impl ApiServer {
     }
 
     /// Breaks every watch in the middle.
-    pub(crate) fn drop_watches(&self) {
+    pub fn drop_watches(&self) {
         let _ = self.shared.drop_watches.send(());
     }
 
     /// Refuses the next requests with 429.
-    pub(crate) fn refuse(&self, requests: usize) {
+    pub fn refuse(&self, requests: usize) {
         self.change(|cluster| cluster.refuse = requests);
     }
 
-    pub(crate) fn slow(&self, slow: bool) {
+    pub fn slow(&self, slow: bool) {
         self.change(|cluster| cluster.slow = slow);
     }
 
     /// How often nodes were listed and watched.
-    pub(crate) fn asked(&self) -> (usize, usize) {
+    pub fn asked(&self) -> (usize, usize) {
         let cluster = self.shared.cluster.lock().unwrap();
         (cluster.lists, cluster.watches)
     }
@@ -188,7 +188,7 @@ impl Drop for ApiServer {
 }
 
 /// A node as a cluster has it, with much that nobody here reads.
-pub(crate) fn node(number: u32, subnet: &str) -> Value {
+pub fn node(number: u32, subnet: &str) -> Value {
     let [_, _, high, low] = (10 + number).to_be_bytes();
     json!({
         "kind": "Node",
