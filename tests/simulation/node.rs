@@ -300,9 +300,9 @@ impl Daemon {
         }
         for peer in self.table.peers() {
             let counted = [peer.counters.egress().packets, peer.counters.ingress().packets];
-            let expected = self.traffic.get(&peer.name).copied().unwrap_or_default();
+            let expected = self.traffic.get(peer.name()).copied().unwrap_or_default();
             if counted != expected {
-                return Err(format!("{}: {counted:?} counted, {expected:?} passed", peer.name));
+                return Err(format!("{}: {counted:?} counted, {expected:?} passed", peer.name()));
             }
         }
         Ok(())
