@@ -1,6 +1,7 @@
 //! Whole nodes whose source is cut off, forgets what they missed, or changes what all nodes share, and
 //! whose clocks jump.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::path::PathBuf;
 use std::process::Command;
@@ -45,7 +46,8 @@ fn subnet(node: &Node) -> Value {
     node.status().unwrap()["subnets"][0].clone()
 }
 
-fn leases(etcd: &Etcd) -> Vec<String> {
+/// Every lease; etcd lists them in any order.
+fn leases(etcd: &Etcd) -> BTreeSet<String> {
     let text = etcd.ctl(&["lease", "list"]);
     text.lines().skip(1).map(|line| line.trim().to_owned()).collect()
 }

@@ -10,6 +10,7 @@ use culvert::lab::{Lab, Node, TableFile, TableNode};
 use serde::Serialize;
 use serde_json::{Value, json};
 use source_servers::{ApiServer, Etcd, Gateway, api_server};
+use tempfile::TempDir;
 
 use crate::growth::other;
 use crate::networks::{PREFIX, bypass_filters};
@@ -76,13 +77,16 @@ pub(super) struct Stage {
     // The server goes last, so that no daemon sees its end.
     pub(super) lab: Lab,
     server: Server,
+    /// Has the kubeconfig.
+    _directory: TempDir,
 }
 
 impl Stage {
     /// Builds `nodes` real nodes, without daemons, whose source has `others` more and the mover.
     pub(super) fn build(kind: Kind, programs: &Programs, nodes: u16, others: u32) -> Result<Self> {
         let name = format!("{PREFIX}src-{}-{nodes}", kind.name());
-        let kubeconfig = std::env::temp_dir().join(format!("{name}.kubeconfig"));
+        let directory = TempDir::with_prefix(&name).context("make a directory")?;
+        let kubeconfig = directory.path().join("kubeconfig");
         let lab = Lab::builder(name)
             .nodes(nodes)
             .pods(0)
@@ -123,7 +127,7 @@ impl Stage {
                 Server::Kubernetes(server)
             }
         };
-        Ok(Self { lab, server })
+        Ok(Self { lab, server, _directory: directory })
     }
 
     /// Starts every daemon.
