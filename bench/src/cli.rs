@@ -38,11 +38,30 @@ enum Command {
     Clean,
 }
 
+/// What every measuring command takes.
 #[derive(Debug, Args)]
-pub(crate) struct CompareArgs {
-    /// Measure less of everything: three minutes instead of fifteen.
+pub(crate) struct RunArgs {
+    /// Measure less of everything, in a quarter of the time or less.
     #[arg(long)]
     pub(crate) quick: bool,
+    /// Measure this build of culvert instead of building one; `culvert-cni` is beside it.
+    #[arg(long, value_name = "PATH")]
+    pub(crate) culvert: Option<PathBuf>,
+    /// Write everything that was measured as JSON.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) json: Option<PathBuf>,
+    /// The date to put down with the figures.
+    #[arg(long, value_name = "DATE")]
+    pub(crate) date: Option<String>,
+    /// Fail if a target that must be reached is not, or could not be measured.
+    #[arg(long)]
+    pub(crate) check: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct CompareArgs {
+    #[command(flatten)]
+    pub(crate) run: RunArgs,
     /// Only these networks (see `list`); the kernel's VXLAN is always measured, for the ratios.
     #[arg(long, value_name = "NAME", value_delimiter = ',')]
     pub(crate) only: Vec<String>,
@@ -55,68 +74,30 @@ pub(crate) struct CompareArgs {
     /// Measure another build of culvert too, as the network NAME; `culvert-cni` is beside it.
     #[arg(long, value_name = "NAME=PATH")]
     pub(crate) also: Vec<String>,
-    /// Measure this build of culvert instead of building one; `culvert-cni` is beside it.
-    #[arg(long, value_name = "PATH")]
-    pub(crate) culvert: Option<PathBuf>,
-    /// Write everything that was measured as JSON.
-    #[arg(long, value_name = "FILE")]
-    pub(crate) json: Option<PathBuf>,
     /// Draw the ratios to the kernel's VXLAN.
     #[arg(long, value_name = "FILE")]
     pub(crate) svg: Option<PathBuf>,
-    /// The date to put down with the figures.
-    #[arg(long, value_name = "DATE")]
-    pub(crate) date: Option<String>,
-    /// Fail if a target that must be reached is not, or could not be measured.
-    #[arg(long)]
-    pub(crate) check: bool,
 }
 
 #[derive(Debug, Args)]
 pub(crate) struct ChurnArgs {
-    /// Fewer rounds, and fewer pods in each.
-    #[arg(long)]
-    pub(crate) quick: bool,
+    #[command(flatten)]
+    pub(crate) run: RunArgs,
     /// Only with so many pods present, or addresses held: 0, 100, 250, 4000.
     #[arg(long, value_name = "COUNT", value_delimiter = ',')]
     pub(crate) present: Vec<usize>,
     /// Only with so many calls at once: 1, 8, 32.
     #[arg(long, value_name = "COUNT", value_delimiter = ',')]
     pub(crate) at_once: Vec<usize>,
-    /// Measure the culvert-cni beside this build of culvert instead of building one.
-    #[arg(long, value_name = "PATH")]
-    pub(crate) culvert: Option<PathBuf>,
-    /// Write everything that was measured as JSON.
-    #[arg(long, value_name = "FILE")]
-    pub(crate) json: Option<PathBuf>,
-    /// The date to put down with the figures.
-    #[arg(long, value_name = "DATE")]
-    pub(crate) date: Option<String>,
-    /// Fail if a target is missed.
-    #[arg(long)]
-    pub(crate) check: bool,
 }
 
 #[derive(Debug, Args)]
 pub(crate) struct SourcesArgs {
-    /// Measure less of everything.
-    #[arg(long)]
-    pub(crate) quick: bool,
+    #[command(flatten)]
+    pub(crate) run: RunArgs,
     /// Only these sources.
     #[arg(long, value_name = "SOURCE", value_delimiter = ',')]
     pub(crate) only: Vec<Kind>,
-    /// Measure this build of culvert instead of building one; `culvert-cni` is beside it.
-    #[arg(long, value_name = "PATH")]
-    pub(crate) culvert: Option<PathBuf>,
-    /// Write everything that was measured as JSON.
-    #[arg(long, value_name = "FILE")]
-    pub(crate) json: Option<PathBuf>,
-    /// The date to put down with the figures.
-    #[arg(long, value_name = "DATE")]
-    pub(crate) date: Option<String>,
-    /// Fail if a target is missed.
-    #[arg(long)]
-    pub(crate) check: bool,
 }
 
 /// Does what the command line says.

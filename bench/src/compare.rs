@@ -51,14 +51,14 @@ pub(crate) fn run(args: &CompareArgs) -> Result<ExitCode> {
     print(&table::render(&report))?;
     let rows = targets::check(&report);
     print(&targets::render(&rows))?;
-    if let Some(path) = &args.json {
+    if let Some(path) = &args.run.json {
         let json = serde_json::to_string_pretty(&report.to_json(&rows)).context("write JSON")?;
         write(path, &(json + "\n"))?;
     }
     if let Some(path) = &args.svg {
         write(path, &svg::draw(&report))?;
     }
-    let failed = args.check && !rows.iter().all(targets::Row::is_reached);
+    let failed = args.run.check && !rows.iter().all(targets::Row::is_reached);
     Ok(if failed { ExitCode::FAILURE } else { ExitCode::SUCCESS })
 }
 
@@ -107,9 +107,9 @@ struct Plan {
 
 impl Plan {
     fn of(args: &CompareArgs) -> Result<Self> {
-        let mut settings = if args.quick { Settings::quick() } else { Settings::full() };
+        let mut settings = if args.run.quick { Settings::quick() } else { Settings::full() };
         settings.rounds = args.rounds.unwrap_or(settings.rounds).max(1);
-        let programs = match &args.culvert {
+        let programs = match &args.run.culvert {
             Some(path) => Programs::at(path)?,
             None => Programs::build()?,
         };
@@ -138,7 +138,7 @@ impl Plan {
                 peers: wanted(&Measure::Peers),
             },
             hot_path: wanted(&Measure::HotPath),
-            machine: Machine::facts(args.date.clone()),
+            machine: Machine::facts(args.run.date.clone()),
             settings,
             recipes,
             skipped,

@@ -45,7 +45,7 @@ struct Settings {
 
 impl Settings {
     fn of(args: &ChurnArgs) -> Self {
-        let (rounds, pods) = if args.quick { (2, 32) } else { (4, 64) };
+        let (rounds, pods) = if args.run.quick { (2, 32) } else { (4, 64) };
         Self {
             attached: chosen(&ATTACHED, &args.present),
             held: chosen(&[HELD], &args.present),
@@ -70,12 +70,12 @@ pub(crate) fn run(args: &ChurnArgs) -> Result<ExitCode> {
     let _alone = be_alone()?;
     interrupt::watch()?;
     clean()?;
-    let programs = match &args.culvert {
+    let programs = match &args.run.culvert {
         Some(path) => Programs::at(path)?,
         None => Programs::build()?,
     };
     let settings = Settings::of(args);
-    let machine = Machine::facts(args.date.clone());
+    let machine = Machine::facts(args.run.date.clone());
     let places = settings.attached.len() + settings.held.len();
     let steps = settings.rounds * settings.at_once.len() * Kind::ALL.len() * places;
     ensure!(steps > 0, "there is no such point: see `bench churn --help`");
@@ -89,11 +89,11 @@ pub(crate) fn run(args: &ChurnArgs) -> Result<ExitCode> {
     progress.clear();
     let points = points?;
     print(&report::render(&machine, &points))?;
-    if let Some(path) = &args.json {
+    if let Some(path) = &args.run.json {
         let json = serde_json::to_string_pretty(&report::to_json(&machine, &points));
         write(path, &(json.context("write JSON")? + "\n"))?;
     }
-    let failed = args.check && !report::targets(&points).iter().all(|target| target.is_reached);
+    let failed = args.run.check && !report::targets(&points).iter().all(|target| target.is_reached);
     Ok(if failed { ExitCode::FAILURE } else { ExitCode::SUCCESS })
 }
 

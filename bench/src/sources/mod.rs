@@ -38,18 +38,18 @@ pub(crate) fn run(args: &SourcesArgs) -> Result<ExitCode> {
     );
     let _alone = be_alone()?;
     interrupt::watch()?;
-    let programs = match &args.culvert {
+    let programs = match &args.run.culvert {
         Some(path) => Programs::at(path)?,
         None => Programs::build()?,
     };
     let seconds = Duration::from_secs;
-    let (rounds, amount) = if args.quick {
+    let (rounds, amount) = if args.run.quick {
         (30, Amount { starts: 2, changes: 50, traffic: seconds(3), idle: seconds(3) })
     } else {
         (100, Amount { starts: 3, changes: 100, traffic: seconds(10), idle: seconds(5) })
     };
     let kinds = if args.only.is_empty() { Kind::ALL.to_vec() } else { args.only.clone() };
-    let machine = Machine::facts(args.date.clone());
+    let machine = Machine::facts(args.run.date.clone());
     let planned = kinds.iter().map(|kind| spread::duration(rounds) + amount.duration(*kind)).sum();
     let mut progress = Progress::new(2 * kinds.len(), planned);
     if let Some(warning) = machine.warning() {
@@ -66,10 +66,10 @@ pub(crate) fn run(args: &SourcesArgs) -> Result<ExitCode> {
     progress.clear();
     let found = found?;
     print(&report::render(&machine, &found))?;
-    if let Some(path) = &args.json {
+    if let Some(path) = &args.run.json {
         let json = serde_json::to_string_pretty(&report::to_json(&machine, &found));
         write(path, &(json.context("write JSON")? + "\n"))?;
     }
-    let failed = args.check && !report::targets(&found).iter().all(|target| target.is_reached);
+    let failed = args.run.check && !report::targets(&found).iter().all(|target| target.is_reached);
     Ok(if failed { ExitCode::FAILURE } else { ExitCode::SUCCESS })
 }
