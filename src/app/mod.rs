@@ -3,22 +3,27 @@
 //! Runs on the control runtime. Decides the order of start and stop and connects the parts; what they
 //! do is theirs.
 
+mod announcer;
 mod capture;
 mod daemon;
 mod feed;
-mod members;
+mod in_force;
+mod last_good;
 mod offline;
 mod owner;
+mod path_mtus;
 mod turn;
 mod view;
 
 pub use daemon::run;
 pub use offline::{Offline, offline};
 
+use anyhow::Context as _;
+
 use crate::config::{Config, TableSource};
-use crate::control::source;
+use crate::control::source::Parameters;
 use crate::control::table_file::TableFile;
-use crate::engine::Membership;
+use crate::engine::{Membership, Overlay};
 
 /// Reads the subnet table that `config` names and checks it; none where the table is not in a file,
 /// and others could take a question for a node.
@@ -29,11 +34,18 @@ use crate::engine::Membership;
 pub fn check(config: &Config) -> anyhow::Result<Option<Membership>> {
     match &config.table {
         TableSource::File { path } => {
-            let read = TableFile::new(path).read(&source::overlay(config), &config.node.name);
+            let overlay = configured_overlay(config)?;
+            let read = TableFile::new(path).read(&overlay, &config.node.name);
             Ok(Some(read.map_err(crate::config::Complaint::from)?))
         }
         TableSource::Etcd(_) | TableSource::Kubernetes(_) => Ok(None),
     }
+}
+
+/// What all nodes share, where the configuration says it; with a table file it does.
+fn configured_overlay(config: &Config) -> anyhow::Result<Overlay> {
+    let parameters = Parameters::configured(config).context("network.cidrs is missing")?;
+    Ok(parameters.overlay(config))
 }
 
 /// Removes from this machine everything that a daemon made. Says what, and what could not be.

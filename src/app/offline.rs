@@ -6,7 +6,8 @@ use std::path::Path;
 use anyhow::Context as _;
 use ipnet::IpNet;
 
-use super::members::Mtus;
+use super::configured_overlay;
+use super::path_mtus::PathMtus;
 use crate::config::{Complaint, Config, Overrides, TableSource};
 use crate::control::source;
 use crate::control::table_file::TableFile;
@@ -63,9 +64,10 @@ pub fn offline(
         settings.network.cidrs = subnets(path)?;
     }
     let members = TableFile::new(path)
-        .read(&source::overlay(&settings), &settings.node.name)
+        .read(&configured_overlay(&settings)?, &settings.node.name)
         .map_err(Complaint::from)?;
-    let mtus = Mtus::assume(&settings, &members)?;
+    // No route can be asked.
+    let mtus = PathMtus::new(settings.underlay.mtu).conclude(&members)?;
     let table = mtus.compile(&members, &PeerRegistry::default());
     Ok(Offline { config: settings, table })
 }

@@ -3,17 +3,22 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use super::{Candidate, Link, Snapshot, Update};
+use super::{Candidate, Link, Parameters, Proposal, Update};
+use crate::config::Config;
 use crate::control::table_file::{Fault, TableFile};
-use crate::engine::{Membership, NodeEntry, Overlay};
+use crate::engine::{Membership, NodeEntry};
 
 /// Reads the file, and again whenever it is another or somebody asks.
-pub(super) async fn follow(path: PathBuf, overlay: Overlay, local: String, mut link: Link) {
+pub(super) async fn follow(path: PathBuf, config: Config, mut link: Link) {
     let mut file = TableFile::new(&path);
+    let local = &config.node.name;
+    // A configuration with a table file has them.
+    let Some(parameters) = Parameters::configured(&config) else { return };
+    let overlay = parameters.overlay(&config);
     // What was told, until something else was.
     let mut told: Option<Membership> = None;
     loop {
-        match file.read(&overlay, &local) {
+        match file.read(&overlay, local) {
             Ok(members) => {
                 if let Some(update) = news(told.as_ref(), &members) {
                     link.say(update).await;
@@ -57,8 +62,8 @@ fn news(told: Option<&Membership>, members: &Membership) -> Option<Update> {
             _ => {}
         }
     }
-    let nodes = members.entries().iter().map(candidate).collect();
-    Some(Update::Snapshot(Snapshot { nodes, ..Snapshot::default() }))
+    let nodes = members.entries().iter().map(candidate);
+    Some(Update::Everything(Proposal::of_nodes(nodes)))
 }
 
 #[cfg(test)]
@@ -66,8 +71,7 @@ mod tests {
     use overlay_proto::Vni;
 
     use super::*;
-    use crate::control::source::Roll;
-    use crate::engine::{Foreign, Speech};
+    use crate::engine::{Foreign, Overlay, Speech};
 
     fn members(numbers: &[u8]) -> Membership {
         let networks = vec!["10.244.0.0/16".parse().unwrap()];
@@ -95,20 +99,20 @@ mod tests {
             &[1, 5, 4],
             &[1, 4],
         ];
-        let mut roll = Roll::default();
+        let mut proposal = Proposal::default();
         let mut told: Option<Membership> = None;
         for numbers in tables {
             let members = members(numbers);
             if let Some(update) = news(told.as_ref(), &members) {
-                roll.take(update);
+                proposal.take(update);
             }
-            let mut whole = Roll::default();
+            let mut whole = Proposal::default();
             whole.take(news(None, &members).unwrap());
-            assert_eq!(roll, whole, "{numbers:?}");
+            assert_eq!(proposal, whole, "{numbers:?}");
             told = Some(members);
         }
         assert_eq!(news(told.as_ref(), &members(&[1, 4])), None);
         assert!(matches!(news(told.as_ref(), &members(&[1, 104])), Some(Update::Put(_))));
-        assert!(matches!(news(told.as_ref(), &members(&[4, 1])), Some(Update::Snapshot(_))));
+        assert!(matches!(news(told.as_ref(), &members(&[4, 1])), Some(Update::Everything(_))));
     }
 }

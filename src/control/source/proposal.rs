@@ -1,26 +1,48 @@
-//! What is known of the nodes at this moment, kept from a source's updates.
+//! What a source proposes: what the table should be made of, at this moment.
+//!
+//! Kept from the source's updates. Proposes only: what is in force is the daemon's.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use super::{Candidate, Snapshot, Update};
+use super::{Candidate, Parameters, Update};
 use crate::engine::{Membership, NodeEntry, Overlay, Rejected, TableError};
 
-/// The nodes that a source told of, by name, and what it could not understand.
+/// Everything that a source knows.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Roll {
+pub struct Proposal {
+    /// What all nodes share, if the source holds it.
+    pub parameters: Option<Parameters>,
+    /// The nodes, by name.
     nodes: BTreeMap<String, Candidate>,
-    foreign: BTreeMap<String, String>,
+    /// Values that cannot be understood: where, and why.
+    unreadable: BTreeMap<String, String>,
 }
 
-impl Roll {
-    /// Takes an update; says whether the nodes may be others than before.
+impl Proposal {
+    /// The nodes `nodes`, and nothing else.
+    pub fn of_nodes(nodes: impl IntoIterator<Item = Candidate>) -> Self {
+        let named = nodes.into_iter().map(|node| (node.entry.name.clone(), node));
+        Self { nodes: named.collect(), ..Self::default() }
+    }
+
+    /// The same with `parameters`.
+    #[must_use]
+    pub fn with_parameters(self, parameters: Parameters) -> Self {
+        Self { parameters: Some(parameters), ..self }
+    }
+
+    /// The same with what cannot be understood: where it stands, and why.
+    #[must_use]
+    pub fn with_unreadable(self, unreadable: BTreeMap<String, String>) -> Self {
+        Self { unreadable, ..self }
+    }
+
+    /// Takes an update; says whether the table may have to be another than before.
     pub fn take(&mut self, update: Update) -> bool {
         match update {
-            Update::Snapshot(Snapshot { nodes, foreign, .. }) => {
-                let named = nodes.into_iter().map(|node| (node.entry.name.clone(), node));
-                self.nodes = named.collect();
-                self.foreign = foreign;
+            Update::Everything(proposal) => {
+                *self = proposal;
                 true
             }
             Update::Put(node) => {
@@ -28,12 +50,12 @@ impl Roll {
                 before.as_ref() != Some(&node)
             }
             Update::Remove(name) => self.nodes.remove(&name).is_some(),
-            Update::Foreign { key, problem: Some(problem) } => {
-                self.foreign.insert(key, problem);
+            Update::Unreadable { key, problem: Some(problem) } => {
+                self.unreadable.insert(key, problem);
                 false
             }
-            Update::Foreign { key, problem: None } => {
-                self.foreign.remove(&key);
+            Update::Unreadable { key, problem: None } => {
+                self.unreadable.remove(&key);
                 false
             }
             Update::Contested(_) | Update::Differs(_) | Update::Refused(_) | Update::Lost(_) => {
@@ -65,8 +87,8 @@ impl Roll {
     }
 
     /// What the source could not understand: where, and why.
-    pub fn foreign(&self) -> &BTreeMap<String, String> {
-        &self.foreign
+    pub fn unreadable(&self) -> &BTreeMap<String, String> {
+        &self.unreadable
     }
 
     /// The nodes.
@@ -97,36 +119,36 @@ mod tests {
         Candidate { since, entry: entry.into() }
     }
 
-    fn roll(nodes: Vec<Candidate>) -> Roll {
-        let mut roll = Roll::default();
-        assert!(roll.take(Update::Snapshot(Snapshot { nodes, ..Snapshot::default() })));
-        roll
+    fn proposal(nodes: Vec<Candidate>) -> Proposal {
+        let mut proposal = Proposal::default();
+        assert!(proposal.take(Update::Everything(Proposal::of_nodes(nodes))));
+        proposal
     }
 
     #[test]
     fn changes_follow_a_snapshot() {
-        let mut roll = roll(vec![node(1, 1), node(2, 2)]);
-        assert!(roll.take(Update::Put(node(3, 3))));
-        assert!(!roll.take(Update::Put(node(3, 3))), "said twice is no change");
-        assert!(roll.take(Update::Remove("node2".into())));
-        assert!(!roll.take(Update::Remove("node2".into())));
-        let (members, rejected) = roll.members(&overlay(), "node1").unwrap();
+        let mut proposal = proposal(vec![node(1, 1), node(2, 2)]);
+        assert!(proposal.take(Update::Put(node(3, 3))));
+        assert!(!proposal.take(Update::Put(node(3, 3))), "said twice is no change");
+        assert!(proposal.take(Update::Remove("node2".into())));
+        assert!(!proposal.take(Update::Remove("node2".into())));
+        let (members, rejected) = proposal.members(&overlay(), "node1").unwrap();
         assert_eq!(members.peers().map(|peer| peer.name.as_str()).collect::<Vec<_>>(), ["node3"]);
         assert!(rejected.is_empty());
     }
 
     #[test]
     fn a_lost_source_changes_nothing() {
-        let mut roll = roll(vec![node(1, 1), node(2, 2)]);
-        let before = roll.clone();
+        let mut proposal = proposal(vec![node(1, 1), node(2, 2)]);
+        let before = proposal.clone();
         for update in [
             Update::Lost("away".into()),
             Update::Refused("broken".into()),
             Update::Contested(Some("taken".into())),
         ] {
-            assert!(!roll.take(update));
+            assert!(!proposal.take(update));
         }
-        assert_eq!(roll, before);
+        assert_eq!(proposal, before);
     }
 
     #[test]
@@ -134,7 +156,7 @@ mod tests {
         let mut rival = node(2, 9);
         Arc::make_mut(&mut rival.entry).name = "a".into();
         let (members, rejected) =
-            roll(vec![node(1, 5), node(2, 1), rival]).members(&overlay(), "node1").unwrap();
+            proposal(vec![node(1, 5), node(2, 1), rival]).members(&overlay(), "node1").unwrap();
         assert_eq!(members.peers().map(|peer| peer.name.as_str()).collect::<Vec<_>>(), ["node2"]);
         assert_eq!(rejected.len(), 1);
         assert_eq!(rejected[0].name, "a");
