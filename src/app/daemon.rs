@@ -328,8 +328,11 @@ impl Daemon {
         let taken = self.try_table().await;
         self.refused_here = matches!(taken, Err(NotTaken::Here(_)));
         match taken {
-            Ok(()) => self.feed.taken(self.in_force.members.overlay()).await,
-            Err(reason) => self.feed.refused(reason.to_string()),
+            Ok(()) => {
+                self.feed.refused(None);
+                self.feed.taken(self.in_force.members.overlay()).await;
+            }
+            Err(reason) => self.feed.refused(Some(reason.to_string())),
         }
     }
 

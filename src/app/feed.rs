@@ -12,8 +12,8 @@ use anyhow::bail;
 use super::last_good::{LastGood, When};
 use super::view::Facts;
 use crate::config::Config;
-use crate::control::source::{self, Parameters, Proposal, Source, Update};
-use crate::engine::{Membership, Overlay, TableError};
+use crate::control::source::{self, Parameters, Proposal, Source, Unsound, Update};
+use crate::engine::{Membership, Overlay, Rejected};
 use crate::lifecycle::{Need, Readiness};
 use crate::platform::clock;
 
@@ -65,8 +65,8 @@ pub(super) enum Refusal {
          that back"
     )]
     OtherParameters(String),
-    #[error("{}", describe(.0))]
-    Table(TableError),
+    #[error(transparent)]
+    Unsound(#[from] Unsound),
 }
 
 /// A table source and what it has told.
@@ -132,6 +132,9 @@ impl Feed {
                 Ok(members) => return Ok(members),
                 Err(refusal) => refusal,
             };
+            if self.standing.following == Following::Current && self.proposal.is_file() {
+                self.refused(Some(refusal.to_string()));
+            }
             let Standing { following, refused, contested, .. } = &self.standing;
             let is_away = match following {
                 Following::Current => false,
@@ -200,12 +203,10 @@ impl Feed {
             return Err(Refusal::OtherParameters(parameters.to_string()));
         }
         let overlay = parameters.overlay(&self.config);
-        let checked = self.proposal.members(&overlay, &self.config.node.name);
-        let (members, rejected) = checked.map_err(Refusal::Table)?;
-        self.rejected = rejected
-            .into_iter()
-            .map(|node| format!("node \"{}\": {}", node.name, describe(&node.error)))
-            .collect();
+        let (members, rejected) = self.proposal.members(&overlay, &self.config.node.name)?;
+        let describe =
+            |node: Rejected| format!("node \"{}\": {}", node.name, Unsound::Entry(node.error));
+        self.rejected = rejected.into_iter().map(describe).collect();
         self.publish();
         Ok(members)
     }
@@ -213,17 +214,17 @@ impl Feed {
     /// Takes note that the proposal is in force, with `overlay`, and keeps it on disk.
     pub(super) async fn taken(&mut self, overlay: &Overlay) {
         self.pending = false;
-        self.standing.refused = None;
-        self.publish();
         self.last_good.outdate();
         self.keep(overlay, When::Due).await;
     }
 
-    /// Takes note that the proposal is not in force, and why.
-    pub(super) fn refused(&mut self, reason: String) {
-        if self.standing.refused.as_ref() != Some(&reason) {
-            tracing::error!(reason, "the new subnet table is refused; the old one stays");
-            self.standing.refused = Some(reason);
+    /// Takes note why the newest proposal is not in force, or with `None` that it is.
+    pub(super) fn refused(&mut self, reason: Option<String>) {
+        if self.standing.refused != reason {
+            if let Some(reason) = &reason {
+                tracing::error!(reason, "the new subnet table is refused; the old one stays");
+            }
+            self.standing.refused = reason;
             self.publish();
         }
     }
@@ -299,9 +300,4 @@ impl Feed {
         }
         self.facts.show_standing(self.standing.clone());
     }
-}
-
-/// A fault with its value and its remedy.
-fn describe(error: &TableError) -> String {
-    format!("{} {error}; {}", error.value, error.remedy())
 }

@@ -23,7 +23,7 @@ use anyhow::Context as _;
 use crate::config::{Config, TableSource};
 use crate::control::source::Parameters;
 use crate::control::table_file::TableFile;
-use crate::engine::{Membership, Overlay};
+use crate::engine::Membership;
 
 /// Reads the subnet table that `config` names and checks it; none where the table is not in a file,
 /// and others could take a question for a node.
@@ -34,18 +34,13 @@ use crate::engine::{Membership, Overlay};
 pub fn check(config: &Config) -> anyhow::Result<Option<Membership>> {
     match &config.table {
         TableSource::File { path } => {
-            let overlay = configured_overlay(config)?;
-            let read = TableFile::new(path).read(&overlay, &config.node.name);
-            Ok(Some(read.map_err(crate::config::Complaint::from)?))
+            let parameters = Parameters::configured(config).context("network.cidrs is missing")?;
+            let (proposal, overlay) = (TableFile::new(path).read()?, parameters.overlay(config));
+            let (members, _none) = proposal.members(&overlay, &config.node.name)?;
+            Ok(Some(members))
         }
         TableSource::Etcd(_) | TableSource::Kubernetes(_) => Ok(None),
     }
-}
-
-/// What all nodes share, where the configuration says it; with a table file it does.
-fn configured_overlay(config: &Config) -> anyhow::Result<Overlay> {
-    let parameters = Parameters::configured(config).context("network.cidrs is missing")?;
-    Ok(parameters.overlay(config))
 }
 
 /// Removes from this machine everything that a daemon made. Says what, and what could not be.

@@ -6,11 +6,10 @@ use std::path::Path;
 use anyhow::Context as _;
 use ipnet::IpNet;
 
-use super::configured_overlay;
+use super::check;
 use super::path_mtus::PathMtus;
-use crate::config::{Complaint, Config, Overrides, TableSource};
+use crate::config::{Config, Overrides, TableSource};
 use crate::control::source;
-use crate::control::table_file::TableFile;
 use crate::engine::{PeerRegistry, Table};
 
 /// What a daemon would have made of a configuration and a table file.
@@ -63,9 +62,7 @@ pub fn offline(
     if config.is_none() || settings.network.cidrs.is_empty() {
         settings.network.cidrs = subnets(path)?;
     }
-    let members = TableFile::new(path)
-        .read(&configured_overlay(&settings)?, &settings.node.name)
-        .map_err(Complaint::from)?;
+    let members = check(&settings)?.context("the table is not in a file")?;
     // No route can be asked.
     let mtus = PathMtus::new(settings.underlay.mtu).conclude(&members)?;
     let table = mtus.compile(&members, &PeerRegistry::default());

@@ -26,7 +26,7 @@ use crate::engine::NodeEntry;
 pub(super) use backoff::Backoff;
 pub use parameters::Parameters;
 pub(super) use pods::pods_in;
-pub use proposal::Proposal;
+pub use proposal::{Proposal, Unsound};
 pub(super) use published::Published;
 pub use saved::Saved;
 pub(super) use saved::write;
@@ -111,7 +111,8 @@ impl Source {
         let link = Link { updates: sender, wishes: wished };
         let task = match &config.table {
             TableSource::File { path } => {
-                tokio::spawn(file::follow(path.clone(), config.clone(), link))
+                let path = path.clone();
+                tokio::spawn(async move { file::follow(&path, link).await })
             }
             TableSource::Etcd(etcd) => {
                 tokio::spawn(etcd::follow(etcd.clone(), config.clone(), link))

@@ -3,10 +3,24 @@
 //! Kept from the source's updates. Proposes only: what is in force is the daemon's.
 
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use std::sync::Arc;
 
 use super::{Candidate, Parameters, Update};
+use crate::config::Complaint;
+use crate::control::table_file::TableText;
 use crate::engine::{Membership, NodeEntry, Overlay, Rejected, TableError};
+
+/// Why no table can be made of a proposal.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Unsound {
+    /// By what a database has.
+    #[error("{} {0}; {}", .0.value, .0.remedy())]
+    Entry(TableError),
+    /// By what a table file has, with its line.
+    #[error(transparent)]
+    File(Complaint),
+}
 
 /// Everything that a source knows.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -15,15 +29,33 @@ pub struct Proposal {
     pub parameters: Option<Parameters>,
     /// The nodes, by name.
     nodes: BTreeMap<String, Candidate>,
+    /// Nodes of names that an older one has: a list may say anything.
+    namesakes: Vec<Candidate>,
     /// Values that cannot be understood: where, and why.
     unreadable: BTreeMap<String, String>,
+    /// The file that all of it stands in, if it is one. Such a list has one author, and is good or
+    /// bad as a whole.
+    file: Option<Arc<TableText>>,
 }
 
 impl Proposal {
     /// The nodes `nodes`, and nothing else.
     pub fn of_nodes(nodes: impl IntoIterator<Item = Candidate>) -> Self {
-        let named = nodes.into_iter().map(|node| (node.entry.name.clone(), node));
-        Self { nodes: named.collect(), ..Self::default() }
+        let mut proposal = Self::default();
+        for node in nodes {
+            match proposal.nodes.entry(node.entry.name.clone()) {
+                Entry::Vacant(place) => drop(place.insert(node)),
+                Entry::Occupied(_) => proposal.namesakes.push(node),
+            }
+        }
+        proposal
+    }
+
+    /// The `entries` of a table file, in its order.
+    pub fn of_file(file: TableText, entries: Vec<NodeEntry>) -> Self {
+        let nodes =
+            (0..).zip(entries).map(|(since, entry)| Candidate { since, entry: entry.into() });
+        Self { file: Some(file.into()), ..Self::of_nodes(nodes) }
     }
 
     /// The same with `parameters`.
@@ -64,26 +96,42 @@ impl Proposal {
         }
     }
 
+    /// Whether it is good or bad as a whole.
+    pub fn is_file(&self) -> bool {
+        self.file.is_some()
+    }
+
     /// The nodes, checked, and those that were left out.
     ///
     /// # Errors
     ///
-    /// The node `local` is not among them, or is one that would be left out.
+    /// The node `local` is not among them, or is one that would be left out; or any would be, and the
+    /// list is one author's.
     pub fn members(
         &self,
         overlay: &Overlay,
         local: &str,
-    ) -> Result<(Membership, Vec<Rejected>), TableError> {
-        let entries: Vec<Arc<NodeEntry>> =
-            self.nodes.values().map(|node| Arc::clone(&node.entry)).collect();
+    ) -> Result<(Membership, Vec<Rejected>), Unsound> {
+        let mut nodes: Vec<&Candidate> = self.nodes.values().chain(&self.namesakes).collect();
+        let admit = |nodes: &[&Candidate]| {
+            let entries: Vec<_> = nodes.iter().map(|node| Arc::clone(&node.entry)).collect();
+            Membership::admit(overlay.clone(), local, entries)
+        };
+        let mut admitted = admit(&nodes);
         // Almost always nothing is wrong, and then nobody's age matters.
-        if let Ok(members) = Membership::check(overlay.clone(), local, entries) {
-            return Ok((members, Vec::new()));
+        if !matches!(&admitted, Ok((_, rejected)) if rejected.is_empty()) {
+            nodes.sort_by_key(|node| node.since);
+            admitted = admit(&nodes);
         }
-        let mut by_age: Vec<&Candidate> = self.nodes.values().collect();
-        by_age.sort_by_key(|node| node.since);
-        let entries = by_age.into_iter().map(|node| Arc::clone(&node.entry)).collect::<Vec<_>>();
-        Membership::admit(overlay.clone(), local, entries)
+        match (admitted, &self.file) {
+            (Ok((members, rejected)), None) => Ok((members, rejected)),
+            (Ok((members, rejected)), Some(file)) => match rejected.first() {
+                None => Ok((members, rejected)),
+                Some(first) => Err(Unsound::File(file.complaint(&first.error))),
+            },
+            (Err(error), Some(file)) => Err(Unsound::File(file.complaint(&error))),
+            (Err(error), None) => Err(Unsound::Entry(error)),
+        }
     }
 
     /// What the source could not understand: where, and why.
@@ -102,7 +150,7 @@ mod tests {
     use overlay_proto::Vni;
 
     use super::*;
-    use crate::engine::{Foreign, Speech};
+    use crate::engine::{Fault, Foreign, Speech};
 
     fn overlay() -> Overlay {
         let networks = vec!["10.244.0.0/16".parse().unwrap()];
@@ -135,6 +183,16 @@ mod tests {
         let (members, rejected) = proposal.members(&overlay(), "node1").unwrap();
         assert_eq!(members.peers().map(|peer| peer.name.as_str()).collect::<Vec<_>>(), ["node3"]);
         assert!(rejected.is_empty());
+    }
+
+    #[test]
+    fn of_a_list_with_one_name_twice_the_first_counts() {
+        let mut twice = node(3, 2);
+        Arc::make_mut(&mut twice.entry).name = "node2".into();
+        let proposal = proposal(vec![node(1, 0), node(2, 1), twice]);
+        let (members, rejected) = proposal.members(&overlay(), "node1").unwrap();
+        assert_eq!(members.peers().next().unwrap().address, node(2, 1).entry.address);
+        assert_eq!(rejected[0].error.fault, Fault::DuplicateName);
     }
 
     #[test]
