@@ -15,7 +15,7 @@ use crate::engine::{Membership, NodeEntry, Overlay, Rejected, TableError};
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Unsound {
     /// By what a database has.
-    #[error("{} {0}; {}", .0.value, .0.remedy())]
+    #[error("{value} {0}; {remedy}", value = .0.value, remedy = .0.remedy())]
     Entry(TableError),
     /// By what a table file has, with its line.
     #[error(transparent)]
