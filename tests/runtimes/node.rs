@@ -42,7 +42,11 @@ pub(crate) fn guest() -> PathBuf {
 }
 
 fn needed(program: PathBuf) -> PathBuf {
-    assert!(program.exists(), "{} is missing: use `make test-root SUITES=runtimes`", program.display());
+    assert!(
+        program.exists(),
+        "{} is missing: use `make test-root SUITES=runtimes`",
+        program.display()
+    );
     program
 }
 
