@@ -24,7 +24,7 @@ use super::turn::Turn;
 use super::view::{Facts, explain_source, status_source};
 use crate::config::Config;
 use crate::control::ipam::keep_sweeping;
-use crate::control::node::{Action, Changes, KernelEvents, Reconciler};
+use crate::control::node::{Action, Changes, KernelEvents, Reconciler, Stranded};
 use crate::dataplane::{DataPlane, Notice, Settings};
 use crate::engine::{Membership, PeerRegistry, Tunnel};
 use crate::lifecycle::{Need, Readiness, Signal, Signals};
@@ -138,6 +138,8 @@ struct Daemon {
     facts: Arc<Facts>,
     /// This machine's addresses when they were last looked at.
     own_addresses: Vec<IpNet>,
+    /// Pods that have an address in none of this node's subnets.
+    stranded: Vec<Stranded>,
     /// What is wrong with its own underlay address, by them.
     address_fault: Option<String>,
     /// Whether the proposed table is refused for a reason of this machine, which may pass.
@@ -198,6 +200,7 @@ impl Daemon {
             notices,
             facts,
             own_addresses: Vec::new(),
+            stranded: Vec::new(),
             address_fault: None,
             refused_here: false,
         };
@@ -300,11 +303,25 @@ impl Daemon {
     async fn reconcile(&mut self, changes: Changes) -> anyhow::Result<Vec<Action>> {
         let spec = self.in_force.spec(&self.config);
         let done = self.kernel.reconcile(&spec, &mut self.owner, changes).await?;
+        self.show_stranded();
         // The kernel announces the carrier, which brings us here again.
         let carrying = self.kernel.is_carrying(&spec).await?;
         let missing = (!carrying).then(|| format!("{} has no carrier yet", spec.tun));
         self.announcer.set(Need::Kernel, missing);
         Ok(done)
+    }
+
+    /// Names the pods that a changed subnet of this node has left without a network.
+    fn show_stranded(&mut self) {
+        let stranded = self.kernel.stranded();
+        if stranded == self.stranded {
+            return;
+        }
+        for pod in stranded.iter().filter(|pod| !self.stranded.contains(pod)) {
+            tracing::warn!(reason = %pod, "a pod has no network");
+        }
+        self.stranded = stranded.to_vec();
+        self.facts.show_stranded(stranded.iter().map(ToString::to_string).collect());
     }
 
     /// Tells the plugin and everybody else whether packets flow.

@@ -28,6 +28,7 @@ pub(super) struct Facts {
     standing: Mutex<Standing>,
     /// What is wrong with this node's own address, by the kernel.
     address: Mutex<Option<String>>,
+    stranded: Mutex<Vec<String>>,
     plane: OnceLock<Arc<DataPlane>>,
 }
 
@@ -40,6 +41,7 @@ impl Facts {
             mtu: Mutex::default(),
             standing: Mutex::default(),
             address: Mutex::default(),
+            stranded: Mutex::default(),
             plane: OnceLock::new(),
         }
     }
@@ -57,6 +59,11 @@ impl Facts {
     /// Shows what is wrong with this node's own address.
     pub(super) fn show_address(&self, fault: Option<String>) {
         *locked(&self.address) = fault;
+    }
+
+    /// Shows the pods that have an address in none of this node's subnets.
+    pub(super) fn show_stranded(&self, stranded: Vec<String>) {
+        *locked(&self.stranded) = stranded;
     }
 
     pub(super) fn set_mtu(&self, mtu: u16) {
@@ -131,6 +138,7 @@ pub(super) fn status_source(
                 left_out: standing.left_out,
                 contested: standing.contested.or_else(|| locked(&facts.address).clone()),
             },
+            stranded: locked(&facts.stranded).clone(),
             offload: plane.map_or("none", |plane| plane.offload().as_str()).to_owned(),
             workers: plane.map_or(0, |plane| plane.workers()),
             peers: table

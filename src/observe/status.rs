@@ -32,6 +32,9 @@ pub struct Status {
     pub underlay: UnderlayStatus,
     /// Where the subnet table stands.
     pub table: TableStatus,
+    /// Addresses of pods that are in none of this node's subnets, and what to do.
+    #[serde(default)]
+    pub stranded: Vec<String>,
     /// What the kernel granted on the TUN device: "none", "tcp" or "tcp+udp".
     pub offload: String,
     /// Worker threads.
@@ -145,6 +148,9 @@ impl fmt::Display for Status {
         facts.add_row(["table", &format!("{nodes} nodes from {source}, generation {generation}")]);
         for remark in self.table.remarks() {
             facts.add_row(["", &remark]);
+        }
+        for stranded in &self.stranded {
+            facts.add_row(["pod", stranded]);
         }
         writeln!(f, "{}\n", facts.trim_fmt())?;
 

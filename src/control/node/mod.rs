@@ -19,6 +19,7 @@ mod observe;
 mod path_mtu;
 mod preflight;
 mod ruleset;
+mod stranded;
 
 use anyhow::{Context as _, bail};
 use culvert_cni::pod_port::PodPort;
@@ -33,6 +34,7 @@ use self::execute::Executor;
 use self::firewall::Firewall;
 pub use self::path_mtu::PathMtu;
 pub use self::preflight::Conflict;
+pub use self::stranded::Stranded;
 use crate::platform::netlink::Netlink;
 use crate::platform::sysctl::Sysctls;
 
@@ -89,6 +91,7 @@ pub struct Reconciler {
     netlink: Netlink,
     sysctls: Sysctls,
     firewall: Firewall,
+    stranded: Vec<Stranded>,
 }
 
 impl Reconciler {
@@ -102,6 +105,7 @@ impl Reconciler {
             netlink: Netlink::open()?,
             sysctls: Sysctls::default(),
             firewall: Firewall::default(),
+            stranded: Vec::new(),
         })
     }
 
@@ -133,6 +137,7 @@ impl Reconciler {
             let mut observed =
                 observe::observe(&mut self.netlink, &self.sysctls, &desired, tun.is_attached())
                     .await?;
+            self.stranded = stranded::stranded(&spec.local_subnets, &observed.pods);
             observed.actual.ruleset = self.ruleset_state(spec, &desired, look)?;
             if look {
                 observed.actual.source_check = self.source_check_state(&observed.pods)?;
@@ -201,6 +206,11 @@ impl Reconciler {
             }
             other => other.context("checking the pods' source check"),
         }
+    }
+
+    /// The pods that have an address in none of this node's subnets, by the last look.
+    pub fn stranded(&self) -> &[Stranded] {
+        &self.stranded
     }
 
     /// Whether the TUN takes packets.

@@ -6,11 +6,9 @@
 use std::net::IpAddr;
 
 use anyhow::Context as _;
-use culvert_cni::pod_port::PodPort;
 use ipnet::IpNet;
 
 use super::desired::ALIAS_PREFIX;
-use super::firewall::pod_ports;
 use super::{NodeSpec, PROTOCOL, Reconciler};
 use crate::config::overlap;
 use crate::platform::netlink::MAIN_TABLE;
@@ -84,20 +82,6 @@ pub enum Conflict {
         /// In bytes.
         mtu: u16,
     },
-    /// A pod that is attached has an address out of a subnet that this node no longer has.
-    #[error(
-        "pod address {address} (device {device}) is in none of this node's subnets ({subnets}): the \
-         pod would lose its network; delete the node's pods first, or give the node the old subnet \
-         back"
-    )]
-    Held {
-        /// The pod's address.
-        address: IpAddr,
-        /// The node's end of its cable.
-        device: String,
-        /// The subnets that the node is to have.
-        subnets: String,
-    },
     /// A subnet of this node with no cluster network around it.
     #[error(
         "pod subnet {subnet} of this node is in no cluster network: other nodes would have no route \
@@ -121,8 +105,6 @@ struct Surroundings {
     interfaces: Vec<(IpNet, String)>,
     /// Prefix and device.
     routes: Vec<(IpNet, String)>,
-    /// The pods that are attached.
-    pods: Vec<PodPort>,
 }
 
 impl Reconciler {
@@ -174,7 +156,6 @@ impl Reconciler {
             nodes: node_addresses.to_vec(),
             interfaces,
             routes,
-            pods: pod_ports(&links, &spec.bridge),
         };
         match conflict(spec, surroundings) {
             Some(conflict) => Err(conflict.into()),
@@ -183,19 +164,9 @@ impl Reconciler {
     }
 }
 
-/// A pod's address that is in no subnet of this node, and the pod's device.
-fn held(spec: &NodeSpec, pods: &[PodPort]) -> Option<(IpAddr, String)> {
-    let is_ours =
-        |address: &IpAddr| spec.local_subnets.iter().any(|subnet| subnet.contains(address));
-    pods.iter().find_map(|pod| {
-        let address = pod.addresses.iter().find(|address| !is_ours(address))?;
-        Some((*address, pod.device.clone()))
-    })
-}
-
 /// The first conflict, most telling kind first: an interface's subnet is also a route.
 fn conflict(spec: &NodeSpec, surroundings: Surroundings) -> Option<Conflict> {
-    let Surroundings { services, nodes, interfaces, routes, pods } = surroundings;
+    let Surroundings { services, nodes, interfaces, routes } = surroundings;
     let clusters = &spec.cluster_networks;
     let ipv6 = clusters.iter().any(|cluster| cluster.addr().is_ipv6());
     if ipv6 && spec.mtu < LEAST_IPV6_MTU {
@@ -207,10 +178,6 @@ fn conflict(spec: &NodeSpec, surroundings: Surroundings) -> Option<Conflict> {
         .find(|subnet| !clusters.iter().any(|cluster| cluster.contains(*subnet)));
     if let Some(subnet) = outside {
         return Some(Conflict::Outside { subnet: *subnet });
-    }
-    if let Some((address, device)) = held(spec, &pods) {
-        let subnets = spec.local_subnets.iter().map(IpNet::to_string).collect::<Vec<_>>();
-        return Some(Conflict::Held { address, device, subnets: subnets.join(", ") });
     }
     for (position, &cluster) in clusters.iter().enumerate() {
         let found = clusters
@@ -261,7 +228,6 @@ mod tests {
     #[test]
     fn usual_surroundings_are_accepted() {
         let surroundings = Surroundings {
-            pods: Vec::new(),
             services: vec![net("10.96.0.0/12"), net("fd00:10:96::/112")],
             nodes: vec!["192.168.1.11".parse().unwrap(), "fd00:1::11".parse().unwrap()],
             interfaces: vec![(net("192.168.1.11/24"), "eth0".into())],
@@ -317,22 +283,6 @@ mod tests {
         let spec = NodeSpec { local_subnets: vec![net("10.245.1.0/24")], ..spec() };
         let found = conflict(&spec, Surroundings::default());
         assert_eq!(found, Some(Conflict::Outside { subnet: net("10.245.1.0/24") }));
-    }
-
-    #[test]
-    fn subnet_whose_addresses_pods_have_cannot_go() {
-        let note = "culvert pod 0a:58:0a:f4:01:02 checked 10.244.1.2";
-        let surroundings = || Surroundings {
-            pods: PodPort::from_note("culv0", note).into_iter().collect(),
-            ..Surroundings::default()
-        };
-        assert_eq!(found(surroundings()), "");
-        let spec = NodeSpec { local_subnets: vec![net("10.244.9.0/24")], ..spec() };
-        let text = conflict(&spec, surroundings()).unwrap().to_string();
-        assert!(
-            text.contains("10.244.1.2 (device culv0)") && text.contains("10.244.9.0/24"),
-            "{text}"
-        );
     }
 
     #[test]
