@@ -32,15 +32,11 @@ use crate::engine::Membership;
 ///
 /// What the daemon would refuse it for.
 pub fn check(config: &Config) -> anyhow::Result<Option<Membership>> {
-    match &config.table {
-        TableSource::File { path } => {
-            let parameters = Parameters::configured(config).context("network.cidrs is missing")?;
-            let (proposal, overlay) = (TableFile::new(path).read()?, parameters.overlay(config));
-            let (members, _none) = proposal.members(&overlay, &config.node.name)?;
-            Ok(Some(members))
-        }
-        TableSource::Etcd(_) | TableSource::Kubernetes(_) => Ok(None),
-    }
+    let TableSource::File { path } = &config.table else { return Ok(None) };
+    let parameters = Parameters::configured(config).context("network.cidrs is missing")?;
+    let (proposal, overlay) = (TableFile::new(path).read()?, parameters.overlay(config));
+    let (members, _none) = proposal.members(&overlay, &config.node.name)?;
+    Ok(Some(members))
 }
 
 /// Removes from this machine everything that a daemon made. Says what, and what could not be.

@@ -167,7 +167,7 @@ fn underlay_status(local: Option<&Local>, address: Option<IpAddr>) -> UnderlaySt
         port: tunnels.first().map_or(0, |tunnel| tunnel.port),
         tunnels: tunnels
             .iter()
-            .map(|tunnel| TunnelStatus { codec: tunnel.codec.to_string(), port: tunnel.port })
+            .map(|tunnel| TunnelStatus { codec: tunnel.codec, port: tunnel.port })
             .collect(),
         mac: local.map(|local| local.mac.to_string()),
     }
@@ -184,7 +184,7 @@ fn peer_status(peer: &Peer, age_seconds: f64) -> PeerStatus {
         name: peer.name().to_owned(),
         address: peer.address(),
         subnets: peer.subnets().to_vec(),
-        codec: peer.codec.to_string(),
+        codec: peer.codec.kind(),
         port: peer.endpoint.port(),
         mtu: peer.mtu.get(),
         egress: peer.counters.egress(),
