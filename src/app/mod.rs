@@ -21,7 +21,7 @@ pub use offline::{Offline, offline};
 use anyhow::Context as _;
 
 use crate::config::{Config, TableSource};
-use crate::control::source::Parameters;
+use crate::control::source::{Parameters, Proposal};
 use crate::control::table_file::TableFile;
 use crate::engine::Membership;
 
@@ -33,10 +33,14 @@ use crate::engine::Membership;
 /// What the daemon would refuse it for.
 pub fn check(config: &Config) -> anyhow::Result<Option<Membership>> {
     let TableSource::File { path } = &config.table else { return Ok(None) };
-    let parameters = Parameters::configured(config).context("network.cidrs is missing")?;
-    let (proposal, overlay) = (TableFile::new(path).read()?, parameters.overlay(config));
-    let (members, _none) = proposal.members(&overlay, &config.node.name)?;
-    Ok(Some(members))
+    members(config, &TableFile::new(path).read()?).map(Some)
+}
+
+/// The nodes that a table file proposes, checked.
+fn members(config: &Config, proposal: &Proposal) -> anyhow::Result<Membership> {
+    let parameters = Parameters::configured(config).context("there is no pod network")?;
+    let (members, _none) = proposal.members(&parameters.overlay(config), &config.node.name)?;
+    Ok(members)
 }
 
 /// Removes from this machine everything that a daemon made. Says what, and what could not be.

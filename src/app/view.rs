@@ -134,7 +134,7 @@ pub(super) fn status_source(
                 },
                 generation: facts.generation.load(Ordering::Relaxed),
                 nodes: table.as_ref().map_or(0, |table| table.peers().len() + 1),
-                error: standing.refused.or(standing.differs),
+                error: standing.malformed.or(standing.refused).or(standing.differs),
                 left_out: standing.left_out,
                 contested: standing.contested.or_else(|| locked(&facts.address).clone()),
             },

@@ -346,7 +346,9 @@ impl Reader<'_> {
                     .filter(|_| (1..=MAX_QUEUES).contains(queues.get_ref()))
                     .ok_or_else(|| {
                         self.fault("tun.queues", queues, queues.get_ref(), "not a number of queues")
-                            .remedy(format!("1 to {MAX_QUEUES}; leave it out for two per CPU, at most 8"))
+                            .remedy(format!(
+                                "1 to {MAX_QUEUES}; leave it out for two per CPU, at most 8"
+                            ))
                     })?,
             ),
         };
