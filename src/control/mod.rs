@@ -2,7 +2,7 @@
 //!
 //! Runs on the control runtime. Never touches packet bytes and never makes a raw system call.
 
-mod etcd;
+pub mod etcd;
 pub mod ipam;
 mod kubernetes;
 pub mod node;

@@ -10,7 +10,7 @@ use super::client::{Api, code_of};
 use super::node::Node;
 use super::publish::Desired;
 use crate::config::{Config, Kubernetes};
-use crate::control::source::{Backoff, Candidate, Link, Snapshot, Update, pods_in};
+use crate::control::source::{Backoff, Candidate, Link, Snapshot, Update, held_addresses, list_pods};
 
 /// HTTP's word for a version that the server does not have any more.
 const GONE: u16 = 410;
@@ -174,7 +174,7 @@ impl Follower {
 
     /// Takes this node's own object; without one that will do, what was stays, and the daemon is told.
     async fn take_own(&mut self, node: Option<&Node>, link: &Link) {
-        let contested = match self.read_own(node) {
+        let contested = match self.read_own(node).await {
             Ok(own) => {
                 self.own = Some(own);
                 None
@@ -187,7 +187,7 @@ impl Follower {
         }
     }
 
-    fn read_own(&self, node: Option<&Node>) -> Result<Candidate, String> {
+    async fn read_own(&self, node: Option<&Node>) -> Result<Candidate, String> {
         let name = &self.config.node.name;
         let Some(node) = node else {
             return Err(format!(
@@ -215,15 +215,17 @@ impl Follower {
         if lost.is_empty() {
             return Ok(found);
         }
-        match pods_in(&self.config.node.state_dir, &lost) {
-            Ok(0) => Ok(found),
-            Ok(pods) => Err(format!(
-                "node \"{name}\" got another podCIDR while {pods} pods hold addresses of {lost:?}; \
-                 drain it"
+        match held_addresses(self.config.node.state_dir.clone(), lost.clone()).await {
+            Ok(held) if held.is_empty() => Ok(found),
+            Ok(held) => Err(format!(
+                "node \"{name}\" got another podCIDR while {} pods hold addresses of {lost:?} ({}); \
+                 drain it",
+                held.len(),
+                list_pods(&held)
             )),
             Err(error) => Err(format!(
                 "node \"{name}\" got another podCIDR, and whether pods hold addresses of {lost:?} \
-                 cannot be known: {error:#}"
+                 cannot be known: {error}"
             )),
         }
     }

@@ -26,7 +26,8 @@ use crate::config::{Config, TableSource};
 use crate::engine::{Foreign, NodeEntry, Overlay};
 
 pub(super) use backoff::Backoff;
-pub(super) use pods::pods_in;
+pub(super) use pods::{held_addresses, list_pods};
+pub use pods::{HeldAddress, PodsUnknown};
 pub(super) use published::Published;
 pub use roll::Roll;
 pub use saved::Saved;
@@ -124,6 +125,11 @@ impl Link {
     /// Tells the daemon; waits while it is busy. Nobody listens only when everything ends.
     pub(super) async fn say(&self, update: Update) {
         let _ = self.updates.send(update).await;
+    }
+
+    /// Waits until the daemon has heard everything that was said.
+    pub(super) async fn heard(&self) {
+        let _ = self.updates.reserve_many(self.updates.max_capacity()).await;
     }
 }
 
