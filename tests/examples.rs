@@ -6,7 +6,7 @@ use std::path::Path;
 
 use culvert::config::{Config, Overrides};
 use culvert::control::table_file;
-use culvert::engine::{DropReason, Foreign, Membership, Overlay};
+use culvert_dataplane::engine::{DropReason, Foreign, Membership, Overlay};
 
 /// The tables of the configuration file, and the least that makes each of them whole.
 const SECTIONS: [(&str, &str); 10] = [
@@ -39,8 +39,10 @@ fn table(text: &str, local: &str) -> Result<Membership, String> {
         port: underlay.port,
         foreign: Foreign::default(),
     };
-    table_file::parse(Path::new("example"), text, &overlay, local)
-        .map_err(|error| error.to_string())
+    let proposal = table_file::parse(Path::new("example"), text.to_owned())
+        .map_err(|error| error.to_string())?;
+    let (members, _none) = proposal.members(&overlay, local).map_err(|error| error.to_string())?;
+    Ok(members)
 }
 
 fn minimal() -> String {

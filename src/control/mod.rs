@@ -4,7 +4,7 @@
 
 pub mod etcd;
 pub mod ipam;
-mod kubernetes;
+pub mod kubernetes;
 pub mod node;
 pub mod source;
 pub mod table_file;

@@ -7,7 +7,7 @@ use tempfile::TempDir;
 
 use crate::listener::Listener;
 use culvert::config::{Config, Overrides};
-use culvert::control::source::{Saved, Shared, describe};
+use culvert::control::source::{Parameters, Saved, describe};
 use source_servers::etcd::{Etcd, config};
 
 fn state() -> TempDir {
@@ -51,16 +51,17 @@ fn half_written_and_foreign_values_are_reported_and_cost_nobody_anything() {
     let state = state();
     let listener = node(&etcd, 1, &state, "");
     let heard = listener.until_names(&["node1", "peer"]);
-    assert_eq!(heard.roll.foreign().len(), 2, "{heard:?}");
+    assert_eq!(heard.proposal.unreadable().len(), 2, "{heard:?}");
     etcd.put("/culvert/subnets/10.244.55.0-24", "\"later\"");
-    listener.until("a later one", |heard| heard.roll.foreign().len() == 3);
+    listener.until("a later one", |heard| heard.proposal.unreadable().len() == 3);
     etcd.put("/culvert/subnets/10.244.88.0-24", &PEER.replace("}", ",\"codec\":\"pigeon\"}"));
     let key = "/culvert/subnets/10.244.88.0-24";
-    listener.until("a codec that nobody speaks", |heard| heard.roll.foreign().contains_key(key));
+    listener
+        .until("a codec that nobody speaks", |heard| heard.proposal.unreadable().contains_key(key));
     for key in ["10.244.55.0-24", "10.244.66.0-24", "10.244.88.0-24", "elsewhere"] {
         etcd.ctl(&["del", &format!("/culvert/subnets/{key}")]);
     }
-    let heard = listener.until("all mended", |heard| heard.roll.foreign().is_empty());
+    let heard = listener.until("all mended", |heard| heard.proposal.unreadable().is_empty());
     assert_eq!(heard.losses, 0);
     listener.until_names(&["node1", "peer"]);
 }
@@ -77,7 +78,7 @@ fn a_lost_lease_is_claimed_anew_with_the_same_subnet() {
     etcd.ctl(&["lease", "revoke", &lease]);
     let back =
         || etcd.value(&key).contains("node1") && !etcd.ctl(&["lease", "list"]).contains(&lease);
-    culvert::lab::wait_until(crate::listener::LIMIT, "a new claim", back).unwrap();
+    culvert_lab::wait_until(crate::listener::LIMIT, "a new claim", back).unwrap();
     let heard = listener.heard();
     assert_eq!((heard.subnets("node1"), heard.contested), (had, None));
 }
@@ -105,7 +106,7 @@ fn a_database_that_lost_everything_empties_no_table() {
         }
     }
     let claimed = || etcd.keys("/culvert/subnets/").len() == 2;
-    culvert::lab::wait_until(crate::listener::LIMIT, "both to claim again", claimed).unwrap();
+    culvert_lab::wait_until(crate::listener::LIMIT, "both to claim again", claimed).unwrap();
 }
 
 #[test]
@@ -124,8 +125,8 @@ fn patience_with_a_database_that_lost_everything_outlives_a_restart() {
     drop(listener);
     // The copy that the daemon keeps.
     let config = Config::parse(Path::new("c.toml"), &text, &Overrides::default()).unwrap();
-    let shared = Shared { cidrs: config.network.cidrs, vni: 1, port: 4790 };
-    let saved = Saved::of("node1", &describe(&config.table), shared, &heard.roll);
+    let parameters = Parameters::configured(&config).unwrap();
+    let saved = Saved::of("node1", &describe(&config.table), parameters, &heard.proposal);
     saved.write(state.path()).unwrap();
     etcd.kill();
     etcd.lose_data();
@@ -162,7 +163,7 @@ fn a_restored_database_is_followed() {
     let had = second.heard().subnets("node2");
     let key = format!("/culvert/subnets/{}-24", had[0].network());
     let back = || etcd.value(&key).contains("node2");
-    culvert::lab::wait_until(crate::listener::LIMIT, "the second to claim again", back).unwrap();
+    culvert_lab::wait_until(crate::listener::LIMIT, "the second to claim again", back).unwrap();
     for node in [&first, &second] {
         assert_eq!(node.until_names(&["node1", "node2"]).subnets("node2"), had);
     }
@@ -210,7 +211,7 @@ fn two_nodes_that_want_one_subnet_at_once_get_two() {
     let names: Vec<String> = (1..=7).map(|number| format!("node{number}")).collect();
     let names: Vec<&str> = names.iter().map(String::as_str).collect();
     let settled = || etcd.keys("/culvert/subnets/").len() == 7;
-    culvert::lab::wait_until(crate::listener::LIMIT, "seven claims", settled).unwrap();
+    culvert_lab::wait_until(crate::listener::LIMIT, "seven claims", settled).unwrap();
     let mut seen = std::collections::BTreeSet::new();
     for (node, name) in nodes.iter().zip(&names) {
         let heard = node.until("all, each with its own", |heard| {

@@ -6,7 +6,7 @@ mod tables;
 use std::time::Duration;
 
 use anyhow::Result;
-use culvert::lab::interrupt;
+use culvert_lab::interrupt;
 use serde::Serialize;
 
 use crate::programs::Programs;
@@ -14,6 +14,7 @@ use crate::progress::Progress;
 use crate::settings::Settings;
 use crate::usage;
 
+#[cfg(feature = "sources")]
 pub(crate) use tables::other;
 
 /// What of it to measure, and of which programs.

@@ -40,8 +40,7 @@ pub(super) async fn own_address(
     if let Some(address) = present.filter(|address| UdpSocket::bind((*address, 0)).is_ok()) {
         return Ok(address);
     }
-    let uri: Uri =
-        url.parse().map_err(|error| NoAddress::Url { url: url.to_owned(), error })?;
+    let uri: Uri = url.parse().map_err(|error| NoAddress::Url { url: url.to_owned(), error })?;
     let host = uri.host().unwrap_or_default().trim_matches(['[', ']']).to_owned();
     let members: Vec<SocketAddr> =
         tokio::net::lookup_host((host, 9)).await.map(Iterator::collect).unwrap_or_default();

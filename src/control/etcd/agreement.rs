@@ -4,26 +4,26 @@
 //! says beside that is reported.
 
 use super::failure::{Disagreement, Failure};
-use super::keys::{Settings, SettingsFault, default_len, default_len_v6};
-use crate::control::source::Shared;
+use super::keys::{Settings, default_len, default_len_v6};
+use crate::control::source::Parameters;
 
 #[derive(Clone, Debug)]
 pub(super) struct Agreement {
     /// What this node's configuration says, if it leaves that not to etcd.
-    configured: Option<Shared>,
+    configured: Option<Parameters>,
     /// The settings that etcd had last.
     known: Option<Settings>,
-    in_force: Option<Shared>,
+    in_force: Option<Parameters>,
     differs: Option<Disagreement>,
 }
 
 impl Agreement {
-    pub(super) fn new(configured: Option<Shared>) -> Self {
+    pub(super) fn new(configured: Option<Parameters>) -> Self {
         Self { configured, known: None, in_force: None, differs: None }
     }
 
     /// What this node goes by.
-    pub(super) fn in_force(&self) -> Option<&Shared> {
+    pub(super) fn in_force(&self) -> Option<&Parameters> {
         self.in_force.as_ref()
     }
 
@@ -34,8 +34,8 @@ impl Agreement {
 
     /// `settings` with what this node goes by.
     pub(super) fn apply(&self, settings: &Settings) -> Settings {
-        let shared = self.in_force.as_ref().unwrap_or(&settings.shared).clone();
-        Settings { shared, ..settings.clone() }
+        let parameters = self.in_force.as_ref().unwrap_or(&settings.parameters).clone();
+        Settings { parameters, ..settings.clone() }
     }
 
     /// The settings for a database that has none: those of the database before it, with what this node
@@ -45,10 +45,10 @@ impl Agreement {
             Some(known) => (known.subnet_len, known.subnet_len_v6),
             None => (default_len(), default_len_v6()),
         };
-        let Some(shared) = self.in_force.clone().or_else(|| self.configured.clone()) else {
+        let Some(parameters) = self.in_force.clone().or_else(|| self.configured.clone()) else {
             return Err(Failure::SettingsMissing { key: key.to_owned() });
         };
-        let settings = Settings { shared, subnet_len: len, subnet_len_v6: len_v6 };
+        let settings = Settings { parameters, subnet_len: len, subnet_len_v6: len_v6 };
         match settings.fault() {
             Some(fault) => Err(Failure::SettingsUnfit { key: key.to_owned(), fault }),
             None => Ok(settings),
@@ -61,21 +61,18 @@ impl Agreement {
     ///
     /// A node that has not begun yet cannot go by them.
     pub(super) fn take(&mut self, key: &str, settings: &Settings) -> Result<(), Failure> {
-        let found = &settings.shared;
-        let mismatch = self.configured.as_ref().filter(|configured| *configured != found).map(
-            |configured| Disagreement::Configuration {
-                key: key.to_owned(),
-                found: found.clone(),
-                configured: configured.clone(),
-            },
-        );
+        let found = &settings.parameters;
+        let mismatch =
+            self.configured.as_ref().filter(|configured| *configured != found).map(|configured| {
+                Disagreement::Configuration {
+                    key: key.to_owned(),
+                    found: found.clone(),
+                    configured: configured.clone(),
+                }
+            });
         let Some(began) = &self.in_force else {
             if let Some(mismatch) = mismatch {
                 return Err(mismatch.into());
-            }
-            if found.vni >= 1 << 24 {
-                let problem = SettingsFault::Vni { vni: found.vni }.into();
-                return Err(Failure::SettingsUnreadable { key: key.to_owned(), problem });
             }
             self.in_force = Some(found.clone());
             self.known = Some(settings.clone());
@@ -99,8 +96,9 @@ mod tests {
     use super::*;
 
     fn settings(cidr: &str, vni: u32) -> Settings {
-        let shared = Shared { cidrs: vec![cidr.parse().unwrap()], vni, port: 4790 };
-        Settings { shared, subnet_len: 26, subnet_len_v6: 64 }
+        let vni = overlay_proto::Vni::new(vni).unwrap();
+        let parameters = Parameters { cidrs: vec![cidr.parse().unwrap()], vni, port: 4790 };
+        Settings { parameters, subnet_len: 26, subnet_len_v6: 64 }
     }
 
     #[test]
@@ -111,7 +109,7 @@ mod tests {
         assert!(agreement.differs().unwrap().contains("restart it, or change k back"));
         agreement.take("k", &settings("10.240.0.0/12", 1)).unwrap();
         assert_eq!(agreement.differs(), None);
-        assert_eq!(agreement.in_force(), Some(&settings("10.240.0.0/12", 1).shared));
+        assert_eq!(agreement.in_force(), Some(&settings("10.240.0.0/12", 1).parameters));
         let narrow = settings("10.244.0.0/16", 1);
         agreement.take("k", &narrow).unwrap();
         assert!(agreement.differs().is_some());
@@ -120,11 +118,9 @@ mod tests {
 
     #[test]
     fn a_node_that_starts_must_agree() {
-        let mut agreement = Agreement::new(Some(settings("10.244.0.0/16", 1).shared));
+        let mut agreement = Agreement::new(Some(settings("10.244.0.0/16", 1).parameters));
         let error = agreement.take("k", &settings("10.244.0.0/16", 2)).unwrap_err().to_string();
         assert!(error.contains("make network and underlay.port the same"), "{error}");
-        let error = Agreement::new(None).take("k", &settings("10.0.0.0/8", 1 << 24)).unwrap_err();
-        assert!(error.to_string().contains("vni = 16777216"), "{error}");
     }
 
     #[test]
@@ -135,7 +131,7 @@ mod tests {
         let known = settings("10.244.0.0/16", 1);
         agreement.take("k", &known).unwrap();
         assert_eq!(agreement.first_settings("k").unwrap(), known);
-        let small = Agreement::new(Some(settings("10.244.0.0/30", 1).shared));
+        let small = Agreement::new(Some(settings("10.244.0.0/30", 1).parameters));
         let error = small.first_settings("k").unwrap_err().to_string();
         assert!(error.contains("write k with another subnet_len"), "{error}");
     }

@@ -20,7 +20,7 @@ use super::peers::Peers;
 use super::plan::{Claimant, Plan, Unique};
 use super::protocol::{Change, Compare, Ended, Found, KeyValue, Request, Transaction, Watched};
 use super::store::Store;
-use crate::control::source::{Candidate, HeldAddress, PodsUnknown, Shared, Snapshot, Update};
+use crate::control::source::{Candidate, HeldAddress, Parameters, PodsUnknown, Proposal, Update};
 use crate::engine::{NodeEntry, Speech};
 
 /// How often a claim that was refused is tried again, if nothing happens before.
@@ -38,7 +38,7 @@ pub struct Identity {
     /// How long a claim outlives the last sign of life of its node.
     pub lease: Duration,
     /// What all nodes share, if the configuration leaves that not to etcd.
-    pub shared: Option<Shared>,
+    pub parameters: Option<Parameters>,
 }
 
 /// The machine of one node. Outlives sessions.
@@ -64,7 +64,7 @@ struct Session {
     step: Step,
     store: Store,
     /// What all nodes share, as this session told it.
-    told: Option<Shared>,
+    told: Option<Parameters>,
     unique: Unique,
     /// Everything was told, and the changes are followed.
     following: bool,
@@ -102,7 +102,7 @@ impl Claims {
             lease_length: identity.lease,
             lease: None,
             address: None,
-            agreement: Agreement::new(identity.shared),
+            agreement: Agreement::new(identity.parameters),
             contested: None,
             last: memory.database,
             peers: Peers::new(&memory.node, known),
@@ -159,9 +159,7 @@ impl Claims {
             Step::Heard(_) => Request::Heard,
             Step::Pods(subnets) => Request::Pods(subnets.clone()),
             Step::Remember(memory, _) => Request::Remember(memory.clone()),
-            Step::Watch => {
-                Request::Watch { first, end, revision: self.session.store.revision + 1 }
-            }
+            Step::Watch => Request::Watch { first, end, revision: self.session.store.revision + 1 },
             Step::Follow => {
                 let moments = [self.session.renew_at, self.session.look_at];
                 let latest = now + RENEW_AT_LEAST_EVERY;
@@ -186,12 +184,15 @@ impl Claims {
             self.session.step = failed(failure);
             return;
         }
-        let seen =
-            Database { cluster: found.cluster, revision: found.revision, settings: kv.mod_revision };
+        let seen = Database {
+            cluster: found.cluster,
+            revision: found.revision,
+            settings: kv.mod_revision,
+        };
         let another = self.last.is_some_and(|last| !last.is_older_than(seen));
         self.last = Some(seen);
         self.session.told = self.agreement.in_force().cloned();
-        store.set_port(self.session.told.as_ref().map_or(0, |shared| shared.port));
+        store.set_port(self.session.told.as_ref().map_or(0, |parameters| parameters.port));
         self.peers.read(&self.memory.node, &store, another, now);
         self.session.store = store;
         self.session.step = Step::Renew;
@@ -318,7 +319,7 @@ impl Claims {
             let (key, problem) = store.problem(key);
             let settings = store.settings_revision();
             if problem != problem_before {
-                self.updates.push_back(Update::Foreign { key, problem });
+                self.updates.push_back(Update::Unreadable { key, problem });
             }
             if settings_before != settings
                 && let Err(failure) = self.agree_again()
@@ -486,9 +487,10 @@ impl Claims {
             self.updates.extend(self.own().map(Update::Put));
             self.session.step = Step::Follow;
         } else {
-            let nodes = self.peers.all().chain(self.own()).collect();
-            let (shared, foreign) = (self.session.told.clone(), self.session.store.problems());
-            self.updates.push_back(Update::Snapshot(Snapshot { shared, nodes, foreign }));
+            let mut proposal = Proposal::of_nodes(self.peers.all().chain(self.own()));
+            proposal.parameters.clone_from(&self.session.told);
+            let unreadable = self.session.store.problems();
+            self.updates.push_back(Update::Everything(proposal.with_unreadable(unreadable)));
             self.updates.push_back(Update::Differs(self.agreement.differs()));
             self.session.step = Step::Watch;
         }

@@ -163,8 +163,7 @@ impl Client {
             compare: transaction.compare.into_iter().map(Into::into).collect(),
             success: transaction.changes.into_iter().map(Into::into).collect(),
         };
-        let response: TxnResponse =
-            self.call("writing", "/etcdserverpb.KV/Txn", request).await?;
+        let response: TxnResponse = self.call("writing", "/etcdserverpb.KV/Txn", request).await?;
         Ok(response.succeeded)
     }
 

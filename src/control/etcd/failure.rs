@@ -9,7 +9,7 @@ use super::address::NoAddress;
 use super::client::CallError;
 use super::keys::{Problem, SettingsFault};
 use super::memory::MemoryError;
-use crate::control::source::{HeldAddress, PodsUnknown, Shared, list_pods};
+use crate::control::source::{HeldAddress, Parameters, PodsUnknown, list_pods};
 
 /// Why a session failed. The next one reads everything anew.
 #[derive(Debug, Error)]
@@ -48,17 +48,17 @@ pub enum Disagreement {
         json(.found),
         json(.configured)
     )]
-    Configuration { key: String, found: Shared, configured: Shared },
+    Configuration { key: String, found: Parameters, configured: Parameters },
     #[error(
         "{key} now says {}, which this daemon cannot go by while it runs; restart it, or change \
          {key} back",
         json(.found)
     )]
-    AtRunTime { key: String, found: Shared },
+    AtRunTime { key: String, found: Parameters },
 }
 
-fn json(shared: &Shared) -> String {
-    serde_json::to_string(shared).unwrap_or_default()
+fn json(parameters: &Parameters) -> String {
+    serde_json::to_string(parameters).unwrap_or_default()
 }
 
 /// Why what this node needs is not its own. Time or an operator may change that.

@@ -17,7 +17,7 @@ use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
-use crate::control::source::{Published, Shared};
+use crate::control::source::{Parameters, Published};
 
 /// Why a key or its value cannot be understood, in words that follow the key.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
@@ -49,8 +49,6 @@ pub enum SettingsFault {
     SubnetLen { len: u8, network: IpNet },
     #[error("port = 0: not a port")]
     Port,
-    #[error("vni = {vni} is no VNI; 0 to 16777215")]
-    Vni { vni: u32 },
 }
 
 /// The keys under one prefix.
@@ -126,7 +124,7 @@ fn parse_subnet(text: &str) -> Result<IpNet, Problem> {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Settings {
     #[serde(flatten)]
-    pub(super) shared: Shared,
+    pub(super) parameters: Parameters,
     /// Length of a node's IPv4 subnet.
     #[serde(default = "default_len")]
     pub(super) subnet_len: u8,
@@ -160,15 +158,15 @@ impl Settings {
 
     /// What is wrong with them.
     pub(super) fn fault(&self) -> Option<SettingsFault> {
-        if self.shared.cidrs.is_empty() {
+        if self.parameters.cidrs.is_empty() {
             return Some(SettingsFault::NoNetwork);
         }
-        for (index, &network) in self.shared.cidrs.iter().enumerate() {
+        for (index, &network) in self.parameters.cidrs.iter().enumerate() {
             let len = self.len(&network);
             if network.trunc() != network {
                 return Some(SettingsFault::HostBits { network });
             }
-            if self.shared.cidrs[..index]
+            if self.parameters.cidrs[..index]
                 .iter()
                 .any(|other| other.addr().is_ipv4() == network.addr().is_ipv4())
             {
@@ -178,7 +176,7 @@ impl Settings {
                 return Some(SettingsFault::SubnetLen { len, network });
             }
         }
-        (self.shared.port == 0).then_some(SettingsFault::Port)
+        (self.parameters.port == 0).then_some(SettingsFault::Port)
     }
 }
 

@@ -27,9 +27,7 @@ pub use database::Database;
 pub use failure::{Disagreement, Failure, Refusal, Taker};
 pub use keys::{Problem, SettingsFault};
 pub use memory::{Memory, MemoryError};
-pub use protocol::{
-    Change, Compare, Ended, Event, Found, KeyValue, Request, Transaction, Watched,
-};
+pub use protocol::{Change, Compare, Ended, Event, Found, KeyValue, Request, Transaction, Watched};
 
 use std::path::PathBuf;
 
@@ -39,7 +37,7 @@ use self::address::own_address;
 use self::client::{Client, refused};
 use self::rpc::WatchResponse;
 use super::source::{
-    Backoff, Candidate, Link, Saved, Shared, Update, Wishes, describe, held_addresses,
+    Backoff, Candidate, Link, Parameters, Saved, Update, Wishes, describe, held_addresses,
 };
 use crate::config::{Config, Etcd};
 use crate::platform::clock;
@@ -75,19 +73,20 @@ pub(super) async fn follow(etcd: Etcd, config: Config, mut link: Link) {
 
 /// What this node remembers, and what its configuration says of it.
 async fn open(etcd: &Etcd, config: &Config) -> Result<Claims, Failure> {
-    let Config { node, network, underlay, .. } = config;
-    let shared = (!network.cidrs.is_empty()).then(|| Shared {
-        cidrs: network.cidrs.clone(),
-        vni: network.vni.get(),
-        port: underlay.port,
-    });
-    let identity = Identity { prefix: etcd.prefix.clone(), lease: etcd.lease, shared };
-    let (node, source) = (node.clone(), describe(&config.table));
+    let identity = Identity {
+        prefix: etcd.prefix.clone(),
+        lease: etcd.lease,
+        parameters: Parameters::configured(config),
+    };
+    let (node, source) = (config.node.clone(), describe(&config.table));
     let read = tokio::task::spawn_blocking(move || {
         let memory = Memory::open(&node.state_dir, &node.name)?;
         // The other nodes that an earlier daemon knew, by the copy that it left.
         let saved = Saved::read(&node.state_dir, &node.name, &source).ok().flatten();
-        Ok((memory, saved.map(|saved| saved.snapshot().nodes).unwrap_or_default()))
+        Ok((
+            memory,
+            saved.map(|saved| saved.proposal().nodes().cloned().collect()).unwrap_or_default(),
+        ))
     });
     let (memory, known): (Memory, Vec<Candidate>) =
         read.await.map_err(CallError::from)?.map_err(|error: MemoryError| error)?;

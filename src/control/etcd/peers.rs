@@ -78,11 +78,11 @@ impl Peers {
     pub(super) fn change(&mut self, name: &str, store: &Store) -> Vec<Update> {
         let mut updates = Vec::new();
         if let Some(key) = self.unspoken.remove(name) {
-            updates.push(Update::Foreign { key, problem: None });
+            updates.push(Update::Unreadable { key, problem: None });
         }
         if let Some(Err((key, problem))) = store.candidate(name) {
             self.unspoken.insert(name.to_owned(), key.clone());
-            updates.push(Update::Foreign { key, problem: Some(problem.to_string()) });
+            updates.push(Update::Unreadable { key, problem: Some(problem.to_string()) });
         }
         let update = store.update(name);
         if let Update::Put(candidate) = &update {

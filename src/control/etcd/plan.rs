@@ -147,7 +147,7 @@ impl Claimant<'_> {
             }
         }
         let (mut kept, mut lost) = (Vec::new(), Vec::new());
-        let networks = &self.settings.shared.cidrs;
+        let networks = &self.settings.parameters.cidrs;
         for subnet in had {
             if !networks.iter().any(|network| network.contains(&subnet)) {
                 lost.push((subnet, Taker::NoNetwork(self.keys.settings())));
@@ -175,7 +175,7 @@ impl Claimant<'_> {
         for subnet in self.retained {
             occupied.add(*subnet);
         }
-        for network in &self.settings.shared.cidrs {
+        for network in &self.settings.parameters.cidrs {
             if wanted.iter().any(|subnet| network.contains(subnet)) {
                 continue;
             }
@@ -193,7 +193,7 @@ impl Claimant<'_> {
         }
         // By network, whatever this node had first.
         let place = |subnet: &IpNet| {
-            self.settings.shared.cidrs.iter().position(|network| network.contains(subnet))
+            self.settings.parameters.cidrs.iter().position(|network| network.contains(subnet))
         };
         wanted.sort_by_key(place);
         Ok(())
@@ -203,7 +203,7 @@ impl Claimant<'_> {
         let claim = Claim {
             node: self.memory.node.clone(),
             instance: self.memory.instance.clone(),
-            published: Published::local(self.address, self.settings.shared.port),
+            published: Published::local(self.address, self.settings.parameters.port),
         };
         let text = claim.encode();
         let good = |found: &Option<KeyValue>| {
@@ -224,7 +224,9 @@ impl Claimant<'_> {
         }
 
         let mut transaction = Transaction::default();
-        transaction.compare.push(Compare::Written(self.keys.settings(), self.settings_key.mod_revision));
+        transaction
+            .compare
+            .push(Compare::Written(self.keys.settings(), self.settings_key.mod_revision));
         let mut put = |key: String, known: Option<Vec<u8>>| {
             transaction.compare.push(match known {
                 Some(value) => Compare::Value(key.clone(), value),
@@ -265,7 +267,7 @@ impl Claimant<'_> {
     /// are chosen at present, so that it can overlap one with another key.
     fn is_odd(&self, subnet: &IpNet) -> bool {
         let held = self.store.claims.contains_key(subnet);
-        let networks = &self.settings.shared.cidrs;
+        let networks = &self.settings.parameters.cidrs;
         let network = networks.iter().find(|network| network.contains(subnet));
         !held && network.is_some_and(|network| self.settings.len(network) != subnet.prefix_len())
     }

@@ -312,8 +312,7 @@ mod tests {
         let (first, end) = ("k".to_owned(), "l".to_owned());
         let range = Compare::from(protocol::Compare::NotWrittenSince { first, end, revision: 7 });
         assert_eq!(range.encode_to_vec(), b"\x08\x02\x10\x02\x1a\x01k\x30\x08\x82\x04\x01l");
-        let put =
-            RequestOp::from(Change::Put { key: "k".into(), value: b"v".to_vec(), lease: 3 });
+        let put = RequestOp::from(Change::Put { key: "k".into(), value: b"v".to_vec(), lease: 3 });
         let transaction = TxnRequest { compare: vec![absent], success: vec![put] };
         assert_eq!(
             transaction.encode_to_vec(),

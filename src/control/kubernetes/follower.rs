@@ -14,7 +14,7 @@ use serde_json::Value;
 use super::failure::{Place, Refusal};
 use super::node::Node;
 use super::publish::Desired;
-use crate::control::source::{Candidate, HeldAddress, PodsUnknown, Snapshot, Update};
+use crate::control::source::{Candidate, HeldAddress, PodsUnknown, Proposal, Update};
 
 /// How often a node whose pods hold addresses of another subnet looks whether they still do.
 const LOOK_EVERY: Duration = Duration::from_secs(10);
@@ -336,27 +336,27 @@ impl Follower {
     /// Goes on once this node's own entry is known, or is known not to be its own.
     fn settle(&mut self) {
         if let Some(nodes) = self.listed.take() {
-            let snapshot = self.snapshot(&nodes);
-            self.updates.push_back(Update::Snapshot(snapshot));
+            let proposal = self.proposal(&nodes);
+            self.updates.push_back(Update::Everything(proposal));
         }
         self.step = Step::Follow;
         self.publish();
     }
 
-    fn snapshot(&mut self, nodes: &[Node]) -> Snapshot {
-        let mut foreign = BTreeMap::new();
+    fn proposal(&mut self, nodes: &[Node]) -> Proposal {
+        let mut unreadable = BTreeMap::new();
         let mut known = Vec::with_capacity(nodes.len());
         for node in nodes.iter().filter(|node| node.metadata.name != self.identity.name) {
             match node.candidate(self.ipv4(), self.identity.port) {
                 Ok(candidate) => known.extend(candidate),
                 Err(problem) => {
-                    foreign.insert(place(&node.metadata.name), problem.to_string());
+                    unreadable.insert(place(&node.metadata.name), problem.to_string());
                 }
             }
         }
         known.extend(self.own.clone());
-        self.wrong = foreign.keys().cloned().collect();
-        Snapshot { shared: None, nodes: known, foreign }
+        self.wrong = unreadable.keys().cloned().collect();
+        Proposal::of_nodes(known).with_unreadable(unreadable)
     }
 
     /// Tells of another node: as it is, or (`Err`) as it was when it was deleted.
@@ -375,7 +375,7 @@ impl Follower {
             None => self.wrong.remove(&key),
         };
         if problem.is_some() || was_wrong {
-            self.updates.push_back(Update::Foreign { key, problem });
+            self.updates.push_back(Update::Unreadable { key, problem });
         }
         self.updates.push_back(match candidate {
             Ok(Some(candidate)) => Update::Put(candidate),

@@ -6,7 +6,7 @@ use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
 use culvert::control::etcd::{Claims, Memory, Watched};
-use culvert::control::source::{Candidate, HeldAddress, Roll, Update};
+use culvert::control::source::{Candidate, HeldAddress, Proposal, Update};
 use ipnet::IpNet;
 
 /// What survives everything but a new disk.
@@ -22,7 +22,7 @@ pub(crate) struct Disk {
 pub(crate) struct Daemon {
     /// What was told; of a whole table, whether it must have every node of the one before.
     pub(crate) queue: VecDeque<(Update, bool)>,
-    pub(crate) roll: Roll,
+    pub(crate) table: Proposal,
     pub(crate) contested: Option<String>,
     pub(crate) heard: bool,
     /// Whether the plugin may attach pods.
@@ -88,7 +88,7 @@ impl Node {
 
     /// The subnets that this node goes by.
     pub(crate) fn in_force(&self) -> Vec<IpNet> {
-        let own = self.daemon.roll.nodes().find(|node| node.entry.name == self.name);
+        let own = self.daemon.table.nodes().find(|node| node.entry.name == self.name);
         own.map(|node| node.entry.subnets.clone()).unwrap_or_default()
     }
 
@@ -109,7 +109,7 @@ impl Node {
     }
 
     fn names(&self) -> BTreeSet<String> {
-        self.daemon.roll.nodes().map(|node| node.entry.name.clone()).collect()
+        self.daemon.table.nodes().map(|node| node.entry.name.clone()).collect()
     }
 
     /// Takes everything that waits; says whether the daemon's readiness is another than before, and
@@ -119,15 +119,15 @@ impl Node {
         while let Some((update, keeps)) = self.daemon.queue.pop_front() {
             match &update {
                 Update::Contested(reason) => self.daemon.contested.clone_from(reason),
-                Update::Snapshot(_) => self.daemon.heard = true,
+                Update::Everything(_) => self.daemon.heard = true,
                 _ => {}
             }
             let before = if keeps { self.names() } else { BTreeSet::new() };
-            self.daemon.roll.take(update);
+            self.daemon.table.take(update);
             dropped = dropped.or_else(|| before.difference(&self.names()).next().cloned());
         }
         if self.daemon.heard {
-            self.disk.table = self.daemon.roll.nodes().cloned().collect();
+            self.disk.table = self.daemon.table.nodes().cloned().collect();
         }
         let ready = self.daemon.contested.is_none() && !self.in_force().is_empty();
         (std::mem::replace(&mut self.daemon.ready, ready) != ready, dropped)

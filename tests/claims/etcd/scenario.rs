@@ -4,8 +4,9 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::time::Duration;
 
-use culvert::control::source::Shared;
+use culvert::control::source::Parameters;
 use ipnet::IpNet;
+use overlay_proto::Vni;
 
 use super::node::Disk;
 use super::world::{Happening, PREFIX, World};
@@ -116,7 +117,8 @@ impl Scenario {
         let written = Written { networks, vni: 1, len: 24 };
         if world.random.percent(50) {
             let cidrs = written.networks.iter().map(|net| net.parse().unwrap()).collect();
-            world.identity.shared = Some(Shared { cidrs, vni: 1, port: 4790 });
+            world.identity.parameters =
+                Some(Parameters { cidrs, vni: Vni::new(1).unwrap(), port: 4790 });
         } else {
             world.store.put(&format!("{PREFIX}/config"), &written.text());
         }
@@ -227,7 +229,7 @@ impl Scenario {
                     world.clock.after(seconds / 10, Happening::Up);
                 }
                 world.count("a database was restored or emptied");
-                if self.world.identity.shared.is_none() && self.world.random.percent(50) {
+                if self.world.identity.parameters.is_none() && self.world.random.percent(50) {
                     self.world.store.put(&config, &self.written.text());
                 }
             }
@@ -282,7 +284,8 @@ impl Scenario {
                     return Ok(());
                 }
                 let swapped = world.nodes[other].address;
-                world.nodes[other].address = std::mem::replace(&mut world.nodes[node].address, swapped);
+                world.nodes[other].address =
+                    std::mem::replace(&mut world.nodes[node].address, swapped);
                 for moved in [node, other] {
                     world.nodes[moved].moved = true;
                     world.go_on(moved)?;
@@ -333,7 +336,7 @@ impl Scenario {
                 self.written.len = self.world.random.pick(&[23, 24, 25]);
                 self.world.store.put(&config, &self.written.text());
             }
-            Trouble::Widen if world.identity.shared.is_none() => {
+            Trouble::Widen if world.identity.parameters.is_none() => {
                 self.written.networks[0] = "10.240.0.0/12";
                 self.world.store.put(&config, &self.written.text());
             }
@@ -430,7 +433,7 @@ impl Scenario {
             return Err(Violation::new("two nodes never own one subnet", format!("{pair:?}")));
         }
         for (number, node) in running() {
-            let entries = node.daemon.roll.nodes().map(|node| &node.entry);
+            let entries = node.daemon.table.nodes().map(|node| &node.entry);
             let entries = entries.filter(|entry| entry.name != "thief");
             let known: BTreeMap<String, Vec<IpNet>> = entries
                 .map(|entry| {

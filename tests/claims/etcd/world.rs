@@ -10,7 +10,7 @@ use culvert::control::etcd::{
     Change, Claims, Ended, Event, Failure, Found, Identity, KeyValue, Memory, MemoryError, Request,
     Transaction, Watched,
 };
-use culvert::control::source::{HeldAddress, PodsUnknown, Snapshot, Update};
+use culvert::control::source::{HeldAddress, PodsUnknown, Proposal, Update};
 use culvert_cni::ipam;
 use ipnet::IpNet;
 use serde::Deserialize;
@@ -29,19 +29,57 @@ const NOTICED: Duration = Duration::from_secs(10);
 
 /// What happens next.
 pub(crate) enum Happening {
-    Connect { node: usize, session: u64 },
+    Connect {
+        node: usize,
+        session: u64,
+    },
     /// A request reaches the store.
-    Ask { node: usize, session: u64, number: u64, request: Request },
-    Answer { node: usize, session: u64, number: u64, answer: Answer },
-    Late { node: usize, session: u64, number: u64 },
-    Told { node: usize, session: u64, watched: Watched, revision: i64 },
-    Broken { node: usize, session: u64 },
-    Wake { node: usize, number: u64 },
-    Updates { node: usize, boot: u64 },
-    LastGood { node: usize, boot: u64 },
-    Start { node: usize },
+    Ask {
+        node: usize,
+        session: u64,
+        number: u64,
+        request: Request,
+    },
+    Answer {
+        node: usize,
+        session: u64,
+        number: u64,
+        answer: Answer,
+    },
+    Late {
+        node: usize,
+        session: u64,
+        number: u64,
+    },
+    Told {
+        node: usize,
+        session: u64,
+        watched: Watched,
+        revision: i64,
+    },
+    Broken {
+        node: usize,
+        session: u64,
+    },
+    Wake {
+        node: usize,
+        number: u64,
+    },
+    Updates {
+        node: usize,
+        boot: u64,
+    },
+    LastGood {
+        node: usize,
+        boot: u64,
+    },
+    Start {
+        node: usize,
+    },
     Expire(i64),
-    Heal { node: usize },
+    Heal {
+        node: usize,
+    },
     Up,
     Trouble,
     Pod,
@@ -92,7 +130,7 @@ impl World {
     pub(crate) fn new(seed: u64, traced: bool) -> Self {
         let mut random = Random::new(seed);
         let lease = Duration::from_secs(random.between(5, 60));
-        let identity = Identity { prefix: PREFIX.into(), lease, shared: None };
+        let identity = Identity { prefix: PREFIX.into(), lease, parameters: None };
         Self {
             random,
             clock: Clock::new(),
@@ -316,10 +354,8 @@ impl World {
             }
             Happening::LastGood { node, boot } if self.nodes[node].boot == boot => {
                 let it = &mut self.nodes[node];
-                if !it.daemon.heard && it.daemon.roll.nodes().next().is_none() {
-                    let nodes = it.disk.table.clone();
-                    let last = Snapshot { nodes, ..Snapshot::default() };
-                    it.daemon.roll.take(Update::Snapshot(last));
+                if !it.daemon.heard && it.daemon.table.nodes().next().is_none() {
+                    it.daemon.table = Proposal::of_nodes(it.disk.table.clone());
                 }
                 self.updates(node)
             }
@@ -383,7 +419,7 @@ impl World {
                     it.contested.clone_from(reason);
                     heard |= reason.is_some();
                 }
-                let all = matches!(update, Update::Snapshot(_));
+                let all = matches!(update, Update::Everything(_));
                 let keeps = all && std::mem::take(&mut it.went_back);
                 it.daemon.queue.push_back((update, keeps));
             }
@@ -624,7 +660,9 @@ impl World {
             if watched == Watched::Compacted {
                 self.nodes[node].watch = None;
             }
-            self.say(|| format!("node {node} is to be told up to {}: {}", next - 1, brief(&watched)));
+            self.say(|| {
+                format!("node {node} is to be told up to {}: {}", next - 1, brief(&watched))
+            });
             let at = (self.clock.now() + self.delay()).max(self.nodes[node].told_at);
             self.nodes[node].told_at = at;
             let (session, revision) = (self.nodes[node].session, next - 1);
@@ -666,7 +704,8 @@ impl World {
         let it = &self.nodes[node];
         let in_force = it.in_force();
         if !in_force.is_empty()
-            && let Some(pod) = it.disk.pods.iter().find(|pod| !in_force.iter().any(|net| net.contains(*pod)))
+            && let Some(pod) =
+                it.disk.pods.iter().find(|pod| !in_force.iter().any(|net| net.contains(*pod)))
         {
             return Err(Violation::new(
                 "a subnet never changes while pods hold addresses in it",
@@ -740,7 +779,8 @@ impl World {
             let net = parse(subnet);
             let overlapping = self.store.data.keys.iter().find(|(other, kv)| {
                 let other = other.strip_prefix(&subnets).map(parse);
-                let overlaps = other.is_some_and(|other| other.contains(&net) || net.contains(&other));
+                let overlaps =
+                    other.is_some_and(|other| other.contains(&net) || net.contains(&other));
                 let foreign = self.owner(&kv.value).is_some_and(|owner| {
                     !self.is_own(node, &owner) && !owner.instance.starts_with("thief")
                 });

@@ -1,0 +1,208 @@
+//! What two nodes speak with one another: a codec on a port.
+//!
+//! A node that runs Culvert speaks every codec, and its entry in the table says none. An entry that
+//! names one is of a node that speaks nothing else: a kernel device, another overlay. Between two
+//! nodes that one rules, so that both ends come to the same from the same table.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::fmt;
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use overlay_proto::{Codec, CodecKind, Mac, Vni};
+
+use super::membership::error;
+use super::{Fault, NodeEntry, Overlay, Place, TableError};
+
+/// Most ports that the nodes of a table may need this one to listen on: each costs every worker a
+/// socket, and a look at it whenever packets arrive.
+pub const MAX_PORTS: usize = 8;
+
+/// What a node's entry says of how it speaks.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Speech {
+    /// The one codec that it speaks; none for a node that runs Culvert.
+    pub codec: Option<CodecKind>,
+    /// UDP port of its tunnels, at both ends; the codec's unless set.
+    pub port: Option<u16>,
+    /// Ethernet address of its tunnels' end; derived from its underlay address unless set.
+    pub mac: Option<Mac>,
+}
+
+impl Speech {
+    /// The Ethernet address that the node with this speech, at `address`, has in a tunnel.
+    pub fn mac_at(&self, address: IpAddr) -> Mac {
+        self.mac.unwrap_or_else(|| Mac::derived(address))
+    }
+}
+
+/// The network of a flannel cluster that did not choose one.
+const FLANNEL_VNI: Vni = match Vni::new(1) {
+    Ok(vni) => vni,
+    Err(_) => unreachable!(),
+};
+
+/// Ports and number of the codecs that nodes without Culvert may speak.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Foreign {
+    /// Virtual network identifier of VXLAN.
+    pub vxlan_vni: Vni,
+    /// UDP port of VXLAN.
+    pub vxlan_port: u16,
+    /// UDP port of bare IP in UDP.
+    pub ip_udp_port: u16,
+}
+
+impl Default for Foreign {
+    /// What flannel has.
+    fn default() -> Self {
+        Self {
+            vxlan_vni: FLANNEL_VNI,
+            vxlan_port: CodecKind::Vxlan.default_port(),
+            ip_udp_port: CodecKind::IpUdp.default_port(),
+        }
+    }
+}
+
+/// A codec on a port.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Tunnel {
+    /// The codec.
+    pub codec: CodecKind,
+    /// The UDP port, at both ends.
+    pub port: u16,
+}
+
+impl Tunnel {
+    /// The codec between an end with the address `own` and one with `peer`.
+    pub(super) fn codec_between(self, own: Mac, peer: Mac) -> Codec {
+        match self.codec {
+            CodecKind::VxlanGpe => Codec::VxlanGpe,
+            CodecKind::Vxlan => Codec::Vxlan { own, peer },
+            CodecKind::IpUdp => Codec::IpUdp,
+        }
+    }
+}
+
+impl fmt::Display for Tunnel {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} on UDP port {}", self.codec, self.port)
+    }
+}
+
+impl Overlay {
+    /// The virtual network identifier of a codec; one that has none ignores it.
+    pub fn vni_of(&self, codec: CodecKind) -> Vni {
+        match codec {
+            CodecKind::VxlanGpe | CodecKind::IpUdp => self.vni,
+            CodecKind::Vxlan => self.foreign.vxlan_vni,
+        }
+    }
+
+    /// What a node with this speech speaks with nodes that run Culvert, of which it may be one.
+    pub(super) fn tunnel_of(&self, speech: &Speech) -> Tunnel {
+        let codec = speech.codec.unwrap_or_default();
+        let usual = match codec {
+            CodecKind::VxlanGpe => self.port,
+            CodecKind::Vxlan => self.foreign.vxlan_port,
+            CodecKind::IpUdp => self.foreign.ip_udp_port,
+        };
+        Tunnel { codec, port: speech.port.unwrap_or(usual) }
+    }
+
+    /// What two nodes speak with one another; none if each has its own way.
+    pub(super) fn tunnel_between(&self, one: &Speech, other: &Speech) -> Option<Tunnel> {
+        let (own, others) = (self.tunnel_of(one), self.tunnel_of(other));
+        match (one.codec, other.codec) {
+            (_, None) => Some(own),
+            (None, Some(_)) => Some(others),
+            (Some(_), Some(_)) => (own == others).then_some(own),
+        }
+    }
+}
+
+/// The tunnels of the node at `local`, its own codec's first; that one is there without peers too.
+pub(super) fn tunnels(overlay: &Overlay, nodes: &[Arc<NodeEntry>], local: usize) -> Vec<Tunnel> {
+    let speech = &nodes[local].speech;
+    let own = overlay.tunnel_of(speech);
+    let others: BTreeSet<Tunnel> = nodes
+        .iter()
+        .filter_map(|node| overlay.tunnel_between(speech, &node.speech))
+        .filter(|tunnel| *tunnel != own)
+        .collect();
+    std::iter::once(own).chain(others).collect()
+}
+
+/// What the nodes that were taken so far speak with this one.
+pub(super) struct Spoken<'a> {
+    overlay: &'a Overlay,
+    own: Speech,
+    macs: HashMap<Mac, String>,
+    ports: BTreeMap<u16, CodecKind>,
+}
+
+impl<'a> Spoken<'a> {
+    /// This node alone, which has the speech `own`.
+    pub(super) fn new(overlay: &'a Overlay, own: Speech) -> Self {
+        let tunnel = overlay.tunnel_of(&own);
+        let ports = BTreeMap::from([(tunnel.port, tunnel.codec)]);
+        Self { overlay, own, macs: HashMap::new(), ports }
+    }
+
+    /// Takes the node at `index` of the list, this one too; one with a fault changes nothing.
+    ///
+    /// # Errors
+    ///
+    /// Why it cannot be spoken to beside those before it.
+    pub(super) fn take(&mut self, index: usize, node: &NodeEntry) -> Result<(), TableError> {
+        let speech = &node.speech;
+        check_entry(index, speech)?;
+        if let Some(mac) = speech.mac
+            && let Some(name) = self.macs.get(&mac)
+        {
+            return Err(error(Place::Mac(index), mac, Fault::DuplicateMac(name.clone())));
+        }
+        let Some(tunnel) = self.overlay.tunnel_between(&self.own, speech) else {
+            let fault = Fault::NothingInCommon(self.overlay.tunnel_of(&self.own));
+            return Err(error(Place::Codec(index), self.overlay.tunnel_of(speech), fault));
+        };
+        let place = if speech.port.is_some() { Place::Port(index) } else { Place::Codec(index) };
+        match self.ports.get(&tunnel.port) {
+            Some(codec) if *codec == tunnel.codec => {}
+            Some(codec) => return Err(error(place, tunnel, Fault::PortTwice(*codec))),
+            None if self.ports.len() >= MAX_PORTS => {
+                return Err(error(place, tunnel, Fault::TooManyPorts));
+            }
+            None => drop(self.ports.insert(tunnel.port, tunnel.codec)),
+        }
+        if let Some(mac) = speech.mac {
+            self.macs.insert(mac, node.name.clone());
+        }
+        Ok(())
+    }
+}
+
+/// Checks an entry by itself.
+fn check_entry(index: usize, speech: &Speech) -> Result<(), TableError> {
+    match *speech {
+        Speech { codec: None, port: Some(port), .. } => {
+            Err(error(Place::Port(index), port, Fault::PortWithoutCodec))
+        }
+        Speech { port: Some(0), .. } => Err(error(Place::Port(index), 0, Fault::BadPort)),
+        Speech { mac: Some(mac), .. } if !mac.is_unicast() => {
+            Err(error(Place::Mac(index), mac, Fault::BadMac))
+        }
+        Speech { codec: Some(codec @ CodecKind::Vxlan), mac: None, .. } => {
+            Err(error(Place::Codec(index), codec, Fault::MacMissing))
+        }
+        Speech {
+            codec: Some(codec @ (CodecKind::VxlanGpe | CodecKind::IpUdp)),
+            mac: Some(mac),
+            ..
+        } => Err(error(Place::Mac(index), mac, Fault::MacUnused(codec))),
+        Speech { .. } => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests;

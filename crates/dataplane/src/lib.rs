@@ -1,0 +1,45 @@
+//! Packets: reading, deciding through the engine, writing; whole batches at a time.
+//!
+//! Owns the workers, each a thread with one TUN queue and receiving sockets that no other thread
+//! reads. Control speaks to workers by publishing a table and by a short queue of commands that
+//! they look at when woken; nothing that control does can delay a packet. Never allocates, locks or
+//! logs per packet; a full queue of the kernel's costs the packet, which is counted.
+
+mod capture;
+mod counters;
+mod egress;
+pub mod engine;
+mod ingress;
+mod io_error;
+mod memory;
+pub mod offload;
+mod outbox;
+mod outer;
+mod outlet;
+mod plane;
+pub mod platform;
+mod port;
+mod rehearsal;
+mod round;
+mod tap;
+mod train;
+mod underlay;
+mod vigil;
+mod worker;
+
+pub use capture::{Capture, CaptureFilter, CaptureRecord, CaptureSide, CaptureVerdict};
+pub use counters::WorkerCounters;
+pub use egress::Egress;
+pub use ingress::Ingress;
+pub use memory::{MemoryTrain, MemoryTun, MemoryUnderlay};
+pub use outer::{MAX_OUTER_LEN, Outer};
+pub use plane::{DataPlane, Listening, Settings};
+pub use port::{TunPort, UnderlayPort};
+pub use rehearsal::Rehearsal;
+pub use round::{Env, Notice, Notices, Round};
+pub use tap::{Decision, Sight, Tap};
+pub use train::super_packet_limit;
+pub use underlay::{SENDERS, Underlay, bucket};
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,45 @@
+//! Virtual time: events in the order of their moments, and of their making within one moment.
+
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+
+use culvert_dataplane::platform::clock;
+
+pub(crate) struct Clock<E> {
+    /// What the engine is told; only differences matter to it.
+    start: Instant,
+    now: Duration,
+    made: u64,
+    queue: BTreeMap<(Duration, u64), E>,
+}
+
+impl<E> Clock<E> {
+    pub(crate) fn new() -> Self {
+        Self { start: clock::now(), now: Duration::ZERO, made: 0, queue: BTreeMap::new() }
+    }
+
+    /// Time since the start of the run.
+    pub(crate) fn now(&self) -> Duration {
+        self.now
+    }
+
+    pub(crate) fn instant(&self) -> Instant {
+        self.start + self.now
+    }
+
+    pub(crate) fn after(&mut self, delay: Duration, event: E) {
+        self.at(self.now + delay, event);
+    }
+
+    pub(crate) fn at(&mut self, moment: Duration, event: E) {
+        self.made += 1;
+        self.queue.insert((moment.max(self.now), self.made), event);
+    }
+
+    /// Goes on to the next event.
+    pub(crate) fn next(&mut self) -> Option<E> {
+        let ((moment, _), event) = self.queue.pop_first()?;
+        self.now = moment;
+        Some(event)
+    }
+}

@@ -1,0 +1,51 @@
+//! Nodes and pods as network namespaces on one machine, for the demo, the tests and the bench.
+//!
+//! Owns the machines, the wires between them, and the parts of the people and programs around a
+//! daemon: the administrator who writes its files, the service manager that starts and stops it, the
+//! container runtime that calls the plugin. Drives the same programs a user runs and knows nothing
+//! of the daemon's inside. Everything here blocks its caller and has a deadline.
+//!
+//! ```text
+//!  NAME-node1 eth0 192.168.1.11 ─┐   NAME-switch
+//!  NAME-node2 eth0 192.168.1.12 ─┼── bridge 192.168.1.1, default gateway of the nodes;
+//!  NAME-node3 eth0 192.168.1.13 ─┘   lo 203.0.113.1, the world outside the cluster
+//! ```
+//!
+//! Each node also has fd00:192:168:1::11 and so on, and the world outside 2001:db8:ffff::1. Node N
+//! owns 10.244.N.0/24, fd00:10:244:N::/64, or both.
+
+mod builder;
+mod cli;
+pub mod clock;
+mod demo;
+mod files;
+pub mod interrupt;
+mod ip;
+mod matrix;
+mod netns;
+mod network;
+mod node;
+mod output;
+mod plan;
+mod pod;
+pub mod probe;
+mod process;
+mod render;
+mod teardown;
+mod topology;
+mod wait;
+
+pub use builder::LabBuilder;
+pub use cli::{LabArgs, run};
+pub use netns::Netns;
+pub use network::Lab;
+pub use node::Node;
+pub use plan::{Families, Family, Place, Plan};
+pub use pod::{POD_INTERFACE, Pod};
+pub use render::{OBSERVE_ADDRESS, TableFile, TableNode, UNDERLAY_PORT};
+pub use teardown::{Removed, down};
+pub use topology::NODE_INTERFACE;
+pub use wait::{wait_for, wait_until};
+
+/// The lab that the command line means unless told otherwise.
+const DEFAULT_NAME: &str = "lab";

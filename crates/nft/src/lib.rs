@@ -1,0 +1,28 @@
+//! nftables tables, applied and read back over netlink, without the program `nft`.
+//!
+//! Owns the encoding of tables, sets, chains and rules for the few expressions that Culvert's own
+//! tables use, transactions, and reading a table back for comparison. Never decides what a table
+//! says: the daemon and the plugin bring it as values. Every call blocks, and acts in the network
+//! namespace of the thread that opened the socket; [`culvert_netlink`] says for how long.
+//!
+//! Numbers are those of `linux/netfilter/nf_tables.h` and `nfnetlink.h`.
+
+#![forbid(unsafe_code)]
+
+mod attribute;
+mod batch;
+mod error;
+mod expression;
+pub mod kernel;
+mod listing;
+mod message;
+mod socket;
+mod table;
+mod wire;
+
+pub use batch::Batch;
+pub use error::{Error, Result};
+pub use expression::{Base, Comparison, Expression, Field, Membership, Meta, Register, Verdict};
+pub use listing::{ChainListing, Listing, SetListing};
+pub use socket::Socket;
+pub use table::{Chain, ChainKind, Element, Family, Hook, KeyPart, Set, Table};
