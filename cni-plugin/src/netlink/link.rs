@@ -14,6 +14,7 @@ use rustix::io::Errno;
 use super::{Error, Request, Socket};
 use crate::fault::Step;
 use crate::mac::MacAddress;
+use crate::pod_port::{DEVICE_GROUP, FORWARDED_GROUPS};
 
 /// What the kernel says about a device, as far as this plugin cares.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -118,6 +119,7 @@ impl Socket {
             LinkAttribute::NumTxQueues(1),
             LinkAttribute::NumRxQueues(1),
             LinkAttribute::Controller(veth.bridge),
+            LinkAttribute::Group(DEVICE_GROUP),
             LinkAttribute::LinkInfo(vec![
                 LinkInfo::Kind(InfoKind::Veth),
                 LinkInfo::Data(InfoData::Veth(InfoVeth::Peer(pod))),
@@ -133,7 +135,8 @@ impl Socket {
 
     /// Sets a bridge port's options and switches it on.
     ///
-    /// The port gets no IPv6 address of its own: the node talks to pods through the bridge.
+    /// The port gets no IPv6 address of its own: the node talks to pods through the bridge. It hands
+    /// the node nothing either: see [`FORWARDED_GROUPS`].
     pub(crate) fn start_port(&mut self, port: &PortChange<'_>) -> Result<(), Error> {
         let mut message = named_up(port.name);
         message.attributes.push(LinkAttribute::LinkInfo(vec![
@@ -141,6 +144,7 @@ impl Socket {
             LinkInfo::PortData(InfoPortData::BridgePort(vec![
                 InfoBridgePort::HairpinMode(port.hairpin),
                 InfoBridgePort::Isolated(port.isolated),
+                InfoBridgePort::GroupFwdMask(FORWARDED_GROUPS),
             ])),
         ]));
         if port.kernel_has_ipv6 {
