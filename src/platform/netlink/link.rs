@@ -4,8 +4,9 @@ use std::fmt;
 
 use rtnetlink::packet_route::RouteNetlinkMessage;
 use rtnetlink::packet_route::link::{
-    BridgeBooleanOptionFlags, BridgeStpState, InfoBridge, InfoBridgePort, InfoData, InfoKind,
-    InfoPortData, LinkAttribute, LinkExtentMask, LinkFlags, LinkInfo, LinkMessage,
+    BridgeBooleanOptionFlags, BridgeBooleanOptions, BridgeStpState, InfoBridge, InfoBridgePort,
+    InfoData, InfoKind, InfoPortData, LinkAttribute, LinkExtentMask, LinkFlags, LinkInfo,
+    LinkMessage,
 };
 use rtnetlink::{LinkBridge, LinkBridgePort, LinkMessageBuilder, LinkUnspec};
 
@@ -184,11 +185,13 @@ impl Netlink {
                 ("plug into bridge", link.controller(*bridge).build())
             }
             LinkChange::PlainBridge { learning_limit } => {
+                let flag = BridgeBooleanOptionFlags::NoLinkLocalLearn;
+                let not_learning = BridgeBooleanOptions { value: flag, mask: flag };
                 let bridge = LinkMessageBuilder::<LinkBridge>::new_with_info_kind(InfoKind::Bridge)
                     .index(index)
                     .stp_state(BridgeStpState::Disabled)
                     .mcast_snooping(false)
-                    .no_linklocal_learn(true)
+                    .append_info_data(InfoBridge::MultiBoolOpt(not_learning))
                     .fdb_max_learned(*learning_limit);
                 ("set bridge options of", bridge.build())
             }
