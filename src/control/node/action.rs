@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use culvert_cni::source_check;
+use culvert_cni::{living, source_check};
 use ipnet::IpNet;
 
 use super::ruleset::TABLE;
@@ -122,7 +122,8 @@ pub enum Action {
     },
     /// Replace the nftables table.
     ApplyRuleset,
-    /// Make the nftables table of the source check that of the pods there are.
+    /// Make the nftables tables of the source check and of the pods' addresses those of the pods there
+    /// are.
     ApplySourceCheck {
         /// The bridge of the pods.
         bridge: String,
@@ -143,6 +144,8 @@ pub enum Action {
     DeleteRuleset,
     /// Delete the nftables table of the source check.
     DeleteSourceCheck,
+    /// Delete the nftables table of the pods' addresses.
+    DeletePodAddresses,
 }
 
 impl Action {
@@ -190,7 +193,9 @@ impl fmt::Display for Action {
             Self::ShutPort { device } => write!(f, "set down dev {device}"),
             Self::PlugPort { device, bridge, .. } => write!(f, "plug {device} into {bridge}"),
             Self::ApplyRuleset => write!(f, "replace nft table {TABLE}"),
-            Self::ApplySourceCheck { .. } => write!(f, "repair nft table {SourceCheck}"),
+            Self::ApplySourceCheck { .. } => {
+                write!(f, "repair nft tables {SourceCheck}, {} {}", living::FAMILY.as_str(), living::TABLE)
+            }
             Self::DeleteLink { device, ports: 0 } => write!(f, "delete link {device}"),
             Self::DeleteLink { device, ports } => {
                 write!(f, "delete link {device}, which had {ports} ports")
@@ -198,6 +203,9 @@ impl fmt::Display for Action {
             Self::ReleaseBridge { device } => write!(f, "release bridge {device}"),
             Self::DeleteRuleset => write!(f, "delete nft table {TABLE}"),
             Self::DeleteSourceCheck => write!(f, "delete nft table {SourceCheck}"),
+            Self::DeletePodAddresses => {
+                write!(f, "delete nft table {} {}", living::FAMILY.as_str(), living::TABLE)
+            }
         }
     }
 }

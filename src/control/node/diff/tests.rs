@@ -81,7 +81,8 @@ fn apply(model: &mut Actual, action: &Action) {
         | Action::DeleteLink { .. }
         | Action::ReleaseBridge { .. }
         | Action::DeleteRuleset
-        | Action::DeleteSourceCheck => {
+        | Action::DeleteSourceCheck
+        | Action::DeletePodAddresses => {
             panic!("a reconcile never cleans up: {action}")
         }
     }
