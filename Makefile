@@ -132,6 +132,8 @@ mutants: ## Remove each check of the data path in turn; some test must notice (M
 # How long each target is fuzzed, which targets (all unless named), and how.
 TIME ?= 60s
 TARGET ?= $(notdir $(wildcard tests/fuzz/corpus/*))
+# Those of the data path alone need little of what the daemon is built from.
+PACKET_TARGETS := outer_header inner_packet icmp split coalesce datagram tun_read
 FUZZ_DIR := target/fuzz
 FUZZ := $(FUZZ_DIR)/$(TRIPLE)/fuzz/fuzz
 # libFuzzer's instrumentation, which stable compilers have too.
@@ -142,7 +144,8 @@ FUZZ_FLAGS := --cfg fuzzing -Cpasses=sancov-module -Cllvm-args=-sanitizer-covera
 .PHONY: fuzz-build
 fuzz-build:
 	@command -v c++ >/dev/null || { echo "fuzzing needs a C++ compiler (Debian: g++)" >&2; exit 1; }
-	RUSTFLAGS="$(FUZZ_FLAGS)" cargo build --locked -p culvert-fuzz --features discover --profile fuzz \
+	RUSTFLAGS="$(FUZZ_FLAGS)" cargo build --locked -p culvert-fuzz --profile fuzz \
+	    $(if $(filter-out $(PACKET_TARGETS),$(TARGET)),,--no-default-features) --features discover \
 	    --target $(TRIPLE) --target-dir $(FUZZ_DIR)
 
 .PHONY: fuzz
@@ -203,5 +206,5 @@ bench-sources: bench-programs ## Table sources: how fast a change reaches eight 
 
 .PHONY: bench-micro
 bench-micro: ## Micro-benchmarks: codec, lookup, checksum, offloads, a whole worker
-	cargo bench --locked -p bench
+	cargo bench --locked -p bench --no-default-features
 
