@@ -58,7 +58,8 @@ fn port_that_lost_its_bridge_is_no_way_in() {
     node.stop().unwrap();
     run(node.netns(), "ip", &["link", "del", "v-net-0"]);
     let port = port_of(node);
-    let mac = json(node.netns(), &["link", "show", &port])[0]["address"].as_str().unwrap().to_owned();
+    let mac =
+        json(node.netns(), &["link", "show", &port])[0]["address"].as_str().unwrap().to_owned();
     let to = lab.node(2).address();
     ip(attacker.netns(), &format!("route add {to} dev eth0"));
     ip(attacker.netns(), &format!("neigh replace {to} lladdr {mac} dev eth0 nud permanent"));
@@ -141,7 +142,8 @@ fn no_other_process_of_a_node_speaks_as_the_node() {
         let to = SocketAddr::new(lab.node(2).address(), UNDERLAY_PORT);
         let mut seen = Capture::start(victim.netns());
         let any: IpAddr = if to.is_ipv4() { [0; 4].into() } else { [0; 16].into() };
-        let socket = node.netns().run(|| UdpSocket::bind(SocketAddr::new(any, 0))).unwrap().unwrap();
+        let socket =
+            node.netns().run(|| UdpSocket::bind(SocketAddr::new(any, 0))).unwrap().unwrap();
         let inner = |payload| Udp::new(lab.pod(1, 1).ipv4(), victim.ipv4(), payload).bytes();
         let refused = socket.send_to(&in_overlay(VNI, &inner(EVIL)), to);
         assert!(refused.is_err(), "a process without the mark");
@@ -175,7 +177,8 @@ fn connection_that_began_without_masquerade_begins_anew_with_it() {
     let (node, pod) = (lab.node(1), lab.pod(1, 1));
     let (source, outside) = (pod.ipv4(), lab.outside(Family::Ipv4));
     // Something else tracks connections, as whoever translates services does.
-    let tracking = "table inet other { chain all { type filter hook forward priority 0; ct state new }; }";
+    let tracking =
+        "table inet other { chain all { type filter hook forward priority 0; ct state new }; }";
     run(node.netns(), "nft", &[tracking]);
     node.stop().unwrap();
     run(node.netns(), "nft", &["delete", "table", "inet", "culvert"]);
@@ -200,7 +203,8 @@ fn scan_of_a_subnet_leaves_the_nodes_table_of_neighbours_alone() {
         for host in 1..=500_u16 {
             let to: IpAddr = format!("fd00:10:244:1:8000::{host:x}").parse().unwrap();
             // A node that is asked to tell so may say "no such host" of one before.
-            let _told = probe::send_packet(attacker.netns(), &Udp::new(attacker.ipv6(), to, EVIL).bytes());
+            let _told =
+                probe::send_packet(attacker.netns(), &Udp::new(attacker.ipv6(), to, EVIL).bytes());
         }
     }
     for host in 10..250_u8 {

@@ -81,7 +81,10 @@ fn every_damage_to_the_source_check_is_repaired() {
         ] {
             run(damage);
             let done = node.reconcile().await;
-            assert!(done.contains(&"repair nft tables bridge culvert, inet culvert-pods".to_owned()), "{damage}");
+            assert!(
+                done.contains(&"repair nft tables bridge culvert, inet culvert-pods".to_owned()),
+                "{damage}"
+            );
             assert_eq!(node.reconcile().await, [""; 0], "after {damage}");
             let now = [words("bridge culvert"), words("inet culvert-pods")];
             assert_eq!(now, whole, "after {damage}");

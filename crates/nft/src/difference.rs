@@ -20,9 +20,8 @@ impl Batch {
         let listing = Listing::of(wanted);
         let mut batch = Self::new(wanted.family);
         let bare = actual.map(|actual| actual.clone().without_elements());
-        let is_right = |bare: &Listing| {
-            *bare == listing.clone().without_elements() || Some(bare) == accepted
-        };
+        let is_right =
+            |bare: &Listing| *bare == listing.clone().without_elements() || Some(bare) == accepted;
         let Some(actual) = actual.filter(|_actual| bare.as_ref().is_some_and(is_right)) else {
             batch.replace(wanted);
             return Some(batch);

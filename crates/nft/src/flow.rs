@@ -111,9 +111,10 @@ mod tests {
     /// A connection from 10.244.1.2 to 192.0.2.1 that is translated to 192.168.1.11.
     fn listed() -> Message {
         let mut attributes = Attributes::default();
-        for (kind, source, destination) in
-            [(ORIGINAL, [10, 244, 1, 2], [192, 0, 2, 1]), (REPLY, [192, 0, 2, 1], [192, 168, 1, 11])]
-        {
+        for (kind, source, destination) in [
+            (ORIGINAL, [10, 244, 1, 2], [192, 0, 2, 1]),
+            (REPLY, [192, 0, 2, 1], [192, 168, 1, 11]),
+        ] {
             attributes.nested(NESTED | kind, |tuple| {
                 tuple.nested(NESTED | TUPLE_ADDRESSES, |addresses| {
                     addresses.bytes(IPV4_SOURCE, &source);

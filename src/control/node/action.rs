@@ -194,7 +194,12 @@ impl fmt::Display for Action {
             Self::PlugPort { device, bridge, .. } => write!(f, "plug {device} into {bridge}"),
             Self::ApplyRuleset => write!(f, "replace nft table {TABLE}"),
             Self::ApplySourceCheck { .. } => {
-                write!(f, "repair nft tables {SourceCheck}, {} {}", living::FAMILY.as_str(), living::TABLE)
+                write!(
+                    f,
+                    "repair nft tables {SourceCheck}, {} {}",
+                    living::FAMILY.as_str(),
+                    living::TABLE
+                )
             }
             Self::DeleteLink { device, ports: 0 } => write!(f, "delete link {device}"),
             Self::DeleteLink { device, ports } => {

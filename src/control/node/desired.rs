@@ -111,7 +111,7 @@ impl Desired {
     /// when none should.
     ///
     /// One whose answers come from inside the cluster was sent to a service.
-    pub(super) fn untranslated(&self) -> Option<impl Fn(&Flow) -> bool> {
+    pub(super) fn untranslated(&self) -> Option<impl Fn(&Flow) -> bool + use<>> {
         let (local, cluster) = (self.pods.subnets.clone(), self.cluster_networks.clone());
         let has = |networks: &[IpNet], address: &IpAddr| {
             networks.iter().any(|network| network.contains(address))
@@ -298,7 +298,8 @@ mod tests {
 
     #[test]
     fn no_device_of_ours_takes_router_advertisements_whatever_the_families() {
-        for (subnet, network) in [("10.244.1.0/24", "10.244.0.0/16"), ("fd00:1::/64", "fd00::/16")] {
+        for (subnet, network) in [("10.244.1.0/24", "10.244.0.0/16"), ("fd00:1::/64", "fd00::/16")]
+        {
             let sysctls = sysctls(&spec(&[subnet], &[network]));
             for device in ["culvert0", "v-net-0"] {
                 let key = format!("net/ipv6/conf/{device}/accept_ra");

@@ -9,8 +9,8 @@ use ipnet::IpNet;
 use super::PROTOCOL;
 use super::action::Action;
 use super::desired::{
-    ADOPTED_ALIAS, ALIAS_PREFIX, BRIDGE_ALIAS, Desired, DesiredRoute, Device, MAC_PREFIX, Parameter,
-    TUN_ALIAS,
+    ADOPTED_ALIAS, ALIAS_PREFIX, BRIDGE_ALIAS, Desired, DesiredRoute, Device, MAC_PREFIX,
+    Parameter, TUN_ALIAS,
 };
 use crate::platform::netlink::{MAIN_TABLE, Mac, Route, default_priority};
 

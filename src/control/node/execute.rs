@@ -136,7 +136,9 @@ impl Executor<'_> {
             let action = Action::ShutPort { device: pod.device.clone() };
             match self.execute(&action).await {
                 Ok(()) => tracing::error!(%action, "the rules for pods cannot be put back"),
-                Err(error) => tracing::error!(error = format!("{error:#}"), "shutting a port failed"),
+                Err(error) => {
+                    tracing::error!(error = format!("{error:#}"), "shutting a port failed")
+                }
             }
         }
     }

@@ -191,13 +191,23 @@ mod tests {
     const NOTE: &str = "culvert pod 0a:58:0a:f4:01:02 checked 10.244.1.2";
 
     fn link(index: u32, name: &str, controller: Option<u32>, alias: &str) -> Link {
-        Link { index, name: name.into(), up: true, controller, alias: alias.into(), ..Link::default() }
+        Link {
+            index,
+            name: name.into(),
+            up: true,
+            controller,
+            alias: alias.into(),
+            ..Link::default()
+        }
     }
 
     #[test]
     fn stranger_is_a_port_without_a_note_or_a_pod_that_is_not_checked() {
-        let mut links =
-            vec![link(2, "v-net-0", None, ""), link(3, "culv1", Some(2), NOTE), link(4, "eth0", None, "")];
+        let mut links = vec![
+            link(2, "v-net-0", None, ""),
+            link(3, "culv1", Some(2), NOTE),
+            link(4, "eth0", None, ""),
+        ];
         assert!(!pods(&links, "v-net-0").has_strangers);
         links.push(link(5, "culv2", Some(2), &NOTE.replace(" checked", "")));
         assert!(pods(&links, "v-net-0").has_strangers);
