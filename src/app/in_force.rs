@@ -41,6 +41,7 @@ impl InForce {
             local_subnets: members.local().subnets.clone(),
             mtu: self.mtus.device.get(),
             underlay_ports: ports.into_iter().collect(),
+            codec_ports: config.underlay.codec_ports().into(),
             masquerade: config.egress.masquerade,
         }
     }

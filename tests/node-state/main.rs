@@ -159,8 +159,25 @@ fn one_family_alone_works() {
             node.spec.local_subnets = nets(&[subnet]);
             node.reconcile().await;
             assert_eq!(node.reconcile().await, [""; 0]);
+            for device in ["culvert0", "v-net-0"] {
+                assert_eq!(sysctl(&format!("ipv6/conf/{device}/accept_ra")), "0", "{network}");
+            }
         });
     }
+}
+
+#[test]
+fn bridge_is_bounded_in_what_it_learns() {
+    Namespace::new("learn").run(async || {
+        let mut node = Node::ready().await;
+        // The limit is shown by newer programs only, so that a second bridge says what is the default.
+        let details = ip("-d link show v-net-0");
+        assert!(details.contains("no_linklocal_learn 1"), "{details}");
+        ip("link set v-net-0 type bridge no_linklocal_learn 0");
+        assert_eq!(node.reconcile().await.len(), 1);
+        assert!(ip("-d link show v-net-0").contains("no_linklocal_learn 1"));
+        assert_eq!(node.reconcile().await, [""; 0]);
+    });
 }
 
 #[test]

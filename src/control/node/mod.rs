@@ -22,16 +22,16 @@ mod ruleset;
 mod stranded;
 
 use anyhow::{Context as _, bail};
-use culvert_cni::pod_port::PodPort;
+use culvert_cni::living;
 use ipnet::IpNet;
 
 pub use self::action::Action;
 pub use self::cleanup::Cleanup;
 use self::desired::{ALIAS_PREFIX, Desired};
-use self::diff::{Ruleset, diff};
+use self::diff::{Port, Ruleset, diff};
 pub use self::events::{Changes, KernelEvents};
 use self::execute::Executor;
-use self::firewall::Firewall;
+use self::firewall::{Firewall, Pods};
 pub use self::path_mtu::PathMtu;
 pub use self::preflight::Conflict;
 pub use self::stranded::Stranded;
@@ -69,6 +69,8 @@ pub struct NodeSpec {
     pub mtu: u16,
     /// UDP ports of the tunnel, one for each codec in use.
     pub underlay_ports: Vec<u16>,
+    /// UDP ports of every codec there is, in use or not.
+    pub codec_ports: Vec<u16>,
     /// Whether pods' traffic to outside the cluster leaves with the node's address.
     pub masquerade: bool,
 }
@@ -138,9 +140,11 @@ impl Reconciler {
                 observe::observe(&mut self.netlink, &self.sysctls, &desired, tun.is_attached())
                     .await?;
             self.stranded = stranded::stranded(&spec.local_subnets, &observed.pods);
+            // No port comes up without a look at what guards it.
+            look |= !observed.actual.ports.iter().all(Port::is_right);
             observed.actual.ruleset = self.ruleset_state(spec, &desired, look)?;
             if look {
-                observed.actual.source_check = self.source_check_state(&observed.pods)?;
+                observed.actual.source_check = self.pods_state(&observed.pods, &desired.pods)?;
             }
             look = false;
             let actions = diff(&desired, &observed.actual);
@@ -152,11 +156,16 @@ impl Reconciler {
                 firewall: &mut self.firewall,
                 tun,
                 indexes: observed.indexes,
-                ruleset: Some(&desired.ruleset),
+                desired: Some(&desired),
                 sysctls: &self.sysctls,
             };
             for action in actions {
-                executor.execute(&action).await?;
+                if let Err(error) = executor.execute(&action).await {
+                    if action.guards_pods() && !is_stale(&error) {
+                        executor.shut_ports(&observed.pods.ports).await;
+                    }
+                    return Err(error);
+                }
                 done.push(action);
             }
         }
@@ -196,15 +205,15 @@ impl Reconciler {
         }
     }
 
-    /// Compares the pods' source check with what it should be.
-    fn source_check_state(&mut self, pods: &[PodPort]) -> anyhow::Result<Ruleset> {
-        match self.firewall.look_at_source_check(pods) {
+    /// Compares the pods' tables with what they should be.
+    fn pods_state(&mut self, pods: &Pods, bridge: &living::Bridge) -> anyhow::Result<Ruleset> {
+        match self.firewall.look_at_pods(pods, bridge) {
             // The plugin says so too, to whoever attaches a pod that is to be checked.
             Err(error) if error.is_unsupported() => {
                 tracing::warn!(%error, "pods of this node can use one another's addresses");
                 Ok(Ruleset::Unchecked)
             }
-            other => other.context("checking the pods' source check"),
+            other => other.context("checking the pods' nftables tables"),
         }
     }
 
@@ -253,6 +262,13 @@ impl Reconciler {
     }
 }
 
+/// Whether somebody else changed nftables faster than we could, so that what was there still is.
+fn is_stale(error: &anyhow::Error) -> bool {
+    error.chain().any(|cause| {
+        cause.downcast_ref::<crate::platform::nft::Error>().is_some_and(|error| error.is_stale())
+    })
+}
+
 fn is_link_local(net: &IpNet) -> bool {
     match net {
         IpNet::V4(net) => net.addr().is_link_local(),
@@ -287,6 +303,7 @@ mod tests {
             local_subnets: Vec::new(),
             mtu: 1464,
             underlay_ports: vec![4790],
+            codec_ports: vec![4790, 8472, 8285],
             masquerade: false,
         };
         // None of these is polled, so nothing on this machine is read or changed.

@@ -3,12 +3,12 @@
 use std::collections::{BTreeMap, HashMap};
 
 use anyhow::{Context as _, bail};
-use culvert_cni::pod_port::PodPort;
+use culvert_cni::pod_port::{DEVICE_GROUP, FORWARDED_GROUPS, PodPort};
 
 use super::PROTOCOL;
-use super::desired::Desired;
+use super::desired::{Desired, Parameter};
 use super::diff::{Actual, ActualAddress, ActualDevice, ActualRoute, Port, Ruleset};
-use super::firewall::pod_ports;
+use super::firewall::{Pods, pods};
 use crate::platform::netlink::{Address, Link, LinkKind, Netlink};
 use crate::platform::sysctl::Sysctls;
 
@@ -19,7 +19,7 @@ const PORT_PREFIX: &str = "culv";
 pub(super) struct Observed {
     pub(super) actual: Actual,
     /// The pods that the plugin has left notes about.
-    pub(super) pods: Vec<PodPort>,
+    pub(super) pods: Pods,
     /// Index of each device that an action may name.
     pub(super) indexes: HashMap<String, u32>,
 }
@@ -62,7 +62,7 @@ pub(super) async fn observe(
     };
     Ok(Observed {
         actual,
-        pods: pod_ports(&links, &desired.bridge.name),
+        pods: pods(&links, &desired.bridge.name),
         indexes: links.into_iter().map(|link| (link.name, link.index)).collect(),
     })
 }
@@ -89,7 +89,10 @@ fn device(link: &Link, addresses: &[Address]) -> ActualDevice {
         alias: link.alias.clone(),
         mac: link.mac,
         tx_queue_len: link.tx_queue_len,
-        plain: !link.spanning_tree && !link.multicast_snooping,
+        plain: !link.spanning_tree
+            && !link.multicast_snooping
+            && !link.learns_from_groups
+            && link.learning_limit != Some(0),
         addresses: addresses
             .iter()
             .filter(|address| address.link == link.index)
@@ -117,14 +120,28 @@ fn port(link: &Link, bridge: Option<u32>) -> Option<Port> {
     }
     let plugged = link.controller.is_some() && link.controller == bridge;
     let unplugged = link.controller.is_none() && is_port_name(&link.name);
-    // A pod that nothing is known about must be able to reach itself through a service address.
-    let (hairpin, isolated) = PodPort::from_note(&link.name, &link.alias)
-        .map_or((true, false), |pod| (pod.hairpin, pod.isolated));
-    let port = || Port { device: link.name.clone(), mtu: link.mtu, plugged, hairpin, isolated };
+    let pod = PodPort::from_note(&link.name, &link.alias);
+    let is_ours = pod.is_some() || is_port_name(&link.name);
+    // The plugin sets the options and brings it up at once, when all that guards the pod is there.
+    let is_being_made = plugged && !link.up && link.forwarded_groups == 0;
+    let port = || Port {
+        device: link.name.clone(),
+        mtu: link.mtu,
+        plugged,
+        // The group of a device that somebody else made is somebody else's.
+        guarded: is_being_made
+            || link.forwarded_groups == FORWARDED_GROUPS
+                && (link.group == DEVICE_GROUP || !is_ours),
+        up: is_being_made || link.up || !is_ours,
+        // A pod that nothing is known about must be able to reach itself through a service address.
+        hairpin: pod.as_ref().is_none_or(|pod| pod.hairpin),
+        isolated: pod.as_ref().is_some_and(|pod| pod.isolated),
+    };
     (plugged || unplugged).then(port)
 }
 
-fn is_port_name(name: &str) -> bool {
+/// Whether the plugin gives such names.
+pub(super) fn is_port_name(name: &str) -> bool {
     name.strip_prefix(PORT_PREFIX).is_some_and(|digits| {
         !digits.is_empty() && digits.bytes().all(|digit| digit.is_ascii_hexdigit())
     })
@@ -132,7 +149,7 @@ fn is_port_name(name: &str) -> bool {
 
 fn sysctls(parameters: &Sysctls, desired: &Desired) -> anyhow::Result<BTreeMap<String, String>> {
     let mut values = BTreeMap::new();
-    for (key, _value) in &desired.sysctls {
+    for Parameter { key, .. } in &desired.sysctls {
         if let Some(value) = parameters.read(key).context("checking kernel parameters")? {
             values.insert(key.clone(), value);
         }
@@ -150,6 +167,34 @@ mod tests {
         assert!(!is_port_name("culvert0"));
         assert!(!is_port_name("culv"));
         assert!(!is_port_name("veth1f09ab3c"));
+    }
+
+    #[test]
+    fn port_that_the_plugin_is_making_is_left_to_it() {
+        let made = Link {
+            name: "culv1f09ab3c".into(),
+            kind: LinkKind::Veth,
+            controller: Some(3),
+            group: DEVICE_GROUP,
+            ..Link::default()
+        };
+        let is_right = |link: &Link| port(link, Some(3)).is_some_and(|port| port.is_right());
+        assert!(is_right(&made));
+        let up = Link { up: true, ..made.clone() };
+        assert!(!is_right(&up));
+        let guarded = Link { forwarded_groups: FORWARDED_GROUPS, ..up.clone() };
+        assert!(is_right(&guarded));
+        for wrong in [
+            Link { up: false, ..guarded.clone() },
+            Link { group: 0, ..guarded.clone() },
+            Link { controller: None, ..guarded },
+            Link { controller: None, ..made },
+        ] {
+            assert!(!is_right(&wrong), "{wrong:?}");
+        }
+        let stranger = Link { name: "veth0".into(), group: 0, ..up };
+        assert!(!is_right(&stranger));
+        assert!(is_right(&Link { forwarded_groups: FORWARDED_GROUPS, ..stranger }));
     }
 
     #[test]

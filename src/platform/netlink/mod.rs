@@ -19,7 +19,7 @@ use rtnetlink::sys::AsyncSocket as _;
 use tokio::task::JoinHandle;
 
 pub use self::address::Address;
-pub use self::events::{Notice, Notices};
+pub use self::events::{Notice, Notices, Watched};
 pub use self::link::{Link, LinkChange, LinkKind, Mac};
 pub use self::route::{MAIN_TABLE, Path, Route, default_priority};
 use super::{Error, Result};
