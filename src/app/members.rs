@@ -204,6 +204,7 @@ pub(super) fn node_spec(config: &Config, members: &Membership, mtus: &Mtus) -> N
         local_subnets: members.local().subnets.clone(),
         mtu: mtus.device.get(),
         underlay_ports: ports(members),
+        codec_ports: config.underlay.codec_ports().into(),
         masquerade: config.egress.masquerade,
     }
 }

@@ -153,6 +153,7 @@ pub(crate) fn spec() -> NodeSpec {
         local_subnets: nets(&["10.244.1.0/24", "fd00:10:244:1::/64"]),
         mtu: 1464,
         underlay_ports: vec![4790, 8472, 8285],
+        codec_ports: vec![4790, 8472, 8285],
         masquerade: true,
     }
 }

@@ -12,6 +12,7 @@ use rustix::io::Errno;
 
 use super::{Error, Request};
 use crate::mac::MacAddress;
+use crate::pod_port::{DEVICE_GROUP, FORWARDED_GROUPS};
 
 /// A veth pair to make: one end here, the other in a pod's namespace.
 #[derive(Clone, Debug)]

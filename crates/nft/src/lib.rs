@@ -22,7 +22,9 @@ mod wire;
 
 pub use batch::Batch;
 pub use error::{Error, Result};
-pub use expression::{Base, Comparison, Expression, Field, Membership, Meta, Register, Verdict};
+pub use expression::{
+    Base, Comparison, Connection, Expression, Field, Membership, Meta, Register, Verdict,
+};
 pub use listing::{ChainListing, Listing, SetListing};
 pub use socket::Socket;
 pub use table::{Chain, ChainKind, Element, Family, Hook, KeyPart, Set, Table};

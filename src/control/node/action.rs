@@ -52,7 +52,7 @@ pub enum Action {
         /// The limit.
         packets: u32,
     },
-    /// Switch spanning tree and multicast snooping off.
+    /// Switch off what a bridge does beside forwarding, and bound what it learns.
     SetBridgeOptions {
         /// The bridge.
         device: String,
@@ -63,6 +63,8 @@ pub enum Action {
         key: String,
         /// The value.
         value: &'static str,
+        /// Whether a kernel without the parameter is an error.
+        needed: bool,
     },
     /// Bring a device up.
     SetUp {
@@ -102,7 +104,12 @@ pub enum Action {
         /// The route.
         route: Route,
     },
-    /// Make a pod's device a port of the bridge again.
+    /// Take a pod's device down, because what guards it goes or cannot be had.
+    ShutPort {
+        /// The node's end of the pod's cable.
+        device: String,
+    },
+    /// Make a pod's device a port of the bridge again, with all options that it should have, and up.
     PlugPort {
         /// The node's end of the pod's cable.
         device: String,
@@ -138,6 +145,13 @@ pub enum Action {
     DeleteSourceCheck,
 }
 
+impl Action {
+    /// Whether it puts back rules without which no pod may send.
+    pub(super) fn guards_pods(&self) -> bool {
+        matches!(self, Self::ApplyRuleset | Self::ApplySourceCheck { .. })
+    }
+}
+
 impl fmt::Display for Action {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -152,9 +166,13 @@ impl fmt::Display for Action {
                 write!(f, "set txqueuelen {packets} dev {device}")
             }
             Self::SetBridgeOptions { device } => {
-                write!(f, "set stp off, multicast snooping off dev {device}")
+                write!(
+                    f,
+                    "set stp off, multicast snooping off, learning from reserved groups off, \
+                     learning limit dev {device}"
+                )
             }
-            Self::SetSysctl { key, value } => {
+            Self::SetSysctl { key, value, .. } => {
                 write!(f, "set sysctl {}={value}", sysctl::dotted(key))
             }
             Self::SetUp { device } => write!(f, "set up dev {device}"),
@@ -169,6 +187,7 @@ impl fmt::Display for Action {
             Self::RemoveRoute { route } => {
                 write!(f, "remove route {} table {}", To(route), route.table)
             }
+            Self::ShutPort { device } => write!(f, "set down dev {device}"),
             Self::PlugPort { device, bridge, .. } => write!(f, "plug {device} into {bridge}"),
             Self::ApplyRuleset => write!(f, "replace nft table {TABLE}"),
             Self::ApplySourceCheck { .. } => write!(f, "repair nft table {SourceCheck}"),

@@ -35,8 +35,7 @@ pub(super) struct Desired {
     /// Addresses inside these on the bridge are ours to remove.
     pub(super) cluster_networks: Vec<IpNet>,
     pub(super) routes: Vec<DesiredRoute>,
-    /// Parameter, written with slashes, and value.
-    pub(super) sysctls: Vec<(String, &'static str)>,
+    pub(super) sysctls: Vec<Parameter>,
     pub(super) ruleset: Table,
 }
 
@@ -46,6 +45,16 @@ pub(super) struct Device {
     pub(super) name: String,
     pub(super) mtu: u32,
     pub(super) addresses: Vec<IpNet>,
+}
+
+/// A kernel parameter that a node should have.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Parameter {
+    /// Its name, written with slashes.
+    pub(super) key: String,
+    pub(super) value: &'static str,
+    /// Whether the node does not work where the kernel has no such parameter.
+    pub(super) needed: bool,
 }
 
 /// A route that a node should have; it leads to the TUN.
@@ -117,46 +126,51 @@ fn fold(address: Ipv6Addr) -> u32 {
     })
 }
 
-fn sysctls(spec: &NodeSpec) -> Vec<(String, &'static str)> {
+fn sysctls(spec: &NodeSpec) -> Vec<Parameter> {
     let uses = |ipv4: bool| {
         spec.cluster_networks
             .iter()
             .chain(&spec.local_subnets)
             .any(|network| network.addr().is_ipv4() == ipv4)
     };
+    let parameter = |key: &str, value| Parameter { key: key.to_owned(), value, needed: true };
     let NodeSpec { tun, bridge, .. } = spec;
     let mut sysctls = Vec::new();
     if uses(true) {
-        sysctls.push(("net/ipv4/ip_forward".to_owned(), "1"));
+        sysctls.push(parameter("net/ipv4/ip_forward", "1"));
         for device in [tun, bridge] {
             sysctls.extend([
                 // The switch above sets this on the devices of that moment; a later one copies
                 // `default`, which an administrator may have set otherwise.
-                (format!("net/ipv4/conf/{device}/forwarding"), "1"),
+                parameter(&format!("net/ipv4/conf/{device}/forwarding"), "1"),
                 // Loose. The kernel applies the larger of this and `all`, so 0 would leave a strict
                 // `all` (systemd's default) in force, and strict drops what pods send whose way back
                 // is another device.
-                (format!("net/ipv4/conf/{device}/rp_filter"), "2"),
+                parameter(&format!("net/ipv4/conf/{device}/rp_filter"), "2"),
             ]);
         }
         // The daemon answers on the TUN (ICMP errors) from the node's own gateway address.
-        sysctls.push((format!("net/ipv4/conf/{tun}/accept_local"), "1"));
+        sysctls.push(parameter(&format!("net/ipv4/conf/{tun}/accept_local"), "1"));
+    }
+    // No pod may configure its node, and in a cluster without IPv6 the kernel listens all the same.
+    // Where it has no IPv6, or the device too small an MTU for it, there is nothing to switch off.
+    for device in [tun, bridge] {
+        let key = format!("net/ipv6/conf/{device}/accept_ra");
+        sysctls.push(Parameter { key, value: "0", needed: uses(false) });
     }
     if uses(false) {
         // Where an underlay device takes its address from router advertisements, forwarding makes
         // it stop unless its accept_ra is 2. That is the administrator's choice, not ours.
-        sysctls.push(("net/ipv6/conf/all/forwarding".to_owned(), "1"));
+        sysctls.push(parameter("net/ipv6/conf/all/forwarding", "1"));
         for device in [tun, bridge] {
             sysctls.extend([
-                (format!("net/ipv6/conf/{device}/disable_ipv6"), "0"),
-                // No pod may configure its node.
-                (format!("net/ipv6/conf/{device}/accept_ra"), "0"),
+                parameter(&format!("net/ipv6/conf/{device}/disable_ipv6"), "0"),
                 // Addresses are assigned, not chosen; the wait for duplicates serves nobody.
-                (format!("net/ipv6/conf/{device}/accept_dad"), "0"),
+                parameter(&format!("net/ipv6/conf/{device}/accept_dad"), "0"),
             ]);
         }
         // 1 is "none": nobody shares a link with the TUN, so a link-local address is of no use.
-        sysctls.push((format!("net/ipv6/conf/{tun}/addr_gen_mode"), "1"));
+        sysctls.push(parameter(&format!("net/ipv6/conf/{tun}/addr_gen_mode"), "1"));
     }
     sysctls
 }
@@ -173,6 +187,7 @@ mod tests {
             local_subnets: subnets.iter().map(|net| net.parse().unwrap()).collect(),
             mtu: 1464,
             underlay_ports: vec![4790],
+            codec_ports: vec![4790, 8472, 8285],
             masquerade: true,
         }
     }
@@ -212,16 +227,29 @@ mod tests {
 
     #[test]
     fn family_that_is_not_used_is_left_alone() {
-        let keys = |subnets: &[&str], networks: &[&str]| -> Vec<String> {
-            sysctls(&spec(subnets, networks)).into_iter().map(|(key, _value)| key).collect()
+        let needed = |subnets: &[&str], networks: &[&str]| -> Vec<String> {
+            let sysctls = sysctls(&spec(subnets, networks)).into_iter();
+            sysctls.filter(|parameter| parameter.needed).map(|parameter| parameter.key).collect()
         };
         assert!(
-            keys(&["10.244.1.0/24"], &["10.244.0.0/16"])
+            needed(&["10.244.1.0/24"], &["10.244.0.0/16"])
                 .iter()
                 .all(|key| key.starts_with("net/ipv4"))
         );
         assert!(
-            keys(&["fd00:1::/64"], &["fd00::/16"]).iter().all(|key| key.starts_with("net/ipv6"))
+            needed(&["fd00:1::/64"], &["fd00::/16"]).iter().all(|key| key.starts_with("net/ipv6"))
         );
+    }
+
+    #[test]
+    fn no_device_of_ours_takes_router_advertisements_whatever_the_families() {
+        for (subnet, network) in [("10.244.1.0/24", "10.244.0.0/16"), ("fd00:1::/64", "fd00::/16")] {
+            let sysctls = sysctls(&spec(&[subnet], &[network]));
+            for device in ["culvert0", "v-net-0"] {
+                let key = format!("net/ipv6/conf/{device}/accept_ra");
+                let found = sysctls.iter().find(|parameter| parameter.key == key);
+                assert_eq!(found.map(|parameter| parameter.value), Some("0"), "{network}");
+            }
+        }
     }
 }

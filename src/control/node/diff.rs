@@ -9,7 +9,8 @@ use ipnet::IpNet;
 use super::PROTOCOL;
 use super::action::Action;
 use super::desired::{
-    ADOPTED_ALIAS, ALIAS_PREFIX, BRIDGE_ALIAS, Desired, DesiredRoute, Device, MAC_PREFIX, TUN_ALIAS,
+    ADOPTED_ALIAS, ALIAS_PREFIX, BRIDGE_ALIAS, Desired, DesiredRoute, Device, MAC_PREFIX, Parameter,
+    TUN_ALIAS,
 };
 use crate::platform::netlink::{MAIN_TABLE, Mac, Route, default_priority};
 
@@ -37,7 +38,7 @@ pub(super) struct ActualDevice {
     pub(super) alias: String,
     pub(super) mac: Option<Mac>,
     pub(super) tx_queue_len: u32,
-    /// Whether a bridge runs neither spanning tree nor multicast snooping.
+    /// Whether a bridge does nothing but forward, and is bounded in what it learns.
     pub(super) plain: bool,
     pub(super) addresses: Vec<ActualAddress>,
 }
@@ -62,9 +63,20 @@ pub(super) struct Port {
     pub(super) mtu: u32,
     /// Whether it is a port of our bridge; otherwise it is a port of nothing.
     pub(super) plugged: bool,
+    /// Whether all that comes in by it passes the bridge's rules.
+    pub(super) guarded: bool,
+    /// Whether it is up, if it is a pod's that we know.
+    pub(super) up: bool,
     /// What the bridge is to do for it when it is plugged again.
     pub(super) hairpin: bool,
     pub(super) isolated: bool,
+}
+
+impl Port {
+    /// Whether it does what it is there for.
+    pub(super) fn is_right(&self) -> bool {
+        self.plugged && self.guarded && self.up
+    }
 }
 
 /// An nftables table.
@@ -81,6 +93,13 @@ pub(super) enum Ruleset {
 
 pub(super) fn diff(desired: &Desired, actual: &Actual) -> Vec<Action> {
     let mut actions = Vec::new();
+    // What guards the pods comes before anything that lets them send.
+    if actual.ruleset == Ruleset::Drifted {
+        actions.push(Action::ApplyRuleset);
+    }
+    if actual.source_check == Ruleset::Drifted {
+        actions.push(Action::ApplySourceCheck { bridge: desired.bridge.name.clone() });
+    }
     create_devices(desired, actual, &mut actions);
 
     let created = ActualDevice::default();
@@ -88,9 +107,12 @@ pub(super) fn diff(desired: &Desired, actual: &Actual) -> Vec<Action> {
     let bridge = actual.bridge.as_ref().unwrap_or(&created);
     set_up_tun(desired, tun, &mut actions);
     set_up_bridge(desired, actual.bridge.as_ref(), &mut actions);
-    for (key, value) in &desired.sysctls {
-        if actual.sysctls.get(key).map(String::as_str) != Some(*value) {
-            actions.push(Action::SetSysctl { key: key.clone(), value });
+    for Parameter { key, value, needed } in &desired.sysctls {
+        let is = actual.sysctls.get(key).map(String::as_str);
+        // A parameter of a device that is only being made is set where it then is.
+        let comes_with_device = actual.tun.is_none() || actual.bridge.is_none();
+        if is != Some(*value) && (is.is_some() || *needed || comes_with_device) {
+            actions.push(Action::SetSysctl { key: key.clone(), value, needed: *needed });
         }
     }
     // Up comes after the parameters: some of them, such as whether to make a link-local address, are
@@ -119,12 +141,6 @@ pub(super) fn diff(desired: &Desired, actual: &Actual) -> Vec<Action> {
     remove_addresses(&desired.bridge, &bridge_last, &mut actions);
 
     set_ports(&desired.bridge, &actual.ports, &mut actions);
-    if actual.ruleset == Ruleset::Drifted {
-        actions.push(Action::ApplyRuleset);
-    }
-    if actual.source_check == Ruleset::Drifted {
-        actions.push(Action::ApplySourceCheck { bridge: desired.bridge.name.clone() });
-    }
     actions
 }
 
@@ -263,7 +279,7 @@ fn route(wanted: &DesiredRoute) -> Route {
 
 fn set_ports(bridge: &Device, ports: &[Port], actions: &mut Vec<Action>) {
     for port in ports {
-        if !port.plugged {
+        if !port.is_right() {
             actions.push(Action::PlugPort {
                 device: port.device.clone(),
                 bridge: bridge.name.clone(),

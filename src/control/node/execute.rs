@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 
 use anyhow::{Context as _, anyhow};
+use culvert_cni::pod_port::{DEVICE_GROUP, FORWARDED_GROUPS, PodPort};
 use culvert_cni::source_check;
 
 use super::action::Action;
@@ -11,6 +12,10 @@ use super::{PROTOCOL, TunOwner, ruleset};
 use crate::platform::netlink::{Address, LinkChange, Netlink, Route};
 use crate::platform::nft::Table;
 use crate::platform::sysctl::Sysctls;
+
+/// Most hardware addresses that the bridge learns, where the kernel has such a limit. A pod that is
+/// checked teaches it one; one that is not teaches it as many as it likes. Each takes some 200 bytes.
+const LEARNING_LIMIT: u32 = 4096;
 
 /// What an action is carried out with.
 pub(super) struct Executor<'a> {
@@ -48,9 +53,14 @@ impl Executor<'_> {
                 self.change(device, LinkChange::TxQueueLen(*packets)).await?;
             }
             Action::SetBridgeOptions { device } => {
-                self.change(device, LinkChange::PlainBridge).await?;
+                let learning_limit = LEARNING_LIMIT;
+                self.change(device, LinkChange::PlainBridge { learning_limit }).await?;
             }
-            Action::SetSysctl { key, value } => self.sysctls.write(key, value)?,
+            Action::SetSysctl { key, value, needed } => {
+                if *needed || self.sysctls.read(key)?.is_some() {
+                    self.sysctls.write(key, value)?;
+                }
+            }
             Action::SetUp { device } => self.change(device, LinkChange::Up).await?,
             Action::AddAddress { device, address } => {
                 let address = self.address(device, *address).await?;
@@ -69,11 +79,15 @@ impl Executor<'_> {
                 self.netlink.replace_route(&route, device).await?;
             }
             Action::RemoveRoute { route } => self.netlink.remove_route(route).await?,
+            Action::ShutPort { device } => self.change(device, LinkChange::Down).await?,
             Action::PlugPort { device, bridge, hairpin, isolated } => {
                 let bridge = self.index(bridge).await?;
+                self.change(device, LinkChange::Group(DEVICE_GROUP)).await?;
                 self.change(device, LinkChange::Controller(bridge)).await?;
                 let (hairpin, isolated) = (*hairpin, *isolated);
-                self.change(device, LinkChange::Port { hairpin, isolated }).await?;
+                let forwarded_groups = FORWARDED_GROUPS;
+                self.change(device, LinkChange::Port { hairpin, isolated, forwarded_groups })
+                    .await?;
                 self.change(device, LinkChange::Up).await?;
             }
             Action::ApplyRuleset => {
@@ -99,6 +113,17 @@ impl Executor<'_> {
             }
         }
         Ok(())
+    }
+
+    /// Takes the ports of `pods` down: better no network than one without what guards it.
+    pub(super) async fn shut_ports(&mut self, pods: &[PodPort]) {
+        for pod in pods {
+            let action = Action::ShutPort { device: pod.device.clone() };
+            match self.execute(&action).await {
+                Ok(()) => tracing::error!(%action, "the rules for pods cannot be put back"),
+                Err(error) => tracing::error!(error = format!("{error:#}"), "shutting a port failed"),
+            }
+        }
     }
 
     async fn change(&mut self, device: &str, change: LinkChange) -> anyhow::Result<()> {

@@ -12,6 +12,7 @@ pub(super) fn spec() -> NodeSpec {
         local_subnets: vec![net("10.244.1.0/24"), net("fd00:10:244:1::/64")],
         mtu: 1464,
         underlay_ports: vec![4790],
+        codec_ports: vec![4790, 8472, 8285],
         masquerade: true,
     }
 }

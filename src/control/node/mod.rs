@@ -27,7 +27,7 @@ use ipnet::IpNet;
 pub use self::action::Action;
 pub use self::cleanup::Cleanup;
 use self::desired::{ALIAS_PREFIX, Desired};
-use self::diff::{Ruleset, diff};
+use self::diff::{Port, Ruleset, diff};
 pub use self::events::{Changes, KernelEvents};
 use self::execute::Executor;
 use self::firewall::Firewall;
@@ -67,6 +67,8 @@ pub struct NodeSpec {
     pub mtu: u16,
     /// UDP ports of the tunnel, one for each codec in use.
     pub underlay_ports: Vec<u16>,
+    /// UDP ports of every codec there is, in use or not.
+    pub codec_ports: Vec<u16>,
     /// Whether pods' traffic to outside the cluster leaves with the node's address.
     pub masquerade: bool,
 }
@@ -133,6 +135,8 @@ impl Reconciler {
             let mut observed =
                 observe::observe(&mut self.netlink, &self.sysctls, &desired, tun.is_attached())
                     .await?;
+            // No port comes up without a look at what guards it.
+            look |= !observed.actual.ports.iter().all(Port::is_right);
             observed.actual.ruleset = self.ruleset_state(spec, &desired, look)?;
             if look {
                 observed.actual.source_check = self.source_check_state(&observed.pods)?;
@@ -151,7 +155,12 @@ impl Reconciler {
                 sysctls: &self.sysctls,
             };
             for action in actions {
-                executor.execute(&action).await?;
+                if let Err(error) = executor.execute(&action).await {
+                    if action.guards_pods() && !is_stale(&error) {
+                        executor.shut_ports(&observed.pods).await;
+                    }
+                    return Err(error);
+                }
                 done.push(action);
             }
         }
@@ -243,6 +252,13 @@ impl Reconciler {
     }
 }
 
+/// Whether somebody else changed nftables faster than we could, so that what was there still is.
+fn is_stale(error: &anyhow::Error) -> bool {
+    error.chain().any(|cause| {
+        cause.downcast_ref::<crate::platform::nft::Error>().is_some_and(|error| error.is_stale())
+    })
+}
+
 fn is_link_local(net: &IpNet) -> bool {
     match net {
         IpNet::V4(net) => net.addr().is_link_local(),
@@ -277,6 +293,7 @@ mod tests {
             local_subnets: Vec::new(),
             mtu: 1464,
             underlay_ports: vec![4790],
+            codec_ports: vec![4790, 8472, 8285],
             masquerade: false,
         };
         // None of these is polled, so nothing on this machine is read or changed.

@@ -3,10 +3,10 @@
 use std::collections::{BTreeMap, HashMap};
 
 use anyhow::{Context as _, bail};
-use culvert_cni::pod_port::PodPort;
+use culvert_cni::pod_port::{DEVICE_GROUP, FORWARDED_GROUPS, PodPort};
 
 use super::PROTOCOL;
-use super::desired::Desired;
+use super::desired::{Desired, Parameter};
 use super::diff::{Actual, ActualAddress, ActualDevice, ActualRoute, Port, Ruleset};
 use super::firewall::pod_ports;
 use crate::platform::netlink::{Address, Link, LinkKind, Netlink};
@@ -89,7 +89,10 @@ fn device(link: &Link, addresses: &[Address]) -> ActualDevice {
         alias: link.alias.clone(),
         mac: link.mac,
         tx_queue_len: link.tx_queue_len,
-        plain: !link.spanning_tree && !link.multicast_snooping,
+        plain: !link.spanning_tree
+            && !link.multicast_snooping
+            && !link.learns_from_groups
+            && link.learning_limit != Some(0),
         addresses: addresses
             .iter()
             .filter(|address| address.link == link.index)
@@ -117,14 +120,25 @@ fn port(link: &Link, bridge: Option<u32>) -> Option<Port> {
     }
     let plugged = link.controller.is_some() && link.controller == bridge;
     let unplugged = link.controller.is_none() && is_port_name(&link.name);
-    // A pod that nothing is known about must be able to reach itself through a service address.
-    let (hairpin, isolated) = PodPort::from_note(&link.name, &link.alias)
-        .map_or((true, false), |pod| (pod.hairpin, pod.isolated));
-    let port = || Port { device: link.name.clone(), mtu: link.mtu, plugged, hairpin, isolated };
+    let pod = PodPort::from_note(&link.name, &link.alias);
+    let is_ours = pod.is_some() || is_port_name(&link.name);
+    let port = || Port {
+        device: link.name.clone(),
+        mtu: link.mtu,
+        plugged,
+        // The group of a device that somebody else made is somebody else's.
+        guarded: link.forwarded_groups == FORWARDED_GROUPS
+            && (link.group == DEVICE_GROUP || !is_ours),
+        up: link.up || !is_ours,
+        // A pod that nothing is known about must be able to reach itself through a service address.
+        hairpin: pod.as_ref().is_none_or(|pod| pod.hairpin),
+        isolated: pod.as_ref().is_some_and(|pod| pod.isolated),
+    };
     (plugged || unplugged).then(port)
 }
 
-fn is_port_name(name: &str) -> bool {
+/// Whether the plugin gives such names.
+pub(super) fn is_port_name(name: &str) -> bool {
     name.strip_prefix(PORT_PREFIX).is_some_and(|digits| {
         !digits.is_empty() && digits.bytes().all(|digit| digit.is_ascii_hexdigit())
     })
@@ -132,7 +146,7 @@ fn is_port_name(name: &str) -> bool {
 
 fn sysctls(parameters: &Sysctls, desired: &Desired) -> anyhow::Result<BTreeMap<String, String>> {
     let mut values = BTreeMap::new();
-    for (key, _value) in &desired.sysctls {
+    for Parameter { key, .. } in &desired.sysctls {
         if let Some(value) = parameters.read(key).context("checking kernel parameters")? {
             values.insert(key.clone(), value);
         }

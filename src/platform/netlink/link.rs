@@ -4,8 +4,8 @@ use std::fmt;
 
 use rtnetlink::packet_route::RouteNetlinkMessage;
 use rtnetlink::packet_route::link::{
-    BridgeStpState, InfoBridge, InfoData, InfoKind, LinkAttribute, LinkExtentMask, LinkFlags,
-    LinkInfo, LinkMessage,
+    BridgeBooleanOptionFlags, BridgeStpState, InfoBridge, InfoBridgePort, InfoData, InfoKind,
+    InfoPortData, LinkAttribute, LinkExtentMask, LinkFlags, LinkInfo, LinkMessage,
 };
 use rtnetlink::{LinkBridge, LinkBridgePort, LinkMessageBuilder, LinkUnspec};
 
@@ -45,6 +45,14 @@ pub struct Link {
     pub spanning_tree: bool,
     /// Whether a bridge forwards multicast only where it heard a listener.
     pub multicast_snooping: bool,
+    /// Most hardware addresses that a bridge learns, 0 for all; none where the kernel knows no limit.
+    pub learning_limit: Option<u32>,
+    /// Whether a bridge learns from frames to the group addresses that it does not forward.
+    pub learns_from_groups: bool,
+    /// The number of the group of devices that it is in.
+    pub group: u32,
+    /// The group addresses 01:80:c2:00:00:0X that a bridge port forwards, as bits.
+    pub forwarded_groups: u16,
 }
 
 /// The kinds of device that something here depends on.
@@ -83,6 +91,8 @@ impl fmt::Display for LinkKind {
 pub enum LinkChange {
     /// Bring it up.
     Up,
+    /// Take it down.
+    Down,
     /// Set its largest packet, in bytes.
     Mtu(u32),
     /// Set its alias.
@@ -93,14 +103,22 @@ pub enum LinkChange {
     TxQueueLen(u32),
     /// Make it a port of the link with this index.
     Controller(u32),
-    /// Switch spanning tree and multicast snooping of a bridge off.
-    PlainBridge,
+    /// Put it in the group of devices with this number.
+    Group(u32),
+    /// Switch spanning tree, multicast snooping, and learning from frames that are not forwarded off
+    /// at a bridge, and bound what it learns where the kernel can (6.7).
+    PlainBridge {
+        /// Most hardware addresses that it learns.
+        learning_limit: u32,
+    },
     /// Set the options of a bridge port.
     Port {
         /// Whether frames may go back to where they came from.
         hairpin: bool,
         /// Whether nothing goes to another isolated port.
         isolated: bool,
+        /// The group addresses 01:80:c2:00:00:0X to forward, as bits.
+        forwarded_groups: u16,
     },
 }
 
@@ -150,6 +168,12 @@ impl Netlink {
         let link = LinkUnspec::new_with_index(index);
         let (op, message) = match change {
             LinkChange::Up => ("bring up", link.up().build()),
+            LinkChange::Down => ("take down", link.down().build()),
+            LinkChange::Group(group) => {
+                let mut message = link.build();
+                message.attributes.push(LinkAttribute::Group(*group));
+                ("set the group of", message)
+            }
             LinkChange::Mtu(mtu) => ("set MTU of", link.mtu(*mtu).build()),
             LinkChange::Alias(alias) => ("set alias of", link.alias(alias).build()),
             LinkChange::Mac(mac) => ("set hardware address of", link.address(mac.to_vec()).build()),
@@ -159,15 +183,20 @@ impl Netlink {
             LinkChange::Controller(bridge) => {
                 ("plug into bridge", link.controller(*bridge).build())
             }
-            LinkChange::PlainBridge => {
+            LinkChange::PlainBridge { learning_limit } => {
                 let bridge = LinkMessageBuilder::<LinkBridge>::new_with_info_kind(InfoKind::Bridge)
                     .index(index)
                     .stp_state(BridgeStpState::Disabled)
-                    .mcast_snooping(false);
+                    .mcast_snooping(false)
+                    .no_linklocal_learn(true)
+                    .fdb_max_learned(*learning_limit);
                 ("set bridge options of", bridge.build())
             }
-            LinkChange::Port { hairpin, isolated } => {
-                let port = LinkBridgePort::new(index).hairpin(*hairpin).isolated(*isolated);
+            LinkChange::Port { hairpin, isolated, forwarded_groups } => {
+                let port = LinkBridgePort::new(index)
+                    .hairpin(*hairpin)
+                    .isolated(*isolated)
+                    .group_fwd_mask(*forwarded_groups);
                 ("set bridge port options of", port.build())
             }
         };
@@ -208,6 +237,8 @@ impl From<LinkMessage> for Link {
                 link.controller = Some(index).filter(|index| *index != 0);
             } else if let LinkAttribute::TxQueueLen(packets) = attribute {
                 link.tx_queue_len = packets;
+            } else if let LinkAttribute::Group(group) = attribute {
+                link.group = group;
             } else if let LinkAttribute::LinkInfo(details) = attribute {
                 link.read_details(details);
             }
@@ -235,6 +266,17 @@ impl Link {
                         self.spanning_tree = state != BridgeStpState::Disabled;
                     } else if let InfoBridge::MulticastSnooping(snooping) = option {
                         self.multicast_snooping = snooping;
+                    } else if let InfoBridge::FdbMaxLearned(limit) = option {
+                        self.learning_limit = Some(limit);
+                    } else if let InfoBridge::MultiBoolOpt(options) = option {
+                        let not_learning = BridgeBooleanOptionFlags::NoLinkLocalLearn;
+                        self.learns_from_groups = !options.value.contains(not_learning);
+                    }
+                }
+            } else if let LinkInfo::PortData(InfoPortData::BridgePort(options)) = detail {
+                for option in options {
+                    if let InfoBridgePort::GroupFwdMask(groups) = option {
+                        self.forwarded_groups = groups;
                     }
                 }
             }

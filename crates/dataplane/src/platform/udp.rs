@@ -38,6 +38,14 @@ const RECV_BUFFER_LEN: usize = 8 << 20;
 /// Bytes that may wait in a sending socket: 64 of the longest trains.
 const SEND_BUFFER_LEN: usize = 4 << 20;
 
+/// The mark (`SO_MARK`) of every socket of the data path, by which the node's nftables rules tell the
+/// daemon's datagrams from what another process sends to a tunnel's port.
+///
+/// Setting a mark takes CAP_NET_ADMIN or CAP_NET_RAW; who has one of these can write any frame. Bit 12
+/// alone, because rules that choose routes by marks look at others: Kubernetes uses bits 13 to 15,
+/// Calico, Weave and Tailscale bits above 15, VPC plugins bit 7, administrators the lowest.
+pub const SOCKET_MARK: u32 = 0x1000;
+
 /// One call's worth of datagrams toward one peer.
 #[derive(Debug)]
 pub struct Transmit<'a> {
@@ -371,6 +379,7 @@ fn open(
     let socket =
         Socket::new(Domain::for_address(address), Type::DGRAM.nonblocking(), Some(Protocol::UDP))
             .map_err(fail("open a UDP socket for"))?;
+    mark(&socket).map_err(fail("mark the UDP socket for"))?;
     let configure = || {
         match address {
             // kernel: with DO, datagrams carry DF, are never fragmented, and one that is longer than
@@ -388,6 +397,19 @@ fn open(
     configure().map_err(fail("set the options of the UDP socket for"))?;
     socket.bind(&address.into()).map_err(fail("bind UDP"))?;
     Ok(socket)
+}
+
+/// Marks what the socket sends as the daemon's.
+fn mark(socket: &Socket) -> io::Result<()> {
+    let mark = libc::c_int::try_from(SOCKET_MARK).unwrap_or(libc::c_int::MAX);
+    match set_int(socket, libc::SOL_SOCKET, libc::SO_MARK, mark) {
+        // Whoever lacks the capability could not make the rules either that ask for the mark.
+        Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
+            tracing::debug!(%error, "UDP sockets are not marked");
+            Ok(())
+        }
+        outcome => outcome,
+    }
 }
 
 fn raise(len: usize, set: impl FnOnce(libc::c_int) -> io::Result<()>) -> io::Result<()> {

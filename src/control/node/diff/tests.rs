@@ -39,7 +39,7 @@ fn apply(model: &mut Actual, action: &Action) {
         }
         Action::SetTxQueueLen { device, packets } => named(model, device).tx_queue_len = *packets,
         Action::SetBridgeOptions { device } => named(model, device).plain = true,
-        Action::SetSysctl { key, value } => {
+        Action::SetSysctl { key, value, .. } => {
             model.sysctls.insert(key.clone(), (*value).into());
         }
         Action::SetUp { device } => named(model, device).up = true,
@@ -72,11 +72,13 @@ fn apply(model: &mut Actual, action: &Action) {
         Action::RemoveRoute { route } => model.routes.retain(|is| is.route != *route),
         Action::PlugPort { device, .. } => {
             let port = model.ports.iter_mut().find(|port| port.device == *device);
-            port.expect("a port to plug").plugged = true;
+            let port = port.expect("a port to plug");
+            (port.plugged, port.guarded, port.up) = (true, true, true);
         }
         Action::ApplyRuleset => model.ruleset = Ruleset::Current,
         Action::ApplySourceCheck { .. } => model.source_check = Ruleset::Current,
-        Action::DeleteLink { .. }
+        Action::ShutPort { .. }
+        | Action::DeleteLink { .. }
         | Action::ReleaseBridge { .. }
         | Action::DeleteRuleset
         | Action::DeleteSourceCheck => {
@@ -329,7 +331,15 @@ fn unplugged_port_is_plugged_in_and_a_small_one_raised() {
 }
 
 fn port(device: &str, mtu: u32, plugged: bool) -> Port {
-    Port { device: device.into(), mtu, plugged, hairpin: true, isolated: false }
+    Port {
+        device: device.into(),
+        mtu,
+        plugged,
+        guarded: true,
+        up: true,
+        hairpin: true,
+        isolated: false,
+    }
 }
 
 #[test]
@@ -345,6 +355,50 @@ fn replugged_port_gets_the_options_that_its_pod_was_attached_with() {
             isolated: true,
         }]
     );
+}
+
+#[test]
+fn port_that_is_down_or_not_guarded_is_plugged_anew() {
+    let right = port("culv01", 1464, true);
+    for wrong in [Port { up: false, ..right.clone() }, Port { guarded: false, ..right.clone() }] {
+        let done = after(|actual| actual.ports = vec![right.clone(), wrong]);
+        assert_eq!(done, ["plug culv01 into v-net-0"]);
+    }
+}
+
+#[test]
+fn what_guards_pods_comes_before_their_ports() {
+    let mut actual = Actual {
+        ruleset: Ruleset::Drifted,
+        source_check: Ruleset::Drifted,
+        ports: vec![port("culv01", 1464, false)],
+        ..Actual::default()
+    };
+    let actions = diff(&desired(), &actual);
+    assert!(actions[..2].iter().all(Action::guards_pods), "{actions:?}");
+    for action in actions {
+        apply(&mut actual, &action);
+    }
+    assert_eq!(diff(&desired(), &actual), []);
+}
+
+#[test]
+fn parameter_that_the_kernel_lacks_is_missed_only_where_it_is_needed() {
+    let lacking = |key: &str| after(|actual| drop(actual.sysctls.remove(key)));
+    assert_eq!(lacking("net/ipv4/ip_forward"), ["set sysctl net.ipv4.ip_forward=1"]);
+    let desired = Desired::new(&NodeSpec {
+        cluster_networks: vec![net("10.244.0.0/16")],
+        local_subnets: vec![net("10.244.1.0/24")],
+        ..spec()
+    });
+    let mut actual = Actual { ruleset: Ruleset::Drifted, ..Actual::default() };
+    for action in diff(&desired, &actual) {
+        apply(&mut actual, &action);
+    }
+    actual.sysctls.remove("net/ipv6/conf/v-net-0/accept_ra");
+    assert_eq!(diff(&desired, &actual), []);
+    actual.sysctls.insert("net/ipv6/conf/v-net-0/accept_ra".into(), "1".into());
+    assert_eq!(diff(&desired, &actual).len(), 1);
 }
 
 #[test]
@@ -440,7 +494,7 @@ prop_compose! {
                 .into_iter()
                 .enumerate()
                 .filter(|(position, _sysctl)| known & (1 << (position % 8)) != 0)
-                .map(|(_position, (key, value))| (key, value.to_owned()))
+                .map(|(_position, parameter)| (parameter.key, parameter.value.to_owned()))
                 .collect(),
             ruleset: if drifted { Ruleset::Drifted } else { Ruleset::Unchecked },
             source_check: if drifted { Ruleset::Drifted } else { Ruleset::Current },
