@@ -339,10 +339,7 @@ impl Expression {
     /// What has `protocol` behind the IP header and its extensions, or has not.
     #[must_use]
     pub fn upper_protocol(comparison: Comparison, protocol: u8) -> [Self; 2] {
-        [
-            Self::Meta(Meta::UpperProtocol, Register::One),
-            Self::Compare(comparison, vec![protocol]),
-        ]
+        [Self::Meta(Meta::UpperProtocol, Register::One), Self::Compare(comparison, vec![protocol])]
     }
 
     /// What has `field` in the set called `set`, or not.

@@ -66,7 +66,7 @@ impl Firewall {
     }
 
     /// Makes the source check that of the pods there are.
-    pub(super) async fn apply_source_check(
+    pub(super) fn apply_source_check(
         &mut self,
         netlink: &mut Netlink,
         bridge: &str,
@@ -76,7 +76,7 @@ impl Firewall {
             // The generation goes before the look at the pods: one that is entered in between
             // changes it.
             let generation = self.socket()?.generation()?;
-            let ports = pod_ports(&netlink.links().await?, bridge);
+            let ports = pod_ports(&netlink.links()?, bridge);
             let Some(batch) = self.source_check_repair(&ports)? else {
                 return Ok(());
             };

@@ -157,9 +157,8 @@ fn output(families: &[ClusterFamily]) -> Chain {
 
 /// What leaves by another device than ours, under the addresses and ports that it leaves with.
 fn after_translation(spec: &NodeSpec, families: &[ClusterFamily]) -> Chain {
-    let to_ours = |device: &str| {
-        [&Expression::output_name(Comparison::Equal, device)[..], &ACCEPT].concat()
-    };
+    let to_ours =
+        |device: &str| [&Expression::output_name(Comparison::Equal, device)[..], &ACCEPT].concat();
     let mut rules = vec![
         to_ours(&spec.bridge),
         to_ours(&spec.tun),
@@ -172,7 +171,9 @@ fn after_translation(spec: &NodeSpec, families: &[ClusterFamily]) -> Chain {
         rules.push([&Expression::is_reply()[..], &ACCEPT].concat());
     }
     // Connection tracking does not translate what it calls invalid, nor what is not tracked.
-    rules.extend(translated.iter().map(|family| [&family.from_pods_to_outside()[..], &DROP].concat()));
+    rules.extend(
+        translated.iter().map(|family| [&family.from_pods_to_outside()[..], &DROP].concat()),
+    );
     Chain {
         name: "after_translation",
         kind: ChainKind::Filter,

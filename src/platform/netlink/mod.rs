@@ -9,10 +9,11 @@ mod events;
 mod link;
 mod route;
 
-use culvert_netlink::{Request, Result, RouteFilter, Rtnetlink, Socket};
 pub use culvert_netlink::{
-    Address, Error, Flow, Link, LinkKind, MAIN_TABLE, Mac, Path, Route, Way, default_priority,
+    Address, BridgePort, Detection, Error, Flow, Link, LinkKind, MAIN_TABLE, Mac, Path, Route, Way,
+    default_priority,
 };
+use culvert_netlink::{Request, Result, RouteFilter, Rtnetlink, Socket};
 use rtnetlink::packet_route::RouteNetlinkMessage;
 
 pub use self::events::{Notice, Notices};
