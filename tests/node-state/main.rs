@@ -107,7 +107,8 @@ fn every_deletion_is_repaired() {
             ),
             (
                 "ip link set v-net-0 type bridge stp_state 1",
-                "set stp off, multicast snooping off dev v-net-0",
+                "set stp off, multicast snooping off, learning from reserved groups off, learning \
+                 limit dev v-net-0",
             ),
             ("ip link set culvert0 mtu 1300", "set mtu 1464 dev culvert0"),
             ("nft delete table inet culvert", "replace nft table inet culvert"),
@@ -160,8 +161,25 @@ fn one_family_alone_works() {
             node.spec.local_subnets = nets(&[subnet]);
             node.reconcile();
             assert_eq!(node.reconcile(), [""; 0]);
+            for device in ["culvert0", "v-net-0"] {
+                assert_eq!(sysctl(&format!("ipv6/conf/{device}/accept_ra")), "0", "{network}");
+            }
         });
     }
+}
+
+#[test]
+fn bridge_is_bounded_in_what_it_learns() {
+    Namespace::new("learn").run(async || {
+        let mut node = Node::ready();
+        // The limit is shown by newer programs only, so that a second bridge says what is the default.
+        let details = ip("-d link show v-net-0");
+        assert!(details.contains("no_linklocal_learn 1"), "{details}");
+        ip("link set v-net-0 type bridge no_linklocal_learn 0");
+        assert_eq!(node.reconcile().len(), 1);
+        assert!(ip("-d link show v-net-0").contains("no_linklocal_learn 1"));
+        assert_eq!(node.reconcile(), [""; 0]);
+    });
 }
 
 #[test]
@@ -329,7 +347,7 @@ fn healthy_node_with_pods_needs_no_change() {
             ip(&format!("link add culv{pod:04x} type veth peer name p{pod}"));
         }
         node.reconcile();
-        assert_eq!(node.try_reconcile(Changes::default()).await.unwrap(), [""; 0]);
+        assert_eq!(node.try_reconcile(Changes::default()).unwrap(), [""; 0]);
         assert_eq!(node.reconcile(), [""; 0]);
     });
 }

@@ -4,7 +4,9 @@ use std::net::UdpSocket;
 use std::thread;
 use std::time::Duration;
 
+use culvert_dataplane::platform::udp::SOCKET_MARK;
 use culvert_lab::clock;
+use socket2::SockRef;
 
 use crate::node::{Namespace, Node, inside, ip, this_namespace};
 
@@ -145,6 +147,7 @@ fn tunnel_datagrams_are_not_tracked_and_pods_send_none() {
             // What the node sends after that arrives first, because the pod's never does.
             inside(&this_namespace(), move || {
                 let sender = UdpSocket::bind("0.0.0.0:0").unwrap();
+                SockRef::from(&sender).set_mark(SOCKET_MARK).unwrap();
                 sender.send_to(b"yes", there).unwrap();
             });
             receiver.set_read_timeout(Some(PATIENCE)).unwrap();

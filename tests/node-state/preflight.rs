@@ -8,7 +8,7 @@ use crate::node::{Namespace, Node, ip, nets};
 fn conflict(services: &[&str], nodes: &[&str]) -> Option<Conflict> {
     let mut node = Node::new();
     let nodes: Vec<_> = nodes.iter().map(|node| node.parse().unwrap()).collect();
-    let checked = node.reconciler.preflight(&node.spec, &nets(services), &nodes).await;
+    let checked = node.reconciler.preflight(&node.spec, &nets(services), &nodes);
     checked.err().map(|error| error.downcast().unwrap())
 }
 

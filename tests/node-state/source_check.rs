@@ -63,9 +63,9 @@ fn every_damage_to_the_source_check_is_repaired() {
     Namespace::new("check-repair").run(async || {
         let mut node = Node::ready();
         plug("culv1a2b3c4d", NOTE);
-        assert_eq!(node.reconcile(), ["repair nft table bridge culvert"]);
+        assert_eq!(node.reconcile(), ["repair nft tables bridge culvert, inet culvert-pods"]);
         assert_eq!(node.reconcile(), [""; 0]);
-        let whole = words("bridge culvert");
+        let whole = [words("bridge culvert"), words("inet culvert-pods")];
         for damage in [
             "nft flush ruleset",
             "nft delete table bridge culvert",
@@ -74,12 +74,20 @@ fn every_damage_to_the_source_check_is_repaired() {
             "nft delete element bridge culvert ipv4 { culv1a2b3c4d . 10.244.1.2 }",
             "nft add element bridge culvert ipv4 { culv1a2b3c4d . 10.244.1.3 }",
             "nft insert rule bridge culvert prerouting accept",
+            "nft delete table inet culvert-pods",
+            "nft flush chain inet culvert-pods forward",
+            "nft delete element inet culvert-pods ipv4 { 10.244.1.2 }",
+            "nft add element inet culvert-pods ipv6 { fd00:10:244:1::3 }",
         ] {
             run(damage);
             let done = node.reconcile();
-            assert!(done.contains(&"repair nft table bridge culvert".to_owned()), "{damage}");
+            assert!(
+                done.contains(&"repair nft tables bridge culvert, inet culvert-pods".to_owned()),
+                "{damage}"
+            );
             assert_eq!(node.reconcile(), [""; 0], "after {damage}");
-            assert_eq!(words("bridge culvert"), whole, "after {damage}");
+            let now = [words("bridge culvert"), words("inet culvert-pods")];
+            assert_eq!(now, whole, "after {damage}");
         }
         // A daemon that was restarted finds the table and the note.
         let mut restarted = Node::new();

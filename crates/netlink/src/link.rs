@@ -51,7 +51,7 @@ pub struct Link {
     pub multicast_snooping: bool,
     /// Whether a bridge keeps its ports apart by VLAN.
     pub vlan_filtering: bool,
-    /// Most hardware addresses that a bridge learns, 0 for all; none where the kernel knows no limit.
+    /// Most hardware addresses that a bridge learns, 0 for all; none where the kernel has no limit.
     pub learning_limit: Option<u32>,
     /// Whether a bridge learns from frames to the group addresses that it does not forward.
     pub learns_from_groups: bool,

@@ -12,7 +12,9 @@ pub enum Family {
 }
 
 impl Family {
-    pub(crate) const fn number(self) -> u8 {
+    /// The kernel's number for it (`NFPROTO_*`).
+    #[must_use]
+    pub const fn number(self) -> u8 {
         match self {
             Self::Inet => 1,
             Self::Bridge => 7,

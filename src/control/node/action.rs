@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use culvert_cni::source_check;
+use culvert_cni::{living, source_check};
 use ipnet::IpNet;
 
 use super::ruleset::TABLE;
@@ -148,7 +148,8 @@ pub enum Action {
     },
     /// Replace the nftables table.
     ApplyRuleset,
-    /// Make the nftables table of the source check that of the pods there are.
+    /// Make the nftables tables of the source check and of the pods' addresses those of the pods there
+    /// are.
     ApplySourceCheck {
         /// The bridge of the pods.
         bridge: String,
@@ -169,6 +170,8 @@ pub enum Action {
     DeleteRuleset,
     /// Delete the nftables table of the source check.
     DeleteSourceCheck,
+    /// Delete the nftables table of the pods' addresses.
+    DeletePodAddresses,
 }
 
 impl Action {
@@ -224,7 +227,14 @@ impl fmt::Display for Action {
             Self::ShutPort { device } => write!(f, "set down dev {device}"),
             Self::PlugPort { device, bridge, .. } => write!(f, "plug {device} into {bridge}"),
             Self::ApplyRuleset => write!(f, "replace nft table {TABLE}"),
-            Self::ApplySourceCheck { .. } => write!(f, "repair nft table {SourceCheck}"),
+            Self::ApplySourceCheck { .. } => {
+                write!(
+                    f,
+                    "repair nft tables {SourceCheck}, {} {}",
+                    living::FAMILY.as_str(),
+                    living::TABLE
+                )
+            }
             Self::DeleteLink { device, ports: 0 } => write!(f, "delete link {device}"),
             Self::DeleteLink { device, ports } => {
                 write!(f, "delete link {device}, which had {ports} ports")
@@ -232,6 +242,9 @@ impl fmt::Display for Action {
             Self::ReleaseBridge { device } => write!(f, "release bridge {device}"),
             Self::DeleteRuleset => write!(f, "delete nft table {TABLE}"),
             Self::DeleteSourceCheck => write!(f, "delete nft table {SourceCheck}"),
+            Self::DeletePodAddresses => {
+                write!(f, "delete nft table {} {}", living::FAMILY.as_str(), living::TABLE)
+            }
         }
     }
 }

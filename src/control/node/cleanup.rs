@@ -1,7 +1,7 @@
 //! Removing everything that the daemon made, with or without a daemon and its table.
 
 use culvert_cni::pod_port::PodPort;
-use culvert_cni::source_check;
+use culvert_cni::{living, source_check};
 
 use super::action::Action;
 use super::desired::{ADOPTED_ALIAS, ALIAS_PREFIX};
@@ -57,6 +57,7 @@ impl Reconciler {
         for (family, table, action) in [
             (ruleset::FAMILY, ruleset::TABLE_NAME, Action::DeleteRuleset),
             (source_check::FAMILY, source_check::TABLE, Action::DeleteSourceCheck),
+            (living::FAMILY, living::TABLE, Action::DeletePodAddresses),
         ] {
             match self.firewall.has(family, table) {
                 Ok(true) => actions.push(action),
@@ -87,7 +88,7 @@ impl Reconciler {
             firewall: &mut self.firewall,
             tun: &NoOwner,
             indexes: links.iter().map(|link| (link.name.clone(), link.index)).collect(),
-            ruleset: None,
+            desired: None,
             sysctls: &self.sysctls,
         };
         for action in actions {

@@ -2,13 +2,14 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
+use culvert_cni::living;
 use culvert_cni::node_file::gateway;
 use ipnet::IpNet;
 
 use super::ruleset::ruleset;
 use super::{NodeSpec, PROTOCOL, TUN_QUEUE_PACKETS};
 use crate::platform::netlink::{MAIN_TABLE, Mac, Route, default_priority};
-use crate::platform::nft::Table;
+use crate::platform::nft::{Flow, Table};
 
 /// Alias of the TUN: marks it as ours.
 pub(super) const TUN_ALIAS: &str = "culvert: overlay";
@@ -40,6 +41,10 @@ pub(super) struct Desired {
     pub(super) connected: Vec<DesiredRoute>,
     pub(super) sysctls: Vec<Parameter>,
     pub(super) ruleset: Table,
+    /// Whether what pods send to the outside is to be translated.
+    pub(super) masquerade: bool,
+    /// What stands behind the bridge, as far as the subnet table says.
+    pub(super) pods: living::Bridge,
 }
 
 /// A device that a node should have.
@@ -123,8 +128,34 @@ impl Desired {
                 .collect(),
             sysctls: sysctls(spec),
             ruleset: ruleset(spec),
+            masquerade: spec.masquerade,
+            pods: living::Bridge {
+                name: spec.bridge.clone(),
+                subnets: spec.local_subnets.clone(),
+                has_strangers: false,
+            },
             tun: Device { name: spec.tun.clone(), mtu, addresses: tun_addresses },
         }
+    }
+}
+
+impl Desired {
+    /// What tells connections of local pods to the outside that are not translated and should be; none
+    /// when none should.
+    ///
+    /// One whose answers come from inside the cluster was sent to a service.
+    pub(super) fn untranslated(&self) -> Option<impl Fn(&Flow) -> bool + use<>> {
+        let (local, cluster) = (self.pods.subnets.clone(), self.cluster_networks.clone());
+        let has = |networks: &[IpNet], address: &IpAddr| {
+            networks.iter().any(|network| network.contains(address))
+        };
+        self.masquerade.then_some(move |flow: &Flow| {
+            has(&local, &flow.source)
+                && !has(&cluster, &flow.destination)
+                && !has(&cluster, &flow.answers_from)
+                && !flow.destination.is_multicast()
+                && flow.answers_to == flow.source
+        })
     }
 }
 
@@ -248,6 +279,30 @@ mod tests {
         let expected: Vec<IpNet> =
             vec!["10.244.1.1/24".parse().unwrap(), "10.244.9.1/25".parse().unwrap()];
         assert_eq!(desired.bridge.addresses, expected);
+    }
+
+    #[test]
+    fn untranslated_is_what_pods_here_opened_to_the_outside() {
+        let ip = |text: &str| text.parse::<IpAddr>().unwrap();
+        let flow = |source, destination, answers_from, answers_to| Flow {
+            source: ip(source),
+            destination: ip(destination),
+            answers_from: ip(answers_from),
+            answers_to: ip(answers_to),
+        };
+        let spec = spec(&["10.244.1.0/24"], &["10.244.0.0/16"]);
+        let is_wrong = Desired::new(&spec).untranslated().unwrap();
+        assert!(is_wrong(&flow("10.244.1.2", "192.0.2.1", "192.0.2.1", "10.244.1.2")));
+        for right in [
+            flow("10.244.1.2", "192.0.2.1", "192.0.2.1", "192.168.1.11"),
+            flow("10.244.1.2", "10.244.2.2", "10.244.2.2", "10.244.1.2"),
+            flow("10.244.1.2", "10.96.0.1", "10.244.2.2", "10.244.1.2"),
+            flow("192.0.2.1", "10.244.1.2", "10.244.1.2", "192.0.2.1"),
+            flow("10.244.1.2", "224.0.0.1", "224.0.0.1", "10.244.1.2"),
+        ] {
+            assert!(!is_wrong(&right), "{right:?}");
+        }
+        assert!(Desired::new(&NodeSpec { masquerade: false, ..spec }).untranslated().is_none());
     }
 
     #[test]

@@ -4,13 +4,13 @@ use std::collections::HashMap;
 
 use anyhow::{Context as _, anyhow};
 use culvert_cni::pod_port::{DEVICE_GROUP, FORWARDED_GROUPS, PodPort};
-use culvert_cni::source_check;
+use culvert_cni::{living, source_check};
 
 use super::action::Action;
+use super::desired::Desired;
 use super::firewall::Firewall;
 use super::{PROTOCOL, TunOwner, ruleset};
 use crate::platform::netlink::{Address, BridgePort, Detection, LinkChange, Netlink, Route};
-use crate::platform::nft::Table;
 use crate::platform::sysctl::Sysctls;
 
 /// Most hardware addresses that the bridge learns, where the kernel has such a limit. A pod that is
@@ -24,8 +24,8 @@ pub(super) struct Executor<'a> {
     pub(super) tun: &'a dyn TunOwner,
     /// Index of each device by name; an entry is dropped when its device is created anew.
     pub(super) indexes: HashMap<String, u32>,
-    /// The node's nftables table as it should be; none, when everything is to go.
-    pub(super) ruleset: Option<&'a Table>,
+    /// What should be; none, when everything is to go.
+    pub(super) desired: Option<&'a Desired>,
     pub(super) sysctls: &'a Sysctls,
 }
 
@@ -117,12 +117,15 @@ impl Executor<'_> {
                 self.change(device, LinkChange::Up)?;
             }
             Action::ApplyRuleset => {
-                if let Some(ruleset) = self.ruleset {
-                    self.firewall.apply(ruleset)?;
+                if let Some(desired) = self.desired {
+                    self.firewall.apply(&desired.ruleset)?;
+                    self.forget_untranslated(desired);
                 }
             }
-            Action::ApplySourceCheck { bridge } => {
-                self.firewall.apply_source_check(self.netlink, bridge)?;
+            Action::ApplySourceCheck { .. } => {
+                if let Some(desired) = self.desired {
+                    self.firewall.apply_pods(self.netlink, &desired.pods)?;
+                }
             }
             Action::DeleteLink { device, .. } => {
                 let index = self.index(device)?;
@@ -137,8 +140,20 @@ impl Executor<'_> {
             Action::DeleteSourceCheck => {
                 self.firewall.remove(source_check::FAMILY, source_check::TABLE)?;
             }
+            Action::DeletePodAddresses => self.firewall.remove(living::FAMILY, living::TABLE)?,
         }
         Ok(())
+    }
+
+    /// Has connections begin anew that pods opened to the outside while nothing translated them.
+    fn forget_untranslated(&mut self, desired: &Desired) {
+        let Some(is_wrong) = desired.untranslated() else { return };
+        match self.firewall.forget(is_wrong) {
+            Ok(0) => {}
+            Ok(connections) => tracing::info!(connections, "forgot connections without masquerade"),
+            // They hang until they end; nothing of them leaves the node.
+            Err(error) => tracing::warn!(%error, "connections without masquerade go on"),
+        }
     }
 
     /// Takes the ports of `pods` down: better no network than one without what guards it.

@@ -25,7 +25,7 @@ mod ruleset;
 mod worker;
 
 use anyhow::{Context as _, anyhow};
-use culvert_cni::pod_port::PodPort;
+use culvert_cni::living;
 use ipnet::IpNet;
 
 pub use self::action::Action;
@@ -34,7 +34,7 @@ use self::desired::Desired;
 use self::diff::{Port, Ruleset, diff};
 pub use self::events::{Changes, KernelEvents};
 use self::execute::Executor;
-use self::firewall::Firewall;
+use self::firewall::{Firewall, Pods};
 pub use self::kernel::Kernel;
 use self::observe::Observed;
 pub use self::path_mtu::PathMtu;
@@ -186,13 +186,13 @@ impl Reconciler {
                 firewall: &mut self.firewall,
                 tun,
                 indexes: std::mem::take(&mut observed.indexes),
-                ruleset: Some(&desired.ruleset),
+                desired: Some(&desired),
                 sysctls: &self.sysctls,
             };
             for action in actions {
                 if let Err(error) = executor.execute(&action) {
                     if action.guards_pods() && !is_stale(&error) {
-                        executor.shut_ports(&observed.pods);
+                        executor.shut_ports(&observed.pods.ports);
                     }
                     return Err(Failure::Broken(error));
                 }
@@ -214,7 +214,7 @@ impl Reconciler {
         let look = look || !observed.actual.ports.iter().all(Port::is_right);
         observed.actual.ruleset = self.ruleset_state(spec, desired, look)?;
         if look {
-            observed.actual.source_check = self.source_check_state(&observed.pods)?;
+            observed.actual.source_check = self.pods_state(&observed.pods, &desired.pods)?;
         }
         Ok(observed)
     }
@@ -259,15 +259,15 @@ impl Reconciler {
         }
     }
 
-    /// Compares the pods' source check with what it should be.
-    fn source_check_state(&mut self, pods: &[PodPort]) -> anyhow::Result<Ruleset> {
-        match self.firewall.look_at_source_check(pods) {
+    /// Compares the pods' tables with what they should be.
+    fn pods_state(&mut self, pods: &Pods, bridge: &living::Bridge) -> anyhow::Result<Ruleset> {
+        match self.firewall.look_at_pods(pods, bridge) {
             // The plugin says so too, to whoever attaches a pod that is to be checked.
             Err(error) if error.is_unsupported() => {
                 tracing::warn!(%error, "pods of this node can use one another's addresses");
                 Ok(Ruleset::Unchecked)
             }
-            other => other.context("checking the pods' source check"),
+            other => other.context("checking the pods' nftables tables"),
         }
     }
 }

@@ -10,7 +10,7 @@ use ipnet::IpNet;
 use super::PROTOCOL;
 use super::desired::{ALIAS_PREFIX, Desired, Device, Parameter};
 use super::diff::{Actual, ActualAddress, ActualDevice, ActualRoute, Port, Ruleset};
-use super::firewall::pod_ports;
+use super::firewall::{Pods, pods};
 use crate::platform::netlink::{Address, Link, LinkKind, Netlink};
 use crate::platform::sysctl::Sysctls;
 
@@ -28,7 +28,7 @@ pub(super) struct Observed {
     /// The addresses of this machine's own interfaces: neither ours nor loopback nor link-local.
     pub(super) own_addresses: Vec<IpNet>,
     /// The pods that the plugin has left notes about.
-    pub(super) pods: Vec<PodPort>,
+    pub(super) pods: Pods,
     /// Index of each device that an action may name.
     pub(super) indexes: HashMap<String, u32>,
 }
@@ -87,7 +87,7 @@ pub(super) fn observe(
         carrying: tun.is_some_and(|link| link.running),
         own_addresses: own_addresses(&links, &addresses),
         actual,
-        pods: pod_ports(&links, &desired.bridge.name),
+        pods: pods(&links, &desired.bridge.name),
         indexes: links.into_iter().map(|link| (link.name, link.index)).collect(),
     })
 }
@@ -190,6 +190,8 @@ fn port(link: &Link, bridge: Option<&Link>, links: &[Link], desired: &Desired) -
     let hairpin = pod.as_ref().is_none_or(|pod| pod.hairpin);
     let isolated = pod.as_ref().is_some_and(|pod| pod.isolated);
     let options = link.port.unwrap_or_default();
+    // The plugin sets the options and brings it up at once, when all that guards the pod is there.
+    let is_being_made = plugged && !link.up && options.forwarded_groups == 0;
     let configured = link.arp
         && options.hairpin == hairpin
         && options.isolated == isolated
@@ -200,10 +202,11 @@ fn port(link: &Link, bridge: Option<&Link>, links: &[Link], desired: &Desired) -
         mtu: link.mtu,
         plugged,
         // The group of a device that somebody else made is somebody else's.
-        guarded: options.forwarded_groups == FORWARDED_GROUPS
-            && (link.group == DEVICE_GROUP || !is_ours),
-        up: link.up || !is_ours,
-        configured: configured || pod.is_none(),
+        guarded: is_being_made
+            || options.forwarded_groups == FORWARDED_GROUPS
+                && (link.group == DEVICE_GROUP || !is_ours),
+        up: is_being_made || link.up || !is_ours,
+        configured: is_being_made || configured || pod.is_none(),
         hairpin,
         isolated,
     })
@@ -248,6 +251,7 @@ fn sysctls(parameters: &Sysctls, desired: &Desired) -> anyhow::Result<BTreeMap<S
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::platform::netlink::BridgePort;
 
     #[test]
     fn only_the_plugins_own_names_are_plugged_in() {
@@ -255,6 +259,40 @@ mod tests {
         assert!(!is_port_name("culvert0"));
         assert!(!is_port_name("culv"));
         assert!(!is_port_name("veth1f09ab3c"));
+    }
+
+    #[test]
+    fn port_that_the_plugin_is_making_is_left_to_it() {
+        let made = Link {
+            name: "culv1f09ab3c".into(),
+            kind: LinkKind::Veth,
+            controller: Some(3),
+            group: DEVICE_GROUP,
+            arp: true,
+            ..Link::default()
+        };
+        let desired = Desired::new(&super::super::fixture::spec());
+        let bridge = Link { index: 3, ..Link::default() };
+        let is_right = |link: &Link| {
+            port(link, Some(&bridge), &[], &desired).is_some_and(|port| port.is_right())
+        };
+        let guard = BridgePort { forwarded_groups: FORWARDED_GROUPS, ..BridgePort::default() };
+        assert!(is_right(&made));
+        let up = Link { up: true, ..made.clone() };
+        assert!(!is_right(&up));
+        let guarded = Link { port: Some(guard), ..up.clone() };
+        assert!(is_right(&guarded));
+        for wrong in [
+            Link { up: false, ..guarded.clone() },
+            Link { group: 0, ..guarded.clone() },
+            Link { controller: None, ..guarded },
+            Link { controller: None, ..made },
+        ] {
+            assert!(!is_right(&wrong), "{wrong:?}");
+        }
+        let stranger = Link { name: "veth0".into(), group: 0, ..up };
+        assert!(!is_right(&stranger));
+        assert!(is_right(&Link { port: Some(guard), ..stranger }));
     }
 
     #[test]

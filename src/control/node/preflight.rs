@@ -10,7 +10,7 @@ use culvert_cni::pod_port::PodPort;
 use ipnet::IpNet;
 
 use super::desired::ALIAS_PREFIX;
-use super::firewall::pod_ports;
+use super::firewall::pods;
 use super::{NodeSpec, PROTOCOL, Reconciler};
 use crate::config::overlap;
 use crate::platform::netlink::{MAIN_TABLE, default_priority};
@@ -172,7 +172,7 @@ impl Reconciler {
             nodes: node_addresses.to_vec(),
             interfaces,
             routes,
-            pods: pod_ports(&links, &spec.bridge),
+            pods: pods(&links, &spec.bridge).ports,
         };
         match conflict(spec, surroundings) {
             Some(conflict) => Err(conflict.into()),

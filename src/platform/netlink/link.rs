@@ -3,7 +3,10 @@
 use culvert_netlink::{BridgePort, Mac, Request, Result};
 use rtnetlink::packet_core::{NLM_F_CREATE, NLM_F_EXCL};
 use rtnetlink::packet_route::RouteNetlinkMessage;
-use rtnetlink::packet_route::link::{BridgeStpState, InfoKind, LinkAttribute};
+use rtnetlink::packet_route::link::{
+    BridgeBooleanOptionFlags, BridgeBooleanOptions, BridgeStpState, InfoBridge, InfoKind,
+    LinkAttribute,
+};
 use rtnetlink::{LinkBridge, LinkBridgePort, LinkMessageBuilder, LinkUnspec};
 
 use super::Netlink;
@@ -87,12 +90,14 @@ impl Netlink {
                 ("plug into the bridge", link.controller(*bridge).build())
             }
             LinkChange::PlainBridge { learning_limit } => {
+                let flag = BridgeBooleanOptionFlags::NoLinkLocalLearn;
+                let not_learning = BridgeBooleanOptions { value: flag, mask: flag };
                 let bridge = LinkMessageBuilder::<LinkBridge>::new_with_info_kind(InfoKind::Bridge)
                     .index(index)
                     .stp_state(BridgeStpState::Disabled)
                     .mcast_snooping(false)
                     .vlan_filtering(false)
-                    .no_linklocal_learn(true)
+                    .append_info_data(InfoBridge::MultiBoolOpt(not_learning))
                     .fdb_max_learned(*learning_limit);
                 ("set the bridge options of", bridge.build())
             }

@@ -16,7 +16,7 @@ pub use culvert_netlink::{
 use culvert_netlink::{Request, Result, RouteFilter, Rtnetlink, Socket};
 use rtnetlink::packet_route::RouteNetlinkMessage;
 
-pub use self::events::{Notice, Notices};
+pub use self::events::{Notice, Notices, Watched};
 pub use self::link::LinkChange;
 
 /// A connection to the kernel's network configuration.

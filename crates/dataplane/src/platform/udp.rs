@@ -401,8 +401,7 @@ fn open(
 
 /// Marks what the socket sends as the daemon's.
 fn mark(socket: &Socket) -> io::Result<()> {
-    let mark = libc::c_int::try_from(SOCKET_MARK).unwrap_or(libc::c_int::MAX);
-    match set_int(socket, libc::SOL_SOCKET, libc::SO_MARK, mark) {
+    match socket.set_mark(SOCKET_MARK) {
         // Whoever lacks the capability could not make the rules either that ask for the mark.
         Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
             tracing::debug!(%error, "UDP sockets are not marked");

@@ -101,7 +101,8 @@ fn apply(model: &mut Actual, action: &Action) {
         | Action::DeleteLink { .. }
         | Action::ReleaseBridge { .. }
         | Action::DeleteRuleset
-        | Action::DeleteSourceCheck => {
+        | Action::DeleteSourceCheck
+        | Action::DeletePodAddresses => {
             panic!("a reconcile never cleans up: {action}")
         }
     }
@@ -288,10 +289,8 @@ fn each_property_of_the_bridge_is_restored() {
     assert_eq!(after(|actual| bridge(actual).mtu = 1500), ["set mtu 1464 dev v-net-0"]);
     assert_eq!(
         after(|actual| bridge(actual).plain = false),
-        [
-            "set stp off, multicast snooping off, learning from reserved groups off, learning limit \
-             dev v-net-0"
-        ]
+        ["set stp off, multicast snooping off, learning from reserved groups off, learning limit \
+             dev v-net-0"]
     );
     assert_eq!(
         after(|actual| bridge(actual).mac = Some([2, 0, 0, 0, 0, 1])),
