@@ -42,6 +42,7 @@ fn apply(model: &mut Actual, action: &Action) {
             (renamed.renamed, renamed.up) = (None, false);
         }
         Action::SetNeighbours { device } => named(model, device).neighbours = true,
+        Action::UnsetVlanFiltering { device } => named(model, device).filters_vlans = false,
         Action::Deliver { device, .. } => named(model, device).delivers = true,
         Action::SetAlias { device, alias } => named(model, device).alias = (*alias).into(),
         Action::SetMac { device, mac } => named(model, device).mac = Some(*mac),
@@ -267,6 +268,10 @@ fn bridge_talks_to_its_neighbours() {
     assert_eq!(
         after(|actual| bridge(actual).neighbours = false),
         ["set arp on, multicast on dev v-net-0"]
+    );
+    assert_eq!(
+        after(|actual| bridge(actual).filters_vlans = true),
+        ["set vlan_filtering off dev v-net-0"]
     );
     assert_eq!(
         after(|actual| bridge(actual).delivers = false),
@@ -498,7 +503,7 @@ fn parameter_that_the_kernel_lacks_is_missed_only_where_it_is_needed() {
 fn drifted_source_check_is_repaired() {
     assert_eq!(
         after(|actual| actual.source_check = Ruleset::Drifted),
-        ["repair nft table bridge culvert"]
+        ["repair nft tables bridge culvert, inet culvert-pods"]
     );
 }
 
@@ -527,7 +532,7 @@ prop_compose! {
         alias in prop::sample::select(vec!["", "culvert: overlay", "culvert: pod bridge", "lab"]),
         mac in any::<Option<Mac>>(),
         renamed in prop::option::of("ren[0-9]"),
-        (neighbours, delivers) in any::<(bool, bool)>(),
+        (neighbours, delivers, filters_vlans) in any::<(bool, bool, bool)>(),
         tx_queue_len in prop::sample::select(vec![500_u32, 2_000]),
         plain in any::<bool>(),
         addresses in prop::collection::btree_map(some_net(), any::<bool>(), 0..5),
@@ -542,6 +547,7 @@ prop_compose! {
             up,
             neighbours,
             delivers,
+            filters_vlans,
             mtu,
             alias: alias.into(),
             mac,
