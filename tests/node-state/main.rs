@@ -106,7 +106,7 @@ fn every_deletion_is_repaired() {
             ),
             (
                 "ip link set v-net-0 type bridge stp_state 1",
-                "set stp off, multicast snooping off dev v-net-0",
+                "set bridge options dev v-net-0",
             ),
             ("ip link set culvert0 mtu 1300", "set mtu 1464 dev culvert0"),
             ("nft delete table inet culvert", "replace nft table inet culvert"),

@@ -195,7 +195,7 @@ fn each_property_of_the_bridge_is_restored() {
     assert_eq!(after(|actual| bridge(actual).mtu = 1500), ["set mtu 1464 dev v-net-0"]);
     assert_eq!(
         after(|actual| bridge(actual).plain = false),
-        ["set stp off, multicast snooping off dev v-net-0"]
+        ["set bridge options dev v-net-0"]
     );
     assert_eq!(
         after(|actual| bridge(actual).mac = Some([2, 0, 0, 0, 0, 1])),
@@ -406,7 +406,7 @@ fn parameter_that_the_kernel_lacks_is_missed_only_where_it_is_needed() {
 fn drifted_source_check_is_repaired() {
     assert_eq!(
         after(|actual| actual.source_check = Ruleset::Drifted),
-        ["repair nft table bridge culvert"]
+        ["repair nft tables bridge culvert, inet culvert-pods"]
     );
 }
 
