@@ -42,6 +42,7 @@ impl InForce {
             mtu: self.mtus.device.get(),
             underlay_ports: ports.into_iter().collect(),
             codec_ports: config.underlay.codec_ports().into(),
+            remote_subnets: members.peers().flat_map(|peer| peer.subnets.iter().copied()).collect(),
             masquerade: config.egress.masquerade,
         }
     }

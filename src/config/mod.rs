@@ -97,7 +97,7 @@ impl Underlay {
 pub struct Tun {
     /// Name of the TUN device.
     pub name: String,
-    /// Queues of the device, each with a worker thread; one per CPU, up to a limit, unless set.
+    /// Queues of the device, each with a worker thread; two per CPU, up to a limit, unless set.
     pub queues: Option<usize>,
     /// Whether the kernel may hand over and take super-packets.
     pub offload: bool,

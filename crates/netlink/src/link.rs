@@ -74,14 +74,14 @@ pub struct BridgePort {
     pub learning: bool,
     /// Whether frames to unknown hardware addresses go out of the port.
     pub flood: bool,
-    /// Bits of the link-local groups 01:80:c2:00:00:0X whose frames are forwarded.
-    pub group_forward: u16,
+    /// The group addresses 01:80:c2:00:00:0X whose frames it forwards, as bits.
+    pub forwarded_groups: u16,
 }
 
 impl Default for BridgePort {
     /// What a new port has.
     fn default() -> Self {
-        Self { hairpin: false, isolated: false, learning: true, flood: true, group_forward: 0 }
+        Self { hairpin: false, isolated: false, learning: true, flood: true, forwarded_groups: 0 }
     }
 }
 
@@ -256,7 +256,7 @@ impl BridgePort {
             } else if let InfoBridgePort::UnicastFlood(flood) = option {
                 port.flood = *flood;
             } else if let InfoBridgePort::GroupFwdMask(groups) = option {
-                port.group_forward = *groups;
+                port.forwarded_groups = *groups;
             }
         }
         port

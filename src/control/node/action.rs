@@ -24,6 +24,25 @@ pub enum Action {
         /// Its hardware address.
         mac: Mac,
     },
+    /// Give a device of ours back the name that it had.
+    Rename {
+        /// The device, by the name that somebody gave it.
+        device: String,
+        /// Its own name.
+        name: String,
+    },
+    /// Switch ARP and multicast on at a device.
+    SetNeighbours {
+        /// The device.
+        device: String,
+    },
+    /// Have the bridge deliver frames to its own hardware address on this node.
+    Deliver {
+        /// The bridge.
+        device: String,
+        /// Its hardware address.
+        mac: Mac,
+    },
     /// Set a device's alias.
     SetAlias {
         /// The device.
@@ -87,6 +106,13 @@ pub enum Action {
     },
     /// Add a route.
     AddRoute {
+        /// The device.
+        device: String,
+        /// The route; its link is looked up by the device's name.
+        route: Route,
+    },
+    /// Put our route before another one of the same prefix and rank.
+    PrependRoute {
         /// The device.
         device: String,
         /// The route; its link is looked up by the device's name.
@@ -162,6 +188,11 @@ impl fmt::Display for Action {
             Self::CreateBridge { device, mac } => {
                 write!(f, "create bridge {device} address {}", Hex(mac))
             }
+            Self::Rename { device, name } => write!(f, "rename {device} to {name}"),
+            Self::SetNeighbours { device } => write!(f, "set arp on, multicast on dev {device}"),
+            Self::Deliver { device, mac } => {
+                write!(f, "add forwarding entry {} dev {device}", Hex(mac))
+            }
             Self::SetAlias { device, alias } => write!(f, "set alias \"{alias}\" dev {device}"),
             Self::SetMac { device, mac } => write!(f, "set address {} dev {device}", Hex(mac)),
             Self::SetMtu { device, mtu } => write!(f, "set mtu {mtu} dev {device}"),
@@ -178,6 +209,9 @@ impl fmt::Display for Action {
                 write!(f, "remove address {address} dev {device}")
             }
             Self::AddRoute { device, route } => write!(f, "add route {} dev {device}", To(route)),
+            Self::PrependRoute { device, route } => {
+                write!(f, "prepend route {} dev {device}", To(route))
+            }
             Self::ReplaceRoute { device, route } => {
                 write!(f, "replace route {} dev {device}", To(route))
             }

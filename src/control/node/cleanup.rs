@@ -28,7 +28,7 @@ impl TunOwner for NoOwner {
         false
     }
 
-    fn open(&mut self) -> crate::platform::Result<()> {
+    fn open(&self) -> crate::platform::Result<()> {
         Ok(())
     }
 }
@@ -42,14 +42,14 @@ impl Reconciler {
     /// plugged into the bridge lose it, and their ports are taken down before the rules go that guard
     /// them; [`Action::DeleteLink`] says how many they are. If a port cannot be taken down, nothing is
     /// removed.
-    pub async fn cleanup(&mut self) -> Cleanup {
+    pub fn cleanup(&mut self) -> Cleanup {
         let mut report = Cleanup::default();
-        let links = self.netlink.links().await.unwrap_or_else(|error| {
+        let links = self.netlink.links().unwrap_or_else(|error| {
             report.failed.push(error.into());
             Vec::new()
         });
         // A port without its rules, or without its bridge, would be a way into the node.
-        self.carry_out(shut_ports(&links), &links, &mut report).await;
+        self.carry_out(shut_ports(&links), &links, &mut report);
         if !report.failed.is_empty() {
             return report;
         }
@@ -67,32 +67,32 @@ impl Reconciler {
                 Err(error) => report.failed.push(error.into()),
             }
         }
-        match self.netlink.routes_of(PROTOCOL).await {
+        match self.netlink.routes_of(PROTOCOL) {
             Ok(routes) => actions.extend(routes.into_iter().map(remove_route)),
             Err(error) => report.failed.push(error.into()),
         }
-        let addresses = self.netlink.addresses().await.unwrap_or_else(|error| {
+        let addresses = self.netlink.addresses().unwrap_or_else(|error| {
             report.failed.push(error.into());
             Vec::new()
         });
         actions.extend(remove_devices(&links, &addresses));
-        self.carry_out(actions, &links, &mut report).await;
+        self.carry_out(actions, &links, &mut report);
         self.firewall = Firewall::default();
         report
     }
 
     /// Carries `actions` out, all that can be.
-    async fn carry_out(&mut self, actions: Vec<Action>, links: &[Link], report: &mut Cleanup) {
+    fn carry_out(&mut self, actions: Vec<Action>, links: &[Link], report: &mut Cleanup) {
         let mut executor = Executor {
             netlink: &mut self.netlink,
             firewall: &mut self.firewall,
-            tun: &mut NoOwner,
+            tun: &NoOwner,
             indexes: links.iter().map(|link| (link.name.clone(), link.index)).collect(),
             desired: None,
             sysctls: &self.sysctls,
         };
         for action in actions {
-            match executor.execute(&action).await {
+            match executor.execute(&action) {
                 Ok(()) => report.removed.push(action),
                 Err(error) => report.failed.push(error),
             }
@@ -149,6 +149,7 @@ fn remove_devices(links: &[Link], addresses: &[Address]) -> Vec<Action> {
 mod tests {
     use super::*;
     use crate::control::node::desired::{BRIDGE_ALIAS, TUN_ALIAS};
+    use crate::platform::netlink::Detection;
 
     fn link(index: u32, name: &str, kind: LinkKind, alias: &str) -> Link {
         Link { index, name: name.into(), kind, alias: alias.into(), ..Link::default() }
@@ -191,8 +192,12 @@ mod tests {
     #[test]
     fn adopted_bridge_keeps_what_it_had() {
         let links = [link(3, "v-net-0", LinkKind::Bridge, ADOPTED_ALIAS)];
-        let address =
-            |net: &str, protocol| Address { link: 3, net: net.parse().unwrap(), protocol };
+        let address = |net: &str, protocol| Address {
+            link: 3,
+            net: net.parse().unwrap(),
+            protocol,
+            detection: Detection::default(),
+        };
         let addresses = [address("192.168.7.1/24", None), address("10.244.1.1/24", Some(PROTOCOL))];
         assert_eq!(
             remove_devices(&links, &addresses),

@@ -7,8 +7,8 @@ use culvert_cni::node_file::gateway;
 use ipnet::IpNet;
 
 use super::ruleset::ruleset;
-use super::{NodeSpec, TUN_QUEUE_PACKETS};
-use crate::platform::netlink::Mac;
+use super::{NodeSpec, PROTOCOL, TUN_QUEUE_PACKETS};
+use crate::platform::netlink::{MAIN_TABLE, Mac, Route, default_priority};
 use crate::platform::nft::{Flow, Table};
 
 /// Alias of the TUN: marks it as ours.
@@ -35,7 +35,10 @@ pub(super) struct Desired {
     pub(super) tx_queue_len: u32,
     /// Addresses inside these on the bridge are ours to remove.
     pub(super) cluster_networks: Vec<IpNet>,
+    /// Routes to the TUN.
     pub(super) routes: Vec<DesiredRoute>,
+    /// Routes to the bridge: the kernel makes them with the bridge's addresses.
+    pub(super) connected: Vec<DesiredRoute>,
     pub(super) sysctls: Vec<Parameter>,
     pub(super) ruleset: Table,
     /// Whether what pods send to the outside is to be translated.
@@ -62,11 +65,32 @@ pub(super) struct Parameter {
     pub(super) needed: bool,
 }
 
-/// A route that a node should have; it leads to the TUN.
+/// A direct route that a node should have.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct DesiredRoute {
     pub(super) destination: IpNet,
     pub(super) source: Option<IpAddr>,
+}
+
+impl DesiredRoute {
+    /// The route as it should be in the kernel, but for the link, which has no index yet.
+    pub(super) fn route(&self) -> Route {
+        // kernel: `RT_SCOPE_LINK`; IPv6 knows no scopes.
+        let scope = if self.destination.addr().is_ipv4() { 253 } else { 0 };
+        Route {
+            destination: self.destination,
+            table: MAIN_TABLE,
+            protocol: PROTOCOL,
+            scope,
+            priority: default_priority(&self.destination),
+            link: None,
+            gateway: None,
+            source: self.source,
+            mtu: None,
+            advmss: None,
+            direct: true,
+        }
+    }
 }
 
 impl Desired {
@@ -91,6 +115,15 @@ impl Desired {
                         .iter()
                         .map(IpNet::addr)
                         .find(|address| address.is_ipv4() == network.addr().is_ipv4()),
+                })
+                .collect(),
+            connected: spec
+                .local_subnets
+                .iter()
+                .filter(|subnet| subnet.prefix_len() < subnet.max_prefix_len())
+                .map(|subnet| DesiredRoute {
+                    destination: subnet.trunc(),
+                    source: Some(gateway(subnet).addr()).filter(IpAddr::is_ipv4),
                 })
                 .collect(),
             sysctls: sysctls(spec),
@@ -219,6 +252,7 @@ mod tests {
             mtu: 1464,
             underlay_ports: vec![4790],
             codec_ports: vec![4790, 8472, 8285],
+            remote_subnets: Vec::new(),
             masquerade: true,
         }
     }

@@ -90,18 +90,18 @@ impl Firewall {
     }
 
     /// Makes the pods' tables those of the pods there are.
-    pub(super) async fn apply_pods(
+    pub(super) fn apply_pods(
         &mut self,
         netlink: &mut Netlink,
         bridge: &living::Bridge,
     ) -> anyhow::Result<()> {
         for position in 0..self.pods.len() {
-            self.apply_table_of_pods(position, netlink, bridge).await?;
+            self.apply_table_of_pods(position, netlink, bridge)?;
         }
         Ok(())
     }
 
-    async fn apply_table_of_pods(
+    fn apply_table_of_pods(
         &mut self,
         position: usize,
         netlink: &mut Netlink,
@@ -112,7 +112,7 @@ impl Firewall {
             // The generation goes before the look at the pods: one that is entered in between
             // changes it.
             let generation = self.socket()?.generation()?;
-            let pods = pods(&netlink.links().await?, &bridge.name);
+            let pods = pods(&netlink.links()?, &bridge.name);
             let wanted = &tables(&pods, bridge)[position];
             let Some(batch) = self.difference(position, wanted)? else {
                 return Ok(());

@@ -1,12 +1,14 @@
 //! Reads the part of the kernel's state that [`diff()`](super::diff()) compares.
 
 use std::collections::{BTreeMap, HashMap};
+use std::net::IpAddr;
 
 use anyhow::{Context as _, bail};
 use culvert_cni::pod_port::{DEVICE_GROUP, FORWARDED_GROUPS, PodPort};
+use ipnet::IpNet;
 
 use super::PROTOCOL;
-use super::desired::{Desired, Parameter};
+use super::desired::{ALIAS_PREFIX, Desired, Device, Parameter};
 use super::diff::{Actual, ActualAddress, ActualDevice, ActualRoute, Port, Ruleset};
 use super::firewall::{Pods, pods};
 use crate::platform::netlink::{Address, Link, LinkKind, Netlink};
@@ -18,6 +20,13 @@ const PORT_PREFIX: &str = "culv";
 /// What one look at the kernel found.
 pub(super) struct Observed {
     pub(super) actual: Actual,
+    /// Whether the TUN takes packets.
+    ///
+    /// kernel: a device whose last queue was closed loses its carrier, and one whose queue is opened
+    /// again gets it back from a work item that may have to wait; until then every packet is dropped.
+    pub(super) carrying: bool,
+    /// The addresses of this machine's own interfaces: neither ours nor loopback nor link-local.
+    pub(super) own_addresses: Vec<IpNet>,
     /// The pods that the plugin has left notes about.
     pub(super) pods: Pods,
     /// Index of each device that an action may name.
@@ -25,22 +34,39 @@ pub(super) struct Observed {
 }
 
 /// Looks at everything but the nftables tables, which are looked at apart.
-pub(super) async fn observe(
+pub(super) fn observe(
     netlink: &mut Netlink,
     parameters: &Sysctls,
     desired: &Desired,
     tun_attached: bool,
 ) -> anyhow::Result<Observed> {
-    let links = netlink.links().await?;
-    let addresses = netlink.addresses().await?;
-    let routes = netlink.routes_of(PROTOCOL).await?;
+    let links = netlink.links()?;
+    let addresses = netlink.addresses()?;
+    let routes = netlink.routes_of(PROTOCOL)?;
 
-    let tun = named(&links, &desired.tun.name, &LinkKind::Tun)?;
-    let bridge = named(&links, &desired.bridge.name, &LinkKind::Bridge)?;
+    let tun = named(&links, &desired.tun.name, &LinkKind::Tun)?
+        .or_else(|| renamed(&links, &addresses, &desired.tun, &LinkKind::Tun));
+    let bridge = named(&links, &desired.bridge.name, &LinkKind::Bridge)?
+        .or_else(|| renamed(&links, &addresses, &desired.bridge, &LinkKind::Bridge));
+    let mut connected = Vec::new();
+    let mut delivers = true;
+    if let Some(bridge) = bridge {
+        connected = netlink.routes_by(bridge.index)?;
+        connected.retain(|route| route.direct && route.protocol != PROTOCOL);
+        if let Some(mac) = bridge.mac {
+            // A kernel before 5.0 cannot be asked, and is believed.
+            delivers = match netlink.delivers(bridge.index, mac) {
+                Err(error) if error.is_interrupted() => return Err(error.into()),
+                asked => asked.unwrap_or(true),
+            };
+        }
+    }
     let actual = Actual {
-        tun: tun.map(|link| device(link, &addresses)),
+        tun: tun.map(|link| device(link, &desired.tun, &addresses)),
         tun_attached,
-        bridge: bridge.map(|link| device(link, &addresses)),
+        bridge: bridge
+            .map(|link| ActualDevice { delivers, ..device(link, &desired.bridge, &addresses) }),
+        connected,
         routes: routes
             .into_iter()
             .map(|route| ActualRoute {
@@ -52,15 +78,14 @@ pub(super) async fn observe(
                 route,
             })
             .collect(),
-        ports: links
-            .iter()
-            .filter_map(|link| port(link, bridge.map(|bridge| bridge.index)))
-            .collect(),
+        ports: links.iter().filter_map(|link| port(link, bridge, &links, desired)).collect(),
         sysctls: sysctls(parameters, desired)?,
         ruleset: Ruleset::Unchecked,
         source_check: Ruleset::Unchecked,
     };
     Ok(Observed {
+        carrying: tun.is_some_and(|link| link.running),
+        own_addresses: own_addresses(&links, &addresses),
         actual,
         pods: pods(&links, &desired.bridge.name),
         indexes: links.into_iter().map(|link| (link.name, link.index)).collect(),
@@ -82,15 +107,52 @@ fn named<'a>(links: &'a [Link], name: &str, kind: &LinkKind) -> anyhow::Result<O
     Ok(Some(link))
 }
 
-fn device(link: &Link, addresses: &[Address]) -> ActualDevice {
+/// The device of ours that `wanted` describes, under a name that somebody else gave it. A device of
+/// another daemon in this namespace has the addresses of another node.
+fn renamed<'a>(
+    links: &'a [Link],
+    addresses: &[Address],
+    wanted: &Device,
+    kind: &LinkKind,
+) -> Option<&'a Link> {
+    links.iter().filter(|link| link.kind == *kind && link.alias.starts_with(ALIAS_PREFIX)).find(
+        |link| {
+            addresses.iter().any(|is| is.link == link.index && wanted.addresses.contains(&is.net))
+        },
+    )
+}
+
+/// The addresses of this machine that are not the daemon's doing.
+fn own_addresses(links: &[Link], addresses: &[Address]) -> Vec<IpNet> {
+    let is_ours = |index: u32| {
+        links.iter().any(|link| link.index == index && link.alias.starts_with(ALIAS_PREFIX))
+    };
+    addresses
+        .iter()
+        .filter(|address| !is_ours(address.link))
+        // By address and not by device: a node may have its routed address on the loopback device.
+        .filter(|address| !address.net.addr().is_loopback())
+        .filter(|address| match address.net.addr() {
+            IpAddr::V4(ip) => !ip.is_link_local(),
+            IpAddr::V6(ip) => !ip.is_unicast_link_local(),
+        })
+        .map(|address| address.net)
+        .collect()
+}
+
+fn device(link: &Link, wanted: &Device, addresses: &[Address]) -> ActualDevice {
     ActualDevice {
+        renamed: (link.name != wanted.name).then(|| link.name.clone()),
         up: link.up,
+        neighbours: link.arp && link.multicast,
+        delivers: true,
         mtu: link.mtu,
         alias: link.alias.clone(),
         mac: link.mac,
         tx_queue_len: link.tx_queue_len,
         plain: !link.spanning_tree
             && !link.multicast_snooping
+            && !link.vlan_filtering
             && !link.learns_from_groups
             && link.learning_limit != Some(0),
         addresses: addresses
@@ -108,36 +170,65 @@ fn device(link: &Link, addresses: &[Address]) -> ActualDevice {
 /// The kernel gives a bridge its link-local address, which is none of our business.
 fn is_link_local(address: &Address) -> bool {
     match address.net.addr() {
-        std::net::IpAddr::V4(_) => false,
-        std::net::IpAddr::V6(ip) => ip.is_unicast_link_local(),
+        IpAddr::V4(_) => false,
+        IpAddr::V6(ip) => ip.is_unicast_link_local(),
     }
 }
 
-/// A pod's cable that is plugged into our bridge, or that was made for it and lost it.
-fn port(link: &Link, bridge: Option<u32>) -> Option<Port> {
+/// A pod's cable that is plugged into our bridge, or that belongs there.
+fn port(link: &Link, bridge: Option<&Link>, links: &[Link], desired: &Desired) -> Option<Port> {
     if link.kind != LinkKind::Veth {
         return None;
     }
-    let plugged = link.controller.is_some() && link.controller == bridge;
-    let unplugged = link.controller.is_none() && is_port_name(&link.name);
+    let plugged = link.controller.is_some() && link.controller == bridge.map(|bridge| bridge.index);
     let pod = PodPort::from_note(&link.name, &link.alias);
     let is_ours = pod.is_some() || is_port_name(&link.name);
+    if !plugged && !is_lost(link, pod.as_ref(), links, desired) {
+        return None;
+    }
+    // A pod that nothing is known about must be able to reach itself through a service address.
+    let hairpin = pod.as_ref().is_none_or(|pod| pod.hairpin);
+    let isolated = pod.as_ref().is_some_and(|pod| pod.isolated);
+    let options = link.port.unwrap_or_default();
     // The plugin sets the options and brings it up at once, when all that guards the pod is there.
-    let is_being_made = plugged && !link.up && link.forwarded_groups == 0;
-    let port = || Port {
+    let is_being_made = plugged && !link.up && options.forwarded_groups == 0;
+    let configured = link.arp
+        && options.hairpin == hairpin
+        && options.isolated == isolated
+        && options.learning
+        && options.flood;
+    Some(Port {
         device: link.name.clone(),
         mtu: link.mtu,
         plugged,
         // The group of a device that somebody else made is somebody else's.
         guarded: is_being_made
-            || link.forwarded_groups == FORWARDED_GROUPS
+            || options.forwarded_groups == FORWARDED_GROUPS
                 && (link.group == DEVICE_GROUP || !is_ours),
         up: is_being_made || link.up || !is_ours,
-        // A pod that nothing is known about must be able to reach itself through a service address.
-        hairpin: pod.as_ref().is_none_or(|pod| pod.hairpin),
-        isolated: pod.as_ref().is_some_and(|pod| pod.isolated),
-    };
-    (plugged || unplugged).then(port)
+        configured: is_being_made || configured || pod.is_none(),
+        hairpin,
+        isolated,
+    })
+}
+
+/// Whether a device that is not in our bridge belongs there: a pod's, which has been unplugged, or
+/// plugged into a bridge that is no daemon's. Another daemon's pods have addresses of another node.
+fn is_lost(link: &Link, pod: Option<&PodPort>, links: &[Link], desired: &Desired) -> bool {
+    let subnets = || desired.connected.iter().map(|route| route.destination);
+    let is_in_subnet =
+        |pod: &PodPort| pod.addresses.iter().any(|ip| subnets().any(|subnet| subnet.contains(ip)));
+    match (link.controller, pod) {
+        (None, None) => is_port_name(&link.name),
+        (None, Some(pod)) => is_port_name(&link.name) || is_in_subnet(pod),
+        (Some(_foreign), None) => false,
+        (Some(foreign), Some(pod)) => {
+            let is_daemons = links
+                .iter()
+                .any(|link| link.index == foreign && link.alias.starts_with(ALIAS_PREFIX));
+            !is_daemons && is_in_subnet(pod)
+        }
+    }
 }
 
 /// Whether the plugin gives such names.
@@ -160,6 +251,7 @@ fn sysctls(parameters: &Sysctls, desired: &Desired) -> anyhow::Result<BTreeMap<S
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::platform::netlink::BridgePort;
 
     #[test]
     fn only_the_plugins_own_names_are_plugged_in() {
@@ -176,13 +268,19 @@ mod tests {
             kind: LinkKind::Veth,
             controller: Some(3),
             group: DEVICE_GROUP,
+            arp: true,
             ..Link::default()
         };
-        let is_right = |link: &Link| port(link, Some(3)).is_some_and(|port| port.is_right());
+        let desired = Desired::new(&super::super::fixture::spec());
+        let bridge = Link { index: 3, ..Link::default() };
+        let is_right = |link: &Link| {
+            port(link, Some(&bridge), &[], &desired).is_some_and(|port| port.is_right())
+        };
+        let guard = BridgePort { forwarded_groups: FORWARDED_GROUPS, ..BridgePort::default() };
         assert!(is_right(&made));
         let up = Link { up: true, ..made.clone() };
         assert!(!is_right(&up));
-        let guarded = Link { forwarded_groups: FORWARDED_GROUPS, ..up.clone() };
+        let guarded = Link { port: Some(guard), ..up.clone() };
         assert!(is_right(&guarded));
         for wrong in [
             Link { up: false, ..guarded.clone() },
@@ -194,7 +292,7 @@ mod tests {
         }
         let stranger = Link { name: "veth0".into(), group: 0, ..up };
         assert!(!is_right(&stranger));
-        assert!(is_right(&Link { forwarded_groups: FORWARDED_GROUPS, ..stranger }));
+        assert!(is_right(&Link { port: Some(guard), ..stranger }));
     }
 
     #[test]
