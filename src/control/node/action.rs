@@ -205,13 +205,7 @@ impl fmt::Display for Action {
             Self::SetTxQueueLen { device, packets } => {
                 write!(f, "set txqueuelen {packets} dev {device}")
             }
-            Self::SetBridgeOptions { device } => {
-                write!(
-                    f,
-                    "set stp off, multicast snooping off, learning from reserved groups off, \
-                     learning limit dev {device}"
-                )
-            }
+            Self::SetBridgeOptions { device } => write!(f, "set bridge options dev {device}"),
             Self::SetSysctl { key, value, .. } => {
                 write!(f, "set sysctl {}={value}", sysctl::dotted(key))
             }
