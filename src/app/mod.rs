@@ -6,6 +6,7 @@
 mod announcer;
 mod capture;
 mod daemon;
+mod doubt;
 mod feed;
 mod in_force;
 mod last_good;
@@ -48,6 +49,6 @@ fn members(config: &Config, proposal: &Proposal) -> anyhow::Result<Membership> {
 /// # Errors
 ///
 /// The kernel cannot be reached at all.
-pub async fn cleanup() -> anyhow::Result<crate::control::node::Cleanup> {
-    Ok(crate::control::node::Reconciler::open()?.cleanup().await)
+pub fn cleanup() -> anyhow::Result<crate::control::node::Cleanup> {
+    Ok(crate::control::node::Reconciler::open()?.cleanup())
 }

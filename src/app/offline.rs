@@ -64,7 +64,7 @@ pub fn offline(
     }
     let members = members(&settings, &proposal)?;
     // No route can be asked.
-    let mtus = PathMtus::new(settings.underlay.mtu).conclude(&members)?;
+    let mtus = PathMtus::new(&settings.underlay).conclude(&members)?;
     let table = mtus.compile(&members, &PeerRegistry::default());
     Ok(Offline { config: settings, table })
 }

@@ -84,6 +84,14 @@ pub struct Underlay {
     pub mtu: Option<Mtu>,
 }
 
+impl Underlay {
+    /// The UDP ports of every codec.
+    #[must_use]
+    pub fn codec_ports(&self) -> [u16; 3] {
+        [self.port, self.vxlan_port, self.ip_udp_port]
+    }
+}
+
 /// `[tun]`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Tun {
