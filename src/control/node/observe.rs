@@ -87,7 +87,8 @@ pub(super) fn observe(
         carrying: tun.is_some_and(|link| link.running),
         own_addresses: own_addresses(&links, &addresses),
         actual,
-        pods: pods(&links, &desired.bridge.name),
+        // By the name that the bridge has at the moment: its pods go on under it.
+        pods: pods(&links, bridge.map_or(&desired.bridge.name, |bridge| &bridge.name)),
         indexes: links.into_iter().map(|link| (link.name, link.index)).collect(),
     })
 }
