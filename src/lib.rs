@@ -13,6 +13,7 @@ pub mod dataplane;
 pub mod engine;
 pub mod explain;
 pub mod inspect;
+pub mod ipam;
 pub mod lab;
 pub mod lifecycle;
 pub mod observe;

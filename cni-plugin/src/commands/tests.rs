@@ -5,7 +5,7 @@ use serde_json::json;
 use tempfile::TempDir;
 
 use super::*;
-use crate::ipam::Store;
+use crate::ipam::{Ports, Store};
 use crate::node_file::{NodeFile, SOCKET_NAME};
 
 /// What the program answered: exit code, stdout, stderr.
@@ -180,7 +180,7 @@ fn status_says_what_is_missing() {
     config["vlan"] = json!(7);
     assert_eq!(status(&config).document()["code"], 51);
     NodeFile::remove(&run_dir).unwrap();
-    Store::open_or_create(&dir.path().join("state")).unwrap();
+    Store::open_or_create(&dir.path().join("state"), &mut Ports::default()).unwrap();
     assert_eq!(status(&config).document()["code"], 51, "there were pods before");
 }
 

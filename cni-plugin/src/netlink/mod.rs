@@ -39,6 +39,9 @@ const BUFFER_BYTES: usize = 32 * 1024;
 /// How often a dump is repeated when the kernel says that the tables changed meanwhile.
 const DUMP_ATTEMPTS: usize = 5;
 
+/// How often a dump is tried whose answers need not be of one moment.
+const CHANGING_DUMP_ATTEMPTS: usize = 3;
+
 /// How often to look whether a process that was left behind still is.
 const LINGERER_PAUSE: Timespec = Timespec { tv_sec: 1, tv_nsec: 0 };
 
@@ -65,8 +68,12 @@ fn explain(kernel_words: Option<&str>) -> String {
 impl Error {
     /// Whether the object to change is not there.
     pub(crate) fn is_not_found(&self) -> bool {
-        let errno = rustix::io::Errno::from_io_error(&self.errno);
-        errno == Some(rustix::io::Errno::NODEV)
+        self.errno() == Some(rustix::io::Errno::NODEV)
+    }
+
+    /// The number of the kernel's refusal, if it was the kernel that refused.
+    pub(crate) fn errno(&self) -> Option<rustix::io::Errno> {
+        rustix::io::Errno::from_io_error(&self.errno)
     }
 
     /// Whether the object to make is there already.
@@ -254,18 +261,41 @@ impl Socket {
         }
     }
 
+    /// Sends a query for all objects of a kind, and puts up with changes meanwhile.
+    ///
+    /// What was there all the time is among the answers; what came or went meanwhile may be, and an
+    /// object may be there several times.
+    ///
+    /// kernel: devices are listed by their index since 6.8, so that one attempt has all that stayed.
+    /// Before, one that went could hide another of the same hash bucket, in that one attempt.
+    fn dump_despite_changes(
+        &mut self,
+        request: &Request,
+    ) -> Result<Vec<RouteNetlinkMessage>, Error> {
+        let mut all = Vec::new();
+        for _ in 0..CHANGING_DUMP_ATTEMPTS {
+            let (messages, is_whole) = self.dump_once(request)?;
+            all.extend(messages);
+            if is_whole {
+                break;
+            }
+        }
+        Ok(all)
+    }
+
     /// Sends a query for all objects of a kind and returns the answers.
     fn dump(&mut self, request: &Request) -> Result<Vec<RouteNetlinkMessage>, Error> {
         for _ in 0..DUMP_ATTEMPTS {
-            if let Some(messages) = self.dump_once(request)? {
+            let (messages, is_whole) = self.dump_once(request)?;
+            if is_whole {
                 return Ok(messages);
             }
         }
         Err(request.failed(io::Error::from(io::ErrorKind::Interrupted)))
     }
 
-    /// One attempt at a dump; `None` when the kernel's tables changed while it went on.
-    fn dump_once(&mut self, request: &Request) -> Result<Option<Vec<RouteNetlinkMessage>>, Error> {
+    /// One attempt at a dump; false when the kernel's tables changed while it went on.
+    fn dump_once(&mut self, request: &Request) -> Result<(Vec<RouteNetlinkMessage>, bool), Error> {
         let failed = |errno| request.failed(errno);
         let mut bytes = Vec::new();
         let sequence = self.append(&mut bytes, request, NLM_F_DUMP | request.flags);
@@ -281,7 +311,7 @@ impl Socket {
                 match answer.payload {
                     NetlinkPayload::InnerMessage(message) => messages.push(message),
                     NetlinkPayload::Done(done) if done.code == 0 => {
-                        return Ok(is_whole.then_some(messages));
+                        return Ok((messages, is_whole));
                     }
                     NetlinkPayload::Done(done) => {
                         return Err(failed(io::Error::from_raw_os_error(-done.code)));

@@ -9,14 +9,22 @@ use netlink_packet_route::link::{LinkAttribute, LinkExtentMask, LinkMessage};
 use netlink_packet_route::nsid::{NsidAttribute, NsidMessage};
 
 use super::{Error, Request, Socket};
+use crate::mac::MacAddress;
+
+/// A device, as far as it may be a pod's or have the MAC address of one.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Device {
+    pub(crate) name: String,
+    /// What its maker wrote on it.
+    pub(crate) alias: Option<String>,
+    pub(crate) mac: Option<MacAddress>,
+}
 
 /// A device whose other end is in another namespace.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Pair {
     pub(crate) index: u32,
     pub(crate) name: String,
-    /// What its maker wrote on it.
-    pub(crate) alias: Option<String>,
     /// Index of the other end, there.
     pub(crate) peer: u32,
     /// This namespace's number for the other one.
@@ -24,12 +32,15 @@ pub(crate) struct Pair {
 }
 
 impl Socket {
+    /// All devices of this namespace; those that come or go meanwhile may be among them.
+    pub(crate) fn devices(&mut self) -> Result<Vec<Device>, Error> {
+        let answers = self.dump_despite_changes(&list_devices())?;
+        Ok(answers.into_iter().filter_map(device).collect())
+    }
+
     /// All devices of this namespace whose other end is in another.
     pub(crate) fn pairs(&mut self) -> Result<Vec<Pair>, Error> {
-        let mut message = LinkMessage::default();
-        message.attributes = vec![LinkAttribute::ExtMask(vec![LinkExtentMask::SkipStats])];
-        let request = Request::new("list", "devices", 0, RouteNetlinkMessage::GetLink(message));
-        let answers = self.dump(&request)?;
+        let answers = self.dump(&list_devices())?;
         Ok(answers.into_iter().filter_map(|answer| pair(&answer)).collect())
     }
 
@@ -67,6 +78,29 @@ impl Socket {
     }
 }
 
+fn list_devices() -> Request {
+    let mut message = LinkMessage::default();
+    message.attributes = vec![LinkAttribute::ExtMask(vec![LinkExtentMask::SkipStats])];
+    Request::new("list", "devices", 0, RouteNetlinkMessage::GetLink(message))
+}
+
+fn device(answer: RouteNetlinkMessage) -> Option<Device> {
+    let RouteNetlinkMessage::NewLink(message) = answer else {
+        return None;
+    };
+    let mut found = Device::default();
+    for attribute in message.attributes {
+        if let LinkAttribute::IfName(name) = attribute {
+            found.name = name;
+        } else if let LinkAttribute::IfAlias(alias) = attribute {
+            found.alias = Some(alias);
+        } else if let LinkAttribute::Address(bytes) = attribute {
+            found.mac = <[u8; 6]>::try_from(bytes).ok().map(MacAddress);
+        }
+    }
+    Some(found)
+}
+
 fn pair(answer: &RouteNetlinkMessage) -> Option<Pair> {
     let RouteNetlinkMessage::NewLink(message) = answer else {
         return None;
@@ -76,8 +110,6 @@ fn pair(answer: &RouteNetlinkMessage) -> Option<Pair> {
     for attribute in &message.attributes {
         if let LinkAttribute::IfName(name) = attribute {
             found.name.clone_from(name);
-        } else if let LinkAttribute::IfAlias(alias) = attribute {
-            found.alias = Some(alias.clone());
         } else if let LinkAttribute::Link(index) = attribute {
             peer = Some(*index);
         } else if let LinkAttribute::LinkNetNsId(number) = attribute {

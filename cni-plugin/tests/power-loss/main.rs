@@ -16,7 +16,8 @@ use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::path::Path;
 
 use culvert_cni::Attachment;
-use culvert_cni::ipam::{DATABASE, DIRECTORY, LivePod, Namespace, Range, Store};
+use culvert_cni::ipam::{DATABASE, DIRECTORY, Ports, Request, Store};
+use culvert_cni::pod_port::PodPort;
 use disk::{Disk, Image, Luck};
 use ipnet::IpNet;
 use tape::Event;
@@ -131,6 +132,10 @@ fn lay_out(image: &Image, state: &Path) {
     fs::write(directory.join(format!("{DATABASE}-shm")), [0x55; 0x8000]).unwrap();
 }
 
+fn create(state: &Path) -> Store {
+    Store::open_or_create(state, &mut Ports::default()).unwrap()
+}
+
 fn held(store: &mut Store) -> Held {
     let records = store.records().unwrap().into_iter();
     records
@@ -149,14 +154,16 @@ fn pod(name: &str) -> Attachment {
 }
 
 fn call_add(store: &mut Store, name: &str) -> Vec<String> {
-    let given = store.allocate(&pod(name), Path::new("/run/netns/x"), &subnets()).unwrap();
-    given.iter().map(|allocation| allocation.address.to_string()).collect()
+    let request = Request::one_of_each_family(&subnets());
+    let netns = Path::new("/run/netns/x");
+    let grant = store.allocate(&pod(name), netns, &request, &mut Ports::default()).unwrap();
+    grant.allocations.iter().map(|allocation| allocation.address.to_string()).collect()
 }
 
 #[test]
 fn whatever_a_power_cut_leaves_is_the_store_as_it_was_after_one_of_its_calls() {
     let life = Life::record(|state, life| {
-        life.answered_with_promise(&mut Store::open_or_create(state).unwrap());
+        life.answered_with_promise(&mut create(state));
         for number in 0..CALLS {
             // As processes do it: each opens the store, and often another has it open too.
             let _other = (number % 7 < 3).then(|| Store::open(state).unwrap());
@@ -175,19 +182,25 @@ fn whatever_a_power_cut_leaves_is_the_store_as_it_was_after_one_of_its_calls() {
     assert!(disks > CALLS, "{disks} different disks");
 }
 
+/// Twenty pods, each with one address, as their ports' notes have it.
+fn running() -> Ports {
+    let pods = (0..20).filter_map(|number| {
+        let address = number + 2;
+        let note = format!(
+            "culvert pod 0a:58:0a:00:00:{address:02x} 10.0.0.{address}/24 pods/c{number}/eth0"
+        );
+        PodPort::from_note(&format!("culv{number}"), &note)
+    });
+    Ports { pods: pods.collect(), ..Ports::default() }
+}
+
 #[test]
 fn what_was_rebuilt_is_there_however_soon_the_power_goes() {
     let life = Life::record(|state, life| {
-        let mut store = Store::open_or_create(state).unwrap();
-        life.answered_with_promise(&mut store);
-        let living = |number: u64| LivePod {
-            host_device: format!("culv{number}"),
-            attachment: Some(pod(&format!("c{number}"))),
-            netns: Namespace { path: "/run/netns/x".into(), inode: number },
-            addresses: vec![format!("10.0.0.{}/24", number + 2).parse().unwrap()],
-        };
-        let ranges = subnets().map(Range::whole);
-        store.rebuild(&ranges, &(0..20).map(living).collect::<Vec<_>>()).unwrap();
+        life.answered_with_promise(&mut create(state));
+        // Until the new file has its name, the store is the old one or none.
+        let mut store = Store::rebuild(state, &mut running()).unwrap();
+        assert_eq!(held(&mut store).len(), 20);
         life.answered_with_promise(&mut store);
         call_add(&mut store, "later");
         life.answered(&mut store);
@@ -196,10 +209,24 @@ fn what_was_rebuilt_is_there_however_soon_the_power_goes() {
 }
 
 #[test]
+fn store_that_is_made_while_pods_run_has_all_of_them_from_its_first_moment() {
+    let life = Life::record(|state, life| {
+        let mut store = Store::open_or_create(state, &mut running()).unwrap();
+        life.answered_with_promise(&mut store);
+        call_add(&mut store, "later");
+        life.answered(&mut store);
+    });
+    assert_eq!(life.held[1].len(), 20);
+    // The empty store that a life begins with is one that was never there.
+    let life = Life { held: [&[life.held[1].clone()], &life.held[1..]].concat(), ..life };
+    life.cut_everywhere();
+}
+
+#[test]
 fn the_tape_has_all_that_was_written() {
     let life = Life::record(|state, life| {
         for name in ["a", "b", "c"] {
-            let mut store = Store::open_or_create(state).unwrap();
+            let mut store = create(state);
             call_add(&mut store, name);
             life.answered(&mut store);
         }

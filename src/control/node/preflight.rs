@@ -188,8 +188,8 @@ fn held(spec: &NodeSpec, pods: &[PodPort]) -> Option<(IpAddr, String)> {
     let is_ours =
         |address: &IpAddr| spec.local_subnets.iter().any(|subnet| subnet.contains(address));
     pods.iter().find_map(|pod| {
-        let address = pod.addresses.iter().find(|address| !is_ours(address))?;
-        Some((*address, pod.device.clone()))
+        let address = pod.addresses.iter().map(IpNet::addr).find(|address| !is_ours(address))?;
+        Some((address, pod.device.clone()))
     })
 }
 
