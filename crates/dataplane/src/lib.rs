@@ -8,6 +8,7 @@
 mod capture;
 mod counters;
 mod egress;
+pub mod engine;
 mod ingress;
 mod io_error;
 mod memory;
@@ -16,6 +17,7 @@ mod outbox;
 mod outer;
 mod outlet;
 mod plane;
+pub mod platform;
 mod port;
 mod rehearsal;
 mod round;
