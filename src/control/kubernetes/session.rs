@@ -235,8 +235,8 @@ impl Follower {
         let ready = link.wishes.borrow().ready;
         self.was_ready |= ready;
         let name = &self.config.node.name;
-        let now = k8s_openapi::jiff::Timestamp::now().as_second();
-        let now = k8s_openapi::jiff::Timestamp::from_second(now).unwrap_or_default().to_string();
+        let now = jiff::Timestamp::now().as_second();
+        let now = jiff::Timestamp::from_second(now).unwrap_or_default().to_string();
         let condition =
             if self.was_ready { self.desired.condition(node, ready, &now) } else { None };
         let taints = if ready { self.desired.taints(node) } else { None };
