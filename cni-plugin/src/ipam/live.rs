@@ -14,7 +14,7 @@ use ipnet::IpNet;
 use super::Error;
 use super::ports::Ports;
 use super::record::{Namespace, Record};
-use crate::netlink::{self, Pair, Socket};
+use crate::netlink::{self, Link, Socket};
 use crate::netns::Netns;
 
 /// Where container runtimes keep names of namespaces.
@@ -88,9 +88,11 @@ pub struct LivePods {
 /// The kernel does not answer, or refuses to let this process into a namespace.
 pub fn live_pods() -> Result<LivePods, Error> {
     let mut host = Socket::open().map_err(look)?;
-    let mut pairs: BTreeMap<i32, Vec<Pair>> = BTreeMap::new();
-    for pair in host.pairs().map_err(look)? {
-        pairs.entry(pair.netns).or_default().push(pair);
+    let mut pairs: BTreeMap<i32, Vec<(u32, Link)>> = BTreeMap::new();
+    for link in host.links().map_err(look)? {
+        if let Some(peer) = link.peer {
+            pairs.entry(peer.netns).or_default().push((peer.index, link));
+        }
     }
     let mut found = LivePods::default();
     for namespace in namespaces() {
@@ -104,21 +106,21 @@ pub fn live_pods() -> Result<LivePods, Error> {
             continue;
         };
         let addresses = netns
-            .run(|| Socket::open()?.all_addresses().map_err(crate::error::Error::from))
+            .run(|| Socket::open()?.addresses().map_err(crate::error::Error::from))
             .map_err(|error| Error::Look { what: error.to_string() })?;
-        found.pods.extend(pairs.into_iter().map(|pair| {
+        found.pods.extend(pairs.into_iter().map(|(peer, link)| {
             LivePod {
                 netns: namespace.clone(),
                 addresses: addresses
                     .iter()
-                    .filter(|(index, _)| *index == pair.peer)
-                    .map(|(_, address)| *address)
+                    .filter(|address| address.link == peer)
+                    .map(|address| address.net)
                     .collect(),
-                host_device: pair.name,
+                host_device: link.name,
             }
         }));
     }
-    found.unseen = pairs.into_values().flatten().map(|pair| pair.name).collect();
+    found.unseen = pairs.into_values().flatten().map(|(_, link)| link.name).collect();
     Ok(found)
 }
 

@@ -100,12 +100,12 @@ impl Surveyor {
 impl Survey for Surveyor {
     fn look(&mut self) -> Result<Ports, Error> {
         let mut ports = Ports { netns: self.netns, boot: boot_id(), ..Ports::default() };
-        for device in self.socket.devices().map_err(look)? {
-            let note = device.alias.as_deref();
-            ports.pods.extend(note.and_then(|note| PodPort::from_note(&device.name, note)));
-            ports.devices.insert(device.name, device.mac.map(|mac| mac.0));
+        for link in self.socket.links_despite_changes().map_err(look)? {
+            ports.pods.extend(PodPort::from_note(&link.name, &link.alias));
+            ports.devices.insert(link.name, link.mac);
         }
         ports.pods.sort_by(|one, other| one.device.cmp(&other.device));
+        ports.pods.dedup();
         Ok(ports)
     }
 }
