@@ -253,7 +253,8 @@ impl Error {
         let mut causes = Vec::new();
         let mut next = self.source();
         while let Some(cause) = next {
-            causes.push(cause.to_string());
+            // It may repeat what it could not read.
+            causes.push(shorten(&cause.to_string()));
             next = cause.source();
         }
         causes

@@ -10,9 +10,9 @@ use ipnet::IpNet;
 use serde_json::Value;
 
 use super::Call;
-use crate::attachment::Attachment;
+use crate::attachment::{Attachment, check_ifname};
 use crate::config::{RouteSpec, Settings, bad};
-use crate::error::{Error, Failure};
+use crate::error::{Error, Failure, shorten};
 use crate::ipam::Store;
 use crate::mac::MacAddress;
 use crate::netlink::{Route, RouteFilter, Socket};
@@ -64,7 +64,11 @@ impl Expected {
             .filter(|interface| interface.sandbox.as_ref().is_none_or(String::is_empty));
         Ok(Self {
             mac: result.interfaces[position].mac.clone(),
-            host_devices: on_host.map(|interface| interface.name.clone()).collect(),
+            // What can be no device is none.
+            host_devices: on_host
+                .map(|interface| interface.name.clone())
+                .filter(|name| check_ifname(name).is_ok())
+                .collect(),
             routes: result
                 .routes
                 .iter()
@@ -118,7 +122,7 @@ fn check_holder(call: &Call<'_>, note: Option<&PodPort>, expected: &Expected) ->
 }
 
 fn list(addresses: &BTreeSet<IpAddr>) -> String {
-    addresses.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
+    shorten(&addresses.iter().map(ToString::to_string).collect::<Vec<_>>().join(", "))
 }
 
 /// Looks at the pod's port, and says what its note has.
@@ -180,6 +184,7 @@ fn check_pod(
     if let (Some(wanted), Some(found)) = (&expected.mac, &mac)
         && !wanted.eq_ignore_ascii_case(found)
     {
+        let wanted = shorten(wanted);
         return Err(mismatch(format!("interface {ifname} has MAC address {found}, not {wanted}")));
     }
     let mut addresses = pod.addresses()?;

@@ -9,7 +9,7 @@ use std::collections::{BTreeMap, BTreeSet, HashSet};
 use super::del::{nftables, unplug};
 use crate::attachment::Attachment;
 use crate::config::Config;
-use crate::error::{Error, Failure};
+use crate::error::{Error, Failure, shorten};
 use crate::fault::{Fault, Step};
 use crate::ipam::{Store, Survey as _, Surveyor};
 use crate::netlink::Socket;
@@ -20,7 +20,7 @@ pub(super) fn gc(config: &Config, fault: Option<&Fault>) -> Result<(), Failure> 
         // A list with nonsense in it may lack what it should have.
         Attachment::new(&config.name, container, ifname).map_err(|broken| Error::BadConfig {
             key: "cni.dev/valid-attachments".to_owned(),
-            value: format!("{container:?} and {ifname:?}"),
+            value: format!("{:?} and {:?}", shorten(container), shorten(ifname)),
             remedy: broken.to_string(),
         })?;
     }

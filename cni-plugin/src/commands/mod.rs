@@ -23,6 +23,7 @@ mod check;
 mod del;
 mod gc;
 mod plug;
+mod reception;
 mod status;
 mod version;
 

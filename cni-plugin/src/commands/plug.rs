@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use culvert_nft::Socket as Nftables;
 
-use super::Call;
 use super::del::unplug;
+use super::{Call, reception};
 use crate::config::{RouteSpec, Settings};
 use crate::error::Error;
 use crate::fault::Step;
@@ -69,6 +69,13 @@ impl Plug<'_> {
         let port = self.wait_for_port()?;
         if self.settings.duplicate_detection {
             self.wait_for_detection()?;
+        }
+        let given = allocations.iter().map(|allocation| allocation.address);
+        if !reception::wait(&mut self.pod, given)? {
+            call.warnings.add(format_args!(
+                "{attachment} may not hear its neighbours for a second: the kernel has not finished \
+                 with its IPv6 addresses"
+            ));
         }
         call.reached(Step::PortRunning);
         self.pod.execute(netlink::announce(attachment.ifname(), pod_mac))?;

@@ -240,19 +240,26 @@ fn file_remedy(error: &std::io::Error) -> &'static str {
 }
 
 fn describe_full(full: &[Full]) -> String {
-    let each = full.iter().map(|full| match full.range {
+    let each = full.iter().take(SHOWN).map(|full| match full.range {
         None => format!("{} ({} in use)", full.subnet, full.in_use),
         Some((first, last)) => {
             format!("{first} to {last} of {} ({} in use)", full.subnet, full.in_use)
         }
     });
-    each.collect::<Vec<_>>().join(" or ")
+    each.collect::<Vec<_>>().join(" or ") + &more(full.len())
 }
 
 fn list(ranges: &[String]) -> String {
     if ranges.is_empty() {
         "none, because this node has no subnet".to_owned()
     } else {
-        ranges.join(", ")
+        ranges.iter().take(SHOWN).cloned().collect::<Vec<_>>().join(", ") + &more(ranges.len())
     }
+}
+
+/// How many items of a list that a configuration may make long are shown.
+const SHOWN: usize = 8;
+
+fn more(count: usize) -> String {
+    if count > SHOWN { format!(" and {} more", count - SHOWN) } else { String::new() }
 }

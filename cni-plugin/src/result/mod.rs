@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use crate::config::{RouteSpec, bad, check_dns};
-use crate::error::Error;
+use crate::error::{Error, shorten};
 use crate::version::CniVersion;
 
 mod by_family;
@@ -131,7 +131,8 @@ impl CniResult {
             by_family::parse(prev_result)?
         } else {
             Self::deserialize(prev_result).map_err(|error| {
-                bad("prevResult", prev_result, &format!("needs to be a result of CNI ({error})"))
+                let fault = shorten(&error.to_string());
+                bad("prevResult", prev_result, &format!("needs to be a result of CNI ({fault})"))
             })?
         };
         match &result.dns {
