@@ -6,10 +6,10 @@ use std::path::Path;
 use anyhow::Context as _;
 use ipnet::IpNet;
 
-use super::members::Mtus;
-use crate::config::{Complaint, Config, Overrides, TableSource};
+use super::check;
+use super::path_mtus::PathMtus;
+use crate::config::{Config, Overrides, TableSource};
 use crate::control::source;
-use crate::control::table_file::TableFile;
 use crate::engine::{PeerRegistry, Table};
 
 /// What a daemon would have made of a configuration and a table file.
@@ -62,10 +62,9 @@ pub fn offline(
     if config.is_none() || settings.network.cidrs.is_empty() {
         settings.network.cidrs = subnets(path)?;
     }
-    let members = TableFile::new(path)
-        .read(&source::overlay(&settings), &settings.node.name)
-        .map_err(Complaint::from)?;
-    let mtus = Mtus::assume(&settings, &members)?;
+    let members = check(&settings)?.context("the table is not in a file")?;
+    // No route can be asked.
+    let mtus = PathMtus::new(settings.underlay.mtu).conclude(&members)?;
     let table = mtus.compile(&members, &PeerRegistry::default());
     Ok(Offline { config: settings, table })
 }
