@@ -153,14 +153,14 @@ pub(super) fn restore(state_dir: &Path, survey: &mut dyn Survey) -> Result<Store
         Err(error) if error.is_damage() => Vec::new(),
         Err(error) => return Err(error),
     };
-    replace(&parent, &lock, survey, &rescued)
+    replace(&parent, &lock, survey, rescued)
 }
 
 /// As [`restore`], even if the store is sound.
 pub(super) fn rebuild(state_dir: &Path, survey: &mut dyn Survey) -> Result<Store, Error> {
     let (parent, lock) = lock_store(state_dir)?;
     let rescued = open(state_dir).ok().flatten().and_then(|mut store| store.records().ok());
-    replace(&parent, &lock, survey, &rescued.unwrap_or_default())
+    replace(&parent, &lock, survey, rescued.unwrap_or_default())
 }
 
 /// The records of a store that has no fault.
@@ -172,19 +172,25 @@ pub(super) fn whole_records(store: &mut Store) -> Result<Vec<Record>, Error> {
     store.records()
 }
 
+/// Puts a new file in the place of the old one, if there is any. The directory is locked.
+///
+/// A process that is killed meanwhile leaves the old file, or the complete new one under its other
+/// name and none in its place; the next one begins with what either has. Whoever allocates something
+/// in the old file meanwhile has noted it on a port before it is done, or finds out.
 fn replace(
     parent: &Path,
     lock: &File,
     survey: &mut dyn Survey,
-    rescued: &[Record],
+    mut rescued: Vec<Record>,
 ) -> Result<Store, Error> {
-    // If the kernel does not answer, everything stays as it is.
-    survey.look()?;
-    let old = set_aside(parent)?;
-    // From here on nobody can allocate; and what anybody has noted by now is seen.
-    let ports = survey.look()?;
     let path = parent.join(DATABASE);
-    create(&path, &ports, rescued)?;
+    let partial = path.with_extension("new");
+    rescued
+        .extend(connect(partial.clone()).and_then(|mut store| store.records()).unwrap_or_default());
+    // If the kernel does not answer, or the disk is full, everything stays as it is.
+    create(&partial, &survey.look()?, &rescued)?;
+    let old = set_aside(parent)?;
+    fs::rename(&partial, &path).map_err(Error::directory("rename", partial))?;
     // The name must survive a power cut as the file does.
     lock.sync_all().map_err(Error::directory("flush", parent))?;
     let mut store = connect(path)?;
@@ -199,6 +205,8 @@ fn replace(
 fn set_aside(parent: &Path) -> Result<Option<PathBuf>, Error> {
     let path = parent.join(DATABASE);
     if !fs::exists(&path).map_err(Error::directory("look for", &path))? {
+        // A log whose database somebody has removed.
+        remove(SIDE_FILES.map(|side| with_suffix(&path, side)))?;
         return Ok(None);
     }
     let aside = (1u32..)
@@ -266,30 +274,20 @@ fn lock_directory(parent: &Path) -> Result<File, Error> {
     Ok(lock)
 }
 
-/// Makes the file, with what the notes on `ports` hold, and with those of `rescued` whose pods live
-/// and have no note.
-fn create(path: &Path, ports: &Ports, rescued: &[Record]) -> Result<(), Error> {
-    let partial = path.with_extension("new");
-    // What a killed process left, and a log whose database somebody has removed.
-    let stale = SIDE_FILES.map(|side| with_suffix(path, side));
-    let stale = stale.into_iter().chain(SIDE_FILES.map(|side| with_suffix(&partial, side)));
-    for file in stale.chain([partial.clone()]) {
-        match fs::remove_file(&file) {
-            Err(source) if source.kind() != io::ErrorKind::NotFound => {
-                return Err(Error::directory("remove", file)(source));
-            }
-            _ => {}
-        }
-    }
+/// Makes the file at `partial`, with what the notes on `ports` hold, and with those of `rescued` whose
+/// pods live and have no note.
+fn create(partial: &Path, ports: &Ports, rescued: &[Record]) -> Result<(), Error> {
+    // What a killed process left.
+    remove(SIDE_FILES.into_iter().chain([""]).map(|side| with_suffix(partial, side)))?;
     // SQLite gives its side files the mode of the database, so this is where it is decided.
     let file = OpenOptions::new()
         .write(true)
         .create_new(true)
         .mode(0o600)
-        .open(&partial)
-        .map_err(Error::directory("create", &partial))?;
-    let failed = Error::database("create", path);
-    let mut connection = Connection::open(&partial).map_err(&failed)?;
+        .open(partial)
+        .map_err(Error::directory("create", partial))?;
+    let failed = Error::database("create", partial);
+    let mut connection = Connection::open(partial).map_err(&failed)?;
     // Readers and the one writer do not wait for each other, and a commit is one append. The mode
     // stays with the file.
     connection
@@ -297,12 +295,24 @@ fn create(path: &Path, ports: &Ports, rescued: &[Record]) -> Result<(), Error> {
         .and_then(|()| connection.execute_batch(SCHEMA))
         .and_then(|()| connection.pragma_update(None, "user_version", SCHEMA_VERSION))
         .map_err(&failed)?;
-    write_down(&mut connection, path, ports, rescued)?;
+    write_down(&mut connection, partial, ports, rescued)?;
     // Closing folds the log into the file, so that the file alone is renamed.
     connection.close().map_err(|(_, source)| failed(source))?;
     // Else a power cut could leave the name without the content.
-    file.sync_all().map_err(Error::directory("flush", &partial))?;
-    fs::rename(&partial, path).map_err(Error::directory("rename", partial))
+    file.sync_all().map_err(Error::directory("flush", partial))
+}
+
+/// Removes files, unless they are gone already.
+fn remove(files: impl IntoIterator<Item = PathBuf>) -> Result<(), Error> {
+    for file in files {
+        match fs::remove_file(&file) {
+            Err(source) if source.kind() != io::ErrorKind::NotFound => {
+                return Err(Error::directory("remove", file)(source));
+            }
+            _ => {}
+        }
+    }
+    Ok(())
 }
 
 fn write_down(

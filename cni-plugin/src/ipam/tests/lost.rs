@@ -207,3 +207,21 @@ fn sweep_makes_a_missing_store_when_pods_run() {
     assert_eq!(swept.restored.unwrap().records.len(), 1);
     assert_eq!(held(&mut Store::open(dir.path()).unwrap().unwrap()).len(), 1);
 }
+
+#[test]
+fn rebuild_that_was_killed_between_two_names_loses_nothing() {
+    let (dir, mut store) = store();
+    add(&mut store, 1, &SUBNET).unwrap();
+    let imported = "UPDATE allocation SET host_device = 'veth1'";
+    store.connection.execute(imported, []).unwrap();
+    drop(store);
+    let mut ports = node(&[port(2, "10.0.0.7/24")]);
+    ports.devices.insert("veth1".to_owned(), None);
+    drop(Store::rebuild(dir.path(), &mut ports).unwrap());
+    // The old file was set aside, and the new one has not got its name.
+    fs::rename(file(&dir), file(&dir).with_extension("new")).unwrap();
+    let mut store = Store::open_or_create(dir.path(), &mut ports).unwrap();
+    let expected = [("10.0.0.2/24", 1), ("10.0.0.7/24", 2)];
+    let expected = expected.map(|(address, number)| (address.to_owned(), pod(number)));
+    assert_eq!(held(&mut store), expected);
+}
