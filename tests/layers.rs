@@ -33,7 +33,7 @@ const LAYERS: [(&str, &[&str]); 17] = [
     ("dataplane", &["engine", "lifecycle", "platform"]),
     ("observe", &["engine", "explain", "lifecycle"]),
     ("explain", &["dataplane", "engine", "platform"]),
-    ("config", &["platform"]),
+    ("config", &["engine", "platform"]),
     ("cni_install", &["platform"]),
     ("ipam", &[]),
     ("lab", &["platform"]),

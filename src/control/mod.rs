@@ -2,8 +2,8 @@
 //!
 //! Runs on the control runtime. Never touches packet bytes and never makes a raw system call.
 
-mod etcd;
-mod kubernetes;
+pub mod etcd;
+pub mod kubernetes;
 pub mod node;
 pub mod source;
 pub mod sweep;

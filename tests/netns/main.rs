@@ -16,6 +16,7 @@ mod conntrack;
 mod ecn;
 mod flood;
 mod fragments;
+mod guard;
 mod harness;
 mod hostile;
 mod inspect;

@@ -135,10 +135,10 @@ impl CniResult {
                 bad("prevResult", prev_result, &format!("needs to be a result of CNI ({fault})"))
             })?
         };
-        match &result.dns {
-            Value::Null => {}
-            Value::Object(dns) => check_dns("prevResult.dns", dns)?,
-            other => return Err(bad("prevResult.dns", other, "needs to be an object")),
+        if let Some(dns) = result.dns.as_object() {
+            check_dns("prevResult.dns", dns)?;
+        } else if !result.dns.is_null() {
+            return Err(bad("prevResult.dns", &result.dns, "needs to be an object"));
         }
         let count = result.interfaces.len();
         for (place, ip) in result.ips.iter().enumerate() {
