@@ -80,7 +80,7 @@ fn look_up(flow: &Flow) -> Request<RouteNetlinkMessage> {
             IpAddr::V4(_) => (AddressFamily::Inet, 32),
             IpAddr::V6(_) => (AddressFamily::Inet6, 128),
         };
-    message.header.flags = RouteFlags::FibMatch;
+    message.header.flags = RouteFlags::FibMatch | RouteFlags::LookupTable;
     message.attributes = vec![RouteAttribute::Destination(flow.destination.into())];
     if let Some(source) = flow.source {
         message.header.source_prefix_length = message.header.destination_prefix_length;
