@@ -45,7 +45,7 @@ impl Error {
         self.cause.raw_os_error() == Some(STALE)
     }
 
-    /// Whether this kernel lacks nftables, or the table's family.
+    /// Whether this kernel lacks nftables, the table's family, or tables with an owner.
     #[must_use]
     pub fn is_unsupported(&self) -> bool {
         use rustix::io::Errno;
@@ -53,6 +53,6 @@ impl Error {
         [Errno::AFNOSUPPORT, Errno::PROTONOSUPPORT, Errno::OPNOTSUPP, Errno::INVAL]
             .map(Some)
             .contains(&errno)
-            && (self.op == "open" || errno != Some(Errno::INVAL))
+            && (["open", "claim"].contains(&self.op) || errno != Some(Errno::INVAL))
     }
 }

@@ -133,6 +133,21 @@ impl Socket {
         }
     }
 
+    /// Whether there is such a table. Takes no lock.
+    ///
+    /// # Errors
+    ///
+    /// When the kernel refuses.
+    pub fn has_table(&mut self, family: Family, table: &str) -> Result<bool> {
+        match self.query(family.number(), message::GET_TABLE, &message::table(table).0) {
+            Ok(_table) => Ok(true),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+            Err(error) => {
+                Err(Error::new("look for table", format!("{} {table}", family.as_str()), error))
+            }
+        }
+    }
+
     /// Reads a table back; none, if it does not exist.
     ///
     /// # Errors

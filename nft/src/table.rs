@@ -174,6 +174,8 @@ impl ChainKind {
 pub enum Hook {
     /// Everything that comes in.
     Prerouting,
+    /// What comes in for this machine itself.
+    Input,
     /// What this machine sends.
     Output,
     /// Everything that goes out.
@@ -184,6 +186,7 @@ impl Hook {
     pub(crate) const fn number(self) -> u32 {
         match self {
             Self::Prerouting => 0,
+            Self::Input => 1,
             Self::Output => 3,
             Self::Postrouting => 4,
         }

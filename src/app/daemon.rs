@@ -1,7 +1,7 @@
 //! `culvert run`: start, the loop that keeps the node as it should be, and the end.
 
 use std::collections::HashSet;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -11,18 +11,20 @@ use culvert_cni::node_file::NodeFile;
 use ipnet::IpNet;
 use tokio::net::TcpListener;
 use tokio::sync::mpsc::Receiver;
+use tokio::task::JoinSet;
 use tokio::time::{Interval, MissedTickBehavior, interval};
 
 use super::capture::capture_source;
 use super::feed::{Feed, describe};
-use super::members::{Mtus, Narrow, Paths, longest_header, node_spec};
+use super::members::{Mtus, Paths, longest_header, node_spec};
 use super::owner::Owner;
 use super::turn::Turn;
 use super::view::{Facts, explain_source, status_source};
 use crate::config::Config;
 use crate::control::ipam::keep_sweeping;
+use crate::control::narrow_paths::{Answer, Finding, NarrowPaths, Question};
 use crate::control::node::{Action, Changes, KernelEvents, Reconciler};
-use crate::dataplane::{DataPlane, Notice, Settings, super_packet_limit};
+use crate::dataplane::{DataPlane, Notice, PathClaim, Settings, super_packet_limit};
 use crate::engine::{Membership, PeerRegistry, Tunnel};
 use crate::lifecycle::{Readiness, Signal, Signals, State};
 use crate::observe::{Services, serve_http};
@@ -61,7 +63,12 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
         Some(address) => Some(
             TcpListener::bind(address)
                 .await
-                .with_context(|| format!("listening on observe.address {address}"))?,
+                .with_context(|| {
+                    format!(
+                        "listening on observe.address {address}, which must be an address of this \
+                         machine and a port that no other program has"
+                    )
+                })?,
         ),
         None => None,
     };
@@ -128,7 +135,9 @@ struct Daemon {
     events: KernelEvents,
     mtus: Mtus,
     paths: Paths,
-    narrow: Narrow,
+    narrow: NarrowPaths,
+    /// Paths that are being asked what they carry.
+    asked: JoinSet<(Question, Option<Answer>)>,
     /// Whether the MTUs in force may not be those of `narrow`.
     narrow_outdated: bool,
     plane: Arc<DataPlane>,
@@ -153,7 +162,7 @@ impl Daemon {
     ) -> anyhow::Result<Self> {
         let mut kernel = reconciler(&config)?;
         let events = KernelEvents::open()?;
-        let narrow = Narrow::new();
+        let narrow = NarrowPaths::default();
         let mut paths = Paths::default();
         let mtus = Mtus::measure(&config, &members, &mut paths, &narrow, &mut kernel).await?;
         preflight(&config, &members, &mtus, &mut kernel).await?;
@@ -184,6 +193,7 @@ impl Daemon {
             mtus,
             paths,
             narrow,
+            asked: JoinSet::new(),
             narrow_outdated: false,
             plane,
             notices,
@@ -226,6 +236,7 @@ impl Daemon {
                     let changes = changes.context("watching the kernel")?;
                     if changes.routing {
                         self.paths.outdate();
+                        self.narrow.outdate(clock::now());
                         self.check_own_address().await;
                     }
                     changes
@@ -234,8 +245,14 @@ impl Daemon {
                     self.note(notice);
                     Changes::default()
                 }
+                Some(answer) = self.asked.join_next() => {
+                    if let Ok((question, answer)) = answer {
+                        self.take_answer(question, answer);
+                    }
+                    Changes::default()
+                }
                 _ = full_check.tick() => {
-                    self.measure_narrow_paths();
+                    self.renew_narrow_paths();
                     self.check_own_address().await;
                     self.feed.save(&self.config, false).await;
                     Changes::ALL
@@ -382,6 +399,8 @@ impl Daemon {
         }
         self.members = members;
         self.mtus = mtus;
+        let peers: HashSet<IpAddr> = self.members.peers().map(|peer| peer.address).collect();
+        self.narrow.retain(|peer| peers.contains(&peer));
         self.publish();
         let known = self.plane.table();
         // Only nodes of a table come into the registry, so that it is longer exactly when one left.
@@ -460,30 +479,64 @@ impl Daemon {
         match notice {
             // The repair that follows says what it did.
             Notice::TunGone => tracing::debug!("a worker lost the TUN device"),
-            Notice::PathTooNarrow(peer) => {
-                self.narrow.insert(peer, u16::MAX);
-                self.measure_narrow_paths();
+            Notice::RouteTooNarrow(peer) => {
+                tracing::debug!(%peer, "a datagram was longer than its device carries");
+                self.paths.outdate();
+            }
+            Notice::PathClaim(PathClaim { peer, mtu }) => {
+                let route = self.paths.to(peer, &self.config);
+                let question = self.narrow.on_claim(peer, mtu, route, clock::now());
+                question.into_iter().for_each(|question| self.ask(question));
             }
         }
     }
 
-    /// Asks again about paths that turned out narrower than their routes: the kernel forgets what it
-    /// has found out after some minutes, and so the path is tried anew.
-    fn measure_narrow_paths(&mut self) {
-        let from = underlay_address(&self.config, &self.members);
-        if self.narrow.is_empty() {
-            return;
+    /// Asks the paths again of which it is not known any more whether they are narrow.
+    fn renew_narrow_paths(&mut self) {
+        let now = clock::now();
+        while let Some(question) =
+            self.narrow.poll_question(now, |peer| self.paths.to(peer, &self.config))
+        {
+            self.ask(question);
         }
-        self.narrow_outdated = true;
-        let peers: Vec<IpAddr> = self.members.peers().map(|peer| peer.address).collect();
-        self.narrow.retain(|peer, known| {
-            let Ok(mtu) = udp::path_mtu(from, *peer) else { return peers.contains(peer) };
-            if *known != mtu {
-                tracing::info!(%peer, mtu, "path MTU");
+    }
+
+    fn ask(&mut self, question: Question) {
+        let Question { peer, packet_len, .. } = question;
+        let local = underlay_address(&self.config, &self.members);
+        let Some(node) = self.members.peers().find(|node| node.address == peer) else {
+            return self.take_answer(question, None);
+        };
+        let peer = SocketAddr::new(peer, self.members.tunnel_to(node).port);
+        self.asked.spawn_blocking(move || match udp::path_carries(local, peer, packet_len) {
+            Ok(Some(mtu)) => (question, Some(Answer::Only(mtu))),
+            Ok(None) => (question, Some(Answer::Enough)),
+            Err(error) => {
+                tracing::debug!(%error, %peer, "asking what the path carries failed");
+                (question, None)
             }
-            *known = mtu;
-            peers.contains(peer)
         });
+    }
+
+    fn take_answer(&mut self, question: Question, answer: Option<Answer>) {
+        let peer = question.peer;
+        match self.narrow.on_answer(question, answer, clock::now()) {
+            Some(Finding::Narrower(mtu)) => {
+                tracing::info!(%peer, mtu, "the path to a peer is narrower than its route");
+                self.narrow_outdated = true;
+            }
+            Some(Finding::AsWideAsRoute) => {
+                tracing::info!(%peer, "the path to a peer is as wide as its route again");
+                self.narrow_outdated = true;
+            }
+            Some(Finding::FalseClaim(mtu)) => tracing::warn!(
+                %peer,
+                mtu,
+                "an ICMP error says that the path to a peer carries only this much; no machine on \
+                 the path confirms it, and nothing changes"
+            ),
+            None => {}
+        }
     }
 
     /// Lets packets drain and leaves device, addresses and routes for the next start.

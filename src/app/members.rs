@@ -9,6 +9,7 @@ use foldhash::fast::RandomState;
 use overlay_proto::{CodecKind, Family, Mtu};
 
 use crate::config::Config;
+use crate::control::narrow_paths::NarrowPaths;
 use crate::control::node::{NodeSpec, Reconciler};
 use crate::engine::{Membership, PeerRegistry, Table};
 use crate::platform::clock;
@@ -21,9 +22,6 @@ const FEW: usize = 256;
 
 /// How often at most all paths of a larger cluster are asked for: ten thousand take 0.1 s.
 const RARELY: Duration = Duration::from_secs(10);
-
-/// Underlay MTUs, in bytes, toward peers whose path turned out narrower than its route.
-pub(super) type Narrow = HashMap<IpAddr, u16>;
 
 /// The underlay MTUs, in bytes, of the routes to the peers, as they were last asked for.
 #[derive(Debug, Default)]
@@ -44,6 +42,12 @@ impl Paths {
     fn should_ask_all(&self, members: &Membership, now: Instant) -> bool {
         let due = self.asked.is_none_or(|asked| now.saturating_duration_since(asked) >= RARELY);
         members.peer_count() <= FEW || (self.outdated && due)
+    }
+
+    /// The underlay MTU that the route to `peer` promises, as far as it is known.
+    pub(super) fn to(&self, peer: IpAddr, config: &Config) -> u16 {
+        let configured = config.underlay.mtu.map_or(ETHERNET_MTU, |mtu| mtu.get());
+        self.known.get(&peer).copied().flatten().unwrap_or(configured)
     }
 
     /// Whether asking would tell nothing new.
@@ -103,7 +107,7 @@ impl Mtus {
         config: &Config,
         members: &Membership,
         paths: &mut Paths,
-        narrow: &Narrow,
+        narrow: &NarrowPaths,
         kernel: &mut Reconciler,
     ) -> anyhow::Result<Self> {
         if config.underlay.mtu.is_none() {
@@ -116,7 +120,7 @@ impl Mtus {
         config: &Config,
         members: &Membership,
         paths: &Paths,
-        narrow: &Narrow,
+        narrow: &NarrowPaths,
     ) -> anyhow::Result<Self> {
         let family = Family::of(members.local().address);
         let inner = |underlay: u16, codec: CodecKind| {
@@ -148,10 +152,9 @@ impl Mtus {
         };
         let mut to = HashMap::new();
         for (peer, room) in members.peers().zip(rooms) {
-            // A path that claims to carry less than the overlay needs is not believed: anybody on
-            // the way can say so.
-            let found = narrow.get(&peer.address);
-            let found = found.and_then(|mtu| inner(*mtu, members.tunnel_to(peer).codec));
+            // No network carries less than the overlay needs: who says so is not believed.
+            let found = narrow.mtu(peer.address);
+            let found = found.and_then(|mtu| inner(mtu, members.tunnel_to(peer).codec));
             let room = found.map_or(room, |narrow| narrow.min(room));
             if room != device {
                 to.insert(peer.address, room);
@@ -166,7 +169,7 @@ impl Mtus {
     ///
     /// The underlay carries too little for the overlay.
     pub(super) fn assume(config: &Config, members: &Membership) -> anyhow::Result<Self> {
-        Self::conclude(config, members, &Paths::default(), &Narrow::new())
+        Self::conclude(config, members, &Paths::default(), &NarrowPaths::default())
     }
 
     /// Compiles `members` with these MTUs.

@@ -4,6 +4,7 @@ use std::net::IpAddr;
 use std::path::Path;
 
 use anyhow::Context as _;
+use culvert_cni::bounded_file;
 use ipnet::IpNet;
 
 use super::members::Mtus;
@@ -79,7 +80,7 @@ impl Offline {
 
 /// Every subnet that the file names and that can be read; what is wrong with others is said later.
 fn subnets(path: &Path) -> anyhow::Result<Vec<IpNet>> {
-    let text = std::fs::read_to_string(path)
+    let text = bounded_file::read_text(path, bounded_file::LARGE)
         .with_context(|| format!("reading the subnet table {}", path.display()))?;
     let document: toml::Table = text.parse().unwrap_or_default();
     let nodes = document.get("node").and_then(toml::Value::as_array).into_iter().flatten();

@@ -5,6 +5,7 @@
 mod etcd;
 pub mod ipam;
 mod kubernetes;
+pub mod narrow_paths;
 pub mod node;
 pub mod source;
 pub mod table_file;

@@ -2,7 +2,7 @@
 
 use std::io::{self, IoSlice};
 
-use crate::platform::udp::{RecvBatch, Transmit};
+use crate::platform::udp::{RecvBatch, Report, Transmit};
 
 /// The pods' side: packets behind a virtio-net header.
 pub trait TunPort {
@@ -36,4 +36,10 @@ pub trait UnderlayPort {
     ///
     /// As [`Sender::send`](crate::platform::udp::Sender::send).
     fn send(&mut self, flow_hash: u32, transmit: &Transmit<'_>) -> io::Result<()>;
+
+    /// Takes the oldest ICMP error about a datagram of the flow with this hash, or of another that
+    /// leaves by the same source port.
+    fn report(&mut self, _flow_hash: u32) -> Option<Report> {
+        None
+    }
 }

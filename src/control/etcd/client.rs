@@ -7,6 +7,7 @@
 use std::time::Duration;
 
 use anyhow::{Context as _, anyhow, bail};
+use culvert_cni::bounded_file;
 use futures_util::{StreamExt as _, stream};
 use http::uri::PathAndQuery;
 use prost::Message;
@@ -71,7 +72,7 @@ impl Client {
         let grpc = Grpc::new(channel).max_decoding_message_size(LARGEST_MESSAGE);
         let mut client = Self { grpc, token: None };
         if let Some((user, password_file)) = &config.login {
-            let password = std::fs::read_to_string(password_file).with_context(|| {
+            let password = bounded_file::read_text(password_file, bounded_file::SMALL).with_context(|| {
                 format!("reading etcd.password_file {}", password_file.display())
             })?;
             let request = AuthenticateRequest {
@@ -264,7 +265,8 @@ fn causes(error: &dyn std::error::Error) -> String {
 
 fn tls(config: &Etcd) -> anyhow::Result<ClientTlsConfig> {
     let read = |path: &std::path::Path, key: &str| {
-        std::fs::read(path).with_context(|| format!("reading etcd.{key} {}", path.display()))
+        bounded_file::read(path, bounded_file::SMALL)
+            .with_context(|| format!("reading etcd.{key} {}", path.display()))
     };
     let mut tls = ClientTlsConfig::new();
     match &config.ca_file {

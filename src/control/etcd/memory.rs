@@ -7,6 +7,7 @@ use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
+use culvert_cni::bounded_file;
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
@@ -39,7 +40,7 @@ impl Memory {
     /// Reads the file under `state_dir`, or makes one for a machine that has none.
     pub(super) fn open(state_dir: &Path, node: &str) -> anyhow::Result<Self> {
         let path = state_dir.join(FILE_NAME);
-        let mut memory = match fs::read(&path) {
+        let mut memory = match bounded_file::read(&path, bounded_file::SMALL) {
             Ok(text) => serde_json::from_slice(&text).with_context(|| {
                 format!("understanding {}; if it is damaged, remove it", path.display())
             })?,

@@ -4,6 +4,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context as _, anyhow, ensure};
+use culvert_cni::bounded_file;
 use futures_util::StreamExt as _;
 use futures_util::stream::{self, BoxStream};
 use hyper_util::client::legacy::connect::HttpConnector;
@@ -70,8 +71,10 @@ impl Api {
     pub(super) async fn connect(kubeconfig: Option<&Path>) -> anyhow::Result<Self> {
         let config = match kubeconfig {
             Some(path) => {
-                let file = Kubeconfig::read_from(path)
-                    .with_context(|| format!("reading kubernetes.kubeconfig {}", path.display()))?;
+                let reading = || format!("reading kubernetes.kubeconfig {}", path.display());
+                // The library would wait for a FIFO and read a device without end.
+                bounded_file::read(path, bounded_file::SMALL).with_context(reading)?;
+                let file = Kubeconfig::read_from(path).with_context(reading)?;
                 kube::Config::from_custom_kubeconfig(file, &KubeConfigOptions::default())
                     .await
                     .with_context(|| format!("following {}", path.display()))?

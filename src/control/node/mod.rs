@@ -16,6 +16,7 @@ mod firewall;
 #[cfg(test)]
 mod fixture;
 mod observe;
+mod path_errors;
 mod path_mtu;
 mod preflight;
 mod ruleset;

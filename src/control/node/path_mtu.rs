@@ -6,7 +6,7 @@ use std::net::IpAddr;
 use anyhow::Context as _;
 
 use super::Reconciler;
-use crate::platform::netlink::Path;
+use crate::platform::netlink::{Link, Path};
 
 /// No link that can carry the overlay has less: every IPv4 host must accept this much (RFC 791), and
 /// an inner IPv6 packet needs 1280.
@@ -38,26 +38,41 @@ impl Reconciler {
         peers: impl Iterator<Item = IpAddr>,
     ) -> anyhow::Result<Option<PathMtu>> {
         let peers: Vec<IpAddr> = peers.collect();
-        let devices: HashMap<u32, u32> = self
-            .netlink
-            .links()
-            .await
-            .context("reading device MTUs")?
-            .into_iter()
-            .filter(|link| !link.loopback)
-            .map(|link| (link.index, link.mtu))
-            .collect();
+        let links = self.netlink.links().await.context("reading device MTUs")?;
+        let links: Vec<Link> = links.into_iter().filter(|link| !link.loopback).collect();
+        let devices: HashMap<u32, u32> =
+            links.iter().map(|link| (link.index, link.mtu)).collect();
+        // Our sockets go by the device alone. A router may have advertised less for IPv6.
+        let devices6 = match peers.iter().any(IpAddr::is_ipv6) {
+            true => self.ipv6_mtus(&links)?,
+            false => HashMap::new(),
+        };
         let paths = self.netlink.paths_to(&peers).await?;
         let per_peer: Vec<(IpAddr, u16)> = peers
             .into_iter()
             .zip(paths)
-            .filter_map(|(peer, path)| Some((peer, mtu(&path?, &devices)?)))
+            .filter_map(|(peer, path)| {
+                let devices = if peer.is_ipv6() { &devices6 } else { &devices };
+                Some((peer, mtu(&path?, devices)?))
+            })
             .collect();
         Ok(per_peer
             .iter()
             .min_by_key(|(_peer, mtu)| *mtu)
             .copied()
             .map(|(peer, smallest)| PathMtu { smallest, peer, per_peer }))
+    }
+}
+
+impl Reconciler {
+    /// What IPv6 packets may have on each device; a device without IPv6 has what it has.
+    fn ipv6_mtus(&self, links: &[Link]) -> anyhow::Result<HashMap<u32, u32>> {
+        let mtu = |link: &Link| {
+            let value = self.sysctls.read(&format!("net/ipv6/conf/{}/mtu", link.name))?;
+            let mtu = value.and_then(|value| value.parse().ok()).unwrap_or(link.mtu);
+            Ok((link.index, mtu.min(link.mtu)))
+        };
+        links.iter().map(mtu).collect()
     }
 }
 

@@ -3,7 +3,8 @@
 //! The tunnel's own datagrams are not tracked, because one entry per flow of every pod would fill
 //! the connection table; traffic that leaves the cluster is masqueraded. Pod to pod, and node to
 //! pod, is never translated. No pod reaches a tunnel's port of a node: nodes know one another by
-//! their addresses, which a pod can write into a packet, or get by masquerade.
+//! their addresses, which a pod can write into a packet, or get by masquerade. What pods may tell the
+//! node of packets that are too long is in `path_errors`.
 //!
 //! Not here: accepting forwarded traffic. A `FORWARD` chain elsewhere whose policy is drop, such as
 //! Docker's, drops what it drops whatever another table accepts; the administrator has to allow the
@@ -11,7 +12,7 @@
 
 use ipnet::IpNet;
 
-use super::NodeSpec;
+use super::{NodeSpec, path_errors};
 use crate::platform::nft::{
     Base, Chain, ChainKind, Comparison, Element, Expression, Family, Field, Hook, KeyPart,
     Membership, Meta, Register, Set, Table, Verdict,
@@ -61,7 +62,8 @@ pub(super) fn ruleset(spec: &NodeSpec) -> Table {
             .map(|port| Element::of(&[&port.to_be_bytes()]))
             .collect(),
     });
-    let mut chains = vec![prerouting(spec, &families), output()];
+    let mut chains =
+        vec![prerouting(spec, &families), output(), path_errors::input(spec, &families)];
     let translations: Vec<_> =
         families.iter().filter(|family| family.translated).map(translation).collect();
     if !translations.is_empty() {
@@ -150,8 +152,8 @@ fn translation(family: &ClusterFamily) -> Vec<Expression> {
 }
 
 /// One address family that the cluster has a network of.
-struct ClusterFamily {
-    is_ipv4: bool,
+pub(super) struct ClusterFamily {
+    pub(super) is_ipv4: bool,
     /// Whether what local pods send to the outside is masqueraded.
     translated: bool,
     local: Vec<IpNet>,
@@ -163,7 +165,7 @@ impl ClusterFamily {
         format!("local_{}", self.suffix())
     }
 
-    fn cluster_set(&self) -> String {
+    pub(super) fn cluster_set(&self) -> String {
         format!("cluster_{}", self.suffix())
     }
 
@@ -173,7 +175,11 @@ impl ClusterFamily {
 
     /// Matches packets of the family (`NFPROTO_IPV4`, `NFPROTO_IPV6`).
     fn is_family(&self) -> [Expression; 2] {
-        let number = if self.is_ipv4 { 2 } else { 10 };
+        Self::is_ip(self.is_ipv4)
+    }
+
+    pub(super) fn is_ip(is_ipv4: bool) -> [Expression; 2] {
+        let number = if is_ipv4 { 2 } else { 10 };
         [
             Expression::Meta(Meta::Family, Register::One),
             Expression::Compare(Comparison::Equal, vec![number]),
@@ -185,7 +191,7 @@ impl ClusterFamily {
         Field { base: Base::Network, offset, len }
     }
 
-    const fn destination(&self) -> Field {
+    pub(super) const fn destination(&self) -> Field {
         let (offset, len) = if self.is_ipv4 { (16, 4) } else { (24, 16) };
         Field { base: Base::Network, offset, len }
     }
@@ -261,15 +267,15 @@ mod tests {
         let table = ruleset(&spec());
         let sets: Vec<_> = table.sets.iter().map(|set| set.name.as_str()).collect();
         assert_eq!(sets, ["local_v4", "cluster_v4", "local_v6", "cluster_v6", TUNNEL_PORTS]);
-        assert_eq!(chain_names(&table), ["prerouting", "output", "postrouting"]);
+        assert_eq!(chain_names(&table), ["prerouting", "output", "input", "postrouting"]);
         let rules: Vec<_> = table.chains.iter().map(|chain| chain.rules.len()).collect();
-        assert_eq!(rules, [4, 1, 2]);
+        assert_eq!(rules, [4, 1, 8, 2]);
     }
 
     #[test]
     fn without_masquerade_nothing_is_translated() {
         let table = ruleset(&NodeSpec { masquerade: false, ..spec() });
-        assert_eq!(chain_names(&table), ["prerouting", "output"]);
+        assert_eq!(chain_names(&table), ["prerouting", "output", "input"]);
         assert!(table.sets.iter().all(|set| !set.name.starts_with("local_")));
     }
 
