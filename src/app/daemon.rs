@@ -242,7 +242,9 @@ impl Daemon {
                     changes
                 }
                 Some(notice) = self.notices.recv() => {
-                    self.note(notice);
+                    if !self.note(notice) {
+                        continue;
+                    }
                     Changes::default()
                 }
                 Some(answer) = self.asked.join_next() => {
@@ -474,8 +476,8 @@ impl Daemon {
         self.plane.publish(self.mtus.compile(&self.members, &self.registry));
     }
 
-    /// Takes what a worker found out.
-    fn note(&mut self, notice: Notice) {
+    /// Takes what a worker found out; says whether the node may need a repair.
+    fn note(&mut self, notice: Notice) -> bool {
         match notice {
             // The repair that follows says what it did.
             Notice::TunGone => tracing::debug!("a worker lost the TUN device"),
@@ -483,12 +485,15 @@ impl Daemon {
                 tracing::debug!(%peer, "a datagram was longer than its device carries");
                 self.paths.outdate();
             }
+            // Anybody can have these come by the thousand.
             Notice::PathClaim(PathClaim { peer, mtu }) => {
                 let route = self.paths.to(peer, &self.config);
                 let question = self.narrow.on_claim(peer, mtu, route, clock::now());
                 question.into_iter().for_each(|question| self.ask(question));
+                return false;
             }
         }
+        true
     }
 
     /// Asks the paths again of which it is not known any more whether they are narrow.

@@ -20,21 +20,62 @@ use tokio::time::Instant;
 use super::limit::Limited;
 use super::{Status, StatusSource};
 
+/// How long an answer of `/metrics` and one of `/readyz` is given to all who ask. Each is made of the
+/// whole status, which takes milliseconds with thousands of peers, and anybody may ask as often as he
+/// likes.
+const METRICS_SPAN: Duration = Duration::from_millis(500);
+const READINESS_SPAN: Duration = Duration::from_millis(100);
+
 /// Serves on `listener`, for ever.
 pub async fn serve_http(listener: TcpListener, status: StatusSource) {
+    let answers = Arc::new(Answers {
+        status,
+        metrics: Recent::new(METRICS_SPAN),
+        readiness: Recent::new(READINESS_SPAN),
+    });
     let routes = Router::new()
-        .route("/metrics", get(metrics).with_state(Arc::new(Scrapes::new(Arc::clone(&status)))))
+        .route("/metrics", get(metrics))
         // That it answers is the answer: the process lives and its control runtime turns.
         .route("/healthz", get(|| async { "ok\n" }))
         .route("/readyz", get(readyz))
-        .with_state(status);
+        .with_state(answers);
     if let Err(error) = axum::serve(Limited::new(listener), routes).await {
         tracing::error!(%error, "serving metrics ended");
     }
 }
 
-async fn readyz(State(status): State<StatusSource>) -> impl IntoResponse {
-    let Status { ready, not_ready_because, table, .. } = status();
+struct Answers {
+    status: StatusSource,
+    metrics: Recent<Result<Bytes, std::fmt::Error>>,
+    readiness: Recent<(StatusCode, String)>,
+}
+
+/// Something that is made anew only after a while.
+struct Recent<T> {
+    span: Duration,
+    last: Mutex<Option<(Instant, T)>>,
+}
+
+impl<T: Clone> Recent<T> {
+    fn new(span: Duration) -> Self {
+        Self { span, last: Mutex::default() }
+    }
+
+    fn get(&self, now: Instant, make: impl FnOnce() -> T) -> T {
+        let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
+        match &*last {
+            Some((made, value)) if now.duration_since(*made) < self.span => value.clone(),
+            _ => last.insert((now, make())).1.clone(),
+        }
+    }
+}
+
+async fn readyz(State(answers): State<Arc<Answers>>) -> impl IntoResponse {
+    answers.readiness.get(Instant::now(), || readiness((answers.status)()))
+}
+
+fn readiness(status: Status) -> (StatusCode, String) {
+    let Status { ready, not_ready_because, table, .. } = status;
     let (code, mut text) = match (ready, not_ready_because) {
         (true, _) => (StatusCode::OK, "ready\n".to_owned()),
         (false, reason) => {
@@ -49,37 +90,10 @@ async fn readyz(State(status): State<StatusSource>) -> impl IntoResponse {
     (code, text)
 }
 
-/// The answer to scrapes. Those that come together get the same, because for ten thousand peers it takes
-/// tens of milliseconds and 4 MB, and anybody may ask.
-struct Scrapes {
-    status: StatusSource,
-    last: Mutex<Option<(Instant, Bytes)>>,
-}
-
-impl Scrapes {
-    /// How long an answer is fresh.
-    const FRESH: Duration = Duration::from_millis(500);
-
-    fn new(status: StatusSource) -> Self {
-        Self { status, last: Mutex::default() }
-    }
-
-    fn answer(&self, now: Instant) -> Result<Bytes, std::fmt::Error> {
-        let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some((made, text)) = &*last
-            && now.duration_since(*made) < Self::FRESH
-        {
-            return Ok(text.clone());
-        }
-        let text = Bytes::from(exposition((self.status)())?);
-        *last = Some((now, text.clone()));
-        Ok(text)
-    }
-}
-
-async fn metrics(State(scrapes): State<Arc<Scrapes>>) -> impl IntoResponse {
+async fn metrics(State(answers): State<Arc<Answers>>) -> impl IntoResponse {
     const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
-    match scrapes.answer(Instant::now()) {
+    let make = || exposition((answers.status)()).map(Bytes::from);
+    match answers.metrics.get(Instant::now(), make) {
         Ok(text) => (StatusCode::OK, [(header::CONTENT_TYPE, CONTENT_TYPE)], text),
         Err(error) => (
             StatusCode::INTERNAL_SERVER_ERROR,

@@ -91,10 +91,12 @@ async fn probes_are_answered_while_a_stranger_holds_connections() {
 #[tokio::test]
 async fn scrapes_that_come_together_cost_one() {
     let (address, asked) = serve().await;
-    for _ in 0..20 {
+    for _ in 0..50 {
         let answer = get(address, "/metrics").await;
         assert!(answer.contains("overlay_ready 1"), "{answer}");
+        let answer = get(address, "/readyz").await;
+        assert!(answer.ends_with("ready\n"), "{answer}");
     }
     let asked = asked.load(Ordering::Relaxed);
-    assert!(asked < 20, "the status was gathered {asked} times for 20 scrapes");
+    assert!(asked < 50, "the status was gathered {asked} times for 100 questions");
 }

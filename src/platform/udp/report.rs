@@ -115,3 +115,76 @@ pub(super) fn enable(socket: &Socket, local: IpAddr) -> io::Result<()> {
         IpAddr::V6(_) => super::set_int(socket, libc::SOL_IPV6, libc::IPV6_RECVERR, 1),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::io::{ErrorKind, IoSlice};
+    use std::net::UdpSocket;
+    use std::time::Duration;
+
+    use overlay_proto::Ecn;
+
+    use super::super::{Sender, Transmit, path_carries};
+    use super::*;
+
+    const LOCAL: [&str; 2] = ["127.0.0.1", "::1"];
+
+    /// An address at which nobody listens any more.
+    fn closed(local: IpAddr) -> SocketAddr {
+        UdpSocket::bind(SocketAddr::new(local, 0)).unwrap().local_addr().unwrap()
+    }
+
+    fn send(sender: &Sender, destination: SocketAddr, bytes: &[u8]) -> io::Result<()> {
+        let parts = [IoSlice::new(bytes)];
+        sender.send(&Transmit { destination, ecn: Ecn::NotEct, segment_size: None, parts: &parts })
+    }
+
+    fn report(sender: &Sender) -> Report {
+        for _ in 0..500 {
+            match sender.report() {
+                Ok(report) => return report,
+                Err(error) => assert_eq!(error.kind(), ErrorKind::WouldBlock),
+            }
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        panic!("no report");
+    }
+
+    #[test]
+    fn an_icmp_error_is_reported_with_its_datagram() {
+        for local in LOCAL.map(|local| local.parse().unwrap()) {
+            let sender = Sender::bind(local).unwrap();
+            let destination = closed(local);
+            send(&sender, destination, b"nobody hears this").unwrap();
+            let report = report(&sender);
+            assert_eq!((report.destination, report.kind), (destination, ReportKind::Other));
+            assert_eq!(report.quote(), b"nobody hears this");
+            assert_eq!(sender.report().unwrap_err().kind(), ErrorKind::WouldBlock);
+            // Once it is taken it is in nobody's way.
+            send(&sender, destination, b"again").unwrap();
+        }
+    }
+
+    #[test]
+    fn what_strangers_send_takes_no_room_of_reports() {
+        let local = LOCAL[0].parse().unwrap();
+        let sender = Sender::bind(local).unwrap();
+        let stranger = UdpSocket::bind(SocketAddr::new(local, 0)).unwrap();
+        for _ in 0..1000 {
+            stranger.send_to(&[0; 1000], SocketAddr::new(local, sender.port())).unwrap();
+        }
+        let destination = closed(local);
+        send(&sender, destination, b"lost").unwrap();
+        assert_eq!(report(&sender).destination, destination);
+    }
+
+    #[test]
+    fn a_path_that_nobody_calls_narrow_carries() {
+        let local = LOCAL[0].parse().unwrap();
+        // "Port unreachable" is no answer to the question.
+        assert_eq!(path_carries(local, closed(local), 1500).unwrap(), None);
+        assert!(path_carries(local, closed(local), 20).is_err(), "no room for the question");
+        let elsewhere = "192.0.2.1".parse().unwrap();
+        assert!(path_carries(elsewhere, closed(local), 1500).is_err(), "not our address");
+    }
+}
