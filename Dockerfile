@@ -16,7 +16,7 @@ WORKDIR /src
 COPY . .
 # Static, as `make dist` does it: the image has no C library to share.
 RUN RUSTFLAGS="-C target-feature=+crt-static" cargo build --profile dist --locked \
-        --target "$(rustc -vV | sed -n 's/^host: //p')" -p culvert -p culvert-cni \
+        --target "$(rustc -vV | sed -n 's/^host: //p')" --no-default-features -p culvert -p culvert-cni \
     && mkdir /image && cp target/*/dist/culvert target/*/dist/culvert-cni /image/
 
 FROM scratch AS image

@@ -81,7 +81,7 @@ test-unit: ## Tests that need nothing
 .PHONY: simulate
 simulate: ## Whole nodes under a virtual clock: RUNS=10000 fresh ones, or one run shown (SEED=…)
 	CULVERT_SIM_RUNS=$(or $(RUNS),10000) CULVERT_SIM_SEED=$(SEED) \
-	    cargo test --locked -p culvert --test simulation -- --nocapture --exact fresh_seeds_hold_every_invariant
+	    cargo test --locked -p culvert-dataplane --test simulation -- --nocapture --exact fresh_seeds_hold_every_invariant
 
 .PHONY: mutants
 mutants: ## Remove each check of the data path in turn; some test must notice (MUTANTS=part of a name)
@@ -148,7 +148,7 @@ test-netns-plain: build ## The same with every offload off
 DIST := target/$(TRIPLE)/dist
 .PHONY: dist
 dist: ## Static programs, for the image
-	RUSTFLAGS="-C target-feature=+crt-static" cargo build --profile dist --locked --target $(TRIPLE) -p culvert -p culvert-cni
+	RUSTFLAGS="-C target-feature=+crt-static" cargo build --profile dist --locked --target $(TRIPLE) --no-default-features -p culvert -p culvert-cni
 
 .PHONY: image
 image: prerequisites compose-prerequisites dist ## The container image `culvert`, from what is built here

@@ -15,7 +15,6 @@ use culvert_cni::node_file::DEFAULT_RUN_DIR;
 use crate::cni_install::{self, CniArgs};
 use crate::config::{Config, Overrides};
 use crate::inspect::{self, CaptureArgs, ExplainArgs};
-use crate::lab::{self, LabArgs};
 use crate::observe::{self, Format};
 use crate::replay::{self, ReplayArgs};
 use crate::{app, control};
@@ -63,7 +62,8 @@ enum Command {
     /// Install the CNI plugin for this node's container runtime, or remove it.
     Cni(CniArgs),
     /// Nodes and pods as network namespaces on this machine.
-    Lab(LabArgs),
+    #[cfg(feature = "lab")]
+    Lab(culvert_lab::LabArgs),
     /// Print a completion script for a shell.
     Completions {
         /// The shell.
@@ -168,7 +168,8 @@ fn execute(command: Command) -> anyhow::Result<ExitCode> {
         Command::Replay(args) => return replay::run(*args),
         Command::Ipam(args) => return ipam::run(&args),
         Command::Cni(args) => return cni_install::run(args),
-        Command::Lab(args) => return lab::run(args),
+        #[cfg(feature = "lab")]
+        Command::Lab(args) => return culvert_lab::run(args),
         Command::Completions { shell } => {
             let mut script = Vec::new();
             clap_complete::generate(shell, &mut Cli::command(), "culvert", &mut script);

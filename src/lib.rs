@@ -9,13 +9,12 @@ pub mod cli;
 pub mod cni_install;
 pub mod config;
 pub mod control;
-pub mod dataplane;
-pub mod engine;
 pub mod explain;
 pub mod inspect;
-pub mod lab;
 pub mod lifecycle;
 pub mod observe;
 pub mod pcap;
 pub mod platform;
 pub mod replay;
+
+pub(crate) use culvert_dataplane::{self as dataplane, engine};

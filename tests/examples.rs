@@ -6,7 +6,7 @@ use std::path::Path;
 
 use culvert::config::{Config, Overrides};
 use culvert::control::table_file;
-use culvert::engine::{DropReason, Foreign, Membership, Overlay};
+use culvert_dataplane::engine::{DropReason, Foreign, Membership, Overlay};
 
 /// The tables of the configuration file, and the least that makes each of them whole.
 const SECTIONS: [(&str, &str); 10] = [

@@ -3,9 +3,9 @@
 use std::hint::black_box;
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
-use culvert::dataplane::offload::coalesce::{self, Candidate, Group};
-use culvert::dataplane::offload::split::{self, SplitPlan};
 use culvert_bench::micro::{Packet, TCP_PAYLOAD, Transport};
+use culvert_dataplane::offload::coalesce::{self, Candidate, Group};
+use culvert_dataplane::offload::split::{self, SplitPlan};
 use overlay_proto::{Family, InnerPacket};
 
 /// Full-size packets in a super-packet of 64 KiB.

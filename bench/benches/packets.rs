@@ -3,9 +3,9 @@
 use std::hint::black_box;
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
-use culvert::engine::Engine;
-use culvert::platform::clock;
 use culvert_bench::micro::{self, Packet, Transport};
+use culvert_dataplane::engine::Engine;
+use culvert_dataplane::platform::clock;
 use overlay_proto::checksum::checksum;
 use overlay_proto::{Codec, Family, InnerPacket};
 

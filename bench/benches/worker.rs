@@ -8,13 +8,13 @@ use std::io::{self, IoSlice};
 
 use bytes::Bytes;
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
-use culvert::dataplane::offload::VnetHeader;
-use culvert::dataplane::{Egress, Env, Ingress, Notices, TunPort, UnderlayPort, WorkerCounters};
-use culvert::engine::{Engine, Table};
-use culvert::platform::clock;
-use culvert::platform::tun::Offload;
-use culvert::platform::udp::{RecvBatch, Transmit};
 use culvert_bench::micro::{self, Packet, TCP_PAYLOAD, Transport};
+use culvert_dataplane::engine::{Engine, Table};
+use culvert_dataplane::offload::VnetHeader;
+use culvert_dataplane::platform::clock;
+use culvert_dataplane::platform::tun::Offload;
+use culvert_dataplane::platform::udp::{RecvBatch, Transmit};
+use culvert_dataplane::{Egress, Env, Ingress, Notices, TunPort, UnderlayPort, WorkerCounters};
 use overlay_proto::{Ecn, Family};
 
 /// Small packets in a round.

@@ -12,7 +12,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, anyhow, bail, ensure};
-use culvert::lab::{self, Netns, interrupt};
+use culvert_lab::{Netns, interrupt};
 
 use crate::churn;
 use crate::cli::CompareArgs;
@@ -88,7 +88,7 @@ pub(crate) fn clean() -> Result<ExitCode> {
     labs.sort_unstable();
     labs.dedup();
     for name in &labs {
-        lab::down(name)?;
+        culvert_lab::down(name)?;
         print(&format!("{name} is gone\n"))?;
     }
     Ok(ExitCode::SUCCESS)

@@ -6,11 +6,11 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use culvert::dataplane::offload::{Gso, PartialChecksum, VnetHeader};
-use culvert::engine::{
+use culvert_dataplane::engine::{
     Engine, Foreign, Membership, NodeEntry, Overlay, PeerRegistry, Speech, Table,
 };
-use culvert::platform::clock;
+use culvert_dataplane::offload::{Gso, PartialChecksum, VnetHeader};
+use culvert_lab::clock;
 use etherparse::{IpHeaders, Ipv4Header, Ipv6Header, PacketBuilder, TcpOptionElement};
 use overlay_proto::checksum;
 use overlay_proto::{Codec, Ecn, Family, InnerPacket, Mtu, Vni};
@@ -304,8 +304,8 @@ fn nanoseconds(time: Duration, mut work: impl FnMut()) -> f64 {
 
 #[cfg(test)]
 mod tests {
-    use culvert::dataplane::offload::split::SplitPlan;
-    use culvert::engine::EgressVerdict;
+    use culvert_dataplane::engine::EgressVerdict;
+    use culvert_dataplane::offload::split::SplitPlan;
 
     use super::*;
 

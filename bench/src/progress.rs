@@ -5,7 +5,7 @@
 use std::io::{self, IsTerminal as _, Write as _};
 use std::time::{Duration, Instant};
 
-use culvert::platform::clock;
+use culvert_lab::clock;
 
 pub(crate) struct Progress {
     /// Steps of the whole run, and how long they are expected to take.

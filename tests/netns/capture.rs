@@ -3,7 +3,7 @@
 use std::io::{self, Read as _};
 use std::time::Duration;
 
-use culvert::lab::{Netns, wait_for};
+use culvert_lab::{Netns, wait_for};
 use socket2::{Domain, Protocol, Socket, Type};
 
 use crate::harness::SOON;

@@ -9,7 +9,7 @@ use std::process::Stdio;
 use std::thread;
 use std::time::Duration;
 
-use culvert::lab::{Families, Lab, Netns, Node, Pod};
+use culvert_lab::{Families, Lab, Netns, Node, Pod};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 

@@ -1,6 +1,6 @@
 //! `culvert cleanup` leaves a node as the daemon found it.
 
-use culvert::lab::Netns;
+use culvert_lab::Netns;
 
 use crate::harness::{CULVERT, assert_same_lines, lab, run};
 

@@ -2,7 +2,7 @@
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket};
 
-use culvert::lab::{Family, Netns, UNDERLAY_PORT, wait_until};
+use culvert_lab::{Family, Netns, UNDERLAY_PORT, wait_until};
 
 use crate::harness::{SOON, lab, sysctl};
 

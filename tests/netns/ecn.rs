@@ -1,6 +1,6 @@
 //! Congestion marks cross the overlay both ways (RFC 6040).
 
-use culvert::lab::{probe, wait_until};
+use culvert_lab::{probe, wait_until};
 
 use crate::capture::Capture;
 use crate::harness::{FAMILIES, SOON, lab};

@@ -6,8 +6,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::Duration;
 
-use culvert::lab::{Node, UNDERLAY_PORT, wait_until};
-use culvert::platform::clock;
+use culvert_lab::clock;
+use culvert_lab::{Node, UNDERLAY_PORT, wait_until};
 
 use crate::harness::{FAMILIES, SOON, assert_reaches, lab, quick_ping};
 

@@ -4,7 +4,7 @@ use std::io;
 use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::time::Duration;
 
-use culvert::lab::{Netns, probe, wait_until};
+use culvert_lab::{Netns, probe, wait_until};
 use etherparse::IpNumber;
 
 use crate::capture::Capture;

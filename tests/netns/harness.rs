@@ -5,8 +5,8 @@ use std::net::IpAddr;
 use std::process::{Command, Output, Stdio};
 use std::time::Duration;
 
-use culvert::lab::probe::{self, Answer, Ping};
-use culvert::lab::{Families, Family, Lab, LabBuilder, Netns, Node, wait_for, wait_until};
+use culvert_lab::probe::{self, Answer, Ping};
+use culvert_lab::{Families, Family, Lab, LabBuilder, Netns, Node, wait_for, wait_until};
 
 /// Both families, IPv4 first.
 pub(crate) const FAMILIES: [Family; 2] = [Family::Ipv4, Family::Ipv6];

@@ -3,7 +3,7 @@
 
 use std::net::IpAddr;
 
-use culvert::lab::{Family, Lab, Netns, Node, UNDERLAY_PORT, probe, wait_until};
+use culvert_lab::{Family, Lab, Netns, Node, UNDERLAY_PORT, probe, wait_until};
 
 use crate::capture::Capture;
 use crate::harness::{FAMILIES, SOON, lab, run};

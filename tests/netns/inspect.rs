@@ -2,7 +2,7 @@
 
 use std::process::{Child, Command, Output, Stdio};
 
-use culvert::lab::{Lab, wait_until};
+use culvert_lab::{Lab, wait_until};
 
 use crate::harness::{CULVERT, SOON, assert_reaches, lab, quick_ping};
 

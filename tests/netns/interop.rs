@@ -10,8 +10,8 @@ mod tshark;
 use std::net::IpAddr;
 use std::time::Duration;
 
-use culvert::lab::probe::{self, Answer, Ping, Transfer};
-use culvert::lab::{Family, Netns, POD_INTERFACE, wait_for};
+use culvert_lab::probe::{self, Answer, Ping, Transfer};
+use culvert_lab::{Family, Netns, POD_INTERFACE, wait_for};
 
 use self::foreign::{Far, Kind};
 use crate::harness::{FAMILIES, SOON, assert_reaches_within};

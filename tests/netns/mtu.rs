@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-use culvert::lab::probe::{self, Answer, Ping, Transfer};
-use culvert::lab::{Family, Lab, LabBuilder, NODE_INTERFACE, POD_INTERFACE, wait_until};
+use culvert_lab::probe::{self, Answer, Ping, Transfer};
+use culvert_lab::{Family, Lab, LabBuilder, NODE_INTERFACE, POD_INTERFACE, wait_until};
 
 use crate::harness::{FAMILIES, REPAIR_LIMIT, assert_reaches, device_mtu, lab, offload, snmp};
 

@@ -1,6 +1,6 @@
 //! What a node tells those who watch it.
 
-use culvert::lab::wait_until;
+use culvert_lab::wait_until;
 use rustix::process::{Pid, Signal, kill_process};
 
 use crate::harness::{SOON, assert_reaches, lab, quick_ping};

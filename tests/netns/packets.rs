@@ -5,7 +5,7 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 
-use culvert::lab::{Netns, UNDERLAY_PORT, probe};
+use culvert_lab::{Netns, UNDERLAY_PORT, probe};
 use etherparse::{IpNumber, Ipv4Header, Ipv6FlowLabel, Ipv6Header, UdpHeader};
 
 /// Port of the UDP packets made here, where nobody listens.

@@ -5,9 +5,9 @@ use std::io::Write as _;
 use std::path::PathBuf;
 use std::process::{Child, Stdio};
 
-use culvert::lab::{Lab, Netns, Node, wait_until};
 use culvert_cni::fault::{self, Step};
 use culvert_cni::ipam::Store;
+use culvert_lab::{Lab, Netns, Node, wait_until};
 use serde_json::Value;
 
 use crate::harness::{CULVERT, FAMILIES, SOON, assert_reaches_within, lab, run};

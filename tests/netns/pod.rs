@@ -6,7 +6,7 @@ use std::process::{Command, Output};
 use std::thread;
 use std::time::Duration;
 
-use culvert::lab::Netns;
+use culvert_lab::Netns;
 
 use crate::harness::{lab, run};
 

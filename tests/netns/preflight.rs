@@ -1,6 +1,6 @@
 //! A daemon refuses to start where the cluster network would take somebody else's addresses.
 
-use culvert::lab::{Lab, NODE_INTERFACE};
+use culvert_lab::{Lab, NODE_INTERFACE};
 
 use crate::harness::{lab, refused_start};
 

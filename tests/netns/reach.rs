@@ -3,8 +3,8 @@
 use std::net::IpAddr;
 use std::time::Duration;
 
-use culvert::lab::probe::{self, Transfer};
-use culvert::lab::{Family, Lab, LabBuilder, Netns};
+use culvert_lab::probe::{self, Transfer};
+use culvert_lab::{Family, Lab, LabBuilder, Netns};
 
 use crate::harness::{FAMILIES, assert_reaches, lab};
 
@@ -83,7 +83,7 @@ fn bulk_arrives(lab: &Lab) {
     let transfer = Transfer::of(BULK);
     let node = lab.node(1);
     for family in FAMILIES {
-        let of = |pod: &culvert::lab::Pod| pod.address(family);
+        let of = |pod: &culvert_lab::Pod| pod.address(family);
         let pairs = [
             (client.netns(), near.netns(), of(&near), of(&client)),
             (client.netns(), far.netns(), of(&far), of(&client)),

@@ -1,7 +1,7 @@
 //! What somebody breaks under a running daemon is whole again within two seconds.
 
-use culvert::lab::probe::{self, Transfer};
-use culvert::lab::{Lab, wait_until};
+use culvert_lab::probe::{self, Transfer};
+use culvert_lab::{Lab, wait_until};
 
 use crate::harness::{
     FAMILIES, REPAIR_LIMIT, assert_reaches, assert_reaches_within, device_mtu, lab, run, sysctl,

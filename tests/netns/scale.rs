@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 use std::time::Duration;
 
-use culvert::lab::{Lab, Netns, TableNode, wait_until};
+use culvert_lab::{Lab, Netns, TableNode, wait_until};
 
 use crate::harness::{FAMILIES, assert_reaches, lab, run};
 

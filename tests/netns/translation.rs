@@ -1,7 +1,7 @@
 //! Whose address the other side sees: the pod's own inside the cluster, the node's outside.
 
-use culvert::lab::probe::{self, Transfer};
-use culvert::lab::{Family, Lab};
+use culvert_lab::probe::{self, Transfer};
+use culvert_lab::{Family, Lab};
 
 use crate::harness::{FAMILIES, assert_reaches, lab};
 

@@ -2,9 +2,9 @@
 
 use std::net::{IpAddr, SocketAddr, UdpSocket};
 
-use culvert::lab::probe::Answer;
-use culvert::lab::{Family, wait_until};
-use culvert::platform::clock;
+use culvert_lab::clock;
+use culvert_lab::probe::Answer;
+use culvert_lab::{Family, wait_until};
 
 use crate::harness::{FAMILIES, SOON, lab, ping};
 

@@ -6,7 +6,7 @@ use std::process::Command;
 use std::thread;
 
 use culvert::control::node::{Action, Changes, NodeSpec, Reconciler, TunOwner};
-use culvert::platform::{Error, Result};
+use culvert_dataplane::platform::{Error, Result};
 use rustix::net::{AddressFamily, SocketType, netdevice, socket};
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 use tun::AbstractDevice as _;

@@ -4,7 +4,7 @@ use std::net::UdpSocket;
 use std::thread;
 use std::time::Duration;
 
-use culvert::platform::clock;
+use culvert_lab::clock;
 
 use crate::node::{Namespace, Node, inside, ip, this_namespace};
 

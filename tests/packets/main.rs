@@ -15,7 +15,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
-use culvert::engine::DropReason;
+use culvert_dataplane::engine::DropReason;
 
 /// Captures that come from a kernel, not from code; kernel.sh beside them makes them.
 const KERNELS: [&str; 1] = ["kernel-gpe"];

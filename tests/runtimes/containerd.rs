@@ -9,7 +9,7 @@ use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
-use culvert::lab::{Node, wait_for, wait_until};
+use culvert_lab::{Node, wait_for, wait_until};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 

@@ -109,7 +109,7 @@ impl Client {
             Endpoint::from_shared(address).unwrap().timeout(PATIENCE).connect().await.unwrap()
         });
         let mut client = Self { runtime, grpc: Grpc::new(channel) };
-        culvert::lab::wait_until(PATIENCE, "the runtime's network to be ready", || {
+        culvert_lab::wait_until(PATIENCE, "the runtime's network to be ready", || {
             let answer: RuntimeStatusAnswer = client.call("Status", Nothing {});
             let conditions = answer.status.unwrap_or_default().conditions;
             conditions.iter().any(|found| found.kind == "NetworkReady" && found.status)

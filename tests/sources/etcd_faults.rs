@@ -77,7 +77,7 @@ fn a_lost_lease_is_claimed_anew_with_the_same_subnet() {
     etcd.ctl(&["lease", "revoke", &lease]);
     let back =
         || etcd.value(&key).contains("node1") && !etcd.ctl(&["lease", "list"]).contains(&lease);
-    culvert::lab::wait_until(crate::listener::LIMIT, "a new claim", back).unwrap();
+    culvert_lab::wait_until(crate::listener::LIMIT, "a new claim", back).unwrap();
     let heard = listener.heard();
     assert_eq!((heard.subnets("node1"), heard.contested), (had, None));
 }
@@ -105,7 +105,7 @@ fn a_database_that_lost_everything_empties_no_table() {
         }
     }
     let claimed = || etcd.keys("/culvert/subnets/").len() == 2;
-    culvert::lab::wait_until(crate::listener::LIMIT, "both to claim again", claimed).unwrap();
+    culvert_lab::wait_until(crate::listener::LIMIT, "both to claim again", claimed).unwrap();
 }
 
 #[test]
@@ -162,7 +162,7 @@ fn a_restored_database_is_followed() {
     let had = second.heard().subnets("node2");
     let key = format!("/culvert/subnets/{}-24", had[0].network());
     let back = || etcd.value(&key).contains("node2");
-    culvert::lab::wait_until(crate::listener::LIMIT, "the second to claim again", back).unwrap();
+    culvert_lab::wait_until(crate::listener::LIMIT, "the second to claim again", back).unwrap();
     for node in [&first, &second] {
         assert_eq!(node.until_names(&["node1", "node2"]).subnets("node2"), had);
     }
@@ -210,7 +210,7 @@ fn two_nodes_that_want_one_subnet_at_once_get_two() {
     let names: Vec<String> = (1..=7).map(|number| format!("node{number}")).collect();
     let names: Vec<&str> = names.iter().map(String::as_str).collect();
     let settled = || etcd.keys("/culvert/subnets/").len() == 7;
-    culvert::lab::wait_until(crate::listener::LIMIT, "seven claims", settled).unwrap();
+    culvert_lab::wait_until(crate::listener::LIMIT, "seven claims", settled).unwrap();
     let mut seen = std::collections::BTreeSet::new();
     for (node, name) in nodes.iter().zip(&names) {
         let heard = node.until("all, each with its own", |heard| {

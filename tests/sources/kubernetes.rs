@@ -2,7 +2,7 @@
 
 use std::fs;
 
-use culvert::lab::wait_until;
+use culvert_lab::wait_until;
 use serde_json::json;
 use tempfile::TempDir;
 

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use culvert::config::{Config, Overrides};
 use culvert::control::source::{Roll, Source, Update};
-use culvert::lab::wait_until;
+use culvert_lab::wait_until;
 use ipnet::IpNet;
 use tokio::sync::oneshot;
 

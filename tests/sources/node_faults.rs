@@ -8,7 +8,7 @@ use std::process::Command;
 use std::thread;
 use std::time::Duration;
 
-use culvert::lab::{Node, wait_until};
+use culvert_lab::{Node, wait_until};
 use serde_json::{Value, json};
 use source_servers::Etcd;
 use tempfile::TempDir;

@@ -3,8 +3,8 @@
 use std::net::IpAddr;
 use std::time::Duration;
 
-use culvert::lab::probe::{self, Ping};
-use culvert::lab::{Families, Lab, LabBuilder, Node, Pod, wait_until};
+use culvert_lab::probe::{self, Ping};
+use culvert_lab::{Families, Lab, LabBuilder, Node, Pod, wait_until};
 use tempfile::TempDir;
 
 use crate::listener::LIMIT;
@@ -208,7 +208,7 @@ fn a_nodes_own_address_changes_and_the_peers_follow() {
     }
     let (one, two) = up(&lab);
     assert_talk(&one, &two);
-    let device = culvert::lab::NODE_INTERFACE;
+    let device = culvert_lab::NODE_INTERFACE;
     lab.node(2)
         .netns()
         .ip(&format!(

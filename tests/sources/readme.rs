@@ -7,8 +7,8 @@ use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
-use culvert::lab::probe::{self, Ping};
-use culvert::lab::{Lab, Node, wait_until};
+use culvert_lab::probe::{self, Ping};
+use culvert_lab::{Lab, Node, wait_until};
 use serde_json::Value;
 use source_servers::Etcd;
 use tempfile::TempDir;

@@ -9,8 +9,8 @@ use std::thread;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
-use culvert::lab::Netns;
-use culvert::platform::clock;
+use culvert_lab::Netns;
+use culvert_lab::clock;
 use serde_json::{Value, json};
 
 use super::{ROOM_OF_24, delete};

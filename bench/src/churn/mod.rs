@@ -13,7 +13,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
-use culvert::lab::{Netns, interrupt};
+use culvert_lab::{Netns, interrupt};
 
 pub(crate) use self::contender::clean;
 use self::contender::{Contender, Kind};

@@ -4,7 +4,7 @@ use std::fs;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
-use culvert::platform::clock;
+use culvert_lab::clock;
 use serde::Serialize;
 
 use super::contender::Contender;

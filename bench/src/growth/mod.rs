@@ -6,7 +6,7 @@ mod tables;
 use std::time::Duration;
 
 use anyhow::Result;
-use culvert::lab::interrupt;
+use culvert_lab::interrupt;
 use serde::Serialize;
 
 use crate::programs::Programs;

@@ -10,7 +10,7 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
-use culvert::lab::{Lab, TableFile, TableNode, UNDERLAY_PORT, probe, wait_for};
+use culvert_lab::{Lab, TableFile, TableNode, UNDERLAY_PORT, probe, wait_for};
 
 use super::{Point, memory_mib};
 use crate::networks::{PREFIX, bypass_filters, program};

@@ -6,8 +6,8 @@
 use std::net::{IpAddr, Ipv4Addr};
 
 use anyhow::{Context as _, Result};
-use culvert::lab::{Lab, TableFile, TableNode};
-use culvert::platform::clock;
+use culvert_lab::clock;
+use culvert_lab::{Lab, TableFile, TableNode};
 
 use super::{Point, memory_mib};
 use crate::networks::{PREFIX, bypass_filters};

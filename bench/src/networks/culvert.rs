@@ -1,7 +1,7 @@
 //! Culvert, as a user installs it: its daemon on each node, pods attached by its plugin.
 
 use anyhow::{Context as _, Result};
-use culvert::lab::Lab;
+use culvert_lab::Lab;
 
 use super::{Network, Recipe};
 use crate::programs::Programs;
@@ -59,7 +59,7 @@ impl Recipe for Culvert {
             let pod = lab.pod(node, 1);
             Pod { netns: pod.netns().clone(), address: pod.ipv4() }
         });
-        let daemons = lab.nodes().iter().map(culvert::lab::Node::pid).collect::<Option<_>>();
+        let daemons = lab.nodes().iter().map(culvert_lab::Node::pid).collect::<Option<_>>();
         let daemons = daemons.context("a daemon has ended")?;
         let mut network = Network::new(lab, pods);
         network.daemons = daemons;

@@ -17,7 +17,7 @@ use std::path::{Path, PathBuf};
 use std::process::Child;
 use std::time::Duration;
 
-use ::culvert::lab::{Lab, probe, wait_for};
+use ::culvert_lab::{Lab, probe, wait_for};
 use anyhow::{Context as _, Result};
 
 pub(crate) use self::culvert::Culvert;

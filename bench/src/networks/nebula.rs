@@ -5,7 +5,7 @@ use std::path::Path;
 use std::process::Command;
 
 use anyhow::{Context as _, Result};
-use culvert::lab::Node;
+use culvert_lab::Node;
 
 use super::{Network, Recipe, program, routed};
 

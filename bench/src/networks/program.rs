@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 
 use anyhow::{Context as _, Result, bail};
-use culvert::lab::Node;
+use culvert_lab::Node;
 
 /// What is missing of `programs`, and that `packages` have it.
 pub(crate) fn missing(programs: &[&str], packages: &str) -> Option<String> {

@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 use std::net::{IpAddr, Ipv4Addr};
 
 use anyhow::Result;
-use culvert::lab::{Lab, Netns, Place};
+use culvert_lab::{Lab, Netns, Place};
 
 use crate::traffic::Pod;
 

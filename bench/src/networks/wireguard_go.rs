@@ -6,7 +6,7 @@ use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
-use culvert::lab::{Node, wait_until};
+use culvert_lab::{Node, wait_until};
 
 use super::{Network, Recipe, program, routed};
 

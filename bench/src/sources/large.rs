@@ -6,8 +6,8 @@ use std::thread;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, anyhow, ensure};
-use culvert::lab::{Lab, Node, interrupt};
-use culvert::platform::clock;
+use culvert_lab::clock;
+use culvert_lab::{Lab, Node, interrupt};
 use serde::Serialize;
 
 use super::stage::{Kind, MOVER, PLACES, Stage};
@@ -167,7 +167,7 @@ fn storm(stage: &mut Stage, pods: &[Pod; 2], time: Duration) -> Result<Storm> {
     let took = start.elapsed();
     // What changed last must be what is in force.
     let place = PLACES[changes as usize % PLACES.len()].to_string();
-    culvert::lab::wait_until(Duration::from_secs(10), "the last change", || {
+    culvert_lab::wait_until(Duration::from_secs(10), "the last change", || {
         stage.lab.nodes().iter().all(|node| mover_is_at(node).is_ok_and(|at| at == place))
     })?;
     let Offered { sent, received, .. } = offered;

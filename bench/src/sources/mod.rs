@@ -9,7 +9,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
-use culvert::lab::interrupt;
+use culvert_lab::interrupt;
 use serde::Serialize;
 
 pub(crate) use stage::Kind;

@@ -12,8 +12,8 @@ use std::thread;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, anyhow, bail};
-use culvert::lab::{Lab, UNDERLAY_PORT, interrupt};
-use culvert::platform::clock;
+use culvert_lab::clock;
+use culvert_lab::{Lab, UNDERLAY_PORT, interrupt};
 use serde::Serialize;
 
 use super::stage::{Kind, MOVER_POD, PLACES, Stage};
@@ -102,7 +102,7 @@ fn changes(stage: &mut Stage, listeners: &[UdpSocket; 2], rounds: usize) -> Resu
 
 /// Moves the mover; how long until every node sends there.
 fn change(stage: &mut Stage, place: usize, listener: &UdpSocket) -> Result<Duration> {
-    let nodes: Vec<IpAddr> = stage.lab.nodes().iter().map(culvert::lab::Node::address).collect();
+    let nodes: Vec<IpAddr> = stage.lab.nodes().iter().map(culvert_lab::Node::address).collect();
     let start = clock::now();
     thread::scope(|scope| {
         let changing = scope.spawn(|| stage.move_to(place));

@@ -6,7 +6,7 @@ use std::path::Path;
 
 use anyhow::{Context as _, Result};
 use clap::ValueEnum;
-use culvert::lab::{Lab, Node, TableFile, TableNode};
+use culvert_lab::{Lab, Node, TableFile, TableNode};
 use serde::Serialize;
 use serde_json::{Value, json};
 use source_servers::{ApiServer, Etcd, Gateway, api_server};

@@ -12,8 +12,8 @@ use std::thread;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
-use culvert::lab::{Netns, interrupt};
-use culvert::platform::clock;
+use culvert_lab::clock;
+use culvert_lab::{Netns, interrupt};
 
 /// How often a wait looks whether the user has interrupted.
 const SLICE: Duration = Duration::from_millis(25);

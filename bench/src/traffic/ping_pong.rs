@@ -9,8 +9,8 @@ use std::thread;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, anyhow, ensure};
-use culvert::lab::interrupt;
-use culvert::platform::clock;
+use culvert_lab::clock;
+use culvert_lab::interrupt;
 use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
 
 use super::tcp::{self, Stream};

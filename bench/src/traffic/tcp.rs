@@ -7,7 +7,7 @@ use std::thread;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, anyhow, ensure};
-use culvert::platform::clock;
+use culvert_lab::clock;
 use socket2::SockRef;
 
 use super::{PATIENCE, Pod, pause};

@@ -11,8 +11,8 @@ use std::thread;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, anyhow};
-use culvert::lab::interrupt;
-use culvert::platform::clock;
+use culvert_lab::clock;
+use culvert_lab::interrupt;
 use rustix::net::{MMsgHdr, SendAncillaryBuffer, SendFlags, sendmmsg};
 use socket2::SockRef;
 

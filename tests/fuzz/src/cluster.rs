@@ -3,14 +3,14 @@
 use std::cell::RefCell;
 use std::net::{IpAddr, SocketAddr};
 
-use culvert::dataplane::{
-    Egress, Env, Ingress, MemoryTun, MemoryUnderlay, Notices, Round, WorkerCounters,
-};
-use culvert::engine::{
+use culvert_dataplane::engine::{
     DropReason, Engine, Foreign, Membership, NodeEntry, Overlay, PeerRegistry, Speech, Table,
 };
-use culvert::platform::clock;
-use culvert::platform::tun::Offload;
+use culvert_dataplane::platform::clock;
+use culvert_dataplane::platform::tun::Offload;
+use culvert_dataplane::{
+    Egress, Env, Ingress, MemoryTun, MemoryUnderlay, Notices, Round, WorkerCounters,
+};
 use overlay_proto::{Mtu, Vni};
 
 pub(crate) const PORT: u16 = 4790;

@@ -6,9 +6,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 
-use culvert::lab::Netns;
-use culvert::platform::tun::{MAX_READ_LEN, Offload, TunQueue, VNET_HEADER_LEN};
-use culvert::platform::wake::{WaitSet, Waker};
+use culvert_dataplane::platform::tun::{MAX_READ_LEN, Offload, TunQueue, VNET_HEADER_LEN};
+use culvert_dataplane::platform::wake::{WaitSet, Waker};
+use culvert_lab::Netns;
 
 use super::foreign::Kind;
 

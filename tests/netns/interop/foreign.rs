@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 
-use culvert::lab::{Family, Lab, NODE_INTERFACE, Netns, Place};
+use culvert_lab::{Family, Lab, NODE_INTERFACE, Netns, Place};
 
 use super::bare::Bare;
 use crate::harness::{lab, run};

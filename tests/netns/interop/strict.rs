@@ -2,8 +2,8 @@
 
 use std::net::{SocketAddr, UdpSocket};
 
-use culvert::lab::probe;
-use culvert::lab::{Lab, wait_until};
+use culvert_lab::probe;
+use culvert_lab::{Lab, wait_until};
 
 use super::foreign::Kind;
 use crate::capture::Capture;

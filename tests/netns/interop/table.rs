@@ -2,8 +2,8 @@
 
 use std::collections::BTreeSet;
 
-use culvert::lab::probe::{self, Transfer};
-use culvert::lab::{Family, Lab, Netns, wait_until};
+use culvert_lab::probe::{self, Transfer};
+use culvert_lab::{Family, Lab, Netns, wait_until};
 
 use crate::harness::{FAMILIES, SOON, TABLE_LIMIT, assert_reaches_within, lab, run};
 use crate::table::Stream;

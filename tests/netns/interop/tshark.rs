@@ -5,8 +5,8 @@ use std::fs;
 use std::path::Path;
 use std::process::Command;
 
-use culvert::lab::probe::{self, Transfer};
-use culvert::lab::{Family, wait_until};
+use culvert_lab::probe::{self, Transfer};
+use culvert_lab::{Family, wait_until};
 use etherparse::{Ipv4Header, UdpHeader};
 
 use super::echo;

@@ -435,6 +435,7 @@ prop_compose! {
                 .into_iter()
                 .map(|(device, (mtu, plugged))| port(&device, mtu, plugged))
                 .collect(),
+            advertised: Vec::new(),
             sysctls: desired()
                 .sysctls
                 .into_iter()

@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use clap::Args;
-use culvert::platform::clock;
+use culvert_lab::clock;
 use tun::AbstractDevice as _;
 
 /// Packets under way: 100 ms of 1500 bytes at 1 Gbit/s.

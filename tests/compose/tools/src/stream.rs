@@ -7,7 +7,7 @@ use std::thread;
 use std::time::Duration;
 
 use anyhow::{Context as _, ensure};
-use culvert::platform::clock;
+use culvert_lab::clock;
 
 /// Bytes of a write. With one every [`PACE`] that is 3 MB/s: enough to meet every gap, and little
 /// enough to leave a small machine to those who are tested.

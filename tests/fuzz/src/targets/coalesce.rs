@@ -1,8 +1,8 @@
 //! Putting together: the kernel's split of a super-packet gives back exactly the packets in it.
 
-use culvert::dataplane::offload::Gso;
-use culvert::dataplane::offload::coalesce::{Candidate, Group, MAX_HEADER_LEN};
-use culvert::dataplane::offload::split::SplitPlan;
+use culvert_dataplane::offload::Gso;
+use culvert_dataplane::offload::coalesce::{Candidate, Group, MAX_HEADER_LEN};
+use culvert_dataplane::offload::split::SplitPlan;
 use overlay_proto::InnerPacket;
 
 use crate::input::{Input, fix_checksums};

@@ -1,10 +1,10 @@
 //! Hostile datagrams: whatever arrives, each is dropped for a reason or was rightly delivered.
 
 use bytes::Bytes;
-use culvert::dataplane::MemoryTrain;
-use culvert::dataplane::offload::split::SplitPlan;
-use culvert::dataplane::offload::{Gso, VnetHeader};
-use culvert::platform::tun::VNET_HEADER_LEN;
+use culvert_dataplane::MemoryTrain;
+use culvert_dataplane::offload::split::SplitPlan;
+use culvert_dataplane::offload::{Gso, VnetHeader};
+use culvert_dataplane::platform::tun::VNET_HEADER_LEN;
 use overlay_proto::{Codec, Ecn, Family, InnerPacket, Vni};
 
 use crate::cluster::{VNI, Worker, endpoint, offload, owner};

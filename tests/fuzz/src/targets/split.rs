@@ -1,8 +1,8 @@
 //! The virtio-net header and what it makes the data path do: cut apart, or finish a checksum.
 
-use culvert::dataplane::offload::split::{MAX_HEADER_LEN, SplitPlan, finish_checksum};
-use culvert::dataplane::offload::{Gso, VnetHeader};
-use culvert::platform::tun::VNET_HEADER_LEN;
+use culvert_dataplane::offload::split::{MAX_HEADER_LEN, SplitPlan, finish_checksum};
+use culvert_dataplane::offload::{Gso, VnetHeader};
+use culvert_dataplane::platform::tun::VNET_HEADER_LEN;
 use overlay_proto::InnerPacket;
 
 pub(crate) fn run(input: &[u8]) {

@@ -4,7 +4,7 @@ use std::collections::HashSet;
 use std::path::Path;
 
 use culvert::control::table_file;
-use culvert::engine::{Owner, PeerRegistry, Table};
+use culvert_dataplane::engine::{Owner, PeerRegistry, Table};
 use overlay_proto::Mtu;
 
 use crate::cluster::overlay;

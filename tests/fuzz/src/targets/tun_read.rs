@@ -1,8 +1,8 @@
 //! Hostile reads from the TUN device: pods influence packets and virtio-net headers alike.
 
-use culvert::dataplane::offload::split::SplitPlan;
-use culvert::dataplane::offload::{Gso, VnetHeader};
-use culvert::platform::tun::VNET_HEADER_LEN;
+use culvert_dataplane::offload::split::SplitPlan;
+use culvert_dataplane::offload::{Gso, VnetHeader};
+use culvert_dataplane::platform::tun::VNET_HEADER_LEN;
 use overlay_proto::{Codec, InnerPacket, Vni};
 
 use crate::cluster::{MTU, VNI, Worker, endpoint, offload, owner};

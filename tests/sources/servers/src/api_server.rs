@@ -17,7 +17,7 @@ use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse as _, Response};
 use axum::routing::{get, patch};
 use axum::{Json, Router};
-use culvert::lab::Netns;
+use culvert_lab::Netns;
 use serde_json::{Value, json};
 use tokio::sync::{broadcast, oneshot};
 

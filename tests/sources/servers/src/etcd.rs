@@ -6,7 +6,7 @@ use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
-use culvert::lab::{Netns, wait_until};
+use culvert_lab::{Netns, wait_until};
 use tempfile::TempDir;
 
 use crate::Gateway;

@@ -6,7 +6,7 @@ use std::net::{SocketAddr, TcpStream};
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use culvert::lab::Netns;
+use culvert_lab::Netns;
 use serde_json::json;
 
 /// The connection.

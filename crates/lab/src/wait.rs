@@ -8,7 +8,7 @@ use std::time::Duration;
 use anyhow::{Result, bail};
 
 use super::interrupt;
-use crate::platform::clock;
+use crate::clock;
 
 /// Time between two looks: short beside what is waited for, long beside a look.
 const PAUSE: Duration = Duration::from_millis(5);

@@ -17,7 +17,7 @@ use super::output::{Output, Tone};
 use super::plan::Family;
 use super::pod::Pod;
 use super::probe::{self, Answer, Ping, Transfer, TransferReport};
-use crate::platform::clock;
+use crate::clock;
 
 /// How much the TCP transfer moves: a second's worth for a data path that is not optimized.
 const TRANSFER_BYTES: u64 = 128 << 20;

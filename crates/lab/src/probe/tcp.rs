@@ -9,7 +9,7 @@ use anyhow::{Context as _, Result, anyhow, bail, ensure};
 use socket2::{Domain, Socket, Type};
 
 use super::super::netns::Netns;
-use crate::platform::clock;
+use crate::clock;
 
 /// Bytes per write and read: large enough that system calls do not bound the rate.
 const CHUNK: usize = 256 * 1024;

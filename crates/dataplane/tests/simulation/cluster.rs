@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 
-use culvert::engine::{Foreign, NodeEntry, Overlay, Speech};
+use culvert_dataplane::engine::{Foreign, NodeEntry, Overlay, Speech};
 use ipnet::IpNet;
 use overlay_proto::Vni;
 

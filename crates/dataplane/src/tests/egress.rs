@@ -1,6 +1,6 @@
 use super::packets::Spec;
 use super::*;
-use crate::dataplane::offload::PartialChecksum;
+use crate::offload::PartialChecksum;
 
 fn udp(payload: usize) -> Spec {
     Spec::outgoing(Family::V4, false, vec![7; payload])

@@ -12,7 +12,7 @@ use socket2::{Domain, Protocol, Socket, Type};
 
 use super::super::netns::Netns;
 use super::super::plan::Family;
-use crate::platform::clock;
+use crate::clock;
 
 /// Bytes of an ICMP or ICMPv6 echo header: type, code, checksum, identifier, sequence number.
 const ECHO_LEN: usize = 8;

@@ -3,7 +3,7 @@
 use std::sync::mpsc;
 
 use super::*;
-use crate::dataplane::capture::{self, Place, Taps};
+use crate::capture::{self, Place, Taps};
 
 fn filter() -> CaptureFilter {
     CaptureFilter { pod: None, peer: None, drops: false, sample: 1, snap_len: 65_535 }

@@ -1,6 +1,6 @@
 //! A worker's two halves, each turn compared with what the reference says must come of it.
 
-use culvert::engine::DropReason;
+use culvert_dataplane::engine::DropReason;
 
 use crate::ledger::{Fate, Violation, ensure};
 use crate::node::Emitter;

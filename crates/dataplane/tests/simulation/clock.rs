@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
-use culvert::platform::clock;
+use culvert_dataplane::platform::clock;
 
 pub(crate) struct Clock<E> {
     /// What the engine is told; only differences matter to it.

@@ -5,7 +5,7 @@
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
-use culvert::engine::DropReason;
+use culvert_dataplane::engine::DropReason;
 use overlay_proto::{DecodeError, InnerError};
 
 use crate::cluster::Version;

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::time::Duration;
 
-use culvert::engine::DropReason;
+use culvert_dataplane::engine::DropReason;
 
 /// Something that must never be.
 #[derive(Clone, Debug)]

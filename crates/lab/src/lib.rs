@@ -16,6 +16,7 @@
 
 mod builder;
 mod cli;
+pub mod clock;
 mod demo;
 mod files;
 pub mod interrupt;

@@ -159,7 +159,7 @@ impl Spec {
 
     /// What the kernel says about the packet if it stands for several of `gso_size` bytes each.
     pub(super) fn vnet(&self, gso_size: u16) -> super::VnetHeader {
-        use super::super::offload::{Gso, PartialChecksum, VnetHeader};
+        use crate::offload::{Gso, PartialChecksum, VnetHeader};
         let len = |value: usize| u16::try_from(value).unwrap();
         VnetHeader {
             partial: Some(PartialChecksum {

@@ -5,11 +5,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
-use culvert::dataplane::{
+use culvert_dataplane::engine::{DropReason, Engine, Membership, PeerRegistry, Table};
+use culvert_dataplane::platform::tun::Offload;
+use culvert_dataplane::{
     Egress, Env, Ingress, MemoryTrain, Notice, Notices, Round, WorkerCounters,
 };
-use culvert::engine::{DropReason, Engine, Membership, PeerRegistry, Table};
-use culvert::platform::tun::Offload;
 use ipnet::IpNet;
 use overlay_proto::{Codec, Ecn, Family, Mtu};
 use tokio::sync::mpsc::Receiver;

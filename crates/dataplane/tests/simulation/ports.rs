@@ -5,9 +5,9 @@ use std::collections::{BTreeMap, VecDeque};
 use std::io::{self, IoSlice};
 use std::net::IpAddr;
 
-use culvert::dataplane::{MemoryTrain, MemoryTun, MemoryUnderlay, TunPort, UnderlayPort};
-use culvert::engine::DropReason;
-use culvert::platform::udp::{RecvBatch, Transmit};
+use culvert_dataplane::engine::DropReason;
+use culvert_dataplane::platform::udp::{RecvBatch, Transmit};
+use culvert_dataplane::{MemoryTrain, MemoryTun, MemoryUnderlay, TunPort, UnderlayPort};
 
 use crate::packet::kernel_split;
 

@@ -8,6 +8,7 @@
 mod capture;
 mod counters;
 mod egress;
+pub mod engine;
 mod ingress;
 mod io_error;
 mod memory;
@@ -17,6 +18,7 @@ mod outer;
 mod outlet;
 mod path_claim;
 mod plane;
+pub mod platform;
 mod port;
 mod rehearsal;
 mod round;

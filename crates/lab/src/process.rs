@@ -14,7 +14,7 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 
 use super::netns::Identity;
-use crate::platform::clock;
+use crate::clock;
 
 /// How long a process that got SIGKILL may take to go: the kernel has its memory to free.
 const KILL_GRACE: Duration = Duration::from_secs(5);

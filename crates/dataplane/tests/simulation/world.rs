@@ -74,7 +74,7 @@ impl World {
         let count = 2 + random.below(4);
         let cluster = Cluster::new(count, &mut random);
         let nodes = (0..count)
-            .map(|id| Node::new(id, random.pick(&culvert::platform::tun::Offload::ALL)))
+            .map(|id| Node::new(id, random.pick(&culvert_dataplane::platform::tun::Offload::ALL)))
             .collect();
         Self {
             random,
