@@ -130,9 +130,8 @@ impl NarrowPaths {
                 None => path.believed.take().map(|_| Finding::AsWideAsRoute),
                 Some(claimed) => {
                     path.contradicted = Some(now);
-                    let silent = path
-                        .told
-                        .is_some_and(|told| now.saturating_duration_since(told) < SILENCE);
+                    let silent =
+                        path.told.is_some_and(|told| now.saturating_duration_since(told) < SILENCE);
                     if silent {
                         return None;
                     }

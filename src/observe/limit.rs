@@ -262,7 +262,8 @@ mod tests {
         let mut held: Vec<_> = (0..CONNECTIONS).map(|_| places.take(CROWD)).collect();
         places.give_back(held[7].0);
         let (_, _new) = places.take(CROWD);
-        let alive = held.iter_mut().map(|(_, receiver)| usize::from(is_held(receiver))).sum::<usize>();
+        let alive =
+            held.iter_mut().map(|(_, receiver)| usize::from(is_held(receiver))).sum::<usize>();
         assert_eq!(alive, CONNECTIONS - 1);
     }
 }

@@ -141,7 +141,8 @@ fn no_other_user_of_the_machine_keeps_a_daemon_from_starting() {
     node.stop().unwrap();
     // Whatever name a user without rights can take.
     let name = unix::net::SocketAddr::from_abstract_name("culvert/culvert0").unwrap();
-    let _squatter = node.netns().run(|| unix::net::UnixDatagram::bind_addr(&name)).unwrap().unwrap();
+    let _squatter =
+        node.netns().run(|| unix::net::UnixDatagram::bind_addr(&name)).unwrap().unwrap();
     let table = ["nft", "add", "table", "inet", "culvert-claim-culvert0"];
     let mut stranger = node.netns().command("setpriv");
     stranger.args(["--reuid", "65534", "--regid", "65534", "--clear-groups", "--"]).args(table);

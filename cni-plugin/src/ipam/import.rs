@@ -71,7 +71,8 @@ impl HostLocal {
             if name == LOCK {
                 continue;
             }
-            let text = bounded_file::read_text(&path, bounded_file::SMALL).map_err(unreadable(&path))?;
+            let text =
+                bounded_file::read_text(&path, bounded_file::SMALL).map_err(unreadable(&path))?;
             if name.starts_with(LAST_RESERVED) {
                 host_local.last.extend(text.trim().parse::<IpAddr>().ok());
             } else if let Ok(address) = name.parse() {

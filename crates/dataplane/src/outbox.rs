@@ -91,9 +91,7 @@ fn send<T, U: UnderlayPort>(
         return Segmentation::Fine;
     };
     let class = classify(&error);
-    // EIO: the way out does not finish checksums, which segmentation needs (udp_send_skb). No ICMP
-    // error is put into these words, so that nobody can talk us out of segmentation.
-    let segmentation = matches!(error.raw_os_error(), Some(libc::EINVAL | libc::EIO));
+    let segmentation = refuses_segmentation(&error);
     if count > 1 && (segmentation || class == Class::TooBig) {
         for datagram in bytes.chunks(segment_len) {
             send(env, key, datagram, segment_len);
@@ -169,7 +167,15 @@ fn send_once<T, U: UnderlayPort>(
 /// Whether an error of a sending call may come from an ICMP error about a datagram that left before.
 fn may_be_about_another(error: &io::Error) -> bool {
     match classify(error) {
+        _ if refuses_segmentation(error) => false,
         Class::TooBig | Class::Refused | Class::Unsupported => true,
         Class::Empty | Class::Full | Class::Gone => false,
     }
+}
+
+/// Whether the kernel will not cut a train apart. EIO: the way out does not finish checksums, which
+/// that needs (udp_send_skb). No ICMP error is put into these words, so that nobody can talk us out of
+/// segmentation.
+fn refuses_segmentation(error: &io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(libc::EINVAL | libc::EIO))
 }

@@ -72,9 +72,10 @@ impl Client {
         let grpc = Grpc::new(channel).max_decoding_message_size(LARGEST_MESSAGE);
         let mut client = Self { grpc, token: None };
         if let Some((user, password_file)) = &config.login {
-            let password = bounded_file::read_text(password_file, bounded_file::SMALL).with_context(|| {
-                format!("reading etcd.password_file {}", password_file.display())
-            })?;
+            let password = bounded_file::read_text(password_file, bounded_file::SMALL)
+                .with_context(|| {
+                    format!("reading etcd.password_file {}", password_file.display())
+                })?;
             let request = AuthenticateRequest {
                 name: user.clone(),
                 password: password.trim_end_matches(['\r', '\n']).to_owned(),

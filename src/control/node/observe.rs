@@ -40,8 +40,7 @@ pub(super) async fn observe(
 
     let sysctls = sysctls(parameters, desired)?;
     // Asked for only by the start that is about to switch forwarding on.
-    let is_about_to_forward =
-        sysctls.get(IPV6_FORWARDING).is_some_and(|value| value != "1");
+    let is_about_to_forward = sysctls.get(IPV6_FORWARDING).is_some_and(|value| value != "1");
     let advertised = if is_about_to_forward {
         let learned = netlink.routes_of(ADVERTISED).await?;
         advertised(&links, &learned, parameters)?

@@ -36,8 +36,7 @@ pub(super) fn input(spec: &NodeSpec, families: &[ClusterFamily]) -> Chain {
                 offset: ICMP_HEADER_LEN + family.destination().offset,
                 ..family.destination()
             };
-            let is_inside =
-                Expression::field_in(quoted, Membership::Inside, &family.cluster_set());
+            let is_inside = Expression::field_in(quoted, Membership::Inside, &family.cluster_set());
             [
                 &from(device)[..],
                 &is_too_big(family.is_ipv4),
@@ -50,12 +49,8 @@ pub(super) fn input(spec: &NodeSpec, families: &[ClusterFamily]) -> Chain {
     // What is cut so short that its quote cannot be read comes here too.
     let others = devices.iter().flat_map(|device| {
         [true, false].into_iter().map(move |is_ipv4| {
-            [
-                &from(device)[..],
-                &is_too_big(is_ipv4),
-                &[Expression::Verdict(Verdict::Drop)],
-            ]
-            .concat()
+            [&from(device)[..], &is_too_big(is_ipv4), &[Expression::Verdict(Verdict::Drop)]]
+                .concat()
         })
     });
     Chain {

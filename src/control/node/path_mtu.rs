@@ -40,8 +40,7 @@ impl Reconciler {
         let peers: Vec<IpAddr> = peers.collect();
         let links = self.netlink.links().await.context("reading device MTUs")?;
         let links: Vec<Link> = links.into_iter().filter(|link| !link.loopback).collect();
-        let devices: HashMap<u32, u32> =
-            links.iter().map(|link| (link.index, link.mtu)).collect();
+        let devices: HashMap<u32, u32> = links.iter().map(|link| (link.index, link.mtu)).collect();
         // Our sockets go by the device alone. A router may have advertised less for IPv6.
         let devices6 = match peers.iter().any(IpAddr::is_ipv6) {
             true => self.ipv6_mtus(&links)?,

@@ -98,8 +98,10 @@ pub fn path_carries(local: IpAddr, peer: SocketAddr, packet_len: u16) -> io::Res
 /// Waits until there is something in an error queue.
 fn wait(probes: &[Probe], at_most: Duration) -> io::Result<()> {
     // An error is always waited for.
-    let mut fds: Vec<PollFd<'_>> =
-        probes.iter().map(|probe| PollFd::from_borrowed_fd(probe.sender.as_fd(), PollFlags::empty())).collect();
+    let mut fds: Vec<PollFd<'_>> = probes
+        .iter()
+        .map(|probe| PollFd::from_borrowed_fd(probe.sender.as_fd(), PollFlags::empty()))
+        .collect();
     let limit = Timespec::try_from(at_most).map_err(|_| io::ErrorKind::InvalidInput)?;
     match poll(&mut fds, Some(&limit)) {
         Ok(_) | Err(Errno::INTR) => Ok(()),
