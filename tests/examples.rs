@@ -39,8 +39,10 @@ fn table(text: &str, local: &str) -> Result<Membership, String> {
         port: underlay.port,
         foreign: Foreign::default(),
     };
-    table_file::parse(Path::new("example"), text, &overlay, local)
-        .map_err(|error| error.to_string())
+    let proposal = table_file::parse(Path::new("example"), text.to_owned())
+        .map_err(|error| error.to_string())?;
+    let (members, _none) = proposal.members(&overlay, local).map_err(|error| error.to_string())?;
+    Ok(members)
 }
 
 fn minimal() -> String {

@@ -7,8 +7,9 @@ use std::process::ExitCode;
 use clap::{Args, Parser, Subcommand};
 
 use crate::metric::Measure;
-use crate::sources::Kind;
-use crate::{churn, compare, sources};
+#[cfg(feature = "sources")]
+use crate::sources::{self, Kind};
+use crate::{churn, compare};
 
 /// Measures Culvert against other pod networks, side by side on this machine.
 #[derive(Debug, Parser)]
@@ -31,6 +32,7 @@ enum Command {
     /// Follow a file, etcd and a stand-in for the Kubernetes API, and change what they have.
     ///
     /// Needs root, etcd, and a machine that does nothing else.
+    #[cfg(feature = "sources")]
     Sources(SourcesArgs),
     /// List the networks, and what this machine lacks for them.
     List,
@@ -91,6 +93,7 @@ pub(crate) struct ChurnArgs {
     pub(crate) at_once: Vec<usize>,
 }
 
+#[cfg(feature = "sources")]
 #[derive(Debug, Args)]
 pub(crate) struct SourcesArgs {
     #[command(flatten)]
@@ -105,6 +108,7 @@ pub fn main() -> ExitCode {
     let done = match Cli::parse().command {
         Command::Compare(args) => compare::run(&args),
         Command::Churn(args) => churn::run(&args),
+        #[cfg(feature = "sources")]
         Command::Sources(args) => sources::run(&args),
         Command::List => compare::list(),
         Command::Clean => compare::clean(),

@@ -17,6 +17,7 @@ mod progress;
 mod report;
 mod search;
 mod settings;
+#[cfg(feature = "sources")]
 mod sources;
 mod statistics;
 mod traffic;

@@ -55,10 +55,10 @@ pub fn check(run_dir: &Path, state_dir: &Path) -> Result<(), NotReady> {
         ))
     })?;
     let bridge = Socket::open()
-        .and_then(|mut socket| socket.link_by_name(&node.bridge))
+        .and_then(|mut socket| socket.link(&node.bridge))
         .map_err(|error| NotReady::Unavailable(error.to_string()))?;
     match bridge {
-        Some(bridge) if bridge.is_up => Ok(()),
+        Some(bridge) if bridge.up => Ok(()),
         Some(_) => Err(NotReady::Limited(format!(
             "bridge {} is down. Set it up, or restart the daemon (`culvert run`)",
             node.bridge

@@ -106,13 +106,6 @@ pub const fn update_u16(checksum: u16, old: u16, new: u16) -> u16 {
     !add(add(!checksum, !old), new)
 }
 
-/// Returns the checksum after one 32-bit field, at an even offset, changed from `old` to `new`.
-#[inline]
-#[must_use]
-pub const fn update_u32(checksum: u16, old: u32, new: u32) -> u16 {
-    !add(add(!checksum, fold_u64(!old as u64)), fold_u64(new as u64))
-}
-
 /// Adds with end-around carry.
 #[inline]
 const fn add(a: u16, b: u16) -> u16 {

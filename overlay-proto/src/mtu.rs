@@ -10,7 +10,7 @@ use crate::Family;
 /// The longest IP packet, in bytes and with its IP header, that a network carries whole.
 ///
 /// One type serves the underlay and the overlay; [`shrink`](Self::shrink) leads from the first to
-/// the second and [`grow`](Self::grow) back.
+/// the second.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Mtu(u16); // INVARIANT: >= Mtu::MIN
 
@@ -60,18 +60,6 @@ impl Mtu {
         match self.0.checked_sub(overhead.0) {
             Some(bytes) if bytes >= Self::MIN => Some(Self(bytes)),
             Some(_) | None => None,
-        }
-    }
-
-    /// Returns the MTU an underlay needs to carry inner packets of this one: underlay from overlay.
-    ///
-    /// `None` if that is more than [`MAX`](Self::MAX).
-    #[inline]
-    #[must_use]
-    pub const fn grow(self, overhead: Overhead) -> Option<Self> {
-        match self.0.checked_add(overhead.0) {
-            Some(bytes) => Some(Self(bytes)),
-            None => None,
         }
     }
 
@@ -164,7 +152,6 @@ mod tests {
         let gpe = Codec::VxlanGpe;
         assert_eq!(mtu(1500).shrink(gpe.overhead(Family::V4)), Some(mtu(1464)));
         assert_eq!(mtu(1500).shrink(gpe.overhead(Family::V6)), Some(mtu(1444)));
-        assert_eq!(mtu(1464).grow(gpe.overhead(Family::V4)), Some(mtu(1500)));
     }
 
     #[test]
@@ -172,8 +159,6 @@ mod tests {
         let overhead = Codec::VxlanGpe.overhead(Family::V4);
         assert_eq!(mtu(576 + 35).shrink(overhead), None);
         assert_eq!(mtu(576 + 36).shrink(overhead), Some(mtu(576)));
-        assert_eq!(mtu(65_535 - 36).grow(overhead), Some(mtu(65_535)));
-        assert_eq!(mtu(65_535 - 35).grow(overhead), None);
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! `culvert run`: start, the loop that keeps the node as it should be, and the end.
 
 use std::collections::HashSet;
-use std::net::{IpAddr, SocketAddr};
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -11,26 +11,27 @@ use culvert_cni::node_file::NodeFile;
 use ipnet::IpNet;
 use tokio::net::TcpListener;
 use tokio::sync::mpsc::Receiver;
-use tokio::task::JoinSet;
 use tokio::time::{Interval, MissedTickBehavior, interval};
 
+use super::announcer::Announcer;
 use super::capture::capture_source;
-use super::feed::{Feed, describe};
-use super::members::{Mtus, Paths, longest_header, node_spec};
+use super::feed::{Feed, Refusal};
+use super::in_force::{InForce, underlay_address};
+use super::last_good::When;
 use super::owner::Owner;
+use super::path_mtus::PathMtus;
 use super::turn::Turn;
 use super::view::{Facts, explain_source, status_source};
 use crate::config::Config;
 use crate::control::ipam::keep_sweeping;
-use crate::control::narrow_paths::{Answer, Finding, NarrowPaths, Question};
 use crate::control::node::{Action, Changes, KernelEvents, Reconciler};
-use crate::dataplane::{DataPlane, Notice, PathClaim, Settings, super_packet_limit};
+use crate::dataplane::{DataPlane, Notice, Settings};
 use crate::engine::{Membership, PeerRegistry, Tunnel};
-use crate::lifecycle::{Readiness, Signal, Signals, State};
+use crate::lifecycle::{Need, Readiness, Signal, Signals};
 use crate::observe::{Services, serve_http};
+use crate::platform::clock;
 use crate::platform::sysctl::Sysctls;
 use crate::platform::tun::Offload;
-use crate::platform::{clock, udp};
 
 /// How often everything is looked at although nothing called for it: the kernel does not announce
 /// changes of parameters, and a notice may have been lost.
@@ -53,6 +54,7 @@ const MAX_WORKERS: usize = 8;
 ///
 /// What prevents the start: the message says what to change.
 pub async fn run(config: Config) -> anyhow::Result<()> {
+    let config = Arc::new(config);
     let mut signals = Signals::new().context("taking over signals")?;
     std::fs::create_dir_all(&config.node.run_dir)
         .with_context(|| format!("creating {}", config.node.run_dir.display()))?;
@@ -106,15 +108,15 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
 /// Starts the daemon and keeps it until a signal asks for the end; none if that was before there was
 /// a table to start with.
 async fn serve(
-    mut config: Config,
+    config: Arc<Config>,
     facts: Arc<Facts>,
     readiness: Readiness,
     signals: &mut Signals,
 ) -> anyhow::Result<Option<Daemon>> {
     tracing::info!(node = config.node.name, ?config, "starting");
-    let mut feed = Feed::start(&config, Arc::clone(&facts));
+    let mut feed = Feed::start(Arc::clone(&config), Arc::clone(&facts));
     let members = tokio::select! {
-        members = feed.first(&mut config, &readiness) => members?,
+        members = feed.first(&readiness) => members?,
         () = stop_signal(signals) => return Ok(None),
     };
     let mut daemon = Daemon::start(config, feed, members, facts, readiness).await?;
@@ -123,34 +125,41 @@ async fn serve(
 }
 
 struct Daemon {
-    config: Config,
+    config: Arc<Config>,
     feed: Feed,
-    members: Membership,
+    in_force: InForce,
+    paths: PathMtus,
     registry: PeerRegistry,
     kernel: Reconciler,
     events: KernelEvents,
-    mtus: Mtus,
-    paths: Paths,
-    narrow: NarrowPaths,
-    /// Paths that are being asked what they carry.
-    asked: JoinSet<(Question, Option<Answer>)>,
-    /// Whether the MTUs in force may not be those of `narrow`.
-    narrow_outdated: bool,
     plane: Arc<DataPlane>,
     notices: Receiver<Notice>,
     owner: Owner,
-    /// The node file as it was last written.
-    node_file: Option<NodeFile>,
+    announcer: Announcer,
     facts: Arc<Facts>,
-    readiness: Readiness,
     /// This machine's addresses when they were last looked at.
     own_addresses: Vec<IpNet>,
+    /// What is wrong with its own underlay address, by them.
+    address_fault: Option<String>,
+    /// Whether the proposed table is refused for a reason of this machine, which may pass.
+    refused_here: bool,
+}
+
+/// Why a proposed table is not in force.
+#[derive(Debug, thiserror::Error)]
+enum NotTaken {
+    /// Only another proposal helps.
+    #[error(transparent)]
+    Wrong(#[from] Refusal),
+    /// This machine does not let it be at the moment; it is tried again.
+    #[error("{0:#}")]
+    Here(#[from] anyhow::Error),
 }
 
 impl Daemon {
     /// Checks the machine, starts the workers and brings the node up.
     async fn start(
-        config: Config,
+        config: Arc<Config>,
         feed: Feed,
         members: Membership,
         facts: Arc<Facts>,
@@ -158,10 +167,10 @@ impl Daemon {
     ) -> anyhow::Result<Self> {
         let mut kernel = reconciler(&config)?;
         let events = KernelEvents::open()?;
-        let narrow = NarrowPaths::default();
-        let mut paths = Paths::default();
-        let mtus = Mtus::measure(&config, &members, &mut paths, &narrow, &mut kernel).await?;
-        preflight(&config, &members, &mtus, &mut kernel).await?;
+        let mut paths = PathMtus::new(config.underlay.mtu);
+        let mtus = paths.measure(&members, &mut kernel).await?;
+        let in_force = InForce { members, mtus };
+        preflight(&config, &in_force, &mut kernel).await?;
 
         let registry = PeerRegistry::default();
         let settings = Settings {
@@ -171,39 +180,36 @@ impl Daemon {
             busy_poll: config.tun.busy_poll,
             started: facts.started(),
         };
-        let table = mtus.compile(&members, &registry);
-        let address = underlay_address(&config, &members);
-        let (plane, notices) = DataPlane::start(settings, table, address)
-            .with_context(|| binding(&config, address, &members.tunnels()))?;
+        let (address, tunnels) = in_force.bound(&config);
+        let (plane, notices) = DataPlane::start(settings, in_force.compile(&registry), address)
+            .with_context(|| binding(&config, address, &tunnels))?;
         let plane = Arc::new(plane);
         facts.set_plane(Arc::clone(&plane));
         let mut daemon = Self {
             owner: Owner(Arc::clone(&plane)),
-            node_file: None,
+            announcer: Announcer::new(config.node.run_dir.clone(), readiness),
             config,
             feed,
-            members,
+            in_force,
+            paths,
             registry,
             kernel,
             events,
-            mtus,
-            paths,
-            narrow,
-            asked: JoinSet::new(),
-            narrow_outdated: false,
             plane,
             notices,
             facts,
-            readiness,
             own_addresses: Vec::new(),
+            address_fault: None,
+            refused_here: false,
         };
-        daemon.facts.set_mtu(daemon.mtus.device.get());
+        daemon.facts.set_mtu(daemon.in_force.mtus.device.get());
         daemon.facts.generation.store(1, Ordering::Relaxed);
         for action in daemon.reconcile(Changes::ALL).await.context("setting up this node")? {
             tracing::debug!(%action, "set up");
         }
-        daemon.feed.in_force(&daemon.config).await;
-        daemon.feed.save(&daemon.config, true).await;
+        daemon.announcer.set(Need::Table, None);
+        daemon.announce().await;
+        daemon.feed.taken(daemon.in_force.members.overlay()).await;
         daemon.check_own_address().await;
         Ok(daemon)
     }
@@ -214,11 +220,14 @@ impl Daemon {
         let mut retry = ticks(RETRY);
         let mut broken = false;
         loop {
+            // Whether something happened that may let a table come into force which was refused.
+            let mut again = false;
             let changes = tokio::select! {
                 signal = signals.next() => match signal {
                     Signal::Stop => return Ok(()),
                     Signal::Reload => {
                         self.feed.source().reload();
+                        again = true;
                         Changes::ALL
                     }
                 },
@@ -232,8 +241,8 @@ impl Daemon {
                     let changes = changes.context("watching the kernel")?;
                     if changes.routing {
                         self.paths.outdate();
-                        self.narrow.outdate(clock::now());
                         self.check_own_address().await;
+                        again = true;
                     }
                     changes
                 }
@@ -243,16 +252,12 @@ impl Daemon {
                     }
                     Changes::default()
                 }
-                Some(answer) = self.asked.join_next() => {
-                    if let Ok((question, answer)) = answer {
-                        self.take_answer(question, answer);
-                    }
-                    Changes::default()
-                }
+                () = self.paths.changed() => Changes::default(),
                 _ = full_check.tick() => {
-                    self.renew_narrow_paths();
+                    self.paths.renew_narrow(self.underlay_address(), &self.in_force.members);
                     self.check_own_address().await;
-                    self.feed.save(&self.config, false).await;
+                    self.feed.keep(self.in_force.members.overlay(), When::Due).await;
+                    again = true;
                     Changes::ALL
                 }
                 _ = retry.tick(), if broken => Changes::ALL,
@@ -260,8 +265,12 @@ impl Daemon {
             if self.plane.has_failed() {
                 anyhow::bail!("a worker has ended by itself; this is a bug");
             }
+            if again && self.refused_here {
+                self.take_table().await;
+            }
             broken = !self.repair(changes).await;
-            self.feed.source().ready(self.readiness.state() == State::Ready);
+            self.announce().await;
+            self.feed.source().ready(self.announcer.is_ready());
         }
     }
 
@@ -280,11 +289,7 @@ impl Daemon {
                 true
             }
             Err(error) => {
-                let reason = format!("{error:#}");
-                if self.readiness.set(State::NotReady(reason.clone())) {
-                    tracing::error!(error = reason, "this node cannot be set up; trying again");
-                }
-                self.withdraw();
+                self.announcer.set(Need::Kernel, Some(format!("{error:#}; trying again")));
                 // The way to the kernel may be what is broken.
                 match reconciler(&self.config) {
                     Ok(kernel) => self.kernel = kernel,
@@ -295,48 +300,26 @@ impl Daemon {
         }
     }
 
-    /// Makes the kernel's state what it should be, and announces the node once packets flow.
+    /// Makes the kernel's state what it should be, and looks whether packets flow.
     async fn reconcile(&mut self, changes: Changes) -> anyhow::Result<Vec<Action>> {
-        let spec = node_spec(&self.config, &self.members, &self.mtus);
+        let spec = self.in_force.spec(&self.config);
         let done = self.kernel.reconcile(&spec, &mut self.owner, changes).await?;
-        if let Some(reason) = self.feed.contested() {
-            // What flows goes on; but no pod may get an address that another node may give too.
-            self.readiness.set(State::NotReady(reason));
-            self.withdraw();
-        } else if self.kernel.is_carrying(&spec).await? {
-            self.announce();
-        } else {
-            // The kernel announces the carrier, which brings us here again.
-            self.readiness.set(State::NotReady(format!("{} has no carrier yet", spec.tun)));
-        }
+        // The kernel announces the carrier, which brings us here again.
+        let carrying = self.kernel.is_carrying(&spec).await?;
+        let missing = (!carrying).then(|| format!("{} has no carrier yet", spec.tun));
+        self.announcer.set(Need::Kernel, missing);
         Ok(done)
     }
 
-    /// Tells the plugin and everybody else that packets flow.
-    fn announce(&mut self) {
-        let file = NodeFile {
-            node: self.config.node.name.clone(),
-            bridge: self.config.bridge.name.clone(),
-            mtu: self.mtus.device.get(),
-            gso_max_size: Some(super_packet_limit(self.mtus.device, longest_header(&self.members))),
-            subnets: self.members.local().subnets.clone(),
-            cluster_networks: self.config.network.cidrs.clone(),
-            masquerade: Some(self.config.egress.masquerade),
-        };
-        if self.node_file.as_ref() != Some(&file) {
-            if let Err(error) = file.write(&self.config.node.run_dir) {
-                let reason = format!("writing the node file: {error}");
-                tracing::error!(error = reason, "the plugin cannot attach pods");
-                self.readiness.set(State::NotReady(reason));
-                return;
-            }
-            self.node_file = Some(file);
-        }
-        if self.readiness.set(State::Ready) {
+    /// Tells the plugin and everybody else whether packets flow.
+    async fn announce(&mut self) {
+        // What flows goes on; but no pod may get an address that another node may give too.
+        self.announcer.set(Need::Claims, self.feed.contested().cloned());
+        if self.announcer.announce(&self.in_force.node_file(&self.config)).await {
             tracing::info!(
                 node = self.config.node.name,
-                mtu = self.mtus.device.get(),
-                peers = self.members.peers().count(),
+                mtu = self.in_force.mtus.device.get(),
+                peers = self.in_force.members.peer_count(),
                 offload = self.plane.offload().as_str(),
                 workers = self.plane.workers(),
                 "ready"
@@ -344,78 +327,78 @@ impl Daemon {
         }
     }
 
-    /// Tells the plugin that pods would have no network.
-    fn withdraw(&mut self) {
-        if self.node_file.take().is_some()
-            && let Err(error) = NodeFile::remove(&self.config.node.run_dir)
-        {
-            tracing::warn!(%error, "removing the node file failed");
-        }
-    }
-
-    /// Takes what the source has told; keeps the old table if the new one cannot be used.
+    /// Takes what the source proposes; keeps the old table if the new one cannot be used.
     async fn take_table(&mut self) {
-        let networks = self.config.network.cidrs.clone();
-        self.feed.widen(&mut self.config);
-        match self.try_table().await {
-            Ok(()) => self.facts.table(|table| table.error = None),
-            Err(error) => {
-                let error = format!("{error:#}");
-                tracing::error!(error, "the new subnet table is refused; the old one stays");
-                self.config.network.cidrs = networks;
-                self.facts.table(|table| table.error = Some(error));
+        let taken = self.try_table().await;
+        self.refused_here = matches!(taken, Err(NotTaken::Here(_)));
+        match taken {
+            Ok(()) => {
+                self.feed.refused(None);
+                self.feed.taken(self.in_force.members.overlay()).await;
             }
+            Err(reason) => self.feed.refused(Some(reason.to_string())),
         }
     }
 
-    async fn try_table(&mut self) -> anyhow::Result<()> {
-        let members =
-            self.feed.members(&self.config).map_err(|error| anyhow::anyhow!(describe(&error)))?;
-        if members == self.members {
+    async fn try_table(&mut self) -> Result<(), NotTaken> {
+        let before = &self.in_force.members;
+        let members = self.feed.members(Some(before.overlay()))?;
+        if members == *before {
             return Ok(());
         }
-        let mtus =
-            Mtus::measure(&self.config, &members, &mut self.paths, &self.narrow, &mut self.kernel)
-                .await?;
-        preflight(&self.config, &members, &mtus, &mut self.kernel).await?;
-        let address = underlay_address(&self.config, &members);
-        let tunnels = members.tunnels();
-        let moved = address != underlay_address(&self.config, &self.members);
-        if moved || tunnels != self.members.tunnels() {
+        let mtus = self.paths.measure(&members, &mut self.kernel).await?;
+        let next = InForce { members, mtus };
+        preflight(&self.config, &next, &mut self.kernel).await?;
+        let (address, tunnels) = next.bound(&self.config);
+        let bound = self.in_force.bound(&self.config);
+        if (address, &tunnels) != (bound.0, &bound.1) {
             let sockets = self
                 .plane
                 .bind(address, &tunnels)
                 .with_context(|| binding(&self.config, address, &tunnels))?;
             // The rules first: pods must not reach a port that somebody listens on.
-            let spec = node_spec(&self.config, &members, &mtus);
+            let spec = next.spec(&self.config);
             let rules = self.kernel.reconcile(&spec, &mut self.owner, Changes::default()).await;
             rules.context("protecting the tunnel's new ports from pods")?;
             self.plane.listen(sockets);
         }
-        if moved {
+        if address != bound.0 {
             tracing::info!(%address, "this node's underlay address changed");
         }
-        self.members = members;
-        self.mtus = mtus;
-        let peers: HashSet<IpAddr> = self.members.peers().map(|peer| peer.address).collect();
-        self.narrow.retain(|peer| peers.contains(&peer));
-        self.publish();
+        self.put_in_force(next);
         let known = self.plane.table();
         // Only nodes of a table come into the registry, so that it is longer exactly when one left.
         if self.registry.len() > known.peers().len() {
             let names: HashSet<&str> = known.peers().iter().map(|peer| peer.name()).collect();
             self.registry.retain(|name| names.contains(name));
         }
-        self.feed.in_force(&self.config).await;
         let generation = self.facts.generation.fetch_add(1, Ordering::Relaxed) + 1;
         tracing::info!(nodes = known.peers().len() + 1, generation, "took a new subnet table");
         Ok(())
     }
 
+    /// Goes by `next` from here on.
+    fn put_in_force(&mut self, next: InForce) {
+        let networks = &next.members.overlay().networks;
+        if *networks != self.in_force.members.overlay().networks {
+            tracing::info!(?networks, "the pod networks have changed");
+        }
+        if next.mtus != self.in_force.mtus {
+            tracing::info!(mtu = next.mtus.device.get(), "MTUs to the peers changed");
+        }
+        self.facts.set_mtu(next.mtus.device.get());
+        self.plane.publish(next.compile(&self.registry));
+        self.in_force = next;
+    }
+
+    fn underlay_address(&self) -> IpAddr {
+        underlay_address(&self.config, &self.in_force.members)
+    }
+
     /// Says so if the address that peers send to is not this machine's (any more), and has the
     /// source look whether it should be another.
     async fn check_own_address(&mut self) {
-        let address = underlay_address(&self.config, &self.members);
+        let address = self.underlay_address();
         let own = match self.kernel.local_addresses().await {
             Ok(own) => own,
             Err(error) => {
@@ -429,13 +412,12 @@ impl Daemon {
                  correct the subnet table or underlay.address"
             )
         });
-        let news = self.facts.table(|table| {
-            let news = missing.is_some() && table.address != missing;
-            table.address.clone_from(&missing);
-            news
-        });
-        if let (true, Some(reason)) = (news, missing) {
-            tracing::error!(reason, "peers cannot reach this node");
+        if self.address_fault != missing {
+            if let Some(reason) = &missing {
+                tracing::error!(reason, "peers cannot reach this node");
+            }
+            self.facts.show_address(missing.clone());
+            self.address_fault = missing;
         }
         if self.own_addresses != own {
             self.own_addresses = own;
@@ -445,31 +427,13 @@ impl Daemon {
 
     /// Follows the routes' MTUs, and paths that are narrower than them.
     async fn refresh_mtus(&mut self) -> anyhow::Result<()> {
-        let routes_settled = self.config.underlay.mtu.is_some()
-            || self.paths.is_settled(&self.members, clock::now());
-        if routes_settled && !self.narrow_outdated {
-            return Ok(());
-        }
-        let mtus = Mtus::measure(
-            &self.config,
-            &self.members,
-            &mut self.paths,
-            &self.narrow,
-            &mut self.kernel,
-        )
-        .await?;
-        self.narrow_outdated = false;
-        if mtus != self.mtus {
-            tracing::info!(mtu = mtus.device.get(), "MTUs to the peers changed");
-            self.mtus = mtus;
-            self.publish();
+        let members = &self.in_force.members;
+        if let Some(mtus) = self.paths.remeasure(members, &mut self.kernel).await?
+            && mtus != self.in_force.mtus
+        {
+            self.put_in_force(InForce { members: members.clone(), mtus });
         }
         Ok(())
-    }
-
-    fn publish(&self) {
-        self.facts.set_mtu(self.mtus.device.get());
-        self.plane.publish(self.mtus.compile(&self.members, &self.registry));
     }
 
     /// Takes what a worker found out; says whether the node may need a repair.
@@ -482,70 +446,20 @@ impl Daemon {
                 self.paths.outdate();
             }
             // Anybody can have these come by the thousand.
-            Notice::PathClaim(PathClaim { peer, mtu }) => {
-                let route = self.paths.to(peer, &self.config);
-                let question = self.narrow.on_claim(peer, mtu, route, clock::now());
-                question.into_iter().for_each(|question| self.ask(question));
+            Notice::PathClaim(claim) => {
+                let from = self.underlay_address();
+                self.paths.on_claim(claim, from, &self.in_force.members);
                 return false;
             }
         }
         true
     }
 
-    /// Asks the paths again of which it is not known any more whether they are narrow.
-    fn renew_narrow_paths(&mut self) {
-        let now = clock::now();
-        while let Some(question) =
-            self.narrow.poll_question(now, |peer| self.paths.to(peer, &self.config))
-        {
-            self.ask(question);
-        }
-    }
-
-    fn ask(&mut self, question: Question) {
-        let Question { peer, packet_len, .. } = question;
-        let local = underlay_address(&self.config, &self.members);
-        let Some(node) = self.members.peers().find(|node| node.address == peer) else {
-            return self.take_answer(question, None);
-        };
-        let peer = SocketAddr::new(peer, self.members.tunnel_to(node).port);
-        self.asked.spawn_blocking(move || match udp::path_carries(local, peer, packet_len) {
-            Ok(Some(mtu)) => (question, Some(Answer::Only(mtu))),
-            Ok(None) => (question, Some(Answer::Enough)),
-            Err(error) => {
-                tracing::debug!(%error, %peer, "asking what the path carries failed");
-                (question, None)
-            }
-        });
-    }
-
-    fn take_answer(&mut self, question: Question, answer: Option<Answer>) {
-        let peer = question.peer;
-        match self.narrow.on_answer(question, answer, clock::now()) {
-            Some(Finding::Narrower(mtu)) => {
-                tracing::info!(%peer, mtu, "the path to a peer is narrower than its route");
-                self.narrow_outdated = true;
-            }
-            Some(Finding::AsWideAsRoute) => {
-                tracing::info!(%peer, "the path to a peer is as wide as its route again");
-                self.narrow_outdated = true;
-            }
-            Some(Finding::FalseClaim(mtu)) => tracing::warn!(
-                %peer,
-                mtu,
-                "an ICMP error says that the path to a peer carries only this much; no machine on \
-                 the path confirms it, and nothing changes"
-            ),
-            None => {}
-        }
-    }
-
     /// Lets packets drain and leaves device, addresses and routes for the next start.
     async fn stop(mut self) -> anyhow::Result<()> {
         tracing::info!("stopping");
-        self.readiness.set(State::NotReady("stopping".to_owned()));
-        let removed = NodeFile::remove(&self.config.node.run_dir).context("removing the node file");
-        self.feed.save(&self.config, true).await;
+        let removed = self.announcer.stop().context("removing the node file");
+        self.feed.keep(self.in_force.members.overlay(), When::Now).await;
         let plane = self.plane;
         tokio::task::spawn_blocking(move || plane.stop()).await?;
         removed
@@ -561,21 +475,9 @@ fn reconciler(config: &Config) -> anyhow::Result<Reconciler> {
     Ok(Reconciler::open()?.with_sysctls(Sysctls::at(&config.node.sysctl_dir)))
 }
 
-async fn preflight(
-    config: &Config,
-    members: &Membership,
-    mtus: &Mtus,
-    kernel: &mut Reconciler,
-) -> anyhow::Result<()> {
-    let spec = node_spec(config, members, mtus);
-    let own = members.local().address;
-    let addresses: Vec<IpAddr> = members.peers().map(|peer| peer.address).chain([own]).collect();
-    kernel.preflight(&spec, &config.network.service_cidrs, &addresses).await
-}
-
-/// The address that the sockets are bound to.
-fn underlay_address(config: &Config, members: &Membership) -> IpAddr {
-    config.underlay.address.unwrap_or_else(|| members.local().address)
+async fn preflight(config: &Config, next: &InForce, kernel: &mut Reconciler) -> anyhow::Result<()> {
+    let nodes: Vec<IpAddr> = next.members.entries().iter().map(|node| node.address).collect();
+    kernel.preflight(&next.spec(config), &config.network.service_cidrs, &nodes).await
 }
 
 /// What is being done while the sockets are bound, and which keys say so.

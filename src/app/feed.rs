@@ -1,21 +1,20 @@
 //! What the daemon knows from its table source, from the first table to the present one.
 //!
-//! Owns the roll of nodes, the last good copy on disk, and what is shown of both. Never changes what
-//! is forwarded: it says what the table should be, and the daemon takes it.
+//! Owns the proposal, how the source stands, and the last good copy on disk; shows copies of them.
+//! Never changes what is forwarded: it says what the table should be, and the daemon takes it.
 
-use std::collections::BTreeSet;
-use std::path::PathBuf;
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, bail};
-use overlay_proto::Vni;
+use anyhow::bail;
 
+use super::last_good::{LastGood, When};
 use super::view::Facts;
-use crate::config::{Config, TableSource};
-use crate::control::source::{self, Roll, Saved, Shared, Source, Update};
-use crate::engine::{Membership, TableError};
-use crate::lifecycle::{Readiness, State};
+use crate::config::Config;
+use crate::control::source::{self, Parameters, Proposal, Source, Unsound, Update};
+use crate::engine::{Membership, Overlay, Rejected};
+use crate::lifecycle::{Need, Readiness};
 use crate::platform::clock;
 
 /// How long a start waits for the source before it goes by the last good table.
@@ -25,51 +24,82 @@ const PATIENCE: Duration = Duration::from_secs(3);
 /// restless source costs a bounded part of one CPU.
 const PACE: Duration = Duration::from_millis(50);
 
-/// Time between two copies of a large table on disk at least. What is lost with a machine is this much of the
-/// cluster's changes, and only until the source answers.
-const SAVE_EVERY: Duration = Duration::from_secs(10);
+/// Whether the proposal is what the source has.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) enum Following {
+    /// The source has told nothing yet.
+    #[default]
+    Waiting,
+    /// It is.
+    Current,
+    /// The source is away; what it proposed before stays.
+    Lost {
+        /// The first moment without it.
+        since: Instant,
+        /// Why it cannot be followed.
+        why: String,
+    },
+}
 
-/// Tables of up to so many nodes are kept whenever they change: that is a few kilobytes.
-const SMALL: usize = 256;
+/// How source and proposal stand.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Standing {
+    pub(super) following: Following,
+    /// Why the newest proposal is not in force.
+    pub(super) refused: Option<String>,
+    /// What of the parameters that all nodes share this one does not go by.
+    pub(super) differs: Option<String>,
+    /// Why this node's own entry is not its own.
+    pub(super) contested: Option<String>,
+    /// Entries that were left out, and why.
+    pub(super) left_out: Vec<String>,
+}
+
+/// Why a proposal cannot come into force on any machine: only another proposal helps.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub(super) enum Refusal {
+    #[error("the source has not said what all nodes share")]
+    NoParameters,
+    #[error(
+        "the source now says {0}, which this daemon cannot go by while it runs; restart it, or change \
+         that back"
+    )]
+    OtherParameters(String),
+    #[error(transparent)]
+    Unsound(#[from] Unsound),
+}
 
 /// A table source and what it has told.
 pub(super) struct Feed {
+    config: Arc<Config>,
     source: Source,
     kind: String,
-    roll: Roll,
-    facts: Arc<Facts>,
-    node: String,
-    state_dir: PathBuf,
-    /// Entries that were left out of the present table.
+    proposal: Proposal,
+    /// Whether the proposal is another than what is in force.
+    pending: bool,
+    standing: Standing,
+    /// Entries of the proposal that were left out.
     rejected: Vec<String>,
-    /// What was logged as left out already.
-    reported: BTreeSet<String>,
-    /// Whether the configuration leaves what all nodes share to the source, and what that says.
-    adopts: bool,
-    shared: Option<Shared>,
+    facts: Arc<Facts>,
     taken: Option<Instant>,
-    saved: Option<Instant>,
-    unsaved: bool,
-    file: bool,
+    last_good: LastGood,
 }
 
 impl Feed {
-    pub(super) fn start(config: &Config, facts: Arc<Facts>) -> Self {
+    pub(super) fn start(config: Arc<Config>, facts: Arc<Facts>) -> Self {
+        let kind = source::describe(&config.table);
+        let node = &config.node;
         Self {
-            source: Source::start(config),
-            kind: source::describe(&config.table),
-            roll: Roll::default(),
-            facts,
-            node: config.node.name.clone(),
-            state_dir: config.node.state_dir.clone(),
+            source: Source::start(&config),
+            last_good: LastGood::new(node.state_dir.clone(), node.name.clone(), kind.clone()),
+            config,
+            kind,
+            proposal: Proposal::default(),
+            pending: false,
+            standing: Standing::default(),
             rejected: Vec::new(),
-            reported: BTreeSet::new(),
-            adopts: config.network.cidrs.is_empty(),
-            shared: None,
+            facts,
             taken: None,
-            saved: None,
-            unsaved: false,
-            file: matches!(config.table, TableSource::File { .. }),
         }
     }
 
@@ -79,71 +109,55 @@ impl Feed {
     }
 
     /// Why this node's own entry is not its own, by the source.
-    pub(super) fn contested(&self) -> Option<String> {
-        self.facts.table(|table| table.contested.clone())
+    pub(super) fn contested(&self) -> Option<&String> {
+        self.standing.contested.as_ref()
     }
 
-    /// Waits for a table that has this node. While the source is away, that is the last good one.
-    /// Completes `config` by what all nodes share, where it leaves that to the source.
+    /// Waits for a table that has this node. While the source is away, or has none that makes sense,
+    /// that is the last good one.
     ///
     /// # Errors
     ///
-    /// A table file that makes no sense, or that is not there and never was.
-    pub(super) async fn first(
-        &mut self,
-        config: &mut Config,
-        readiness: &Readiness,
-    ) -> anyhow::Result<Membership> {
+    /// A table that makes no sense, and no last good one.
+    pub(super) async fn first(&mut self, readiness: &Readiness) -> anyhow::Result<Membership> {
         let patience = tokio::time::sleep(PATIENCE);
         tokio::pin!(patience);
         let mut waited = false;
         loop {
-            let updates = tokio::select! {
-                updates = self.source.next() => {
-                    anyhow::ensure!(!updates.is_empty(), "the table source ended; this is a bug");
-                    updates
-                }
-                () = &mut patience, if !waited => {
-                    waited = true;
-                    Vec::new()
-                }
-            };
-            for update in updates {
-                if let Update::Refused(reason) = update {
-                    bail!(reason);
-                }
-                if let Update::Snapshot(snapshot) = &update {
-                    adopt(config, snapshot.shared.as_ref())?;
-                }
-                self.note(&update);
-                self.roll.take(update);
+            tokio::select! {
+                _ = self.changed() => {}
+                () = &mut patience, if !waited => waited = true,
             }
-            let (current, lost, contested) = self.facts.table(|table| {
-                (table.current, table.source_error.clone(), table.contested.clone())
-            });
-            let known = self.members(config);
-            if let Ok(members) = known {
+            let refusal = match self.members(None) {
+                Ok(members) => return Ok(members),
+                Err(refusal) => refusal,
+            };
+            if self.standing.following == Following::Current && self.proposal.is_file() {
+                self.refused(Some(refusal.to_string()));
+            }
+            let Standing { following, refused, contested, .. } = &self.standing;
+            let is_away = match following {
+                Following::Current => false,
+                Following::Waiting => waited,
+                Following::Lost { .. } => true,
+            };
+            let reason = match (contested, refused, following) {
+                (Some(reason), _, _) | (_, Some(reason), _) => reason.clone(),
+                (None, None, Following::Lost { why, .. }) => why.clone(),
+                (None, None, Following::Waiting) => format!("{} has not answered yet", self.kind),
+                (None, None, Following::Current) => refusal.to_string(),
+            };
+            let is_refused = refused.is_some();
+            if (is_away || is_refused)
+                && let Some(members) = self.last_good()
+            {
                 return Ok(members);
             }
-            if (lost.is_some() || waited) && !current {
-                if let Some(members) = self.last_good(config)? {
-                    return Ok(members);
-                }
-                if let (true, Some(reason)) = (self.file, &lost) {
-                    bail!(reason.clone());
-                }
+            if is_refused {
+                bail!(reason);
             }
-            let reason = match (contested, lost, known) {
-                (Some(reason), _, _) | (None, Some(reason), _) => reason,
-                (None, None, Err(_)) if self.roll.nodes().next().is_none() => {
-                    format!("{} has not answered yet", self.kind)
-                }
-                (None, None, Err(error)) => describe(&error),
-                (None, None, Ok(_)) => String::new(),
-            };
-            let reason = format!("waiting for the subnet table: {reason}");
-            if readiness.set(State::NotReady(reason.clone())) {
-                tracing::warn!(reason, "not ready");
+            if readiness.set(Need::Table, Some(reason.clone())) {
+                tracing::warn!(reason, "waiting for the subnet table");
             }
         }
     }
@@ -165,166 +179,125 @@ impl Feed {
         let mut changed = false;
         for update in updates {
             self.note(&update);
-            changed |= self.roll.take(update);
+            changed |= self.proposal.take(update);
         }
         if changed {
             self.taken = Some(clock::now());
+            self.pending = true;
         }
-        self.show_left_out();
+        self.publish();
         changed
     }
 
-    /// Widens the pod networks of `config` as the source says, where they are the source's.
-    pub(super) fn widen(&self, config: &mut Config) {
-        if let (true, Some(shared)) = (self.adopts, &self.shared)
-            && config.network.cidrs != shared.cidrs
-        {
-            tracing::info!(cidrs = ?shared.cidrs, "the pod networks have changed");
-            config.network.cidrs.clone_from(&shared.cidrs);
-        }
-    }
-
-    /// The nodes that the table should have.
+    /// The nodes that the table should have, with what they share. A daemon that runs, by `in_force`,
+    /// goes by other parameters only if they are wider.
     ///
     /// # Errors
     ///
-    /// This node has no part in it.
-    pub(super) fn members(&mut self, config: &Config) -> Result<Membership, TableError> {
-        let (members, rejected) = self.roll.members(&source::overlay(config), &self.node)?;
-        self.rejected = rejected
-            .into_iter()
-            .map(|node| format!("node \"{}\": {}", node.name, describe(&node.error)))
-            .collect();
-        self.show_left_out();
+    /// The proposal cannot come into force.
+    pub(super) fn members(&mut self, in_force: Option<&Overlay>) -> Result<Membership, Refusal> {
+        let configured = Parameters::configured(&self.config);
+        let parameters =
+            configured.or_else(|| self.proposal.parameters.clone()).ok_or(Refusal::NoParameters)?;
+        if in_force.is_some_and(|in_force| !parameters.widens(&Parameters::of(in_force))) {
+            return Err(Refusal::OtherParameters(parameters.to_string()));
+        }
+        let overlay = parameters.overlay(&self.config);
+        let (members, rejected) = self.proposal.members(&overlay, &self.config.node.name)?;
+        let describe =
+            |node: Rejected| format!("node \"{}\": {}", node.name, Unsound::Entry(node.error));
+        self.rejected = rejected.into_iter().map(describe).collect();
+        self.publish();
         Ok(members)
     }
 
-    /// Takes note that the table is in force, so that it is kept: at once, unless it is large.
-    pub(super) async fn in_force(&mut self, config: &Config) {
-        self.unsaved = true;
-        let small = self.roll.nodes().nth(SMALL).is_none();
-        self.save(config, small).await;
+    /// Takes note that the proposal is in force, with `overlay`, and keeps it on disk.
+    pub(super) async fn taken(&mut self, overlay: &Overlay) {
+        self.pending = false;
+        self.last_good.outdate();
+        self.keep(overlay, When::Due).await;
     }
 
-    /// Keeps the table on disk if it is another and it is time, or must be `at_once`.
-    pub(super) async fn save(&mut self, config: &Config, at_once: bool) {
-        let now = clock::now();
-        let recently = |saved| now.saturating_duration_since(saved) < SAVE_EVERY;
-        if !self.unsaved || (!at_once && self.saved.is_some_and(recently)) {
-            return;
-        }
-        self.unsaved = false;
-        self.saved = Some(now);
-        let shared = Shared {
-            cidrs: config.network.cidrs.clone(),
-            vni: config.network.vni.get(),
-            port: config.underlay.port,
-        };
-        let saved = Saved::of(&self.node, &self.kind, shared, &self.roll);
-        let state_dir = self.state_dir.clone();
-        let written = tokio::task::spawn_blocking(move || saved.write(&state_dir)).await;
-        if let Err(error) = written.map_err(anyhow::Error::new).and_then(std::convert::identity) {
-            tracing::warn!(error = format!("{error:#}"), "the last good table is not kept");
-        }
-    }
-
-    fn last_good(&mut self, config: &mut Config) -> anyhow::Result<Option<Membership>> {
-        let saved = match Saved::read(&self.state_dir, &self.node, &self.kind) {
-            Ok(Some(saved)) => saved,
-            Ok(None) => return Ok(None),
-            Err(error) => {
-                tracing::warn!(error = format!("{error:#}"), "the last good table is of no use");
-                return Ok(None);
+    /// Takes note why the newest proposal is not in force, or with `None` that it is.
+    pub(super) fn refused(&mut self, reason: Option<String>) {
+        if self.standing.refused != reason {
+            if let Some(reason) = &reason {
+                tracing::error!(reason, "the new subnet table is refused; the old one stays");
             }
-        };
-        let snapshot = saved.snapshot();
-        adopt(config, snapshot.shared.as_ref())?;
-        self.roll.take(Update::Snapshot(snapshot));
-        let members = self.members(config).ok();
-        if let Some(members) = &members {
-            let nodes = members.peers().count() + 1;
-            tracing::warn!(nodes, source = self.kind, "starting with the last good table");
+            self.standing.refused = reason;
+            self.publish();
         }
-        Ok(members)
+    }
+
+    /// Keeps what is in force on disk, if that is the proposal.
+    pub(super) async fn keep(&mut self, overlay: &Overlay, when: When) {
+        if !self.pending {
+            self.last_good.keep(&self.proposal, overlay, when).await;
+        }
+    }
+
+    fn last_good(&mut self) -> Option<Membership> {
+        let proposed = std::mem::replace(&mut self.proposal, self.last_good.read()?);
+        let Ok(members) = self.members(None) else {
+            self.proposal = proposed;
+            return None;
+        };
+        let nodes = members.peers().count() + 1;
+        tracing::warn!(nodes, source = self.kind, "starting with the last good table");
+        Some(members)
     }
 
     fn note(&mut self, update: &Update) {
-        let now = clock::now();
-        if let Update::Snapshot(snapshot) = update {
-            self.shared.clone_from(&snapshot.shared);
-        }
-        self.facts.table(|table| match update {
-            Update::Snapshot(_) => {
-                if !table.current {
+        let Standing { following, refused, differs, contested, .. } = &mut self.standing;
+        match update {
+            Update::Everything(_) => {
+                if *following != Following::Current {
                     tracing::info!(source = self.kind, "following the subnet table");
                 }
-                table.current = true;
-                table.source_error = None;
-                table.error = None;
+                *following = Following::Current;
+                *refused = None;
             }
             Update::Lost(reason) => {
-                if table.source_error.as_ref() != Some(reason) {
+                let since = match following {
+                    Following::Lost { since, .. } => *since,
+                    Following::Current => clock::now(),
+                    Following::Waiting => self.facts.started(),
+                };
+                let lost = Following::Lost { since, why: reason.clone() };
+                if *following != lost {
                     tracing::warn!(source = self.kind, reason, "the table source is away");
+                    *following = lost;
                 }
-                if std::mem::replace(&mut table.current, false) {
-                    table.current_until = Some(now);
-                }
-                table.source_error = Some(reason.clone());
             }
-            Update::Refused(error) => {
-                tracing::error!(error, "the new subnet table is refused; the old one stays");
-                table.error = Some(error.clone());
+            Update::Refused(reason) => {
+                tracing::error!(reason, "the new subnet table is refused; the old one stays");
+                *refused = Some(reason.clone());
             }
             Update::Differs(reason) => {
-                if let Some(reason) = reason
-                    && table.differs.as_ref() != Some(reason)
+                if let Some(reason) =
+                    reason.as_ref().filter(|reason| differs.as_ref() != Some(*reason))
                 {
                     tracing::error!(reason, "what all nodes share has changed");
                 }
-                table.differs.clone_from(reason);
+                differs.clone_from(reason);
             }
-            Update::Contested(reason) => {
-                if let Some(reason) = reason
-                    && table.contested.as_ref() != Some(reason)
-                {
-                    tracing::error!(reason, "this node's entry is not its own");
-                }
-                table.contested.clone_from(reason);
+            Update::Contested(reason) => contested.clone_from(reason),
+            Update::Put(_) | Update::Remove(_) | Update::Unreadable { .. } => {}
+        }
+    }
+
+    /// Shows how things stand, and logs what is left out newly.
+    fn publish(&mut self) {
+        let unreadable =
+            self.proposal.unreadable().iter().map(|(key, why)| format!("{key}: {why}"));
+        let left_out: Vec<String> = unreadable.chain(self.rejected.iter().cloned()).collect();
+        if left_out != self.standing.left_out {
+            let known: HashSet<&String> = self.standing.left_out.iter().collect();
+            for entry in left_out.iter().filter(|entry| !known.contains(entry)) {
+                tracing::warn!(entry, "left out of the subnet table");
             }
-            Update::Put(_) | Update::Remove(_) | Update::Foreign { .. } => {}
-        });
-    }
-
-    /// Shows what is left out, and logs what is so newly.
-    fn show_left_out(&mut self) {
-        let foreign = self.roll.foreign().iter().map(|(key, why)| format!("{key}: {why}"));
-        let left_out: Vec<String> = foreign.chain(self.rejected.iter().cloned()).collect();
-        if left_out.len() == self.reported.len()
-            && left_out.iter().all(|entry| self.reported.contains(entry))
-        {
-            return;
+            self.standing.left_out = left_out;
         }
-        for entry in left_out.iter().filter(|entry| !self.reported.contains(*entry)) {
-            tracing::warn!(entry, "left out of the subnet table");
-        }
-        self.reported = left_out.iter().cloned().collect();
-        self.facts.table(|table| table.left_out = left_out);
+        self.facts.show_standing(self.standing.clone());
     }
-}
-
-/// A fault with its value and its remedy.
-pub(super) fn describe(error: &TableError) -> String {
-    format!("{} {error}; {}", error.value, error.remedy())
-}
-
-/// Completes the configuration by what all nodes share.
-fn adopt(config: &mut Config, shared: Option<&Shared>) -> anyhow::Result<()> {
-    if let Some(shared) = shared
-        && config.network.cidrs.is_empty()
-    {
-        config.network.cidrs.clone_from(&shared.cidrs);
-        config.network.vni = Vni::new(shared.vni).context("the network's VNI in the source")?;
-        config.underlay.port = shared.port;
-    }
-    Ok(())
 }

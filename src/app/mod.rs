@@ -3,20 +3,26 @@
 //! Runs on the control runtime. Decides the order of start and stop and connects the parts; what they
 //! do is theirs.
 
+mod announcer;
 mod capture;
 mod daemon;
 mod feed;
-mod members;
+mod in_force;
+mod last_good;
 mod offline;
 mod owner;
+mod path_mtus;
+mod path_questions;
 mod turn;
 mod view;
 
 pub use daemon::run;
 pub use offline::{Offline, offline};
 
+use anyhow::Context as _;
+
 use crate::config::{Config, TableSource};
-use crate::control::source;
+use crate::control::source::Parameters;
 use crate::control::table_file::TableFile;
 use crate::engine::Membership;
 
@@ -29,8 +35,10 @@ use crate::engine::Membership;
 pub fn check(config: &Config) -> anyhow::Result<Option<Membership>> {
     match &config.table {
         TableSource::File { path } => {
-            let read = TableFile::new(path).read(&source::overlay(config), &config.node.name);
-            Ok(Some(read.map_err(crate::config::Complaint::from)?))
+            let parameters = Parameters::configured(config).context("network.cidrs is missing")?;
+            let (proposal, overlay) = (TableFile::new(path).read()?, parameters.overlay(config));
+            let (members, _none) = proposal.members(&overlay, &config.node.name)?;
+            Ok(Some(members))
         }
         TableSource::Etcd(_) | TableSource::Kubernetes(_) => Ok(None),
     }

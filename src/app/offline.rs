@@ -7,10 +7,10 @@ use anyhow::Context as _;
 use culvert_cni::bounded_file;
 use ipnet::IpNet;
 
-use super::members::Mtus;
-use crate::config::{Complaint, Config, Overrides, TableSource};
+use super::check;
+use super::path_mtus::PathMtus;
+use crate::config::{Config, Overrides, TableSource};
 use crate::control::source;
-use crate::control::table_file::TableFile;
 use crate::engine::{PeerRegistry, Table};
 
 /// What a daemon would have made of a configuration and a table file.
@@ -63,10 +63,9 @@ pub fn offline(
     if config.is_none() || settings.network.cidrs.is_empty() {
         settings.network.cidrs = subnets(path)?;
     }
-    let members = TableFile::new(path)
-        .read(&source::overlay(&settings), &settings.node.name)
-        .map_err(Complaint::from)?;
-    let mtus = Mtus::assume(&settings, &members)?;
+    let members = check(&settings)?.context("the table is not in a file")?;
+    // No route can be asked.
+    let mtus = PathMtus::new(settings.underlay.mtu).conclude(&members)?;
     let table = mtus.compile(&members, &PeerRegistry::default());
     Ok(Offline { config: settings, table })
 }

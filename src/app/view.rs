@@ -2,17 +2,18 @@
 
 use std::net::IpAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Instant;
 
 use anyhow::Context as _;
 
+use super::feed::{Following, Standing};
 use crate::config::Config;
 use crate::control::source;
 use crate::dataplane::DataPlane;
 use crate::engine::{DropReason, Local, Peer};
 use crate::explain::{Devices, explain};
-use crate::lifecycle::{Readiness, State};
+use crate::lifecycle::Readiness;
 use crate::observe::{
     ExplainSource, PeerStatus, Status, StatusSource, TableStatus, TunnelStatus, UnderlayStatus,
 };
@@ -24,36 +25,10 @@ pub(super) struct Facts {
     pub(super) repairs: AtomicU64,
     pub(super) generation: AtomicU64,
     pub(super) mtu: Mutex<u16>,
-    table: Mutex<TableFacts>,
-    plane: OnceLock<Arc<DataPlane>>,
-}
-
-/// Where the table and its source stand.
-#[derive(Debug, Default)]
-pub(super) struct TableFacts {
-    /// Whether the source is being followed.
-    pub(super) current: bool,
-    /// When it last was.
-    pub(super) current_until: Option<Instant>,
-    /// Why it is not.
-    pub(super) source_error: Option<String>,
-    /// Why its newest version was refused.
-    pub(super) error: Option<String>,
-    /// What of the settings that all nodes share this one does not go by.
-    pub(super) differs: Option<String>,
-    /// Entries that were left out.
-    pub(super) left_out: Vec<String>,
-    /// What is wrong with this node's own entry, by the source.
-    pub(super) contested: Option<String>,
+    standing: Mutex<Standing>,
     /// What is wrong with this node's own address, by the kernel.
-    pub(super) address: Option<String>,
-}
-
-impl TableFacts {
-    /// What keeps this node from taking pods, or an operator should know of its own entry.
-    fn own(&self) -> Option<String> {
-        self.contested.clone().or_else(|| self.address.clone())
-    }
+    address: Mutex<Option<String>>,
+    plane: OnceLock<Arc<DataPlane>>,
 }
 
 impl Facts {
@@ -63,7 +38,8 @@ impl Facts {
             repairs: AtomicU64::default(),
             generation: AtomicU64::default(),
             mtu: Mutex::default(),
-            table: Mutex::default(),
+            standing: Mutex::default(),
+            address: Mutex::default(),
             plane: OnceLock::new(),
         }
     }
@@ -73,13 +49,18 @@ impl Facts {
         self.started
     }
 
-    /// Changes, or looks at, what is known of the table.
-    pub(super) fn table<T>(&self, with: impl FnOnce(&mut TableFacts) -> T) -> T {
-        with(&mut self.table.lock().unwrap_or_else(PoisonError::into_inner))
+    /// Shows how the table source stands.
+    pub(super) fn show_standing(&self, standing: Standing) {
+        *locked(&self.standing) = standing;
+    }
+
+    /// Shows what is wrong with this node's own address.
+    pub(super) fn show_address(&self, fault: Option<String>) {
+        *locked(&self.address) = fault;
     }
 
     pub(super) fn set_mtu(&self, mtu: u16) {
-        *self.mtu.lock().unwrap_or_else(PoisonError::into_inner) = mtu;
+        *locked(&self.mtu) = mtu;
     }
 
     /// The workers.
@@ -100,6 +81,11 @@ impl Facts {
     }
 }
 
+/// Nobody panics while he holds one of these.
+fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
 /// Makes the function that gathers a [`Status`], at any time from before the first table on.
 pub(super) fn status_source(
     config: &Config,
@@ -111,37 +97,40 @@ pub(super) fn status_source(
     Arc::new(move || {
         let now = clock::now();
         let uptime = now.saturating_duration_since(facts.started).as_secs_f64();
-        let not_ready_because = match readiness.state() {
-            State::Ready => None,
-            State::NotReady(reason) => Some(reason),
-        };
+        let missing = readiness.missing();
+        let standing = locked(&facts.standing).clone();
         let plane = facts.plane.get();
         let table = plane.map(|plane| plane.table());
         let local = table.as_ref().map(|table| table.local());
         Status {
             node: config.node.name.clone(),
-            ready: not_ready_because.is_none(),
-            not_ready_because,
+            ready: missing.is_empty(),
+            missing,
             uptime_seconds: uptime,
-            mtu: *facts.mtu.lock().unwrap_or_else(PoisonError::into_inner),
+            mtu: *locked(&facts.mtu),
             vni: table.as_ref().map_or(config.network.vni, |table| table.vni()).get(),
             subnets: local.map(|local| local.subnets.clone()).unwrap_or_default(),
             underlay: underlay_status(local, config.underlay.address),
-            table: facts.table(|known| TableStatus {
+            table: TableStatus {
                 source: source.clone(),
-                current: known.current,
-                age_seconds: match (known.current, known.current_until) {
-                    (true, _) => 0.0,
-                    (false, Some(until)) => now.saturating_duration_since(until).as_secs_f64(),
-                    (false, None) => uptime,
+                current: standing.following == Following::Current,
+                age_seconds: match &standing.following {
+                    Following::Current => 0.0,
+                    Following::Waiting => uptime,
+                    Following::Lost { since, .. } => {
+                        now.saturating_duration_since(*since).as_secs_f64()
+                    }
                 },
-                source_error: known.source_error.clone(),
+                source_error: match standing.following {
+                    Following::Lost { why, .. } => Some(why),
+                    Following::Waiting | Following::Current => None,
+                },
                 generation: facts.generation.load(Ordering::Relaxed),
                 nodes: table.as_ref().map_or(0, |table| table.peers().len() + 1),
-                error: known.error.clone().or_else(|| known.differs.clone()),
-                left_out: known.left_out.clone(),
-                contested: known.own(),
-            }),
+                error: standing.refused.or(standing.differs),
+                left_out: standing.left_out,
+                contested: standing.contested.or_else(|| locked(&facts.address).clone()),
+            },
             offload: plane.map_or("none", |plane| plane.offload().as_str()).to_owned(),
             workers: plane.map_or(0, |plane| plane.workers()),
             peers: table

@@ -4,9 +4,8 @@
 //! for editors that rename, for symbolic links that are swapped (as Kubernetes does with mounted
 //! ConfigMaps) and for network file systems, and costs one `stat` each time.
 
-mod patch;
-
 use std::fs;
+use std::ops::Range;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -16,9 +15,9 @@ use overlay_proto::{CodecNameError, MacError};
 use serde::Deserialize;
 use toml::Spanned;
 
+use super::source::Proposal;
 use crate::config::{Complaint, line_of};
-use crate::engine::{Membership, NodeEntry, Overlay, Place, Speech};
-use patch::Known;
+use crate::engine::{NodeEntry, Place, Speech, TableError};
 
 /// How often the file is looked at: a change is to take effect within a second.
 const INTERVAL: Duration = Duration::from_millis(200);
@@ -28,27 +27,17 @@ const INTERVAL: Duration = Duration::from_millis(200);
 pub struct TableFile {
     path: PathBuf,
     seen: Option<Stamp>,
-    /// What was taken last.
-    known: Option<Known>,
-    /// How many requests to read again were followed.
-    pub(super) reloads: u64,
 }
 
-/// Why a file is not taken.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Fault {
-    /// It is not there, or not for us: whoever mounts or replaces it may bring it back.
+/// Why there is nothing to propose.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ReadError {
+    /// The file is not there, or not for us: whoever mounts or replaces it may bring it back.
+    #[error(transparent)]
     Unreadable(Complaint),
-    /// What it says is wrong.
-    Wrong(Complaint),
-}
-
-impl From<Fault> for Complaint {
-    fn from(fault: Fault) -> Self {
-        match fault {
-            Fault::Unreadable(complaint) | Fault::Wrong(complaint) => complaint,
-        }
-    }
+    /// It is no list of nodes.
+    #[error(transparent)]
+    Malformed(Complaint),
 }
 
 /// What changes when a file's content does.
@@ -80,36 +69,24 @@ struct Entry {
 }
 
 impl TableFile {
-    /// Names the file; nothing is read yet.
+    /// The file at `path`; nothing is read yet.
     pub fn new(path: &Path) -> Self {
-        Self { path: path.to_owned(), seen: None, known: None, reloads: 0 }
+        Self { path: path.to_owned(), seen: None }
     }
 
-    /// Reads the file and checks it whole.
+    /// Reads the file. Whether its nodes go together is checked by whoever takes the proposal.
     ///
     /// # Errors
     ///
-    /// That it cannot be read, or the first fault: file, line, key, value and remedy.
-    pub fn read(&mut self, overlay: &Overlay, local: &str) -> Result<Membership, Fault> {
+    /// That it cannot be read, or its first fault: file, line, key, value and remedy.
+    pub fn read(&mut self) -> Result<Proposal, ReadError> {
         // Before the content, so that a change in between is noticed as one.
         self.seen = stamp(&self.path);
         let text = bounded_file::read_text(&self.path, bounded_file::LARGE).map_err(|error| {
-            Fault::Unreadable(
-                Complaint::of_file(&self.path, format!("cannot be read: {error}"))
-                    .remedy("create it, or correct table.path"),
-            )
+            let complaint = Complaint::of_file(&self.path, format!("cannot be read: {error}"));
+            ReadError::Unreadable(complaint.remedy("create it, or correct table.path"))
         })?;
-        if let Some(known) = &self.known
-            && let Some(changed) = known.changed_to(&text)
-            && let Ok(members) = Membership::check(overlay.clone(), local, changed.nodes.clone())
-        {
-            self.known = Some(changed);
-            return Ok(members);
-        }
-        // What is wrong is said of the whole file.
-        let members = parse(&self.path, &text, overlay, local).map_err(Fault::Wrong)?;
-        self.known = Known::new(text, members.entries());
-        Ok(members)
+        parse(&self.path, text).map_err(ReadError::Malformed)
     }
 
     /// Waits until the file is not the one that was read last.
@@ -145,48 +122,75 @@ fn stamp(path: &Path) -> Option<Stamp> {
     })
 }
 
-/// Checks `text`, which errors attribute to `path`.
+/// What `text`, the content of the file at `path`, proposes.
 ///
 /// # Errors
 ///
-/// The first fault: file, line, key, value and remedy.
-pub fn parse(
-    path: &Path,
-    text: &str,
-    overlay: &Overlay,
-    local: &str,
-) -> Result<Membership, Complaint> {
-    let (document, nodes) = entries(path, text)?;
-    Membership::check(overlay.clone(), local, nodes).map_err(|error| {
-        let entry = |index: usize| document.node[index].get_ref();
-        let (key, span) = match error.place {
-            Place::Table => ("node.name", None),
-            Place::Name(node) => ("node.name", Some(entry(node).name.span())),
-            Place::Address(node) => ("node.address", Some(entry(node).address.span())),
-            Place::Subnets(node) => ("node.subnets", Some(entry(node).subnets.span())),
-            Place::Subnet(node, place) => {
-                ("node.subnets", Some(entry(node).subnets.get_ref()[place].span()))
-            }
-            Place::Codec(node) => ("node.codec", entry(node).codec.as_ref().map(Spanned::span)),
-            Place::Port(node) => ("node.port", entry(node).port.as_ref().map(Spanned::span)),
-            Place::Mac(node) => ("node.mac", entry(node).mac.as_ref().map(Spanned::span)),
-        };
-        let complaint = Complaint::of_file(path, error.to_string())
-            .key(key)
+/// Its first fault: file, line, key, value and remedy.
+pub fn parse(path: &Path, text: String) -> Result<Proposal, Complaint> {
+    let entries = entries(path, &text)?;
+    Ok(Proposal::of_file(TableText { path: path.to_owned(), text }, entries))
+}
+
+/// The text of a table file, to say where in it a fault is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TableText {
+    path: PathBuf,
+    text: String,
+}
+
+impl TableText {
+    /// The `error` that the nodes of this file have, with its line and key.
+    pub fn complaint(&self, error: &TableError) -> Complaint {
+        let complaint = Complaint::of_file(&self.path, error.to_string())
             .value(&error.value)
             .remedy(error.remedy());
+        // Faults are rare, and the places of ten thousand nodes' values are many.
+        let document: Option<Document> = toml::from_str(&self.text).ok();
+        let span = document.as_ref().and_then(|document| document.span_of(error.place));
+        let complaint = complaint.key(key_of(error.place));
         match span {
-            Some(span) => complaint.line(line_of(text, &span)),
+            Some(span) => complaint.line(line_of(&self.text, &span)),
             None => complaint,
         }
-    })
+    }
+}
+
+/// The key whose value is at fault.
+fn key_of(place: Place) -> &'static str {
+    match place {
+        Place::Networks => "network.cidrs",
+        Place::Table | Place::Name(_) => "node.name",
+        Place::Address(_) => "node.address",
+        Place::Subnets(_) | Place::Subnet(..) => "node.subnets",
+        Place::Codec(_) => "node.codec",
+        Place::Port(_) => "node.port",
+        Place::Mac(_) => "node.mac",
+    }
+}
+
+impl Document {
+    /// Where the value at `place` stands.
+    fn span_of(&self, place: Place) -> Option<Range<usize>> {
+        let entry = |index: usize| self.node.get(index).map(Spanned::get_ref);
+        match place {
+            Place::Networks | Place::Table => None,
+            Place::Name(node) => Some(entry(node)?.name.span()),
+            Place::Address(node) => Some(entry(node)?.address.span()),
+            Place::Subnets(node) => Some(entry(node)?.subnets.span()),
+            Place::Subnet(node, place) => Some(entry(node)?.subnets.get_ref().get(place)?.span()),
+            Place::Codec(node) => entry(node)?.codec.as_ref().map(Spanned::span),
+            Place::Port(node) => entry(node)?.port.as_ref().map(Spanned::span),
+            Place::Mac(node) => entry(node)?.mac.as_ref().map(Spanned::span),
+        }
+    }
 }
 
 /// The nodes of `text`, each by itself.
-fn entries(path: &Path, text: &str) -> Result<(Document, Vec<NodeEntry>), Complaint> {
+fn entries(path: &Path, text: &str) -> Result<Vec<NodeEntry>, Complaint> {
     let document: Document =
         toml::from_str(text).map_err(|error| Complaint::of_toml(path, text, &error))?;
-    let nodes = document
+    document
         .node
         .iter()
         .map(|entry| {
@@ -243,8 +247,7 @@ fn entries(path: &Path, text: &str) -> Result<(Document, Vec<NodeEntry>), Compla
                 },
             })
         })
-        .collect::<Result<Vec<_>, Complaint>>()?;
-    Ok((document, nodes))
+        .collect()
 }
 
 #[cfg(test)]

@@ -5,5 +5,5 @@ mod readiness;
 mod signals;
 
 pub use interrupt::{INTERRUPTED, on_interrupt};
-pub use readiness::{Readiness, State};
+pub use readiness::{Missing, Need, Readiness};
 pub use signals::{Signal, Signals};

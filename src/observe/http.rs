@@ -75,14 +75,15 @@ async fn readyz(State(answers): State<Arc<Answers>>) -> impl IntoResponse {
 }
 
 fn readiness(status: Status) -> (StatusCode, String) {
-    let Status { ready, not_ready_because, table, .. } = status;
-    let (code, mut text) = match (ready, not_ready_because) {
-        (true, _) => (StatusCode::OK, "ready\n".to_owned()),
-        (false, reason) => {
-            let reason = reason.unwrap_or_else(|| "starting".to_owned());
-            (StatusCode::SERVICE_UNAVAILABLE, format!("not ready: {reason}\n"))
-        }
+    let Status { ready, missing, table, .. } = status;
+    let (code, mut text) = if ready {
+        (StatusCode::OK, "ready\n".to_owned())
+    } else {
+        (StatusCode::SERVICE_UNAVAILABLE, "not ready\n".to_owned())
     };
+    for missing in missing {
+        text.push_str(&format!("{missing}\n"));
+    }
     // A table that is stale is better than none: the node stays ready, and says so.
     for remark in table.remarks() {
         text.push_str(&format!("table: {remark}\n"));

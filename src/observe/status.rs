@@ -9,6 +9,7 @@ use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
 use crate::engine::Traffic;
+use crate::lifecycle::Missing;
 
 /// Everything `culvert status` shows.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -17,8 +18,8 @@ pub struct Status {
     pub node: String,
     /// Whether packets flow.
     pub ready: bool,
-    /// What is awaited, if not.
-    pub not_ready_because: Option<String>,
+    /// What is missing, if not.
+    pub missing: Vec<Missing>,
     /// Seconds since the daemon's start.
     pub uptime_seconds: f64,
     /// MTU of the overlay, in bytes.
@@ -118,13 +119,11 @@ pub struct PeerStatus {
 impl fmt::Display for Status {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut facts = table([]);
-        let state = match (&self.ready, &self.not_ready_because) {
-            (true, _) => "ready".to_owned(),
-            (false, Some(reason)) => format!("not ready: {reason}"),
-            (false, None) => "not ready".to_owned(),
-        };
         facts.add_row(["node", &self.node]);
-        facts.add_row(["state", &state]);
+        facts.add_row(["state", if self.ready { "ready" } else { "not ready" }]);
+        for missing in &self.missing {
+            facts.add_row(["", &missing.to_string()]);
+        }
         facts.add_row(["up", &duration(self.uptime_seconds)]);
         facts.add_row(["subnets", &list(&self.subnets)]);
         facts.add_row(["MTU", &format!("{} bytes", self.mtu)]);

@@ -80,7 +80,9 @@ fn readiness_follows_what_the_node_can_do() {
     assert!(body.contains("v-net-0"), "{body}");
     let status = node.status().unwrap();
     assert_eq!(status["ready"], false);
-    assert!(status["not_ready_because"].as_str().unwrap().contains("v-net-0"), "{status}");
+    let kernel = &status["missing"][0];
+    assert_eq!(kernel["what"], "kernel", "{status}");
+    assert!(kernel["why"].as_str().unwrap().contains("v-net-0"), "{status}");
     assert_eq!(node.http("/healthz").unwrap().0, 200);
 
     node.netns().ip("link del v-net-0\n").unwrap();

@@ -42,7 +42,11 @@ pub(crate) fn guest() -> PathBuf {
 }
 
 fn needed(program: PathBuf) -> PathBuf {
-    assert!(program.exists(), "{} is missing: use `make test-runtimes`", program.display());
+    assert!(
+        program.exists(),
+        "{} is missing: use `make test-root SUITES=runtimes`",
+        program.display()
+    );
     program
 }
 
@@ -52,7 +56,7 @@ pub(crate) fn loopback() -> PathBuf {
         .map(PathBuf::from)
         .into_iter()
         .find(|path| path.exists())
-        .expect("install containernetworking-plugins, as `make test-runtimes` does")
+        .expect("install containernetworking-plugins, as `make test-root SUITES=runtimes` does")
 }
 
 /// What `program` prints inside a node; it must succeed.

@@ -7,7 +7,7 @@ use tempfile::TempDir;
 
 use crate::listener::Listener;
 use culvert::config::{Config, Overrides};
-use culvert::control::source::{Saved, Shared, describe};
+use culvert::control::source::{Parameters, Saved, describe};
 use source_servers::etcd::{Etcd, config};
 
 fn state() -> TempDir {
@@ -51,16 +51,17 @@ fn half_written_and_foreign_values_are_reported_and_cost_nobody_anything() {
     let state = state();
     let listener = node(&etcd, 1, &state, "");
     let heard = listener.until_names(&["node1", "peer"]);
-    assert_eq!(heard.roll.foreign().len(), 2, "{heard:?}");
+    assert_eq!(heard.proposal.unreadable().len(), 2, "{heard:?}");
     etcd.put("/culvert/subnets/10.244.55.0-24", "\"later\"");
-    listener.until("a later one", |heard| heard.roll.foreign().len() == 3);
+    listener.until("a later one", |heard| heard.proposal.unreadable().len() == 3);
     etcd.put("/culvert/subnets/10.244.88.0-24", &PEER.replace("}", ",\"codec\":\"pigeon\"}"));
     let key = "/culvert/subnets/10.244.88.0-24";
-    listener.until("a codec that nobody speaks", |heard| heard.roll.foreign().contains_key(key));
+    listener
+        .until("a codec that nobody speaks", |heard| heard.proposal.unreadable().contains_key(key));
     for key in ["10.244.55.0-24", "10.244.66.0-24", "10.244.88.0-24", "elsewhere"] {
         etcd.ctl(&["del", &format!("/culvert/subnets/{key}")]);
     }
-    let heard = listener.until("all mended", |heard| heard.roll.foreign().is_empty());
+    let heard = listener.until("all mended", |heard| heard.proposal.unreadable().is_empty());
     assert_eq!(heard.losses, 0);
     listener.until_names(&["node1", "peer"]);
 }
@@ -124,8 +125,8 @@ fn patience_with_a_database_that_lost_everything_outlives_a_restart() {
     drop(listener);
     // The copy that the daemon keeps.
     let config = Config::parse(Path::new("c.toml"), &text, &Overrides::default()).unwrap();
-    let shared = Shared { cidrs: config.network.cidrs, vni: 1, port: 4790 };
-    let saved = Saved::of("node1", &describe(&config.table), shared, &heard.roll);
+    let parameters = Parameters::configured(&config).unwrap();
+    let saved = Saved::of("node1", &describe(&config.table), parameters, &heard.proposal);
     saved.write(state.path()).unwrap();
     etcd.kill();
     etcd.lose_data();

@@ -37,7 +37,7 @@ fn ten_thousand_nodes_come_from_a_file() {
         path.display()
     );
     let listener = Listener::start(&text);
-    listener.until("ten thousand nodes", |heard| heard.roll.nodes().count() == 10_000);
+    listener.until("ten thousand nodes", |heard| heard.proposal.nodes().count() == 10_000);
 }
 
 #[test]
@@ -58,9 +58,9 @@ fn ten_thousand_nodes_come_from_etcd() {
     let state = TempDir::with_prefix("culvert-state-").unwrap();
     let text = config(&etcd, "node1", state.path(), "192.168.1.11");
     let listener = Listener::start(&text.replace("cidrs = [\"10.244.0.0/16\"]\n", ""));
-    listener.until("ten thousand nodes", |heard| heard.roll.nodes().count() == 10_001);
+    listener.until("ten thousand nodes", |heard| heard.proposal.nodes().count() == 10_001);
     etcd.ctl(&["del", &keys[9_999].0]);
-    let heard = listener.until("one less", |heard| heard.roll.nodes().count() == 10_000);
+    let heard = listener.until("one less", |heard| heard.proposal.nodes().count() == 10_000);
     assert_eq!(heard.losses, 0);
 }
 
@@ -71,7 +71,7 @@ fn ten_thousand_nodes_come_from_kubernetes() {
         server.put(node(number, &place(number).1));
     }
     let (listener, _directory) = listen(&server);
-    listener.until("ten thousand nodes", |heard| heard.roll.nodes().count() == 10_000);
+    listener.until("ten thousand nodes", |heard| heard.proposal.nodes().count() == 10_000);
     server.delete("node9999");
-    listener.until("one less", |heard| heard.roll.nodes().count() == 9_999);
+    listener.until("one less", |heard| heard.proposal.nodes().count() == 9_999);
 }

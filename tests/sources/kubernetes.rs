@@ -41,7 +41,7 @@ fn nodes_come_change_and_go() {
     moved["metadata"]["annotations"]["culvert.dev/address"] = json!("198.51.100.7");
     server.put(moved);
     listener.until("the other address", |heard| {
-        heard.roll.nodes().any(|node| node.entry.address.to_string() == "198.51.100.7")
+        heard.proposal.nodes().any(|node| node.entry.address.to_string() == "198.51.100.7")
     });
     server.delete("node2");
     let heard = listener.until_names(&["node1", "node3"]);
@@ -125,7 +125,7 @@ fn a_node_without_a_pod_cidr_is_told_what_to_do() {
         reason.contains("has no podCIDR") && reason.contains("--allocate-node-cidrs"),
         "{reason}"
     );
-    assert!(heard.roll.nodes().next().is_none());
+    assert!(heard.proposal.nodes().next().is_none());
     server.put(node(1, "10.244.1.0/24"));
     let heard = listener.until_names(&["node1"]);
     assert_eq!(heard.contested, None);
@@ -143,10 +143,10 @@ fn a_node_that_makes_no_sense_is_reported_and_costs_nobody_anything() {
     server.put(wrong);
     let (listener, _directory) = listen(&server);
     let heard = listener.until_names(&["node1", "node2"]);
-    assert_eq!(heard.roll.foreign().len(), 1, "{heard:?}");
+    assert_eq!(heard.proposal.unreadable().len(), 1, "{heard:?}");
     server.put(node(3, "10.244.3.0/24"));
     let heard = listener.until_names(&["node1", "node2", "node3"]);
-    assert!(heard.roll.foreign().is_empty());
+    assert!(heard.proposal.unreadable().is_empty());
 }
 
 #[test]

@@ -6,7 +6,7 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use culvert::config::{Config, Overrides};
-use culvert::control::source::{Roll, Source, Update};
+use culvert::control::source::{Proposal, Source, Update};
 use culvert_lab::wait_until;
 use ipnet::IpNet;
 use tokio::sync::oneshot;
@@ -18,7 +18,7 @@ pub(crate) const LIMIT: Duration = Duration::from_secs(60);
 /// What was heard so far.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Heard {
-    pub(crate) roll: Roll,
+    pub(crate) proposal: Proposal,
     pub(crate) snapshots: usize,
     pub(crate) lost: Option<String>,
     pub(crate) losses: usize,
@@ -31,9 +31,9 @@ pub(crate) struct Heard {
 impl Heard {
     fn take(&mut self, update: Update) {
         match &update {
-            Update::Snapshot(snapshot) => {
-                let shared = snapshot.shared.as_ref();
-                self.networks = shared.map(|shared| shared.cidrs.clone()).unwrap_or_default();
+            Update::Everything(proposal) => {
+                let parameters = proposal.parameters.as_ref();
+                self.networks = parameters.map(|all| all.cidrs.clone()).unwrap_or_default();
                 self.snapshots += 1;
                 self.lost = None;
             }
@@ -43,19 +43,20 @@ impl Heard {
             }
             Update::Differs(reason) => self.differs.clone_from(reason),
             Update::Contested(reason) => self.contested.clone_from(reason),
-            Update::Put(_) | Update::Remove(_) | Update::Foreign { .. } | Update::Refused(_) => {}
+            Update::Put(_) | Update::Remove(_) | Update::Unreadable { .. } | Update::Refused(_) => {
+            }
         }
-        self.roll.take(update);
+        self.proposal.take(update);
     }
 
     /// Names of the nodes, in their order.
     pub(crate) fn names(&self) -> Vec<String> {
-        self.roll.nodes().map(|node| node.entry.name.clone()).collect()
+        self.proposal.nodes().map(|node| node.entry.name.clone()).collect()
     }
 
     /// Subnets of the node `name`.
     pub(crate) fn subnets(&self, name: &str) -> Vec<IpNet> {
-        let node = self.roll.nodes().find(|node| node.entry.name == name);
+        let node = self.proposal.nodes().find(|node| node.entry.name == name);
         node.map(|node| node.entry.subnets.clone()).unwrap_or_default()
     }
 }

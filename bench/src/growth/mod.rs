@@ -14,6 +14,7 @@ use crate::progress::Progress;
 use crate::settings::Settings;
 use crate::usage;
 
+#[cfg(feature = "sources")]
 pub(crate) use tables::other;
 
 /// What of it to measure, and of which programs.

@@ -14,7 +14,7 @@ use crate::config::bad;
 use crate::error::{Error, Failure};
 use crate::fault::Step;
 use crate::ipam::Store;
-use crate::netlink::Socket;
+use crate::netlink::{self, Socket};
 use crate::netns::Netns;
 use crate::node_file::NodeFile;
 use crate::plan::Plan;
@@ -35,7 +35,7 @@ pub(super) fn add(call: &Call) -> Result<Value, Failure> {
         return Err(Failure::from(bad("cniVersion", &Value::from(version.as_str()), remedy)));
     }
     let mut host = Socket::open()?;
-    let Some(bridge) = host.link_by_name(&node.bridge)? else {
+    let Some(bridge) = host.link(&node.bridge)? else {
         return Err(Failure::from(Error::BridgeMissing {
             bridge: node.bridge,
             path: NodeFile::path(&call.config.run_dir),
@@ -51,7 +51,7 @@ pub(super) fn add(call: &Call) -> Result<Value, Failure> {
     netns.enter()?;
     let pod = Socket::open()?;
     let ifname = call.attachment.ifname();
-    if pod.index_of(ifname)?.is_some() {
+    if netlink::index_of(&pod, ifname)?.is_some() {
         return Err(Failure::from(Error::InterfaceTaken {
             ifname: ifname.to_owned(),
             netns: netns.path().to_owned(),

@@ -13,7 +13,8 @@ use super::Call;
 use crate::config::{RouteSpec, Settings, bad};
 use crate::error::{Error, Failure};
 use crate::ipam::Store;
-use crate::netlink::{Route, Socket};
+use crate::mac::MacAddress;
+use crate::netlink::{Route, RouteFilter, Socket};
 use crate::netns::Netns;
 use crate::plan;
 use crate::pod_port::PodPort;
@@ -106,27 +107,28 @@ fn check_addresses_in_store(call: &Call, expected: &Expected) -> Result<(), Erro
 fn check_host(call: &Call, settings: &Settings, expected: &Expected) -> Result<(), Error> {
     let mut host = Socket::open()?;
     let device = call.attachment.host_device();
-    let Some(link) = host.link_by_name(&device)? else {
+    let Some(link) = host.link(&device)? else {
         return Err(mismatch(format!("host device {device} does not exist")));
     };
-    if !link.is_up {
+    if !link.up {
         return Err(mismatch(format!("host device {device} is down")));
     }
     let mut is_on_bridge = false;
     for name in &expected.host_devices {
-        if *name != device && link.bridge.is_some() {
-            let bridge = host.link_by_name(name)?;
-            is_on_bridge |= bridge.is_some_and(|bridge| Some(bridge.index) == link.bridge);
+        if *name != device && link.controller.is_some() {
+            let bridge = host.link(name)?;
+            is_on_bridge |= bridge.is_some_and(|bridge| Some(bridge.index) == link.controller);
         }
     }
     if !is_on_bridge {
         return Err(mismatch(format!("host device {device} is not a port of the bridge")));
     }
+    let port = link.port.unwrap_or_default();
     let note = PodPort::from_note(&device, &link.alias);
     let is_checked = note.is_some_and(|port| port.is_checked);
     for (option, found, wanted, key) in [
-        ("hairpin mode", link.hairpin, settings.hairpin, "hairpinMode"),
-        ("isolation", link.isolated, settings.isolated, "portIsolation"),
+        ("hairpin mode", port.hairpin, settings.hairpin, "hairpinMode"),
+        ("isolation", port.isolated, settings.isolated, "portIsolation"),
         ("source check", is_checked, settings.source_check, "macspoofchk"),
     ] {
         if found != wanted {
@@ -142,21 +144,22 @@ fn check_host(call: &Call, settings: &Settings, expected: &Expected) -> Result<(
 fn check_pod(call: &Call, settings: &Settings, expected: &Expected) -> Result<(), Error> {
     let mut pod = Socket::open()?;
     let ifname = call.attachment.ifname();
-    let Some(link) = pod.link_by_name(ifname)? else {
+    let Some(link) = pod.link(ifname)? else {
         return Err(mismatch(format!("interface {ifname} does not exist")));
     };
-    if !link.is_up {
+    if !link.up {
         return Err(mismatch(format!("interface {ifname} is down")));
     }
-    let mac = link.mac.map(|mac| mac.to_string());
+    let mac = link.mac.map(|mac| MacAddress(mac).to_string());
     if let (Some(wanted), Some(found)) = (&expected.mac, &mac)
         && !wanted.eq_ignore_ascii_case(found)
     {
         return Err(mismatch(format!("interface {ifname} has MAC address {found}, not {wanted}")));
     }
-    let addresses = pod.addresses(link.index)?;
+    let mut addresses = pod.addresses()?;
+    addresses.retain(|address| address.link == link.index);
     for address in expected.addresses() {
-        if !addresses.contains(&address) {
+        if !addresses.iter().any(|found| found.net == address) {
             return Err(mismatch(format!("interface {ifname} lacks address {address}")));
         }
     }
@@ -180,7 +183,7 @@ fn check_routes(
             wanted.push(RouteSpec::new(*dst, *gateway));
         }
     }
-    let found = pod.routes()?;
+    let found = pod.routes(RouteFilter::All)?;
     for spec in wanted {
         let route = Route::of(&spec, device);
         if !found.iter().any(|found| route.is(found)) {

@@ -12,7 +12,7 @@ use super::Call;
 use crate::error::{Error, Failure};
 use crate::fault::Step;
 use crate::ipam::Store;
-use crate::netlink::Socket;
+use crate::netlink::{self, Socket};
 use crate::pod_port::PodPort;
 use crate::source_check;
 
@@ -67,9 +67,9 @@ pub(super) fn unplug(
     device: &str,
     reached: &dyn Fn(Step),
 ) -> Result<(), Error> {
-    let found = host.link_by_name(device)?;
+    let found = host.link(device)?;
     if found.is_some() {
-        host.delete_link(device, reached)?;
+        netlink::delete_link(host, device, reached)?;
     }
     let Some(nftables) = nftables else {
         return Ok(());

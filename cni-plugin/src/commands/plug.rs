@@ -14,7 +14,7 @@ use crate::error::Error;
 use crate::fault::Step;
 use crate::ipam::{Allocation, Store};
 use crate::mac::MacAddress;
-use crate::netlink::{self, Detection, Link, PortChange, Route, Socket, Veth};
+use crate::netlink::{self, Address, Detection, Link, PortChange, Route, Socket, Veth};
 use crate::netns::{Netns, Sysctl, kernel_has_ipv6};
 use crate::node_file::NodeFile;
 use crate::plan::{self, Plan};
@@ -73,7 +73,7 @@ impl Plug<'_> {
         call.reached(Step::Announced);
         let host_interface = |link: &Link| Interface {
             name: link.name.clone(),
-            mac: link.mac.map(|mac| mac.to_string()),
+            mac: link.mac.map(|mac| MacAddress(mac).to_string()),
             mtu: Some(link.mtu),
             ..Interface::default()
         };
@@ -105,7 +105,7 @@ impl Plug<'_> {
             mtu: self.plan.mtu,
             gso_max_size: self.node.gso_max_size,
         };
-        self.host.create_veth(&veth).map_err(|error| {
+        self.host.execute(netlink::create_veth(&veth)).map_err(|error| {
             if error.is_exists() {
                 // The pod's name was free a moment ago, so it is the host's.
                 Error::HostDeviceExists { device: self.host_device.clone() }
@@ -117,12 +117,12 @@ impl Plug<'_> {
         self.call.reached(Step::VethCreated);
         self.enter_source_check(pod_mac, allocations)?;
         self.call.reached(Step::SourceChecked);
-        self.host.start_port(&PortChange {
+        self.host.execute(netlink::start_port(&PortChange {
             name: &self.host_device,
             hairpin: self.settings.hairpin,
             isolated: self.settings.isolated,
             kernel_has_ipv6: kernel_has_ipv6(),
-        })?;
+        }))?;
         self.call.reached(Step::PortStarted);
         Ok(())
     }
@@ -147,7 +147,7 @@ impl Plug<'_> {
         };
         let note =
             port.note().ok_or_else(|| Error::TooManyAddresses { device: port.device.clone() })?;
-        self.host.set_alias(&port.device, &note)?;
+        self.host.execute(netlink::set_alias(&port.device, &note))?;
         if let Some(nftables) = &mut self.nftables {
             source_check::enter(nftables, &port).map_err(Error::source_check)?;
         }
@@ -178,13 +178,14 @@ impl Plug<'_> {
             requests.push(netlink::add_address(device, address, duplicate_detection));
         }
         requests.extend(routes.iter().map(|spec| netlink::add_route(&Route::of(spec, device))));
-        Ok(self.pod.execute_all(requests)?)
+        Ok(self.pod.execute_all(&requests)?)
     }
 
     /// Index of the pod's end.
     fn pod_device(&self) -> Result<u32, Error> {
         let ifname = self.call.attachment.ifname();
-        self.pod.index_of(ifname)?.ok_or_else(|| Error::Vanished { device: ifname.to_owned() })
+        netlink::index_of(&self.pod, ifname)?
+            .ok_or_else(|| Error::Vanished { device: ifname.to_owned() })
     }
 
     /// Waits until the bridge forwards frames of the new port.
@@ -196,11 +197,11 @@ impl Plug<'_> {
         loop {
             let link = self
                 .host
-                .link_by_name(&self.host_device)?
+                .link(&self.host_device)?
                 .ok_or_else(|| Error::Vanished { device: self.host_device.clone() })?;
             attempts += 1;
             // A bridge that is itself down connects nothing; the daemon will see to that.
-            if link.is_running || attempts >= PORT_ATTEMPTS {
+            if link.running || attempts >= PORT_ATTEMPTS {
                 return Ok(link);
             }
             thread::sleep(PORT_PAUSE);
@@ -212,11 +213,16 @@ impl Plug<'_> {
         let ifname = self.call.attachment.ifname();
         let device = self.pod_device()?;
         for _attempt in 0..DETECTION_ATTEMPTS {
-            match self.pod.detection(device)? {
-                Detection::Passed => return Ok(()),
-                Detection::Duplicate(address) => return Err(Error::DuplicateAddress { address }),
-                Detection::Pending => thread::sleep(DETECTION_PAUSE),
+            let mut addresses = self.pod.addresses()?;
+            addresses.retain(|address| address.link == device);
+            let is = |state| move |address: &&Address| address.detection == state;
+            if let Some(taken) = addresses.iter().find(is(Detection::Duplicate)) {
+                return Err(Error::DuplicateAddress { address: taken.net });
             }
+            if !addresses.iter().any(|address| is(Detection::Pending)(&address)) {
+                return Ok(());
+            }
+            thread::sleep(DETECTION_PAUSE);
         }
         Err(Error::UndecidedAddress { device: ifname.to_owned() })
     }

@@ -14,7 +14,7 @@ use ipnet::IpNet;
 use super::record::{Namespace, Record};
 use super::{Error, Store};
 use crate::attachment::Attachment;
-use crate::netlink::{self, Pair, Socket};
+use crate::netlink::{self, Link, Socket};
 use crate::netns::Netns;
 use crate::pod_port::PodPort;
 
@@ -66,7 +66,7 @@ impl Pulses {
     ///
     /// The kernel does not answer.
     pub fn has_device(&mut self, name: &str) -> Result<bool, Error> {
-        Ok(self.host.link_by_name(name).map_err(look)?.is_some())
+        Ok(self.host.link(name).map_err(look)?.is_some())
     }
 
     /// What each allocation of `store` has to say for itself.
@@ -107,9 +107,11 @@ pub struct LivePod {
 /// The kernel does not answer, or refuses to let this process into a namespace.
 pub fn live_pods() -> Result<Vec<LivePod>, Error> {
     let mut host = Socket::open().map_err(look)?;
-    let mut pairs: BTreeMap<i32, Vec<Pair>> = BTreeMap::new();
-    for pair in host.pairs().map_err(look)? {
-        pairs.entry(pair.netns).or_default().push(pair);
+    let mut pairs: BTreeMap<i32, Vec<(u32, Link)>> = BTreeMap::new();
+    for link in host.links().map_err(look)? {
+        if let Some(peer) = link.peer {
+            pairs.entry(peer.netns).or_default().push((peer.index, link));
+        }
     }
     let mut pods = Vec::new();
     for namespace in namespaces() {
@@ -123,20 +125,19 @@ pub fn live_pods() -> Result<Vec<LivePod>, Error> {
             continue;
         };
         let addresses = netns
-            .run(|| Socket::open()?.all_addresses().map_err(crate::error::Error::from))
+            .run(|| Socket::open()?.addresses().map_err(crate::error::Error::from))
             .map_err(|error| Error::Look { what: error.to_string() })?;
-        pods.extend(pairs.into_iter().map(|pair| {
-            let note =
-                pair.alias.as_deref().and_then(|alias| PodPort::from_note(&pair.name, alias));
+        pods.extend(pairs.into_iter().map(|(peer, link)| {
+            let note = PodPort::from_note(&link.name, &link.alias);
             LivePod {
                 attachment: note.and_then(|port| port.attachment),
                 netns: namespace.clone(),
                 addresses: addresses
                     .iter()
-                    .filter(|(index, _)| *index == pair.peer)
-                    .map(|(_, address)| *address)
+                    .filter(|address| address.link == peer)
+                    .map(|address| address.net)
                     .collect(),
-                host_device: pair.name,
+                host_device: link.name,
             }
         }));
     }

@@ -1,20 +1,17 @@
-//! Calls about routes.
+//! Requests for routes.
 
 use std::net::IpAddr;
 
+use culvert_netlink::{MAIN_TABLE, Route as Found};
 use ipnet::IpNet;
 use netlink_packet_core::{NLM_F_CREATE, NLM_F_EXCL};
 use netlink_packet_route::route::{
-    RouteAddress, RouteAttribute, RouteHeader, RouteMessage, RouteMetric, RouteProtocol,
-    RouteScope, RouteType,
+    RouteAttribute, RouteHeader, RouteMessage, RouteMetric, RouteProtocol, RouteScope, RouteType,
 };
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 
-use super::{Error, Request, Socket};
+use super::Request;
 use crate::config::RouteSpec;
-
-/// The kernel's main routing table.
-const MAIN_TABLE: u32 = RouteHeader::RT_TABLE_MAIN as u32;
 
 /// A route through a gateway, or straight to a device's neighbours.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -81,13 +78,13 @@ impl Route {
 
     /// Whether `found`, as the kernel lists it, is this route. What this one leaves open may be
     /// anything there.
-    pub(crate) fn is(&self, found: &Self) -> bool {
+    pub(crate) fn is(&self, found: &Found) -> bool {
         let open = |wanted: Option<u32>, found: Option<u32>| wanted.is_none() || wanted == found;
-        self.dst == found.dst
+        self.dst == found.destination
             && self.gateway == found.gateway
-            && self.device == found.device
+            && Some(self.device) == found.link
             && self.table == found.table
-            && open(self.priority, found.priority)
+            && open(self.priority, Some(found.priority))
             && open(self.mtu, found.mtu)
             && open(self.advmss, found.advmss)
     }
@@ -120,66 +117,18 @@ pub(crate) fn add_route(route: &Route) -> Request {
     Request::new("add", target, NLM_F_CREATE | NLM_F_EXCL, RouteNetlinkMessage::NewRoute(message))
 }
 
-impl Socket {
-    /// The routes of every table.
-    pub(crate) fn routes(&mut self) -> Result<Vec<Route>, Error> {
-        let message = RouteNetlinkMessage::GetRoute(RouteMessage::default());
-        let request = Request::new("list", "routes", 0, message);
-        let mut routes = Vec::new();
-        for answer in self.dump(&request)? {
-            if let RouteNetlinkMessage::NewRoute(message) = answer {
-                routes.extend(parse(&message));
-            }
-        }
-        Ok(routes)
-    }
-}
-
-fn parse(message: &RouteMessage) -> Option<Route> {
-    let header = &message.header;
-    let everywhere: IpAddr =
-        if header.address_family == AddressFamily::Inet6 { [0; 16].into() } else { [0; 4].into() };
-    let length = header.destination_prefix_length;
-    let mut route = Route::new(IpNet::new(everywhere, length).ok()?, None, 0);
-    route.table = header.table.into();
-    route.scope = header.scope.into();
-    for attribute in &message.attributes {
-        if let RouteAttribute::Destination(destination) = attribute {
-            route.dst = IpNet::new(ip(destination)?, length).ok()?;
-        } else if let RouteAttribute::Gateway(gateway) = attribute {
-            route.gateway = ip(gateway);
-        } else if let RouteAttribute::Oif(index) = attribute {
-            route.device = *index;
-        } else if let RouteAttribute::Table(table) = attribute {
-            route.table = *table;
-        } else if let RouteAttribute::Priority(priority) = attribute {
-            route.priority = Some(*priority);
-        } else if let RouteAttribute::Metrics(metrics) = attribute {
-            for metric in metrics {
-                if let RouteMetric::Mtu(mtu) = metric {
-                    route.mtu = Some(*mtu);
-                } else if let RouteMetric::Advmss(advmss) = metric {
-                    route.advmss = Some(*advmss);
-                }
-            }
-        }
-    }
-    Some(route)
-}
-
-fn ip(address: &RouteAddress) -> Option<IpAddr> {
-    if let RouteAddress::Inet(v4) = address {
-        Some(IpAddr::V4(*v4))
-    } else if let RouteAddress::Inet6(v6) = address {
-        Some(IpAddr::V6(*v6))
-    } else {
-        None
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// How the kernel lists what is asked of it.
+    fn found(route: &Route) -> Found {
+        let request = add_route(route);
+        let RouteNetlinkMessage::NewRoute(message) = request.message() else {
+            unreachable!("the request makes a route")
+        };
+        Found::read(message).unwrap()
+    }
 
     #[test]
     fn what_is_asked_of_the_kernel_is_read_back_the_same() {
@@ -193,21 +142,18 @@ mod tests {
         };
         let on_link = Route { scope: 253, ..Route::new("10.9.0.0/16".parse().unwrap(), None, 7) };
         for route in [plain, detailed, on_link] {
-            let RouteNetlinkMessage::NewRoute(message) = add_route(&route).message else {
-                unreachable!("the request makes a route")
-            };
-            let found = parse(&message).unwrap();
-            assert_eq!(found, route);
+            let found = found(&route);
+            assert_eq!(found.scope, route.scope);
             assert!(route.is(&found));
-            assert!(!route.is(&Route { device: 8, ..found.clone() }));
-            assert!(!route.is(&Route { table: 9, ..found }));
+            assert!(!Route { device: 8, ..route.clone() }.is(&found));
+            assert!(!Route { table: 9, ..route }.is(&found));
         }
     }
 
     #[test]
     fn open_fields_match_what_the_kernel_chose() {
         let wanted = Route::new("::/0".parse().unwrap(), "fd00::1".parse().ok(), 7);
-        let found = Route { priority: Some(1024), ..wanted.clone() };
+        let found = found(&Route { priority: Some(1024), ..wanted.clone() });
         assert!(wanted.is(&found));
         assert!(!Route { priority: Some(5), ..wanted }.is(&found));
     }

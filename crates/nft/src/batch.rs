@@ -1,42 +1,26 @@
 //! A transaction: all of its messages take effect at once, or none does.
 
+use culvert_netlink::Request;
+use netlink_packet_core::{NLM_F_APPEND, NLM_F_CREATE, NLM_F_EXCL};
+
 use crate::attribute::Attributes;
 use crate::message;
 use crate::table::{Element, Family, Table};
+use crate::wire::Message;
 
 /// Elements in one message: an attribute has at most 64 KiB, and an element less than 64 bytes.
 const ELEMENTS_PER_MESSAGE: usize = 512;
-
-/// `NLM_F_*` of `linux/netlink.h`.
-pub(crate) const REQUEST: u16 = 0x1;
-pub(crate) const ACKNOWLEDGE: u16 = 0x4;
-const EXCLUSIVE: u16 = 0x200;
-const CREATE: u16 = 0x400;
-const APPEND: u16 = 0x800;
 
 /// `NFNL_MSG_BATCH_BEGIN`, `NFNL_MSG_BATCH_END`, `NFNL_BATCH_GENID`.
 const BEGIN: u16 = 0x10;
 const END: u16 = 0x11;
 const BEGIN_GENERATION: u16 = 1;
 
-/// Bytes of `struct nlmsghdr` and of `struct nfgenmsg`.
-pub(crate) const HEADER_BYTES: usize = 16;
-pub(crate) const NETFILTER_BYTES: usize = 4;
-
-/// One message of a transaction.
-struct Message {
-    op: &'static str,
-    target: String,
-    kind: u8,
-    flags: u16,
-    attributes: Attributes,
-}
-
 /// A transaction being put together, about tables of one family.
 pub struct Batch {
     family: Family,
     generation: Option<u32>,
-    messages: Vec<Message>,
+    pub(crate) messages: Vec<Request<Message>>,
 }
 
 impl Batch {
@@ -62,7 +46,7 @@ impl Batch {
 
     /// Makes a table that must not exist yet.
     pub fn create(&mut self, table: &Table) {
-        self.push("create", table.name, message::NEW_TABLE, CREATE | EXCLUSIVE, {
+        self.push("create", table.name, message::NEW_TABLE, NLM_F_CREATE | NLM_F_EXCL, {
             message::table(table.name)
         });
         self.fill(table);
@@ -73,7 +57,7 @@ impl Batch {
     /// (Linux 5.12).
     pub fn claim(&mut self, table: &str) {
         let attributes = message::owned_table(table);
-        self.push("claim", table, message::NEW_TABLE, CREATE | EXCLUSIVE, attributes);
+        self.push("claim", table, message::NEW_TABLE, NLM_F_CREATE | NLM_F_EXCL, attributes);
     }
 
     /// Makes a table in place of one that may exist.
@@ -85,7 +69,7 @@ impl Batch {
     /// Removes a table that may exist.
     pub fn remove(&mut self, table: &str) {
         // Declaring it first makes the removal succeed when there was none.
-        self.push("declare", table, message::NEW_TABLE, CREATE, message::table(table));
+        self.push("declare", table, message::NEW_TABLE, NLM_F_CREATE, message::table(table));
         self.push("remove", table, message::DELETE_TABLE, 0, message::table(table));
     }
 
@@ -93,7 +77,7 @@ impl Batch {
     pub fn add_elements(&mut self, table: &str, set: &str, elements: &[Element]) {
         for some in elements.chunks(ELEMENTS_PER_MESSAGE) {
             let attributes = message::elements(table, set, some);
-            self.push("add elements to", set, message::NEW_ELEMENTS, CREATE, attributes);
+            self.push("add elements to", set, message::NEW_ELEMENTS, NLM_F_CREATE, attributes);
         }
     }
 
@@ -113,24 +97,24 @@ impl Batch {
     pub fn expire_elements(&mut self, table: &str, set: &str, elements: &[Element]) {
         for some in elements.chunks(ELEMENTS_PER_MESSAGE) {
             let attributes = message::elements_for(table, set, some, Some(1));
-            self.push("expire elements of", set, message::NEW_ELEMENTS, CREATE, attributes);
+            self.push("expire elements of", set, message::NEW_ELEMENTS, NLM_F_CREATE, attributes);
         }
     }
 
     fn fill(&mut self, table: &Table) {
         for set in &table.sets {
             let attributes = message::set(table.name, set);
-            self.push("create set", &set.name, message::NEW_SET, CREATE, attributes);
+            self.push("create set", &set.name, message::NEW_SET, NLM_F_CREATE, attributes);
             self.add_elements(table.name, &set.name, &set.elements);
         }
         for chain in &table.chains {
             let attributes = message::chain(table.name, chain);
-            self.push("create chain", chain.name, message::NEW_CHAIN, CREATE, attributes);
+            self.push("create chain", chain.name, message::NEW_CHAIN, NLM_F_CREATE, attributes);
         }
         for chain in &table.chains {
             for rule in &chain.rules {
                 let attributes = message::rule(table.name, chain.name, rule);
-                let flags = CREATE | APPEND;
+                let flags = NLM_F_CREATE | NLM_F_APPEND;
                 self.push("add a rule to", chain.name, message::NEW_RULE, flags, attributes);
             }
         }
@@ -145,63 +129,30 @@ impl Batch {
         attributes: Attributes,
     ) {
         let target = format!("{target} (nftables, family {})", self.family.as_str());
-        self.messages.push(Message { op, target, kind, flags, attributes });
+        let kind = u16::from(message::SUBSYSTEM) << 8 | u16::from(kind);
+        let family = self.family.number();
+        let message = Message { kind, family, resource: 0, attributes: attributes.0 };
+        self.messages.push(Request::new(op, target, flags, message));
     }
 
-    /// How many acknowledgements a transaction gets that succeeds.
-    pub(crate) fn len(&self) -> usize {
-        self.messages.len()
-    }
-
-    /// What the message at `position` is about; the begin and the end are about the whole.
-    pub(crate) fn about(&self, position: usize) -> (&'static str, String) {
-        match self.messages.get(position) {
-            Some(message) => (message.op, message.target.clone()),
-            None => ("commit", "an nftables transaction".to_owned()),
-        }
-    }
-
-    /// The bytes to send; message N has sequence number `sequence` + 1 + N.
-    pub(crate) fn encode(&self, sequence: u32) -> Vec<u8> {
-        let mut out = Vec::new();
-        let mut begin = Attributes::default();
+    /// The message that begins the transaction.
+    pub(crate) fn begin(&self) -> Request<Message> {
+        let mut attributes = Attributes::default();
         if let Some(generation) = self.generation {
-            begin.number(BEGIN_GENERATION, generation);
+            attributes.number(BEGIN_GENERATION, generation);
         }
-        let subsystem = u16::from(message::SUBSYSTEM);
-        append(&mut out, BEGIN, REQUEST, sequence, [0, 0], subsystem, &begin.0);
-        let mut number = sequence;
-        for message in &self.messages {
-            number = number.wrapping_add(1);
-            let kind = subsystem << 8 | u16::from(message.kind);
-            let flags = REQUEST | ACKNOWLEDGE | message.flags;
-            let family = [self.family.number(), 0];
-            append(&mut out, kind, flags, number, family, 0, &message.attributes.0);
-        }
-        append(&mut out, END, REQUEST, number.wrapping_add(1), [0, 0], subsystem, &[]);
-        out
+        frame(BEGIN, attributes)
+    }
+
+    /// The message that ends a transaction.
+    pub(crate) fn end() -> Request<Message> {
+        frame(END, Attributes::default())
     }
 }
 
-/// Appends one netlink message: header, `struct nfgenmsg` (family and version, then a number in
-/// network order), attributes.
-pub(crate) fn append(
-    out: &mut Vec<u8>,
-    kind: u16,
-    flags: u16,
-    sequence: u32,
-    family: [u8; 2],
-    resource: u16,
-    attributes: &[u8],
-) {
-    let length = HEADER_BYTES + NETFILTER_BYTES + attributes.len();
-    out.extend(u32::try_from(length).unwrap_or(u32::MAX).to_ne_bytes());
-    out.extend(kind.to_ne_bytes());
-    out.extend(flags.to_ne_bytes());
-    out.extend(sequence.to_ne_bytes());
-    // Port number: the kernel knows who sends.
-    out.extend(0_u32.to_ne_bytes());
-    out.extend(family);
-    out.extend(resource.to_be_bytes());
-    out.extend(attributes);
+/// The begin or the end of a transaction, which stand for the whole.
+fn frame(kind: u16, attributes: Attributes) -> Request<Message> {
+    let resource = message::SUBSYSTEM.into();
+    let message = Message { kind, family: 0, resource, attributes: attributes.0 };
+    Request::new("commit", "an nftables transaction", 0, message)
 }

@@ -2,8 +2,8 @@
 //!
 //! Owns the encoding of tables, sets, chains and rules for the few expressions that Culvert's own
 //! tables use, transactions, and reading a table back for comparison. Never decides what a table
-//! says: the daemon and the plugin bring it as values. Every call blocks, for as long as the kernel
-//! works on it, in the network namespace of the thread that opened the socket.
+//! says: the daemon and the plugin bring it as values. Every call blocks, and acts in the network
+//! namespace of the thread that opened the socket; [`culvert_netlink`] says for how long.
 //!
 //! Numbers are those of `linux/netfilter/nf_tables.h` and `nfnetlink.h`.
 
@@ -18,6 +18,7 @@ mod listing;
 mod message;
 mod socket;
 mod table;
+mod wire;
 
 pub use batch::Batch;
 pub use error::{Error, Result};

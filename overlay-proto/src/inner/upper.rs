@@ -88,20 +88,6 @@ impl<'a> InnerPacket<'a> {
         self.bytes.get(self.upper_layer().offset..).unwrap_or_default()
     }
 
-    /// Says whether the packet is a fragment, first or later.
-    #[inline]
-    #[must_use]
-    pub fn is_fragment(&self) -> bool {
-        self.upper_layer().fragment != Fragment::Whole
-    }
-
-    /// Says whether the packet starts with its transport header: whole, or a first fragment.
-    #[inline]
-    #[must_use]
-    pub fn fragment_offset_is_zero(&self) -> bool {
-        self.upper_layer().fragment != Fragment::Later
-    }
-
     /// Returns the source and destination port of a TCP, UDP or SCTP packet.
     ///
     /// `None` for other protocols, for later fragments, and if the four bytes are not all there.

@@ -1,6 +1,6 @@
 //! The fast checksum against the slow one that RFC 1071 prints.
 
-use overlay_proto::checksum::{Sum, checksum, pseudo_header, update_u16, update_u32};
+use overlay_proto::checksum::{Sum, checksum, pseudo_header, update_u16};
 use proptest::collection::vec;
 use proptest::prelude::*;
 
@@ -48,7 +48,6 @@ proptest! {
         bytes[at..at + 4].copy_from_slice(&new.to_be_bytes());
         let after = checksum(&bytes);
 
-        prop_assert_eq!(update_u32(before, old, new), after);
         let [o0, o1, o2, o3] = old.to_be_bytes();
         let [n0, n1, n2, n3] = new.to_be_bytes();
         let half = update_u16(before, u16::from_be_bytes([o0, o1]), u16::from_be_bytes([n0, n1]));

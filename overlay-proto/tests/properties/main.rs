@@ -10,7 +10,7 @@ mod packets;
 
 use etherparse::IpSlice;
 use overlay_proto::ecn::{decapsulate, encapsulate, set_ecn};
-use overlay_proto::{Codec, DecodeError, Ecn, Family, InnerPacket, Mac, Vni};
+use overlay_proto::{Codec, DecodeError, Ecn, Family, Fragment, InnerPacket, Mac, Vni};
 use proptest::collection::vec;
 use proptest::prelude::*;
 
@@ -107,7 +107,8 @@ proptest! {
                 prop_assert_eq!(ours.ttl(), ip.header().ttl());
                 prop_assert_eq!(ours.dont_fragment(), ip.header().dont_fragment());
                 prop_assert_eq!(ours.ecn().bits(), ip.header().ecn().value());
-                prop_assert_eq!(ours.is_fragment(), ip.header().is_fragmenting_payload());
+                let is_fragment = ours.upper_layer().fragment != Fragment::Whole;
+                prop_assert_eq!(is_fragment, ip.header().is_fragmenting_payload());
                 prop_assert_eq!(ours.protocol(), ip.header().protocol().0);
                 prop_assert_eq!(ours.transport(), ip.payload().payload);
             }
@@ -171,7 +172,7 @@ fn use_everything(bytes: &[u8]) {
     assert!(packet.transport_offset() <= packet.len());
     assert!(packet.len() <= bytes.len());
     let _ = (packet.source(), packet.destination(), packet.source_bits(), packet.ports());
-    let _ = (packet.flow_hash(), packet.transport(), packet.is_fragment(), packet.ecn());
+    let _ = (packet.flow_hash(), packet.transport(), packet.upper_layer().fragment, packet.ecn());
     for ecn in ALL_ECN {
         set_ecn(&mut bytes.to_vec(), packet.family(), ecn);
         set_ecn(&mut bytes[..bytes.len() / 3].to_vec(), packet.family(), ecn);

@@ -87,11 +87,14 @@ fn hash(name: &str) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::control::source::Shared;
+    use overlay_proto::Vni;
+
+    use crate::control::source::Parameters;
 
     fn settings(len: u8) -> Settings {
-        let shared = Shared { cidrs: Vec::new(), vni: 1, port: 4790 };
-        Settings { shared, subnet_len: len, subnet_len_v6: 64 }
+        let vni = Vni::new(1).unwrap();
+        let parameters = Parameters { cidrs: Vec::new(), vni, port: 4790 };
+        Settings { parameters, subnet_len: len, subnet_len_v6: 64 }
     }
 
     #[test]

@@ -63,7 +63,7 @@ impl Claimant<'_> {
         let claim = Claim {
             node: self.memory.node.clone(),
             instance: self.memory.instance.clone(),
-            published: Published::local(self.address, settings.shared.port),
+            published: Published::local(self.address, settings.parameters.port),
         };
         let value = serde_json::to_vec(&claim)?;
         let good = |found: Option<&KeyValue>| {
@@ -166,7 +166,7 @@ impl Claimant<'_> {
             }
         }
         let mut wanted: Vec<IpNet> = Vec::new();
-        for network in &settings.shared.cidrs {
+        for network in &settings.parameters.cidrs {
             let in_network = || had.iter().filter(|subnet| network.contains(*subnet));
             let before = wanted.len();
             for subnet in in_network() {

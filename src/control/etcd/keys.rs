@@ -16,7 +16,7 @@ use std::net::IpAddr;
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
-use crate::control::source::{Published, Shared};
+use crate::control::source::{Parameters, Published};
 
 /// The keys under one prefix.
 #[derive(Clone, Debug)]
@@ -86,7 +86,7 @@ fn parse_subnet(text: &str) -> Result<IpNet, String> {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Settings {
     #[serde(flatten)]
-    pub(super) shared: Shared,
+    pub(super) parameters: Parameters,
     /// Length of a node's IPv4 subnet.
     #[serde(default = "default_len")]
     pub(super) subnet_len: u8,
@@ -114,15 +114,15 @@ impl Settings {
 
     /// What is wrong with them.
     pub(super) fn fault(&self) -> Option<String> {
-        if self.shared.cidrs.is_empty() {
+        if self.parameters.cidrs.is_empty() {
             return Some("cidrs = []: the cluster needs a pod network".to_owned());
         }
-        for (index, network) in self.shared.cidrs.iter().enumerate() {
+        for (index, network) in self.parameters.cidrs.iter().enumerate() {
             let len = self.len(network);
             if network.trunc() != *network {
                 return Some(format!("cidrs: {network} has bits set beyond its length"));
             }
-            if self.shared.cidrs[..index]
+            if self.parameters.cidrs[..index]
                 .iter()
                 .any(|other| other.addr().is_ipv4() == network.addr().is_ipv4())
             {
@@ -134,7 +134,7 @@ impl Settings {
                 ));
             }
         }
-        (self.shared.port == 0).then(|| "port = 0: not a port".to_owned())
+        (self.parameters.port == 0).then(|| "port = 0: not a port".to_owned())
     }
 }
 

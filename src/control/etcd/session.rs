@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
-use anyhow::{bail, ensure};
+use anyhow::bail;
 use tokio::time::{MissedTickBehavior, interval_at};
 
 use super::address::own_address;
@@ -16,7 +16,9 @@ use super::memory::Memory;
 use super::rpc::{Compare, EventType, WatchResponse};
 use super::store::Store;
 use crate::config::{Config, Etcd};
-use crate::control::source::{Backoff, Candidate, Link, Saved, Shared, Snapshot, Update, describe};
+use crate::control::source::{
+    Backoff, Candidate, Link, Parameters, Proposal, Saved, Update, describe,
+};
 use crate::platform::clock;
 
 /// How long nodes stay in the table that a database does not have which is not the one it was: after
@@ -47,7 +49,7 @@ pub(super) struct Follower {
     lease: Option<i64>,
     address: Option<IpAddr>,
     /// What all nodes share, as far as this one goes by it.
-    shared: Option<Shared>,
+    parameters: Option<Parameters>,
     /// What of the settings it does not go by while it runs.
     differs: Option<String>,
     contested: Option<String>,
@@ -71,7 +73,7 @@ impl Follower {
             config: config.clone(),
             lease: None,
             address: None,
-            shared: None,
+            parameters: None,
             differs: None,
             contested: None,
             last: memory.database,
@@ -107,8 +109,8 @@ impl Follower {
             return Ok(Ended::Asked);
         };
         let seen = Database { cluster: found.cluster, revision: found.revision, settings };
-        let shared = self.agree(&mut store)?;
-        store.set_port(shared.port);
+        let parameters = self.agree(&mut store)?;
+        store.set_port(parameters.port);
         let another = self.last.is_some_and(|last| !last.is_older_than(seen));
         self.last = Some(seen);
 
@@ -116,7 +118,7 @@ impl Follower {
         if !self.claim(&mut client, &store, link).await? {
             return Ok(Ended::Raced);
         }
-        self.tell_everything(&store, shared.clone(), another, link).await;
+        self.tell_everything(&store, parameters.clone(), another, link).await;
         link.say(Update::Differs(self.differs.clone())).await;
         self.remember_database();
         backoff.reset();
@@ -150,7 +152,7 @@ impl Follower {
                     self.address.replace(address) != Some(address)
                 }
             };
-            if self.shared.as_ref() != Some(&shared) {
+            if self.parameters.as_ref() != Some(&parameters) {
                 return Ok(Ended::Asked);
             }
             if claim_again {
@@ -171,15 +173,15 @@ impl Follower {
         if let Some(problem) = store.foreign.get(&key) {
             bail!("{key}: {problem}");
         }
-        let configured = (!self.config.network.cidrs.is_empty()).then(|| self.configured());
-        let Some(shared) = self.shared.clone().or(configured) else {
+        let configured = Parameters::configured(&self.config);
+        let Some(parameters) = self.parameters.clone().or(configured) else {
             bail!(
                 "{key} is missing: write there what all nodes share, such as \
                  {{\"cidrs\":[\"10.244.0.0/16\"],\"vni\":1,\"port\":4790}}, or set network.cidrs"
             );
         };
         let settings =
-            Settings { shared, subnet_len: default_len(), subnet_len_v6: default_len_v6() };
+            Settings { parameters, subnet_len: default_len(), subnet_len_v6: default_len_v6() };
         if let Some(fault) = settings.fault() {
             bail!("network.cidrs does not fit: {fault}; write {key} with another subnet_len");
         }
@@ -193,21 +195,13 @@ impl Follower {
         Ok(())
     }
 
-    fn configured(&self) -> Shared {
-        Shared {
-            cidrs: self.config.network.cidrs.clone(),
-            vni: self.config.network.vni.get(),
-            port: self.config.underlay.port,
-        }
-    }
-
     /// What all nodes share, if this node can go by it. One that runs goes by wider pod networks, and
     /// otherwise by what it began with, which then is what `store` says too.
-    fn agree(&mut self, store: &mut Store) -> anyhow::Result<Shared> {
+    fn agree(&mut self, store: &mut Store) -> anyhow::Result<Parameters> {
         let key = self.keys.settings();
         let Some((settings, _)) = &mut store.settings else { bail!("{key} is gone") };
-        let found = settings.shared.clone();
-        let own = (!self.config.network.cidrs.is_empty()).then(|| self.configured());
+        let found = settings.parameters.clone();
+        let own = Parameters::configured(&self.config);
         let mismatch = match own {
             Some(own) if own != found => Some(format!(
                 "{key} says {}, but this node's configuration {}; make network and underlay.port the \
@@ -217,17 +211,16 @@ impl Follower {
             )),
             _ => None,
         };
-        let Some(began) = &self.shared else {
+        let Some(began) = &self.parameters else {
             if let Some(mismatch) = mismatch {
                 bail!(mismatch);
             }
-            ensure!(found.vni < 1 << 24, "{key}: vni = {} is no VNI; 0 to 16777215", found.vni);
-            self.shared = Some(found.clone());
+            self.parameters = Some(found.clone());
             return Ok(found);
         };
         self.differs = match mismatch {
             None if found.widens(began) => {
-                self.shared = Some(found.clone());
+                self.parameters = Some(found.clone());
                 self.differs = None;
                 return Ok(found);
             }
@@ -238,7 +231,7 @@ impl Follower {
             )),
             mismatch => mismatch,
         };
-        settings.shared.clone_from(began);
+        settings.parameters.clone_from(began);
         Ok(began.clone())
     }
 
@@ -290,7 +283,13 @@ impl Follower {
         Ok(true)
     }
 
-    async fn tell_everything(&mut self, store: &Store, shared: Shared, another: bool, link: &Link) {
+    async fn tell_everything(
+        &mut self,
+        store: &Store,
+        parameters: Parameters,
+        another: bool,
+        link: &Link,
+    ) {
         let own = &self.memory.node;
         let known: BTreeMap<String, Candidate> = store
             .names()
@@ -313,9 +312,10 @@ impl Follower {
         });
         self.unspoken = unspoken.collect();
         let others = self.told.values().chain(self.retained.values()).cloned();
-        let nodes = others.chain(self.own()).collect();
-        let foreign = store.problems();
-        link.say(Update::Snapshot(Snapshot { shared: Some(shared), nodes, foreign })).await;
+        let nodes = others.chain(self.own());
+        let proposal =
+            Proposal::of_nodes(nodes).with_parameters(parameters).with_unreadable(store.problems());
+        link.say(Update::Everything(proposal)).await;
     }
 
     /// This node as its own table has it: what it claimed stays its own until it has claimed something
@@ -351,7 +351,7 @@ impl Follower {
             let concerned = if deleted { store.delete(&kv.key) } else { store.put(kv) };
             let (key, problem) = store.problem(&kv.key);
             if problem != problem_before {
-                link.say(Update::Foreign { key, problem }).await;
+                link.say(Update::Unreadable { key, problem }).await;
             }
             if settings_before != revision(store) {
                 self.agree(store)?;
@@ -364,11 +364,11 @@ impl Follower {
             changed_hands |= deleted || concerned.contains(&self.memory.node);
             for name in concerned.into_iter().filter(|name| *name != self.memory.node) {
                 if let Some(key) = self.unspoken.remove(&name) {
-                    link.say(Update::Foreign { key, problem: None }).await;
+                    link.say(Update::Unreadable { key, problem: None }).await;
                 }
                 if let Some(Err((key, problem))) = store.candidate(&name) {
                     self.unspoken.insert(name.clone(), key.clone());
-                    link.say(Update::Foreign { key, problem: Some(problem) }).await;
+                    link.say(Update::Unreadable { key, problem: Some(problem) }).await;
                 }
                 let update = store.update(&name);
                 if let Update::Put(candidate) = &update {
@@ -408,8 +408,8 @@ impl Follower {
 fn told_before(config: &Config) -> BTreeMap<String, Candidate> {
     let Config { node, table, .. } = config;
     let saved = Saved::read(&node.state_dir, &node.name, &describe(table)).ok().flatten();
-    let nodes = saved.map(|saved| saved.snapshot().nodes).unwrap_or_default();
-    let others = nodes.into_iter().filter(|found| found.entry.name != node.name);
+    let nodes = saved.map(|saved| saved.proposal()).unwrap_or_default();
+    let others = nodes.nodes().cloned().filter(|found| found.entry.name != node.name);
     others.map(|found| (found.entry.name.clone(), found)).collect()
 }
 

@@ -10,7 +10,7 @@ use super::client::{Api, code_of};
 use super::node::Node;
 use super::publish::Desired;
 use crate::config::{Config, Kubernetes};
-use crate::control::source::{Backoff, Candidate, Link, Snapshot, Update, pods_in};
+use crate::control::source::{Backoff, Candidate, Link, Proposal, Update, pods_in};
 
 /// HTTP's word for a version that the server does not have any more.
 const GONE: u16 = 410;
@@ -66,9 +66,9 @@ impl Follower {
         let name = self.config.node.name.clone();
         let mut own = nodes.iter().find(|node| node.metadata.name == name).cloned();
         self.take_own(own.as_ref(), link).await;
-        let snapshot = self.snapshot(&nodes);
+        let proposal = self.proposal(&nodes);
         drop(nodes);
-        link.say(Update::Snapshot(snapshot)).await;
+        link.say(Update::Everything(proposal)).await;
         backoff.reset();
 
         loop {
@@ -133,18 +133,18 @@ impl Follower {
         self.own.as_ref().map(family)
     }
 
-    fn snapshot(&mut self, nodes: &[Node]) -> Snapshot {
-        let mut foreign = BTreeMap::new();
+    fn proposal(&mut self, nodes: &[Node]) -> Proposal {
+        let mut unreadable = BTreeMap::new();
         let mut known = Vec::with_capacity(nodes.len());
         for node in nodes.iter().filter(|node| node.metadata.name != self.config.node.name) {
             match node.candidate(self.ipv4(), self.config.underlay.port) {
                 Ok(candidate) => known.extend(candidate),
-                Err(problem) => drop(foreign.insert(place(&node.metadata.name), problem)),
+                Err(problem) => drop(unreadable.insert(place(&node.metadata.name), problem)),
             }
         }
         known.extend(self.own.clone());
-        self.wrong = foreign.keys().cloned().collect();
-        Snapshot { shared: None, nodes: known, foreign }
+        self.wrong = unreadable.keys().cloned().collect();
+        Proposal::of_nodes(known).with_unreadable(unreadable)
     }
 
     /// Tells of another node: as it is, or (`Err`) as it was when it was deleted.
@@ -163,7 +163,7 @@ impl Follower {
             None => self.wrong.remove(&key),
         };
         if problem.is_some() || was_wrong {
-            link.say(Update::Foreign { key, problem }).await;
+            link.say(Update::Unreadable { key, problem }).await;
         }
         link.say(match candidate {
             Ok(Some(candidate)) => Update::Put(candidate),

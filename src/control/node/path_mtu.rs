@@ -1,6 +1,6 @@
 //! The MTU of the underlay toward each peer, as the routing table tells it.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::net::IpAddr;
 
 use anyhow::Context as _;
@@ -41,12 +41,16 @@ impl Reconciler {
         let links = self.netlink.links().await.context("reading device MTUs")?;
         let links: Vec<Link> = links.into_iter().filter(|link| !link.loopback).collect();
         let devices: HashMap<u32, u32> = links.iter().map(|link| (link.index, link.mtu)).collect();
-        // Our sockets go by the device alone. A router may have advertised less for IPv6.
-        let devices6 = match peers.iter().any(IpAddr::is_ipv6) {
-            true => self.ipv6_mtus(&links)?,
-            false => HashMap::new(),
-        };
         let paths = self.netlink.paths_to(&peers).await?;
+        // Our sockets go by the device alone. A router may have advertised less for IPv6.
+        let used: HashSet<u32> = peers
+            .iter()
+            .zip(&paths)
+            .filter(|(peer, _)| peer.is_ipv6())
+            .flat_map(|(_, path)| path.iter().flat_map(|path| &path.links))
+            .copied()
+            .collect();
+        let devices6 = self.ipv6_mtus(links.iter().filter(|link| used.contains(&link.index)))?;
         let per_peer: Vec<(IpAddr, u16)> = peers
             .into_iter()
             .zip(paths)
@@ -64,14 +68,17 @@ impl Reconciler {
 }
 
 impl Reconciler {
-    /// What IPv6 packets may have on each device; a device without IPv6 has what it has.
-    fn ipv6_mtus(&self, links: &[Link]) -> anyhow::Result<HashMap<u32, u32>> {
+    /// What IPv6 packets may have on each device.
+    fn ipv6_mtus<'a>(
+        &self,
+        links: impl Iterator<Item = &'a Link>,
+    ) -> anyhow::Result<HashMap<u32, u32>> {
         let mtu = |link: &Link| {
             let value = self.sysctls.read(&format!("net/ipv6/conf/{}/mtu", link.name))?;
             let mtu = value.and_then(|value| value.parse().ok()).unwrap_or(link.mtu);
             Ok((link.index, mtu.min(link.mtu)))
         };
-        links.iter().map(mtu).collect()
+        links.map(mtu).collect()
     }
 }
 

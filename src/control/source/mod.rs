@@ -8,27 +8,26 @@
 
 mod backoff;
 mod file;
+mod parameters;
 mod pods;
+mod proposal;
 mod published;
-mod roll;
 mod saved;
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use ipnet::IpNet;
-use serde::{Deserialize, Serialize};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 
 use super::{etcd, kubernetes};
 use crate::config::{Config, TableSource};
-use crate::engine::{Foreign, NodeEntry, Overlay};
+use crate::engine::NodeEntry;
 
 pub(super) use backoff::Backoff;
+pub use parameters::Parameters;
 pub(super) use pods::pods_in;
+pub use proposal::{Proposal, Unsound};
 pub(super) use published::Published;
-pub use roll::Roll;
 pub use saved::Saved;
 pub(super) use saved::write;
 
@@ -45,48 +44,17 @@ pub struct Candidate {
     pub entry: Arc<NodeEntry>,
 }
 
-/// What all nodes share, where the source holds it.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Shared {
-    /// Pod networks, one per family.
-    pub cidrs: Vec<IpNet>,
-    /// Network identifier on the wire.
-    pub vni: u32,
-    /// UDP port of the tunnel.
-    pub port: u16,
-}
-
-impl Shared {
-    /// Whether a node that goes by `other` can go by this one without a break: no address is lost, and
-    /// the packets stay what they are.
-    pub(super) fn widens(&self, other: &Self) -> bool {
-        let has = |old: &IpNet| self.cidrs.iter().any(|new| new.contains(old));
-        (self.vni, self.port) == (other.vni, other.port) && other.cidrs.iter().all(has)
-    }
-}
-
-/// Everything that a source knows.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Snapshot {
-    /// What all nodes share, if the source holds it.
-    pub shared: Option<Shared>,
-    /// The nodes.
-    pub nodes: Vec<Candidate>,
-    /// What cannot be understood: where, and why.
-    pub foreign: BTreeMap<String, String>,
-}
-
 /// What a source tells.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Update {
-    /// This is everything; the source is followed from here on.
-    Snapshot(Snapshot),
+    /// This is everything that the source knows; it is followed from here on.
+    Everything(Proposal),
     /// A node is new or has changed.
     Put(Candidate),
     /// A node is gone.
     Remove(String),
     /// A value cannot be understood, or again can.
-    Foreign {
+    Unreadable {
         /// Where it stands.
         key: String,
         /// What is wrong with it, if anything.
@@ -143,8 +111,8 @@ impl Source {
         let link = Link { updates: sender, wishes: wished };
         let task = match &config.table {
             TableSource::File { path } => {
-                let overlay = overlay(config);
-                tokio::spawn(file::follow(path.clone(), overlay, config.node.name.clone(), link))
+                let path = path.clone();
+                tokio::spawn(async move { file::follow(&path, link).await })
             }
             TableSource::Etcd(etcd) => {
                 tokio::spawn(etcd::follow(etcd.clone(), config.clone(), link))
@@ -186,20 +154,6 @@ impl Source {
 impl Drop for Source {
     fn drop(&mut self) {
         self.task.abort();
-    }
-}
-
-/// What all nodes share, by the configuration.
-pub fn overlay(config: &Config) -> Overlay {
-    Overlay {
-        vni: config.network.vni,
-        networks: config.network.cidrs.clone(),
-        port: config.underlay.port,
-        foreign: Foreign {
-            vxlan_vni: config.network.vxlan_vni,
-            vxlan_port: config.underlay.vxlan_port,
-            ip_udp_port: config.underlay.ip_udp_port,
-        },
     }
 }
 

@@ -12,7 +12,7 @@ use culvert_cni::bounded_file;
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
-use super::{Candidate, Published, Roll, Shared, Snapshot};
+use super::{Candidate, Parameters, Proposal, Published};
 
 /// Name of the file under the state directory.
 const FILE_NAME: &str = "table.json";
@@ -24,7 +24,8 @@ pub struct Saved {
     node: String,
     /// Kind of source that it came from.
     source: String,
-    shared: Shared,
+    #[serde(rename = "shared")]
+    parameters: Parameters,
     nodes: Vec<SavedNode>,
 }
 
@@ -38,15 +39,20 @@ struct SavedNode {
 }
 
 impl Saved {
-    /// What `roll` knows, as the table of `node`.
-    pub fn of(node: &str, source: &str, shared: Shared, roll: &Roll) -> Self {
-        let nodes = roll.nodes().map(|candidate| SavedNode {
+    /// What `proposal` has, as the table of `node` with `parameters`.
+    pub fn of(node: &str, source: &str, parameters: Parameters, proposal: &Proposal) -> Self {
+        let nodes = proposal.nodes().map(|candidate| SavedNode {
             name: candidate.entry.name.clone(),
             since: candidate.since,
             subnets: candidate.entry.subnets.clone(),
             published: Published::of(&candidate.entry),
         });
-        Self { node: node.to_owned(), source: source.to_owned(), nodes: nodes.collect(), shared }
+        Self {
+            node: node.to_owned(),
+            source: source.to_owned(),
+            nodes: nodes.collect(),
+            parameters,
+        }
     }
 
     /// Writes the file under `state_dir`, replacing an older one in one step.
@@ -76,12 +82,12 @@ impl Saved {
     }
 
     /// The table as a source would tell it.
-    pub fn snapshot(self) -> Snapshot {
+    pub fn proposal(self) -> Proposal {
         let nodes = self.nodes.into_iter().filter_map(|node| {
             let entry = node.published.literally(&node.name, node.subnets).ok()?;
             Some(Candidate { since: node.since, entry: entry.into() })
         });
-        Snapshot { nodes: nodes.collect(), shared: Some(self.shared), ..Snapshot::default() }
+        Proposal::of_nodes(nodes).with_parameters(self.parameters)
     }
 }
 
@@ -98,37 +104,36 @@ pub(in crate::control) fn write(directory: &Path, name: &str, text: &[u8]) -> io
 
 #[cfg(test)]
 mod tests {
-    use overlay_proto::CodecKind;
+    use overlay_proto::{CodecKind, Vni};
 
     use super::*;
     use crate::control::source::Update;
     use crate::engine::{NodeEntry, Speech};
 
-    fn saved() -> (Saved, Roll) {
+    fn saved() -> (Saved, Proposal) {
         let entry = NodeEntry {
             name: "node1".into(),
             address: "192.168.1.11".parse().unwrap(),
             subnets: vec!["10.244.1.0/24".parse().unwrap()],
             speech: Speech { codec: Some(CodecKind::IpUdp), port: Some(8286), mac: None },
         };
-        let mut roll = Roll::default();
-        roll.take(Update::Put(Candidate { since: 7, entry: entry.into() }));
+        let mut proposal = Proposal::default();
+        proposal.take(Update::Put(Candidate { since: 7, entry: entry.into() }));
         let cidrs = vec!["10.244.0.0/16".parse().unwrap()];
-        let shared = Shared { cidrs, vni: 1, port: 4790 };
-        (Saved::of("node1", "etcd", shared, &roll), roll)
+        let parameters = Parameters { cidrs, vni: Vni::new(1).unwrap(), port: 4790 };
+        let saved = Saved::of("node1", "etcd", parameters.clone(), &proposal);
+        (saved, proposal.with_parameters(parameters))
     }
 
     #[test]
     fn what_is_written_is_what_is_read() {
         let directory = tempfile::tempdir().unwrap();
-        let (saved, roll) = saved();
+        let (saved, proposal) = saved();
         assert_eq!(Saved::read(directory.path(), "node1", "etcd").unwrap(), None);
         saved.write(directory.path()).unwrap();
         let found = Saved::read(directory.path(), "node1", "etcd").unwrap().unwrap();
         assert_eq!(found, saved);
-        let mut again = Roll::default();
-        again.take(Update::Snapshot(found.snapshot()));
-        assert_eq!(again, roll);
+        assert_eq!(found.proposal(), proposal);
     }
 
     #[test]

@@ -3,7 +3,7 @@ use std::io::Write as _;
 use overlay_proto::Vni;
 
 use super::*;
-use crate::engine::Foreign;
+use crate::engine::{Foreign, Membership, Overlay};
 use crate::platform::clock;
 
 const TABLE: &str = r#"
@@ -26,13 +26,18 @@ fn overlay() -> Overlay {
     }
 }
 
+fn checked(text: &str) -> anyhow::Result<Membership> {
+    let proposal = parse(Path::new("t.toml"), text.to_owned())?;
+    Ok(proposal.members(&overlay(), "node1")?.0)
+}
+
 fn refusal(text: &str) -> String {
-    parse(Path::new("t.toml"), text, &overlay(), "node1").expect_err("it is refused").to_string()
+    checked(text).expect_err("it is refused").to_string()
 }
 
 #[test]
 fn a_good_table_is_taken_whole() {
-    let members = parse(Path::new("t.toml"), TABLE, &overlay(), "node1").unwrap();
+    let members = checked(TABLE).unwrap();
     assert_eq!(members.local().subnets.len(), 2);
     let peers: Vec<_> = members.peers().map(|peer| peer.name.as_str()).collect();
     assert_eq!(peers, ["node2"]);
@@ -143,9 +148,9 @@ fn every_fault_is_named_with_line_key_value_and_remedy() {
 #[test]
 fn half_a_file_is_refused() {
     // A file cut off anywhere either is refused or, at the end of an entry, lacks nothing it needs.
-    let whole = parse(Path::new("t.toml"), TABLE, &overlay(), "node1").unwrap();
+    let whole = checked(TABLE).unwrap();
     for cut in 0..TABLE.trim_end().len() {
-        if let Ok(members) = parse(Path::new("t.toml"), &TABLE[..cut], &overlay(), "node1") {
+        if let Ok(members) = checked(&TABLE[..cut]) {
             assert_ne!(members, whole);
             assert_eq!(members.local(), whole.local());
         }
@@ -158,7 +163,7 @@ async fn a_replaced_file_is_noticed() {
     let path = directory.path().join("table.toml");
     fs::write(&path, TABLE).unwrap();
     let mut file = TableFile::new(&path);
-    file.read(&overlay(), "node1").unwrap();
+    file.read().unwrap();
     assert!(tokio::time::timeout(INTERVAL * 3, file.changed()).await.is_err());
 
     let other = directory.path().join("other");

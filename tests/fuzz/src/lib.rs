@@ -19,7 +19,7 @@ pub struct Target {
     pub run: fn(&[u8]),
 }
 
-/// Every target.
+/// Every target: of the data path first, then what the daemon and the plugin read beside packets.
 pub const TARGETS: &[Target] = &[
     Target { name: "outer_header", run: targets::outer_header::run },
     Target { name: "inner_packet", run: targets::inner_packet::run },
@@ -28,12 +28,19 @@ pub const TARGETS: &[Target] = &[
     Target { name: "coalesce", run: targets::coalesce::run },
     Target { name: "datagram", run: targets::datagram::run },
     Target { name: "tun_read", run: targets::tun_read::run },
+    #[cfg(feature = "daemon")]
     Target { name: "table_file", run: targets::table_file::run },
+    #[cfg(feature = "daemon")]
     Target { name: "config", run: targets::config::run },
+    #[cfg(feature = "daemon")]
     Target { name: "cni_stdin", run: targets::cni_stdin::run },
+    #[cfg(feature = "daemon")]
     Target { name: "node_file", run: targets::node_file::run },
+    #[cfg(feature = "daemon")]
     Target { name: "admin_request", run: targets::admin_request::run },
+    #[cfg(feature = "daemon")]
     Target { name: "capture_file", run: targets::capture_file::run },
+    #[cfg(feature = "daemon")]
     Target { name: "expectation", run: targets::expectation::run },
 ];
 

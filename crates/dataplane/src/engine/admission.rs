@@ -1,17 +1,20 @@
-//! A consistent list of nodes out of entries that many hands wrote.
+//! A consistent list of nodes out of entries that people and other nodes wrote.
 //!
-//! A file has one author, who can mend it, and is refused whole. In a database that every node writes
-//! to, one bad entry must not cost the others their network: it is left out, and said so.
+//! Every table source ends here, so that a broken file and a broken database entry are refused by the
+//! same rules. A file has one author, who can mend it, and is refused as a whole: half a table would
+//! be a black hole. In a database that every node writes to, one bad entry must not cost the others
+//! their network: it is left out, and said so.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::net::IpAddr;
-use std::slice;
 use std::sync::Arc;
 
+use foldhash::fast::RandomState;
 use ipnet::IpNet;
 use overlay_proto::Family;
 
-use super::membership::{check_addresses, check_names, check_overlaps, check_subnets, error};
+use super::membership::error;
+use super::reserved::reserved;
 use super::tunnel::Spoken;
 use super::{Fault, Membership, NodeEntry, Overlay, Place, TableError};
 
@@ -25,6 +28,23 @@ pub struct Rejected {
 }
 
 impl Membership {
+    /// Takes `nodes`, of which the one named `local` is this node, if nothing is wrong with any.
+    ///
+    /// # Errors
+    ///
+    /// The first fault found, with its place in `nodes`.
+    pub fn check(
+        overlay: Overlay,
+        local: &str,
+        nodes: Vec<impl Into<Arc<NodeEntry>>>,
+    ) -> Result<Self, TableError> {
+        let (members, rejected) = Self::admit(overlay, local, nodes)?;
+        match rejected.into_iter().next() {
+            None => Ok(members),
+            Some(first) => Err(first.error),
+        }
+    }
+
     /// Takes of `nodes`, oldest first, each that is sound and goes with those before it.
     ///
     /// Of two nodes that claim one name, address, subnet or hardware address, or a port for two codecs,
@@ -39,81 +59,132 @@ impl Membership {
         nodes: Vec<impl Into<Arc<NodeEntry>>>,
     ) -> Result<(Self, Vec<Rejected>), TableError> {
         let nodes: Vec<Arc<NodeEntry>> = nodes.into_iter().map(Into::into).collect();
-        let (family, speech) = match nodes.iter().find(|node| node.name == local) {
-            Some(node) => (Family::of(node.address), node.speech),
-            None => return Err(error(Place::Table, local, Fault::LocalNodeMissing)),
+        let Some(own) = nodes.iter().position(|node| node.name == local) else {
+            return Err(error(Place::Table, local, Fault::LocalNodeMissing));
         };
-        let mut taken = Taken::default();
-        let mut spoken = Spoken::new(&overlay, speech);
+        let blocks = |network: &IpNet| Some((*network, reserved(network)?));
+        if let Some((network, block)) = overlay.networks.iter().find_map(blocks) {
+            return Err(error(Place::Networks, network, Fault::ReservedNetwork(block)));
+        }
+        let mut taken = Taken::new(nodes.len(), Family::of(nodes[own].address));
+        let mut spoken = Spoken::new(&overlay, nodes[own].speech);
         let mut admitted = Vec::with_capacity(nodes.len());
+        let mut place = 0;
         let mut rejected = Vec::new();
-        for (index, node) in nodes.into_iter().enumerate() {
-            let checked = alone(&overlay, &node, family)
-                .and_then(|()| taken.check(index, &node))
-                .and_then(|()| spoken.take(index, &node));
+        for (index, node) in nodes.iter().enumerate() {
+            let checked = taken.take(&overlay, index, node).and_then(|()| {
+                spoken.take(index, node).inspect_err(|_fault| taken.give_back(node))
+            });
+            if index == own {
+                checked?;
+                place = admitted.len();
+                admitted.push(Arc::clone(node));
+                continue;
+            }
             match checked {
-                Ok(()) => {
-                    taken.add(&node);
-                    admitted.push(node);
-                }
-                Err(fault) if node.name == local => return Err(fault),
+                Ok(()) => admitted.push(Arc::clone(node)),
                 Err(error) => rejected.push(Rejected { name: node.name.clone(), error }),
             }
         }
-        let local = admitted.iter().position(|node| node.name == local).unwrap_or_default();
-        Ok((Self::sound(overlay, admitted, local), rejected))
+        Ok((Self::sound(overlay, admitted, place), rejected))
     }
-}
-
-/// What is wrong with a node whatever the others are.
-fn alone(overlay: &Overlay, node: &Arc<NodeEntry>, family: Family) -> Result<(), TableError> {
-    let node = slice::from_ref(node);
-    check_names(node)?;
-    check_addresses(overlay, node, family)?;
-    check_subnets(overlay, node)?;
-    check_overlaps(node)
 }
 
 /// What admitted nodes have.
-#[derive(Default)]
-struct Taken {
-    names: HashSet<String>,
-    addresses: HashMap<IpAddr, String>,
+struct Taken<'a> {
+    /// The family of all nodes' addresses.
+    family: Family,
+    names: HashSet<&'a str, RandomState>,
+    addresses: HashMap<IpAddr, &'a str, RandomState>,
     /// By network address. No two have an address in common, so that whatever overlaps a prefix is
     /// its neighbour here.
-    subnets: BTreeMap<IpAddr, (IpNet, String)>,
+    subnets: BTreeMap<IpAddr, (IpNet, &'a str)>,
 }
 
-impl Taken {
-    fn check(&self, index: usize, node: &NodeEntry) -> Result<(), TableError> {
-        if self.names.contains(&node.name) {
+impl<'a> Taken<'a> {
+    fn new(nodes: usize, family: Family) -> Self {
+        Self {
+            family,
+            names: HashSet::with_capacity_and_hasher(nodes, RandomState::default()),
+            addresses: HashMap::with_capacity_and_hasher(nodes, RandomState::default()),
+            subnets: BTreeMap::new(),
+        }
+    }
+
+    /// Takes what the node at `index` of the list has; one with a fault changes nothing.
+    fn take(
+        &mut self,
+        overlay: &Overlay,
+        index: usize,
+        node: &'a NodeEntry,
+    ) -> Result<(), TableError> {
+        if node.name.is_empty() || node.name.chars().any(char::is_control) {
+            return Err(error(Place::Name(index), format!("{:?}", node.name), Fault::BadName));
+        }
+        if self.names.contains(node.name.as_str()) {
             return Err(error(Place::Name(index), &node.name, Fault::DuplicateName));
         }
-        if let Some(owner) = self.addresses.get(&node.address) {
-            let fault = Fault::DuplicateAddress(owner.clone());
+        if let Some(fault) = self.address_fault(overlay, node.address) {
             return Err(error(Place::Address(index), node.address, fault));
         }
+        if node.subnets.is_empty() {
+            return Err(error(Place::Subnets(index), "[]", Fault::NoSubnet));
+        }
         for (place, subnet) in node.subnets.iter().enumerate() {
-            let before = self.subnets.range(..=subnet.network()).next_back();
-            let after = self.subnets.range(subnet.network()..).next();
-            let overlapping = [before, after]
-                .into_iter()
-                .flatten()
-                .find(|(_, (other, _))| other.contains(subnet) || subnet.contains(other));
-            if let Some((_, (other, owner))) = overlapping {
-                let fault = Fault::Overlap(owner.clone(), *other);
+            if let Some(fault) = self.subnet_fault(overlay, subnet) {
+                self.free(&node.subnets[..place]);
                 return Err(error(Place::Subnet(index, place), subnet, fault));
             }
+            self.subnets.insert(subnet.network(), (*subnet, &node.name));
         }
+        self.names.insert(&node.name);
+        self.addresses.insert(node.address, &node.name);
         Ok(())
     }
 
-    fn add(&mut self, node: &NodeEntry) {
-        self.names.insert(node.name.clone());
-        self.addresses.insert(node.address, node.name.clone());
-        for subnet in &node.subnets {
-            self.subnets.insert(subnet.network(), (*subnet, node.name.clone()));
+    /// Forgets what `node` had taken.
+    fn give_back(&mut self, node: &NodeEntry) {
+        self.names.remove(node.name.as_str());
+        self.addresses.remove(&node.address);
+        self.free(&node.subnets);
+    }
+
+    fn free(&mut self, subnets: &[IpNet]) {
+        for subnet in subnets {
+            self.subnets.remove(&subnet.network());
         }
+    }
+
+    fn address_fault(&self, overlay: &Overlay, address: IpAddr) -> Option<Fault> {
+        if reserved(&address.into()).is_some() {
+            return Some(Fault::UnusableAddress);
+        }
+        if Family::of(address) != self.family {
+            return Some(Fault::AddressFamily);
+        }
+        if let Some(network) = overlay.networks.iter().find(|net| net.contains(&address)) {
+            return Some(Fault::AddressInside(*network));
+        }
+        let owner = self.addresses.get(&address)?;
+        Some(Fault::DuplicateAddress((*owner).to_owned()))
+    }
+
+    fn subnet_fault(&self, overlay: &Overlay, subnet: &IpNet) -> Option<Fault> {
+        if subnet.trunc() != *subnet {
+            return Some(Fault::HostBits);
+        }
+        if !overlay.networks.iter().any(|network| network.contains(subnet)) {
+            return Some(Fault::OutsideNetworks(overlay.networks.clone()));
+        }
+        if subnet.max_prefix_len() - subnet.prefix_len() < 2 {
+            return Some(Fault::TooSmall);
+        }
+        let before = self.subnets.range(..=subnet.network()).next_back();
+        let after = self.subnets.range(subnet.network()..).next();
+        let mut near = before.into_iter().chain(after).map(|(_, near)| near);
+        let (other, owner) =
+            near.find(|(other, _)| other.contains(subnet) || subnet.contains(other))?;
+        Some(Fault::Overlap((*owner).to_owned(), *other))
     }
 }
 
@@ -226,6 +297,71 @@ mod tests {
                 ("squatter".into(), Fault::PortTwice(CodecKind::VxlanGpe)),
             ]
         );
+    }
+
+    #[test]
+    fn addresses_and_networks_that_nobody_can_have_are_refused() {
+        let nobodys = [
+            "0.0.0.0",
+            "0.1.2.3",
+            "127.0.0.1",
+            "127.9.9.9",
+            "224.0.0.5",
+            "239.255.255.255",
+            "240.0.0.1",
+            "255.255.255.255",
+            "::",
+            "::1",
+            "::ffff:192.168.1.12",
+            "fe80::1",
+            "febf::1",
+            "ff02::1",
+        ];
+        for address in nobodys {
+            // The other nodes' addresses are of the same family, so that nothing else is wrong.
+            let own = if address.contains(':') { "fd00::11" } else { "192.168.1.11" };
+            let nodes = vec![
+                node("node1", own, &["10.244.1.0/24"]),
+                node("node2", address, &["10.244.2.0/24"]),
+            ];
+            let error = Membership::check(overlay(), "node1", nodes).unwrap_err();
+            assert_eq!((error.place, error.fault), (Place::Address(1), Fault::UnusableAddress));
+            let own = vec![node("node1", address, &["10.244.1.0/24"])];
+            let error = Membership::check(overlay(), "node1", own).unwrap_err();
+            assert_eq!(error.fault, Fault::UnusableAddress, "{address}");
+        }
+        for address in ["192.0.2.1", "198.51.100.7", "100.64.0.1", "2001:db8::1", "fd00::11"] {
+            let nodes = vec![node("node1", address, &["10.244.1.0/24"])];
+            assert!(Membership::check(overlay(), "node1", nodes).is_ok(), "{address}");
+        }
+        for network in
+            ["127.0.0.0/16", "0.0.0.0/0", "224.1.0.0/16", "248.0.0.0/8", "fe80::/48", "::/0"]
+        {
+            let overlay = Overlay { networks: vec![network.parse().unwrap()], ..overlay() };
+            let nodes = vec![node("node1", "192.168.1.11", &["10.244.1.0/24"])];
+            let error = Membership::check(overlay, "node1", nodes).unwrap_err();
+            assert!(matches!(error.fault, Fault::ReservedNetwork(_)), "{network}: {error}");
+            assert_eq!(error.value, network);
+        }
+    }
+
+    #[test]
+    fn what_a_node_that_is_left_out_wanted_stays_free() {
+        let silent = NodeEntry {
+            speech: Speech { codec: Some(CodecKind::Vxlan), ..Speech::default() },
+            ..node("silent", "192.168.1.12", &["10.244.2.0/24"])
+        };
+        let nodes = vec![
+            node("node1", "192.168.1.11", &["10.244.1.0/24"]),
+            silent,
+            node("twice", "192.168.1.13", &["10.244.3.0/24", "10.244.3.128/25"]),
+            node("third", "192.168.1.12", &["10.244.2.0/24", "10.244.3.0/24"]),
+            node("silent", "192.168.1.14", &["10.244.4.0/24"]),
+        ];
+        let (members, rejected) = Membership::admit(overlay(), "node1", nodes).unwrap();
+        assert_eq!(names(&members), ["third", "silent"]);
+        assert_eq!(rejected[1].error.place, Place::Subnet(2, 1));
+        assert_eq!(rejected.len(), 2);
     }
 
     proptest! {

@@ -1,16 +1,13 @@
 //! The nodes of the cluster as one consistent list, or the reason why they are none.
 //!
-//! Every table source ends here, so that a broken file and a broken database entry are refused by the
-//! same rules, and the whole list with them: half a table would be a black hole.
+//! `admission.rs` makes one of the entries that a table source has.
 
-use std::collections::{HashMap, HashSet};
 use std::fmt;
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use foldhash::fast::RandomState;
 use ipnet::IpNet;
-use overlay_proto::{CodecKind, Family, Vni};
+use overlay_proto::{CodecKind, Vni};
 
 use super::tunnel::{self, Foreign, MAX_PORTS, Speech, Tunnel};
 
@@ -60,6 +57,8 @@ pub struct Membership {
 pub enum Place {
     /// None in particular.
     Table,
+    /// The pod networks, which are no node's.
+    Networks,
     /// The name of a node.
     Name(usize),
     /// The address of a node.
@@ -89,6 +88,8 @@ pub enum Fault {
     DuplicateAddress(String),
     /// No datagram can be sent to such an address.
     UnusableAddress,
+    /// Addresses of the pod network are of this block, which no pod can have.
+    ReservedNetwork(IpNet),
     /// This node's address is of the other family.
     AddressFamily,
     /// The address lies in this pod network, so that its packets would go into the tunnel.
@@ -147,6 +148,7 @@ impl TableError {
             Fault::UnusableAddress => {
                 "write the address by which the other nodes reach it".to_owned()
             }
+            Fault::ReservedNetwork(_) => "choose another pod network".to_owned(),
             Fault::AddressFamily => "write addresses of one family for all nodes".to_owned(),
             Fault::AddressInside(_) => {
                 "choose a pod network that contains no underlay address".to_owned()
@@ -191,6 +193,9 @@ impl fmt::Display for TableError {
             Fault::DuplicateName => f.write_str("another node has this name"),
             Fault::DuplicateAddress(name) => write!(f, "node \"{name}\" has this address too"),
             Fault::UnusableAddress => f.write_str("not an address that datagrams can be sent to"),
+            Fault::ReservedNetwork(block) => {
+                write!(f, "a pod network with addresses of {block}, which no pod can have")
+            }
             Fault::AddressFamily => f.write_str("not of the family of this node's address"),
             Fault::AddressInside(network) => write!(f, "lies inside the pod network {network}"),
             Fault::NoSubnet => f.write_str("the node has no subnet"),
@@ -221,30 +226,6 @@ impl fmt::Display for TableError {
 impl std::error::Error for TableError {}
 
 impl Membership {
-    /// Checks `nodes`, of which the one named `local` is this node.
-    ///
-    /// # Errors
-    ///
-    /// The first fault found, with its place in `nodes`.
-    pub fn check(
-        overlay: Overlay,
-        local: &str,
-        nodes: Vec<impl Into<Arc<NodeEntry>>>,
-    ) -> Result<Self, TableError> {
-        let nodes: Vec<Arc<NodeEntry>> = nodes.into_iter().map(Into::into).collect();
-        check_names(&nodes)?;
-        let local = nodes.iter().position(|node| node.name == local).ok_or_else(|| TableError {
-            place: Place::Table,
-            value: local.to_owned(),
-            fault: Fault::LocalNodeMissing,
-        })?;
-        check_addresses(&overlay, &nodes, Family::of(nodes[local].address))?;
-        check_subnets(&overlay, &nodes)?;
-        check_overlaps(&nodes)?;
-        tunnel::check(&overlay, &nodes, local)?;
-        Ok(Self::sound(overlay, nodes, local))
-    }
-
     /// The list `nodes`, which has been checked.
     pub(super) fn sound(overlay: Overlay, nodes: Vec<Arc<NodeEntry>>, local: usize) -> Self {
         let tunnels = tunnel::tunnels(&overlay, &nodes, local);
@@ -294,109 +275,7 @@ impl Membership {
     }
 }
 
+/// What is wrong, where.
 pub(super) fn error(place: Place, value: impl fmt::Display, fault: Fault) -> TableError {
     TableError { place, value: value.to_string(), fault }
-}
-
-pub(super) fn check_names(nodes: &[Arc<NodeEntry>]) -> Result<(), TableError> {
-    let mut seen = HashSet::with_capacity_and_hasher(nodes.len(), RandomState::default());
-    for (index, node) in nodes.iter().enumerate() {
-        if node.name.is_empty() || node.name.chars().any(char::is_control) {
-            return Err(error(Place::Name(index), format!("{:?}", node.name), Fault::BadName));
-        }
-        if !seen.insert(&node.name) {
-            return Err(error(Place::Name(index), &node.name, Fault::DuplicateName));
-        }
-    }
-    Ok(())
-}
-
-pub(super) fn check_addresses(
-    overlay: &Overlay,
-    nodes: &[Arc<NodeEntry>],
-    family: Family,
-) -> Result<(), TableError> {
-    let mut seen: HashMap<IpAddr, &str, RandomState> =
-        HashMap::with_capacity_and_hasher(nodes.len(), RandomState::default());
-    for (index, node) in nodes.iter().enumerate() {
-        let address = node.address;
-        let fault = if !is_usable(address) {
-            Some(Fault::UnusableAddress)
-        } else if Family::of(address) != family {
-            Some(Fault::AddressFamily)
-        } else if let Some(network) = overlay.networks.iter().find(|net| net.contains(&address)) {
-            Some(Fault::AddressInside(*network))
-        } else {
-            seen.insert(address, &node.name).map(|name| Fault::DuplicateAddress(name.to_owned()))
-        };
-        if let Some(fault) = fault {
-            return Err(error(Place::Address(index), address, fault));
-        }
-    }
-    Ok(())
-}
-
-fn is_usable(address: IpAddr) -> bool {
-    let broadcast = matches!(address, IpAddr::V4(address) if address.is_broadcast());
-    // A mapped address would never equal the source that an IPv6 socket reports.
-    let mapped = matches!(address, IpAddr::V6(address) if address.to_ipv4_mapped().is_some());
-    !(address.is_unspecified()
-        || address.is_multicast()
-        || address.is_loopback()
-        || broadcast
-        || mapped)
-}
-
-pub(super) fn check_subnets(overlay: &Overlay, nodes: &[Arc<NodeEntry>]) -> Result<(), TableError> {
-    for (index, node) in nodes.iter().enumerate() {
-        if node.subnets.is_empty() {
-            return Err(error(Place::Subnets(index), "[]", Fault::NoSubnet));
-        }
-        for (place, subnet) in node.subnets.iter().enumerate() {
-            let fault = if subnet.trunc() != *subnet {
-                Some(Fault::HostBits)
-            } else if !overlay.networks.iter().any(|network| network.contains(subnet)) {
-                Some(Fault::OutsideNetworks(overlay.networks.clone()))
-            } else if subnet.max_prefix_len() - subnet.prefix_len() < 2 {
-                Some(Fault::TooSmall)
-            } else {
-                None
-            };
-            if let Some(fault) = fault {
-                return Err(error(Place::Subnet(index, place), subnet, fault));
-            }
-        }
-    }
-    Ok(())
-}
-
-/// Two prefixes have an address in common only if one contains the other; in the order of their
-/// first addresses (shorter prefixes first) a contained one follows some container directly or
-/// follows others that the container also contains. So neighbours suffice.
-pub(super) fn check_overlaps(nodes: &[Arc<NodeEntry>]) -> Result<(), TableError> {
-    let mut all: Vec<(IpNet, usize, usize)> = nodes
-        .iter()
-        .enumerate()
-        .flat_map(|(node, entry)| {
-            entry.subnets.iter().enumerate().map(move |(place, subnet)| (*subnet, node, place))
-        })
-        .collect();
-    all.sort_by_key(|(subnet, node, place)| (subnet.network(), subnet.prefix_len(), *node, *place));
-    for pair in all.windows(2) {
-        let [(first, first_node, first_place), (second, second_node, second_place)] = pair else {
-            continue;
-        };
-        if first.contains(second) {
-            // The entry that comes later in the list is the one to blame.
-            let ((subnet, node, place), (other, other_node)) =
-                if (first_node, first_place) > (second_node, second_place) {
-                    ((first, *first_node, *first_place), (second, *second_node))
-                } else {
-                    ((second, *second_node, *second_place), (first, *first_node))
-                };
-            let fault = Fault::Overlap(nodes[other_node].name.clone(), *other);
-            return Err(error(Place::Subnet(node, place), subnet, fault));
-        }
-    }
-    Ok(())
 }

@@ -13,6 +13,7 @@ mod membership;
 mod peer;
 mod prefix_map;
 mod reply;
+mod reserved;
 mod table;
 mod tunnel;
 
@@ -24,6 +25,7 @@ pub use membership::{Fault, Membership, NodeEntry, Overlay, Place, TableError};
 pub use peer::{Peer, PeerCounters, PeerIndex, PeerRegistry, Traffic};
 pub use prefix_map::PrefixMap;
 pub use reply::Reply;
+pub use reserved::reserved;
 pub use table::{Local, Owner, Table};
 pub use tunnel::{Foreign, MAX_PORTS, Speech, Tunnel};
 

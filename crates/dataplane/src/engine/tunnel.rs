@@ -133,20 +133,6 @@ pub(super) fn tunnels(overlay: &Overlay, nodes: &[Arc<NodeEntry>], local: usize)
     std::iter::once(own).chain(others).collect()
 }
 
-/// Checks that every node can be spoken to, and that a port tells the codec.
-///
-/// # Errors
-///
-/// The first fault found.
-pub(super) fn check(
-    overlay: &Overlay,
-    nodes: &[Arc<NodeEntry>],
-    local: usize,
-) -> Result<(), TableError> {
-    let mut spoken = Spoken::new(overlay, nodes[local].speech);
-    nodes.iter().enumerate().try_for_each(|(index, node)| spoken.take(index, node))
-}
-
 /// What the nodes that were taken so far speak with this one.
 pub(super) struct Spoken<'a> {
     overlay: &'a Overlay,

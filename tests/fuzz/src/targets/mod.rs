@@ -1,16 +1,23 @@
 //! The targets, one file each.
 
+#[cfg(feature = "daemon")]
 pub(crate) mod admin_request;
+#[cfg(feature = "daemon")]
 pub(crate) mod capture_file;
+#[cfg(feature = "daemon")]
 pub(crate) mod cni_stdin;
 pub(crate) mod coalesce;
+#[cfg(feature = "daemon")]
 pub(crate) mod config;
 pub(crate) mod datagram;
+#[cfg(feature = "daemon")]
 pub(crate) mod expectation;
 pub(crate) mod icmp;
 pub(crate) mod inner_packet;
+#[cfg(feature = "daemon")]
 pub(crate) mod node_file;
 pub(crate) mod outer_header;
 pub(crate) mod split;
+#[cfg(feature = "daemon")]
 pub(crate) mod table_file;
 pub(crate) mod tun_read;

@@ -11,10 +11,20 @@ use crate::cluster::overlay;
 
 pub(crate) fn run(input: &[u8]) {
     let Ok(text) = std::str::from_utf8(input) else { return };
-    let members = match table_file::parse(Path::new("table.toml"), text, &overlay(), "node1") {
-        Ok(members) => members,
+    let proposal = match table_file::parse(Path::new("table.toml"), text.to_owned()) {
+        Ok(proposal) => proposal,
         Err(complaint) => {
             assert!(!complaint.to_string().is_empty());
+            return;
+        }
+    };
+    let members = match proposal.members(&overlay(), "node1") {
+        Ok((members, left_out)) => {
+            assert_eq!(left_out, [], "a file is taken whole");
+            members
+        }
+        Err(unsound) => {
+            assert!(!unsound.to_string().is_empty());
             return;
         }
     };

@@ -1,0 +1,32 @@
+//! A blocking netlink client: one socket for every protocol family, and what the kernel says about
+//! links, addresses and routes as plain values.
+//!
+//! Owns requests and their acknowledgements, dumps of one consistent state, deadlines, and errors
+//! that name operation and object. The daemon, the plugin and the nftables crate all talk to the
+//! kernel through it. Never decides what should be: callers bring the changes, as messages of
+//! `netlink-packet-route` or of their own.
+//!
+//! Every call blocks the calling thread. An answer that does not come ends the call after the
+//! socket's patience. What no deadline can end is a system call that waits inside the kernel for a
+//! lock that another process holds: who must not wait for that makes the call on a thread of its own.
+
+#![forbid(unsafe_code)]
+
+mod address;
+mod error;
+mod family;
+mod link;
+mod namespace;
+mod path;
+mod request;
+mod route;
+mod socket;
+
+pub use address::{Address, Detection};
+pub use error::{Error, Result};
+pub use family::{Family, Rtnetlink};
+pub use link::{BridgePort, Link, LinkKind, Mac, Peer, link_by_name};
+pub use path::{Flow, Path, Way};
+pub use request::Request;
+pub use route::{MAIN_TABLE, Route, RouteFilter, default_priority};
+pub use socket::{Prepared, Socket};

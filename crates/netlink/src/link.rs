@@ -1,0 +1,296 @@
+//! Links: what the kernel says about network devices.
+
+use std::fmt;
+
+use netlink_packet_route::RouteNetlinkMessage;
+use netlink_packet_route::link::{
+    BridgeStpState, InfoBridge, InfoBridgePort, InfoData, InfoKind, InfoPortData, LinkAttribute,
+    LinkExtentMask, LinkFlags, LinkInfo, LinkMessage,
+};
+
+use crate::error::Result;
+use crate::family::Rtnetlink;
+use crate::request::Request;
+use crate::socket::Socket;
+
+/// A hardware address.
+pub type Mac = [u8; 6];
+
+/// A network device.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Link {
+    /// The kernel's number for the device; never reused while the namespace lives.
+    pub index: u32,
+    /// Name of the device.
+    pub name: String,
+    /// What kind of device it is.
+    pub kind: LinkKind,
+    /// Whether it is administratively up.
+    pub up: bool,
+    /// Whether it takes packets: up, with carrier, and the kernel has acted on both.
+    pub running: bool,
+    /// Whether it is the loopback device.
+    pub loopback: bool,
+    /// Whether it asks for the hardware addresses of its neighbours (`arp on`).
+    pub arp: bool,
+    /// Whether it takes part in multicast (`multicast on`).
+    pub multicast: bool,
+    /// Largest packet in bytes.
+    pub mtu: u32,
+    /// Free text that an administrator or a program left on the device.
+    pub alias: String,
+    /// Hardware address, on devices that have one.
+    pub mac: Option<Mac>,
+    /// Index of the bridge, bond or VRF that the device is a port of.
+    pub controller: Option<u32>,
+    /// Packets that the device queues.
+    pub tx_queue_len: u32,
+    /// Whether a bridge runs the spanning tree protocol.
+    pub spanning_tree: bool,
+    /// Whether a bridge forwards multicast only where it heard a listener.
+    pub multicast_snooping: bool,
+    /// Whether a bridge keeps its ports apart by VLAN.
+    pub vlan_filtering: bool,
+    /// What a bridge does for the port that the device is.
+    pub port: Option<BridgePort>,
+    /// The other end of a cable that leads into another namespace.
+    pub peer: Option<Peer>,
+}
+
+/// The options of a bridge port.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct BridgePort {
+    /// Whether frames may go back to where they came from.
+    pub hairpin: bool,
+    /// Whether nothing goes to another isolated port.
+    pub isolated: bool,
+    /// Whether the bridge learns which hardware addresses are behind the port.
+    pub learning: bool,
+    /// Whether frames to unknown hardware addresses go out of the port.
+    pub flood: bool,
+    /// Bits of the link-local groups 01:80:c2:00:00:0X whose frames are forwarded.
+    pub group_forward: u16,
+}
+
+impl Default for BridgePort {
+    /// What a new port has.
+    fn default() -> Self {
+        Self { hairpin: false, isolated: false, learning: true, flood: true, group_forward: 0 }
+    }
+}
+
+/// The end of a cable in another namespace.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Peer {
+    /// Its index, there.
+    pub index: u32,
+    /// This namespace's number for the other one.
+    pub netns: i32,
+}
+
+/// The kinds of device that something here depends on.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum LinkKind {
+    /// TUN or TAP.
+    Tun,
+    /// Bridge.
+    Bridge,
+    /// One end of a virtual cable.
+    Veth,
+    /// Anything else, by the kernel's name; empty for hardware.
+    Other(String),
+}
+
+impl Default for LinkKind {
+    fn default() -> Self {
+        Self::Other(String::new())
+    }
+}
+
+impl fmt::Display for LinkKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Tun => f.write_str("TUN device"),
+            Self::Bridge => f.write_str("bridge"),
+            Self::Veth => f.write_str("veth device"),
+            Self::Other(name) if name.is_empty() => f.write_str("hardware device"),
+            Self::Other(name) => write!(f, "{name} device"),
+        }
+    }
+}
+
+/// A request for the device called `name`.
+#[must_use]
+pub fn link_by_name(name: &str) -> Request<RouteNetlinkMessage> {
+    let mut message = LinkMessage::default();
+    message.attributes = vec![
+        LinkAttribute::IfName(name.to_owned()),
+        LinkAttribute::ExtMask(vec![LinkExtentMask::SkipStats]),
+    ];
+    Request::new("look up", format!("device {name}"), 0, RouteNetlinkMessage::GetLink(message))
+}
+
+impl Socket<Rtnetlink> {
+    /// Lists the devices of the socket's namespace.
+    ///
+    /// # Errors
+    ///
+    /// When the kernel refuses, or the devices change faster than they can be listed.
+    pub fn links(&mut self) -> Result<Vec<Link>> {
+        let mut message = LinkMessage::default();
+        // Statistics are two thirds of a link's description, and nobody here reads them.
+        message.attributes = vec![LinkAttribute::ExtMask(vec![LinkExtentMask::SkipStats])];
+        let request = Request::new("list", "devices", 0, RouteNetlinkMessage::GetLink(message));
+        Ok(self.dump(&request)?.into_iter().filter_map(parse).collect())
+    }
+
+    /// Looks a device up; none if there is none of that name.
+    ///
+    /// # Errors
+    ///
+    /// When the kernel refuses.
+    pub fn link(&mut self, name: &str) -> Result<Option<Link>> {
+        Ok(self.query(&link_by_name(name))?.and_then(parse))
+    }
+}
+
+fn parse(answer: RouteNetlinkMessage) -> Option<Link> {
+    let RouteNetlinkMessage::NewLink(message) = answer else {
+        return None;
+    };
+    Some(message.into())
+}
+
+impl From<LinkMessage> for Link {
+    fn from(message: LinkMessage) -> Self {
+        let flags = message.header.flags;
+        let mut link = Self {
+            index: message.header.index,
+            up: flags.contains(LinkFlags::Up),
+            running: flags.contains(LinkFlags::Running),
+            loopback: flags.contains(LinkFlags::Loopback),
+            arp: !flags.contains(LinkFlags::Noarp),
+            multicast: flags.contains(LinkFlags::Multicast),
+            ..Self::default()
+        };
+        let (mut peer, mut netns) = (None, None);
+        for attribute in message.attributes {
+            if let LinkAttribute::IfName(name) = attribute {
+                link.name = name;
+            } else if let LinkAttribute::IfAlias(alias) = attribute {
+                link.alias = alias;
+            } else if let LinkAttribute::Mtu(mtu) = attribute {
+                link.mtu = mtu;
+            } else if let LinkAttribute::Address(address) = attribute {
+                link.mac = Mac::try_from(address).ok();
+            } else if let LinkAttribute::Controller(index) = attribute {
+                link.controller = Some(index).filter(|index| *index != 0);
+            } else if let LinkAttribute::TxQueueLen(packets) = attribute {
+                link.tx_queue_len = packets;
+            } else if let LinkAttribute::Link(index) = attribute {
+                peer = Some(index);
+            } else if let LinkAttribute::LinkNetNsId(number) = attribute {
+                netns = Some(number);
+            } else if let LinkAttribute::LinkInfo(details) = attribute {
+                link.read_details(details);
+            }
+        }
+        link.peer = peer.zip(netns).map(|(index, netns)| Peer { index, netns });
+        link
+    }
+}
+
+impl Link {
+    fn read_details(&mut self, details: Vec<LinkInfo>) {
+        for detail in details {
+            if let LinkInfo::Kind(kind) = detail {
+                self.kind = if kind == InfoKind::Tun {
+                    LinkKind::Tun
+                } else if kind == InfoKind::Bridge {
+                    LinkKind::Bridge
+                } else if kind == InfoKind::Veth {
+                    LinkKind::Veth
+                } else {
+                    LinkKind::Other(kind.to_string())
+                };
+            } else if let LinkInfo::Data(InfoData::Bridge(options)) = detail {
+                for option in options {
+                    if let InfoBridge::StpState(state) = option {
+                        self.spanning_tree = state != BridgeStpState::Disabled;
+                    } else if let InfoBridge::MulticastSnooping(snooping) = option {
+                        self.multicast_snooping = snooping;
+                    } else if let InfoBridge::VlanFiltering(filtering) = option {
+                        self.vlan_filtering = filtering;
+                    }
+                }
+            } else if let LinkInfo::PortData(InfoPortData::BridgePort(options)) = detail {
+                self.port = Some(BridgePort::read(&options));
+            }
+        }
+    }
+}
+
+impl BridgePort {
+    fn read(options: &[InfoBridgePort]) -> Self {
+        let mut port = Self::default();
+        for option in options {
+            if let InfoBridgePort::HairpinMode(hairpin) = option {
+                port.hairpin = *hairpin;
+            } else if let InfoBridgePort::Isolated(isolated) = option {
+                port.isolated = *isolated;
+            } else if let InfoBridgePort::Learning(learning) = option {
+                port.learning = *learning;
+            } else if let InfoBridgePort::UnicastFlood(flood) = option {
+                port.flood = *flood;
+            } else if let InfoBridgePort::GroupFwdMask(groups) = option {
+                port.group_forward = *groups;
+            }
+        }
+        port
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn bridge_port_is_recognised_with_its_options() {
+        let mut message = LinkMessage::default();
+        message.header.flags = LinkFlags::Up;
+        message.attributes = vec![
+            LinkAttribute::IfName("culv0".to_owned()),
+            LinkAttribute::Controller(7),
+            LinkAttribute::LinkInfo(vec![
+                LinkInfo::Kind(InfoKind::Veth),
+                LinkInfo::PortData(InfoPortData::BridgePort(vec![
+                    InfoBridgePort::HairpinMode(true),
+                    InfoBridgePort::Isolated(false),
+                    InfoBridgePort::Learning(false),
+                ])),
+            ]),
+            LinkAttribute::IfAlias("a pod".to_owned()),
+        ];
+        let link = Link::from(message);
+        assert_eq!((link.name.as_str(), link.alias.as_str()), ("culv0", "a pod"));
+        assert_eq!((link.controller, &link.kind), (Some(7), &LinkKind::Veth));
+        let port = BridgePort { hairpin: true, learning: false, ..BridgePort::default() };
+        assert_eq!(link.port, Some(port));
+        assert!(link.up && !link.running && link.arp && !link.loopback);
+    }
+
+    #[test]
+    fn device_that_is_no_port_has_no_options_of_one() {
+        let link = Link::from(LinkMessage::default());
+        assert_eq!((link.controller, link.port, link.peer), (None, None, None));
+    }
+
+    #[test]
+    fn other_end_is_known_by_index_and_namespace() {
+        let mut message = LinkMessage::default();
+        message.attributes = vec![LinkAttribute::Link(4)];
+        assert_eq!(Link::from(message.clone()).peer, None, "the other end is in this namespace");
+        message.attributes.push(LinkAttribute::LinkNetNsId(2));
+        assert_eq!(Link::from(message).peer, Some(Peer { index: 4, netns: 2 }));
+    }
+}

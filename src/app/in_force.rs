@@ -1,0 +1,67 @@
+//! What the daemon goes by: one value, replaced as a whole when all of it is good.
+
+use std::collections::BTreeSet;
+use std::net::IpAddr;
+
+use culvert_cni::node_file::NodeFile;
+
+use super::path_mtus::Mtus;
+use crate::config::Config;
+use crate::control::node::NodeSpec;
+use crate::dataplane::super_packet_limit;
+use crate::engine::{Membership, PeerRegistry, Table, Tunnel};
+
+/// The nodes with what all of them share, and the MTUs toward them.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct InForce {
+    pub(super) members: Membership,
+    pub(super) mtus: Mtus,
+}
+
+impl InForce {
+    /// The table that workers decide by.
+    pub(super) fn compile(&self, registry: &PeerRegistry) -> Table {
+        self.mtus.compile(&self.members, registry)
+    }
+
+    /// What the sockets are bound to.
+    pub(super) fn bound(&self, config: &Config) -> (IpAddr, Vec<Tunnel>) {
+        (underlay_address(config, &self.members), self.members.tunnels())
+    }
+
+    /// What the kernel's state should be.
+    pub(super) fn spec(&self, config: &Config) -> NodeSpec {
+        let members = &self.members;
+        // In ascending order, each once.
+        let ports: BTreeSet<u16> = members.tunnels().iter().map(|tunnel| tunnel.port).collect();
+        NodeSpec {
+            tun: config.tun.name.clone(),
+            bridge: config.bridge.name.clone(),
+            cluster_networks: members.overlay().networks.clone(),
+            local_subnets: members.local().subnets.clone(),
+            mtu: self.mtus.device.get(),
+            underlay_ports: ports.into_iter().collect(),
+            masquerade: config.egress.masquerade,
+        }
+    }
+
+    /// What the plugin is told.
+    pub(super) fn node_file(&self, config: &Config) -> NodeFile {
+        let headers = self.members.tunnels().into_iter().map(|tunnel| tunnel.codec.header_len());
+        let longest_header = headers.max().unwrap_or_default();
+        NodeFile {
+            node: config.node.name.clone(),
+            bridge: config.bridge.name.clone(),
+            mtu: self.mtus.device.get(),
+            gso_max_size: Some(super_packet_limit(self.mtus.device, longest_header)),
+            subnets: self.members.local().subnets.clone(),
+            cluster_networks: self.members.overlay().networks.clone(),
+            masquerade: Some(config.egress.masquerade),
+        }
+    }
+}
+
+/// The address that the sockets are bound to.
+pub(super) fn underlay_address(config: &Config, members: &Membership) -> IpAddr {
+    config.underlay.address.unwrap_or_else(|| members.local().address)
+}

@@ -1,0 +1,226 @@
+//! The MTUs toward the peers: what the routes say, and the paths that turned out narrower.
+
+use std::collections::{HashMap, HashSet};
+use std::net::IpAddr;
+use std::time::{Duration, Instant};
+
+use culvert_cni::node_file;
+use foldhash::fast::RandomState;
+use overlay_proto::{CodecKind, Family, Mtu};
+
+use super::path_questions::PathQuestions;
+use crate::control::node::Reconciler;
+use crate::dataplane::PathClaim;
+use crate::engine::{Membership, PeerRegistry, Table};
+use crate::platform::clock;
+
+/// Underlay MTU while no route leads to any peer: that of Ethernet.
+const ETHERNET_MTU: u16 = 1500;
+
+/// Clusters up to this size have every path asked for each time: that takes 3 ms at most.
+const FEW: usize = 256;
+
+/// How often at most all paths of a larger cluster are asked for: ten thousand take 0.1 s.
+const RARELY: Duration = Duration::from_secs(10);
+
+/// The underlay carries too little for the overlay.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "an underlay MTU of {0} bytes leaves no room for the overlay; raise it, or set underlay.mtu"
+)]
+pub(super) struct NoRoom(u16);
+
+/// What is known of the underlay's paths to the peers, in bytes.
+#[derive(Debug, Default)]
+pub(super) struct PathMtus {
+    /// What the configuration says of all of them; the routes are not asked then.
+    configured: Option<Mtu>,
+    /// By the routes; none for a peer that no route leads to.
+    routes: HashMap<IpAddr, Option<u16>, RandomState>,
+    asked: Option<Instant>,
+    routes_outdated: bool,
+    /// Paths that turned out narrower than their routes.
+    narrow: PathQuestions,
+    narrow_outdated: bool,
+}
+
+impl PathMtus {
+    /// Nothing is known but what the configuration says.
+    pub(super) fn new(configured: Option<Mtu>) -> Self {
+        Self { configured, ..Self::default() }
+    }
+
+    /// Takes note that routes may have changed.
+    pub(super) fn outdate(&mut self) {
+        self.routes_outdated = true;
+        self.narrow.outdate();
+    }
+
+    /// Considers what somebody claims of a path. Questions leave from this node's address `from`.
+    pub(super) fn on_claim(&mut self, claim: PathClaim, from: IpAddr, members: &Membership) {
+        let route = self.route_to(claim.peer);
+        self.narrow.on_claim(claim, route, from, members);
+    }
+
+    /// Asks the paths again of which it is no longer certain that they are narrow.
+    pub(super) fn renew_narrow(&mut self, from: IpAddr, members: &Membership) {
+        let peers: HashSet<IpAddr> = members.peers().map(|peer| peer.address).collect();
+        self.narrow.retain(|peer| peers.contains(&peer));
+        let mut narrow = std::mem::take(&mut self.narrow);
+        narrow.renew(|peer| self.route_to(peer), from, members);
+        self.narrow = narrow;
+    }
+
+    /// Waits until a path turns out narrower, or as wide as its route again.
+    ///
+    /// # Cancel safety
+    ///
+    /// Nothing is lost.
+    pub(super) async fn changed(&mut self) {
+        self.narrow.changed().await;
+        self.narrow_outdated = true;
+    }
+
+    /// What the route to `peer` promises, as far as it is known.
+    fn route_to(&self, peer: IpAddr) -> u16 {
+        let configured = self.configured.map_or(ETHERNET_MTU, Mtu::get);
+        self.routes.get(&peer).copied().flatten().unwrap_or(configured)
+    }
+
+    /// Asks for what is not known, or for everything if that may have changed and it is time, and
+    /// says what follows for the nodes `members`.
+    ///
+    /// # Errors
+    ///
+    /// The kernel cannot be asked, or there is [`NoRoom`] for the overlay.
+    pub(super) async fn measure(
+        &mut self,
+        members: &Membership,
+        kernel: &mut Reconciler,
+    ) -> anyhow::Result<Mtus> {
+        if self.configured.is_none() {
+            self.ask_routes(members, kernel, clock::now()).await?;
+        }
+        Ok(self.conclude(members)?)
+    }
+
+    /// The same if it may tell something new.
+    ///
+    /// # Errors
+    ///
+    /// As [`measure`](Self::measure).
+    pub(super) async fn remeasure(
+        &mut self,
+        members: &Membership,
+        kernel: &mut Reconciler,
+    ) -> anyhow::Result<Option<Mtus>> {
+        // One that failed to be asked for is not there.
+        let routes_settled = self.configured.is_some()
+            || (!self.should_ask_all(members, clock::now())
+                && self.routes.len() >= members.peer_count());
+        if routes_settled && !self.narrow_outdated {
+            return Ok(None);
+        }
+        let mtus = self.measure(members, kernel).await?;
+        self.narrow_outdated = false;
+        Ok(Some(mtus))
+    }
+
+    fn should_ask_all(&self, members: &Membership, now: Instant) -> bool {
+        let due = self.asked.is_none_or(|asked| now.saturating_duration_since(asked) >= RARELY);
+        members.peer_count() <= FEW || (self.routes_outdated && due)
+    }
+
+    async fn ask_routes(
+        &mut self,
+        members: &Membership,
+        kernel: &mut Reconciler,
+        now: Instant,
+    ) -> anyhow::Result<()> {
+        if self.should_ask_all(members, now) {
+            self.routes.clear();
+            self.routes_outdated = false;
+            self.asked = Some(now);
+        }
+        let unknown: Vec<IpAddr> = members
+            .peers()
+            .map(|peer| peer.address)
+            .filter(|address| !self.routes.contains_key(address))
+            .collect();
+        if !unknown.is_empty() {
+            let found = kernel.path_mtu(unknown.iter().copied()).await?;
+            self.routes.extend(unknown.into_iter().map(|address| (address, None)));
+            let found = found.map(|found| found.per_peer).unwrap_or_default();
+            self.routes.extend(found.into_iter().map(|(address, mtu)| (address, Some(mtu))));
+        }
+        // Only peers come into the map, so that it is longer exactly when one of them has gone.
+        if self.routes.len() > members.peer_count() {
+            let present: HashSet<IpAddr> = members.peers().map(|peer| peer.address).collect();
+            self.routes.retain(|address, _| present.contains(address));
+        }
+        Ok(())
+    }
+
+    /// What follows from what is known, without asking.
+    ///
+    /// # Errors
+    ///
+    /// There is no room for the overlay.
+    pub(super) fn conclude(&self, members: &Membership) -> Result<Mtus, NoRoom> {
+        let family = Family::of(members.local().address);
+        let inner = |underlay: u16, codec: CodecKind| {
+            let mtu = Mtu::new(u32::from(underlay)).ok()?;
+            mtu.shrink(codec.overhead(family))
+        };
+        let smallest = match self.configured {
+            Some(mtu) => mtu.get(),
+            None => self.routes.values().flatten().min().copied().unwrap_or(ETHERNET_MTU),
+        };
+        let mut device: Option<Mtu> = None;
+        let mut rooms = Vec::with_capacity(members.peer_count());
+        for peer in members.peers() {
+            let codec = members.tunnel_to(peer).codec;
+            let path = self.routes.get(&peer.address).copied().flatten().unwrap_or(smallest);
+            let room = inner(path, codec).ok_or(NoRoom(path))?;
+            device = Some(device.map_or(room, |least| least.min(room)));
+            rooms.push(room);
+        }
+        let device = match device {
+            Some(device) => device,
+            None => {
+                let own_codec = members.local().speech.codec.unwrap_or_default();
+                inner(smallest, own_codec).ok_or(NoRoom(smallest))?
+            }
+        };
+        let mut to = HashMap::new();
+        for (peer, room) in members.peers().zip(rooms) {
+            // No network carries less than the overlay needs: a machine that says so is not believed.
+            let found = self.narrow.mtu(peer.address);
+            let found = found.and_then(|mtu| inner(mtu, members.tunnel_to(peer).codec));
+            let room = found.map_or(room, |narrow| narrow.min(room));
+            if room != device {
+                to.insert(peer.address, room);
+            }
+        }
+        Ok(Mtus { device, to })
+    }
+}
+
+/// MTUs of inner packets: of the devices, and toward each peer.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Mtus {
+    /// The smallest toward any peer.
+    pub(super) device: Mtu,
+    /// Toward peers that have another.
+    to: HashMap<IpAddr, Mtu>,
+}
+
+impl Mtus {
+    /// Compiles `members` with these MTUs.
+    pub(super) fn compile(&self, members: &Membership, registry: &PeerRegistry) -> Table {
+        let subnets = &members.local().subnets;
+        let routers = subnets.iter().map(|subnet| node_file::gateway(subnet).addr()).collect();
+        let mtu_to = |peer| self.to.get(&peer).copied().unwrap_or(self.device);
+        Table::compile(members, routers, mtu_to, registry)
+    }
+}
