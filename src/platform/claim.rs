@@ -40,7 +40,9 @@ impl Claim {
     pub fn take(name: &str) -> Result<Self> {
         match take_table(name) {
             Ok(socket) => Ok(Self { _holder: Holder::Table(socket) }),
-            Err(error) if error.is_exists() => {
+            // kernel: of a table that has another owner, "not permitted" comes before "exists".
+            Err(error) if error.is_exists() || !Self::may_be_free(name) => {
+                tracing::debug!(%error, "the name is held");
                 Err(Error::new("claim", name, io::ErrorKind::AddrInUse))
             }
             Err(error) if error.is_unsupported() => {

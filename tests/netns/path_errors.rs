@@ -3,9 +3,9 @@
 use std::net::IpAddr;
 use std::time::Duration;
 
-use culvert::lab::probe::{self, Ping};
-use culvert::lab::{Family, Lab, LabBuilder, Netns, Node, UNDERLAY_PORT};
-use etherparse::{Icmpv4Type, Icmpv6Type, PacketBuilder, icmpv4};
+use culvert_lab::probe::{self, Ping};
+use culvert_lab::{Family, Lab, LabBuilder, Netns, Node, UNDERLAY_PORT};
+use etherparse::{IcmpEchoHeader, Icmpv4Type, Icmpv6Type, PacketBuilder, icmpv4};
 
 use crate::harness::{FAMILIES, assert_reaches, lab, run};
 use crate::packets::{Udp, VNI, in_overlay};
@@ -73,14 +73,14 @@ fn pods_change_no_route(builder: LabBuilder) {
     let lab = builder.pods(2).up().unwrap();
     let (node, peer) = (lab.node(1), lab.node(2));
     let family = Family::of(node.address());
-    let quote = Udp::new(node.address(), peer.address(), &[0; 600]).bytes();
+    let quote = echo_reply(node.address(), peer.address());
     let subnets = node.subnets();
     let subnet = subnets.iter().find(|subnet| Family::of(subnet.addr()) == family).unwrap();
     let router = subnet.hosts().find(|address| *address != subnet.network()).unwrap();
     let (near, far) = (lab.pod(1, 1), lab.pod(2, 1));
     for claim in CLAIMS {
         for (pod, target) in [(&near, node.address()), (&near, router), (&far, router)] {
-            let error = too_big(pod.address(family), target, claim, &quote[..100]);
+            let error = too_big(pod.address(family), target, claim, &quote);
             probe::send_packet(pod.netns(), &error).unwrap();
         }
         // What was sent before has been handled once this is answered.
@@ -90,8 +90,8 @@ fn pods_change_no_route(builder: LabBuilder) {
     }
     // The same about what the node sends into the pod networks is theirs to say.
     let tun = subnet.network();
-    let quote = Udp::new(tun, far.address(family), &[0; 600]).bytes();
-    let error = too_big(far.address(family), tun, 1300, &quote[..100]);
+    let quote = echo_reply(tun, far.address(family));
+    let error = too_big(far.address(family), tun, 1300, &quote);
     probe::send_packet(far.netns(), &error).unwrap();
     assert_reaches(far.netns(), router);
     let route = route(node.netns(), far.address(family));
@@ -126,6 +126,28 @@ fn outsider(lab: &Lab) -> IpAddr {
         Family::Ipv4 => "192.168.1.1".parse().unwrap(),
         Family::Ipv6 => "fd00:192:168:1::1".parse().unwrap(),
     }
+}
+
+/// What a node may have sent; the kernel asks no socket whether one did.
+fn echo_reply(source: IpAddr, destination: IpAddr) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    let id = IcmpEchoHeader { id: 1, seq: 1 };
+    match (source, destination) {
+        (IpAddr::V4(source), IpAddr::V4(destination)) => {
+            PacketBuilder::ipv4(source.octets(), destination.octets(), 64)
+                .icmpv4(Icmpv4Type::EchoReply(id))
+                .write(&mut bytes, &[0; 64])
+                .unwrap();
+        }
+        (IpAddr::V6(source), IpAddr::V6(destination)) => {
+            PacketBuilder::ipv6(source.octets(), destination.octets(), 64)
+                .icmpv6(Icmpv6Type::EchoReply(id))
+                .write(&mut bytes, &[0; 64])
+                .unwrap();
+        }
+        (source, destination) => panic!("{source} and {destination} are of two families"),
+    }
+    bytes
 }
 
 /// "Fragmentation needed" or "packet too big" about the packet that begins with `quote`.

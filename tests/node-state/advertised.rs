@@ -10,8 +10,9 @@ fn devices_that_go_by_advertisements_go_on_to() {
             ip(&format!("link set {other} up"));
             ip(&format!("link set {name} up"));
         }
-        for name in ["nic1", "nic2"] {
-            ip(&format!("link add {name} type dummy"));
+        for (name, id) in [("nic1", 5), ("nic2", 6)] {
+            // Any kind that is not what containers are plugged in by.
+            ip(&format!("link add {name} type vxlan id {id} dstport 4789"));
             set_sysctl(&format!("ipv6/conf/{name}/accept_ra"), "1");
         }
         set_sysctl("ipv6/conf/nic2/accept_ra", "0");

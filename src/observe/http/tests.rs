@@ -15,7 +15,7 @@ fn status() -> Status {
     Status {
         node: "node1".to_owned(),
         ready: true,
-        not_ready_because: None,
+        missing: Vec::new(),
         uptime_seconds: 1.0,
         mtu: 1464,
         vni: 1,
