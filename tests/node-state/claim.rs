@@ -1,6 +1,7 @@
 //! The claim to be a network namespace's only daemon.
 
 use std::io::ErrorKind;
+use std::time::Duration;
 
 use culvert::platform::claim::Claim;
 
@@ -19,7 +20,12 @@ fn a_name_is_held_until_its_holder_is_gone() {
         run("nft flush ruleset");
         assert!(!Claim::may_be_free("culvert0"));
         drop(first);
-        assert!(Claim::may_be_free("culvert0"));
+        // A program that another test starts at this moment may have it for as long as it starts.
+        let is_free = (0..100).any(|_| {
+            std::thread::sleep(Duration::from_millis(10));
+            Claim::may_be_free("culvert0")
+        });
+        assert!(is_free);
         let _again = Claim::take("culvert0").unwrap();
     });
 }
