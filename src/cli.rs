@@ -142,7 +142,12 @@ fn execute(command: Command) -> anyhow::Result<ExitCode> {
     match command {
         Command::Run(args) => {
             observe::start_logging(&args.log, args.log_format)?;
-            runtime()?.block_on(app::run(args.source.read()?))?;
+            let config = args.source.read()?;
+            let runtime = runtime()?;
+            let ended = runtime.block_on(app::run(config));
+            // Whatever still waits for a disk or a lock does not hold up the end.
+            runtime.shutdown_background();
+            ended?;
         }
         Command::Status { run_dir, json } => {
             let status = observe::query(&run_dir)?;
@@ -162,7 +167,7 @@ fn execute(command: Command) -> anyhow::Result<ExitCode> {
                 None => say(format_args!("good: node {node}; its table's source was not asked"))?,
             }
         }
-        Command::Cleanup => return cleanup(&runtime()?.block_on(app::cleanup())?),
+        Command::Cleanup => return cleanup(&app::cleanup()?),
         Command::Explain(args) => return inspect::run_explain(&args),
         Command::Capture(args) => return inspect::run_capture(&args),
         Command::Replay(args) => return replay::run(*args),

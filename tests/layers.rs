@@ -30,7 +30,7 @@ const LAYERS: [(&str, &[&str]); 16] = [
     ("dataplane", &["engine", "lifecycle", "platform"]),
     ("observe", &["engine", "explain", "lifecycle"]),
     ("explain", &["dataplane", "engine", "platform"]),
-    ("config", &["platform"]),
+    ("config", &["engine", "platform"]),
     ("cni_install", &["platform"]),
     ("lab", &["platform"]),
     ("engine", &[]),

@@ -71,7 +71,7 @@ fn coalesced(train: &[Vec<u8>]) -> u16 {
         match &mut group {
             None => group = Some(Group::new(candidate)),
             Some(group) => {
-                if !group.push(&train[0], candidate, bytes) {
+                if !group.push(&train[0], &candidate, bytes) {
                     break;
                 }
             }

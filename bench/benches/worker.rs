@@ -15,7 +15,7 @@ use culvert_dataplane::platform::clock;
 use culvert_dataplane::platform::tun::Offload;
 use culvert_dataplane::platform::udp::{RecvBatch, Transmit};
 use culvert_dataplane::{Egress, Env, Ingress, Notices, TunPort, UnderlayPort, WorkerCounters};
-use overlay_proto::{Ecn, Family};
+use overlay_proto::{CodecKind, Ecn, Family};
 
 /// Small packets in a round.
 const SMALL: u16 = 64;
@@ -67,7 +67,7 @@ impl TunPort for Replay {
 }
 
 impl UnderlayPort for Replay {
-    fn recv(&mut self, batch: &mut RecvBatch) -> io::Result<()> {
+    fn recv(&mut self, batch: &mut RecvBatch) -> io::Result<CodecKind> {
         batch.clear();
         let node1 = micro::underlay(1);
         while let Some(train) = self.incoming.get(self.next)
@@ -75,7 +75,10 @@ impl UnderlayPort for Replay {
         {
             self.next += 1;
         }
-        if batch.is_empty() { Err(io::ErrorKind::WouldBlock.into()) } else { Ok(()) }
+        if batch.is_empty() {
+            return Err(io::ErrorKind::WouldBlock.into());
+        }
+        Ok(CodecKind::default())
     }
 
     fn send(&mut self, _flow_hash: u32, transmit: &Transmit<'_>) -> io::Result<()> {

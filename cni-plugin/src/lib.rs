@@ -24,6 +24,7 @@ mod error;
 pub mod fault;
 pub mod ipam;
 mod linger;
+pub mod living;
 mod mac;
 mod netlink;
 mod netns;

@@ -10,6 +10,20 @@ use std::net::IpAddr;
 use crate::attachment::Attachment;
 use crate::mac::MacAddress;
 
+/// The group of devices that the nodes' ends of pods' cables are in.
+///
+/// The node takes no IP packet from a device of this group: what a pod sends comes by the bridge, and
+/// what comes otherwise has passed none of the rules for pods. The kernel gives every device group 0;
+/// ours has the number of our routes and addresses.
+pub const DEVICE_GROUP: u32 = 0xcf;
+
+/// The group addresses 01:80:c2:00:00:0X that a pod's port forwards, as bits: all that the kernel lets
+/// a port forward. It always drops 01:80:c2:00:00:01.
+///
+/// kernel: by default a bridge does not forward frames to these addresses. It learns from them and
+/// hands them to the port's own device, past the bridge's rules.
+pub const FORWARDED_GROUPS: u16 = 0xfffd;
+
 /// How the note about a pod begins.
 const NOTE_PREFIX: &str = "culvert pod ";
 

@@ -5,7 +5,6 @@
 //! is missing. Both find what should be there in the kernel itself: in the note on the port, see
 //! [`PodPort`]. Never needs the daemon, the program `nft`, or a file.
 
-use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv6Addr};
 
 use culvert_nft::{
@@ -192,27 +191,7 @@ pub fn repair(
     actual: Option<&Listing>,
     accepted: Option<&Listing>,
 ) -> Option<Batch> {
-    let wanted = table(ports);
-    let listing = Listing::of(&wanted);
-    let mut batch = Batch::new(FAMILY);
-    let Some(actual) = actual else {
-        batch.replace(&wanted);
-        return Some(batch);
-    };
-    let bare = actual.clone().without_elements();
-    if bare != listing.clone().without_elements() && Some(&bare) != accepted {
-        batch.replace(&wanted);
-        return Some(batch);
-    }
-    for (set, wanted) in &listing.sets {
-        let none = BTreeSet::new();
-        let actual = actual.sets.get(set).map_or(&none, |actual| &actual.elements);
-        let missing: Vec<_> = wanted.elements.difference(actual).cloned().collect();
-        let stale: Vec<_> = actual.difference(&wanted.elements).cloned().collect();
-        batch.add_elements(TABLE, set, &missing);
-        batch.remove_elements(TABLE, set, &stale);
-    }
-    (!batch.is_empty()).then_some(batch)
+    Batch::difference(&table(ports), actual, accepted)
 }
 
 /// Has the kernel check what comes in by `port`, from its first frame on if the port is still down.

@@ -15,11 +15,12 @@ pub(super) struct Announcer {
     readiness: Readiness,
     /// The node file as it was last written.
     written: Option<NodeFile>,
+    was_ready: bool,
 }
 
 impl Announcer {
     pub(super) fn new(run_dir: PathBuf, readiness: Readiness) -> Self {
-        Self { run_dir, readiness, written: None }
+        Self { run_dir, readiness, written: None, was_ready: false }
     }
 
     pub(super) fn is_ready(&self) -> bool {
@@ -28,14 +29,16 @@ impl Announcer {
 
     /// Says why `what` is missing, or with `None` that it is there; answers whether that is news.
     pub(super) fn set(&self, what: Need, why: Option<String>) -> bool {
-        if let Some(why) = &why {
-            let news = self.readiness.set(what, Some(why.clone()));
-            if news {
-                tracing::error!(missing = %what, reason = why, "this node is not ready");
+        let news = self.readiness.set(what, why.clone());
+        match why {
+            // A device gets its carrier a moment after its start.
+            Some(why) if news && !self.was_ready && what == Need::Kernel => {
+                tracing::info!(missing = %what, why, "this node is not ready yet");
             }
-            return news;
+            Some(why) if news => tracing::error!(missing = %what, why, "this node is not ready"),
+            Some(_) | None => {}
         }
-        self.readiness.set(what, None)
+        news
     }
 
     /// Writes `file` if nothing else is missing, and removes it otherwise; answers whether the node
@@ -58,6 +61,7 @@ impl Announcer {
                 }
             }
         }
+        self.was_ready = true;
         self.set(Need::NodeFile, None)
     }
 

@@ -15,6 +15,7 @@ use tokio::time::{Interval, MissedTickBehavior, interval};
 
 use super::announcer::Announcer;
 use super::capture::capture_source;
+use super::doubt::Doubt;
 use super::feed::{Feed, Refusal};
 use super::in_force::{InForce, underlay_address};
 use super::last_good::When;
@@ -24,10 +25,10 @@ use super::turn::Turn;
 use super::view::{Facts, explain_source, status_source};
 use crate::config::Config;
 use crate::control::ipam::keep_sweeping;
-use crate::control::node::{Action, Changes, KernelEvents, Reconciler};
+use crate::control::node::{Changes, Failure, Kernel, KernelEvents, Report, Stranded};
 use crate::dataplane::{DataPlane, Notice, Settings};
 use crate::engine::{Membership, PeerRegistry, Tunnel};
-use crate::lifecycle::{Need, Readiness, Signal, Signals};
+use crate::lifecycle::{Need, Readiness, ReloadSignal, Signals};
 use crate::observe::{Services, serve_http};
 use crate::platform::clock;
 use crate::platform::sysctl::Sysctls;
@@ -62,12 +63,16 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
         return Ok(());
     };
     let http = match config.observe.address {
-        Some(address) => Some(TcpListener::bind(address).await.with_context(|| {
-            format!(
-                "listening on observe.address {address}, which must be an address of this \
+        Some(address) => Some(
+            TcpListener::bind(address)
+                .await
+                .with_context(|| {
+                    format!(
+                        "listening on observe.address {address}, which must be an address of this \
                          machine and a port that no other program has"
-            )
-        })?),
+                    )
+                })?,
+        ),
         None => None,
     };
     NodeFile::remove(&config.node.run_dir).context("removing the node file of an earlier run")?;
@@ -114,13 +119,21 @@ async fn serve(
     signals: &mut Signals,
 ) -> anyhow::Result<Option<Daemon>> {
     tracing::info!(node = config.node.name, ?config, "starting");
+    let Signals { stop, reload } = signals;
     let mut feed = Feed::start(Arc::clone(&config), Arc::clone(&facts));
     let members = tokio::select! {
         members = feed.first(&readiness) => members?,
-        () = stop_signal(signals) => return Ok(None),
+        () = stop.next() => return Ok(None),
     };
-    let mut daemon = Daemon::start(config, feed, members, facts, readiness).await?;
-    daemon.keep(signals).await?;
+    let mut daemon = tokio::select! {
+        daemon = Daemon::start(config, feed, members, facts, readiness) => daemon?,
+        () = stop.next() => return Ok(None),
+    };
+    // Whatever the daemon waits for, a signal ends the waiting.
+    tokio::select! {
+        failed = daemon.keep(reload) => failed?,
+        () = stop.next() => {}
+    }
     Ok(Some(daemon))
 }
 
@@ -130,15 +143,18 @@ struct Daemon {
     in_force: InForce,
     paths: PathMtus,
     registry: PeerRegistry,
-    kernel: Reconciler,
+    kernel: Kernel,
     events: KernelEvents,
     plane: Arc<DataPlane>,
     notices: Receiver<Notice>,
     owner: Owner,
     announcer: Announcer,
+    doubt: Doubt,
     facts: Arc<Facts>,
     /// This machine's addresses when they were last looked at.
     own_addresses: Vec<IpNet>,
+    /// Pods that have an address in none of this node's subnets.
+    stranded: Vec<Stranded>,
     /// What is wrong with its own underlay address, by them.
     address_fault: Option<String>,
     /// Whether the proposed table is refused for a reason of this machine, which may pass.
@@ -165,12 +181,12 @@ impl Daemon {
         facts: Arc<Facts>,
         readiness: Readiness,
     ) -> anyhow::Result<Self> {
-        let mut kernel = reconciler(&config)?;
+        let kernel = Kernel::start(Sysctls::at(&config.node.sysctl_dir))?;
         let events = KernelEvents::open()?;
-        let mut paths = PathMtus::new(config.underlay.mtu);
-        let mtus = paths.measure(&members, &mut kernel).await?;
+        let mut paths = PathMtus::new(&config.underlay);
+        let mtus = paths.measure(&members, &kernel).await?;
         let in_force = InForce { members, mtus };
-        preflight(&config, &in_force, &mut kernel).await?;
+        preflight(&config, &in_force, &kernel).await?;
 
         let registry = PeerRegistry::default();
         let settings = Settings {
@@ -189,6 +205,7 @@ impl Daemon {
             owner: Owner(Arc::clone(&plane)),
             announcer: Announcer::new(config.node.run_dir.clone(), readiness),
             config,
+            doubt: Doubt::default(),
             feed,
             in_force,
             paths,
@@ -199,23 +216,30 @@ impl Daemon {
             notices,
             facts,
             own_addresses: Vec::new(),
+            stranded: Vec::new(),
             address_fault: None,
             refused_here: false,
         };
         daemon.facts.set_mtu(daemon.in_force.mtus.device.get());
         daemon.facts.generation.store(1, Ordering::Relaxed);
-        for action in daemon.reconcile(Changes::ALL).await.context("setting up this node")? {
-            tracing::debug!(%action, "set up");
+        match daemon.reconcile(Changes::ALL).await {
+            Ok(report) => daemon.go_by(report),
+            // It is repeated until it tells something.
+            Err(Failure::Unknown(error)) => daemon.wonder(&error),
+            Err(Failure::Broken(error)) => return Err(error.context("setting up this node")),
         }
         daemon.announcer.set(Need::Table, None);
         daemon.announce().await;
         daemon.feed.taken(daemon.in_force.members.overlay()).await;
-        daemon.check_own_address().await;
         Ok(daemon)
     }
 
-    /// Reacts to everything that may happen, until told to stop.
-    async fn keep(&mut self, signals: &mut Signals) -> anyhow::Result<()> {
+    /// Reacts to everything that may happen; ends only by an error.
+    ///
+    /// # Cancel safety
+    ///
+    /// What is dropped is not continued: the daemon can only stop then.
+    async fn keep(&mut self, reload: &mut ReloadSignal) -> anyhow::Result<()> {
         let mut full_check = ticks(FULL_CHECK);
         let mut retry = ticks(RETRY);
         let mut broken = false;
@@ -223,14 +247,11 @@ impl Daemon {
             // Whether something happened that may let a table come into force which was refused.
             let mut again = false;
             let changes = tokio::select! {
-                signal = signals.next() => match signal {
-                    Signal::Stop => return Ok(()),
-                    Signal::Reload => {
-                        self.feed.source().reload();
-                        again = true;
-                        Changes::ALL
-                    }
-                },
+                () = reload.next() => {
+                    self.feed.source().reload();
+                    again = true;
+                    Changes::ALL
+                }
                 changed = self.feed.changed() => {
                     if changed {
                         self.take_table().await;
@@ -241,7 +262,6 @@ impl Daemon {
                     let changes = changes.context("watching the kernel")?;
                     if changes.routing {
                         self.paths.outdate();
-                        self.check_own_address().await;
                         again = true;
                     }
                     changes
@@ -255,7 +275,6 @@ impl Daemon {
                 () = self.paths.changed() => Changes::default(),
                 _ = full_check.tick() => {
                     self.paths.renew_narrow(self.underlay_address(), &self.in_force.members);
-                    self.check_own_address().await;
                     self.feed.keep(self.in_force.members.overlay(), When::Due).await;
                     again = true;
                     Changes::ALL
@@ -280,35 +299,68 @@ impl Daemon {
             tracing::warn!(error = format!("{error:#}"), "measuring the MTUs to the peers failed");
         }
         match self.reconcile(changes).await {
-            Ok(done) => {
-                for action in &done {
-                    tracing::info!(%action, "repaired");
-                }
-                let repairs = u64::try_from(done.len()).unwrap_or(u64::MAX);
-                self.facts.repairs.fetch_add(repairs, Ordering::Relaxed);
+            Ok(report) => {
+                self.go_by(report);
                 true
             }
-            Err(error) => {
+            Err(Failure::Unknown(error)) => {
+                self.wonder(&error);
+                false
+            }
+            Err(Failure::Broken(error)) => {
                 self.announcer.set(Need::Kernel, Some(format!("{error:#}; trying again")));
-                // The way to the kernel may be what is broken.
-                match reconciler(&self.config) {
-                    Ok(kernel) => self.kernel = kernel,
-                    Err(error) => tracing::error!(%error, "reaching the kernel failed"),
-                }
                 false
             }
         }
     }
 
-    /// Makes the kernel's state what it should be, and looks whether packets flow.
-    async fn reconcile(&mut self, changes: Changes) -> anyhow::Result<Vec<Action>> {
+    /// Makes the kernel's state what it should be.
+    async fn reconcile(&mut self, changes: Changes) -> Result<Report, Failure> {
         let spec = self.in_force.spec(&self.config);
-        let done = self.kernel.reconcile(&spec, &mut self.owner, changes).await?;
+        self.kernel.reconcile(spec, self.owner.clone(), changes).await
+    }
+
+    /// Takes what a look at the kernel found for the truth.
+    fn go_by(&mut self, report: Report) {
+        self.doubt.clear();
+        for action in &report.done {
+            tracing::info!(%action, "repaired");
+        }
+        let repairs = u64::try_from(report.done.len()).unwrap_or(u64::MAX);
+        self.facts.repairs.fetch_add(repairs, Ordering::Relaxed);
         // The kernel announces the carrier, which brings us here again.
-        let carrying = self.kernel.is_carrying(&spec).await?;
-        let missing = (!carrying).then(|| format!("{} has no carrier yet", spec.tun));
+        let missing = if report.carrying {
+            report.obstacle
+        } else {
+            Some(format!("{} has no carrier yet", self.config.tun.name))
+        };
         self.announcer.set(Need::Kernel, missing);
-        Ok(done)
+        self.check_own_address(report.own_addresses);
+        self.show_stranded(report.stranded);
+    }
+
+    /// Goes by what was known before, since a look at the kernel told nothing; for a while.
+    fn wonder(&mut self, error: &anyhow::Error) {
+        let (is_news, is_too_long) = self.doubt.grow(clock::now());
+        if is_too_long {
+            let why = format!("the kernel could not be looked at for a minute: {error:#}");
+            self.announcer.set(Need::Kernel, Some(why));
+        } else if is_news {
+            let error = format!("{error:#}");
+            tracing::warn!(error, "a look at the kernel told nothing; looking again");
+        }
+    }
+
+    /// Names the pods that a changed subnet of this node has left without a network.
+    fn show_stranded(&mut self, stranded: Vec<Stranded>) {
+        if stranded == self.stranded {
+            return;
+        }
+        for pod in stranded.iter().filter(|pod| !self.stranded.contains(pod)) {
+            tracing::warn!(reason = %pod, "a pod has no network");
+        }
+        self.facts.show_stranded(stranded.iter().map(ToString::to_string).collect());
+        self.stranded = stranded;
     }
 
     /// Tells the plugin and everybody else whether packets flow.
@@ -346,9 +398,9 @@ impl Daemon {
         if members == *before {
             return Ok(());
         }
-        let mtus = self.paths.measure(&members, &mut self.kernel).await?;
+        let mtus = self.paths.measure(&members, &self.kernel).await?;
         let next = InForce { members, mtus };
-        preflight(&self.config, &next, &mut self.kernel).await?;
+        preflight(&self.config, &next, &self.kernel).await?;
         let (address, tunnels) = next.bound(&self.config);
         let bound = self.in_force.bound(&self.config);
         if (address, &tunnels) != (bound.0, &bound.1) {
@@ -358,7 +410,7 @@ impl Daemon {
                 .with_context(|| binding(&self.config, address, &tunnels))?;
             // The rules first: pods must not reach a port that somebody listens on.
             let spec = next.spec(&self.config);
-            let rules = self.kernel.reconcile(&spec, &mut self.owner, Changes::default()).await;
+            let rules = self.kernel.reconcile(spec, self.owner.clone(), Changes::default()).await;
             rules.context("protecting the tunnel's new ports from pods")?;
             self.plane.listen(sockets);
         }
@@ -397,15 +449,8 @@ impl Daemon {
 
     /// Says so if the address that peers send to is not this machine's (any more), and has the
     /// source look whether it should be another.
-    async fn check_own_address(&mut self) {
+    fn check_own_address(&mut self, own: Vec<IpNet>) {
         let address = self.underlay_address();
-        let own = match self.kernel.local_addresses().await {
-            Ok(own) => own,
-            Err(error) => {
-                tracing::warn!(error = format!("{error:#}"), "listing own addresses failed");
-                return;
-            }
-        };
         let missing = (!own.iter().any(|net| net.addr() == address)).then(|| {
             format!(
                 "its underlay address {address} is on no interface of this machine; add it, or \
@@ -428,7 +473,7 @@ impl Daemon {
     /// Follows the routes' MTUs, and paths that are narrower than them.
     async fn refresh_mtus(&mut self) -> anyhow::Result<()> {
         let members = &self.in_force.members;
-        if let Some(mtus) = self.paths.remeasure(members, &mut self.kernel).await?
+        if let Some(mtus) = self.paths.remeasure(members, &self.kernel).await?
             && mtus != self.in_force.mtus
         {
             self.put_in_force(InForce { members: members.clone(), mtus });
@@ -466,18 +511,9 @@ impl Daemon {
     }
 }
 
-/// Waits for the signal to stop; there is nothing to reload yet.
-async fn stop_signal(signals: &mut Signals) {
-    while signals.next().await != Signal::Stop {}
-}
-
-fn reconciler(config: &Config) -> anyhow::Result<Reconciler> {
-    Ok(Reconciler::open()?.with_sysctls(Sysctls::at(&config.node.sysctl_dir)))
-}
-
-async fn preflight(config: &Config, next: &InForce, kernel: &mut Reconciler) -> anyhow::Result<()> {
+async fn preflight(config: &Config, next: &InForce, kernel: &Kernel) -> anyhow::Result<()> {
     let nodes: Vec<IpAddr> = next.members.entries().iter().map(|node| node.address).collect();
-    kernel.preflight(&next.spec(config), &config.network.service_cidrs, &nodes).await
+    kernel.preflight(next.spec(config), config.network.service_cidrs.clone(), nodes).await
 }
 
 /// What is being done while the sockets are bound, and which keys say so.

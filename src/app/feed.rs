@@ -45,6 +45,8 @@ pub(super) enum Following {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Standing {
     pub(super) following: Following,
+    /// Why there is nothing to propose, though the source answers.
+    pub(super) malformed: Option<String>,
     /// Why the newest proposal is not in force.
     pub(super) refused: Option<String>,
     /// What of the parameters that all nodes share this one does not go by.
@@ -135,7 +137,9 @@ impl Feed {
             if self.standing.following == Following::Current && self.proposal.is_file() {
                 self.refused(Some(refusal.to_string()));
             }
-            let Standing { following, refused, contested, .. } = &self.standing;
+            readiness.set(Need::Claims, self.standing.contested.clone());
+            let Standing { following, malformed, refused, contested, .. } = &self.standing;
+            let refused = malformed.as_ref().or(refused.as_ref());
             let is_away = match following {
                 Following::Current => false,
                 Following::Waiting => waited,
@@ -248,14 +252,14 @@ impl Feed {
     }
 
     fn note(&mut self, update: &Update) {
-        let Standing { following, refused, differs, contested, .. } = &mut self.standing;
+        let Standing { following, malformed, refused, differs, contested, .. } = &mut self.standing;
         match update {
             Update::Everything(_) => {
                 if *following != Following::Current {
                     tracing::info!(source = self.kind, "following the subnet table");
                 }
                 *following = Following::Current;
-                *refused = None;
+                (*malformed, *refused) = (None, None);
             }
             Update::Lost(reason) => {
                 let since = match following {
@@ -271,7 +275,7 @@ impl Feed {
             }
             Update::Refused(reason) => {
                 tracing::error!(reason, "the new subnet table is refused; the old one stays");
-                *refused = Some(reason.clone());
+                *malformed = Some(reason.clone());
             }
             Update::Differs(reason) => {
                 if let Some(reason) =
@@ -301,3 +305,6 @@ impl Feed {
         self.facts.show_standing(self.standing.clone());
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -41,6 +41,8 @@ impl InForce {
             local_subnets: members.local().subnets.clone(),
             mtu: self.mtus.device.get(),
             underlay_ports: ports.into_iter().collect(),
+            codec_ports: config.underlay.codec_ports().into(),
+            remote_subnets: members.peers().flat_map(|peer| peer.subnets.iter().copied()).collect(),
             masquerade: config.egress.masquerade,
         }
     }

@@ -6,6 +6,7 @@
 mod announcer;
 mod capture;
 mod daemon;
+mod doubt;
 mod feed;
 mod in_force;
 mod last_good;
@@ -22,7 +23,7 @@ pub use offline::{Offline, offline};
 use anyhow::Context as _;
 
 use crate::config::{Config, TableSource};
-use crate::control::source::Parameters;
+use crate::control::source::{Parameters, Proposal};
 use crate::control::table_file::TableFile;
 use crate::engine::Membership;
 
@@ -33,15 +34,15 @@ use crate::engine::Membership;
 ///
 /// What the daemon would refuse it for.
 pub fn check(config: &Config) -> anyhow::Result<Option<Membership>> {
-    match &config.table {
-        TableSource::File { path } => {
-            let parameters = Parameters::configured(config).context("network.cidrs is missing")?;
-            let (proposal, overlay) = (TableFile::new(path).read()?, parameters.overlay(config));
-            let (members, _none) = proposal.members(&overlay, &config.node.name)?;
-            Ok(Some(members))
-        }
-        TableSource::Etcd(_) | TableSource::Kubernetes(_) => Ok(None),
-    }
+    let TableSource::File { path } = &config.table else { return Ok(None) };
+    members(config, &TableFile::new(path).read()?).map(Some)
+}
+
+/// The nodes that a table file proposes, checked.
+fn members(config: &Config, proposal: &Proposal) -> anyhow::Result<Membership> {
+    let parameters = Parameters::configured(config).context("there is no pod network")?;
+    let (members, _none) = proposal.members(&parameters.overlay(config), &config.node.name)?;
+    Ok(members)
 }
 
 /// Removes from this machine everything that a daemon made. Says what, and what could not be.
@@ -49,6 +50,6 @@ pub fn check(config: &Config) -> anyhow::Result<Option<Membership>> {
 /// # Errors
 ///
 /// The kernel cannot be reached at all.
-pub async fn cleanup() -> anyhow::Result<crate::control::node::Cleanup> {
-    Ok(crate::control::node::Reconciler::open()?.cleanup().await)
+pub fn cleanup() -> anyhow::Result<crate::control::node::Cleanup> {
+    Ok(crate::control::node::Reconciler::open()?.cleanup())
 }

@@ -3,14 +3,11 @@
 use std::net::IpAddr;
 use std::path::Path;
 
-use anyhow::Context as _;
-use culvert_cni::bounded_file;
-use ipnet::IpNet;
-
-use super::check;
+use super::members;
 use super::path_mtus::PathMtus;
 use crate::config::{Config, Overrides, TableSource};
 use crate::control::source;
+use crate::control::table_file::TableFile;
 use crate::engine::{PeerRegistry, Table};
 
 /// What a daemon would have made of a configuration and a table file.
@@ -60,12 +57,14 @@ pub fn offline(
             source::describe(&settings.table)
         );
     };
+    let proposal = TableFile::new(path).read()?;
     if config.is_none() || settings.network.cidrs.is_empty() {
-        settings.network.cidrs = subnets(path)?;
+        let subnets = proposal.nodes().flat_map(|node| node.entry.subnets.clone());
+        settings.network.cidrs = subnets.collect();
     }
-    let members = check(&settings)?.context("the table is not in a file")?;
+    let members = members(&settings, &proposal)?;
     // No route can be asked.
-    let mtus = PathMtus::new(settings.underlay.mtu).conclude(&members)?;
+    let mtus = PathMtus::new(&settings.underlay).conclude(&members)?;
     let table = mtus.compile(&members, &PeerRegistry::default());
     Ok(Offline { config: settings, table })
 }
@@ -75,14 +74,4 @@ impl Offline {
     pub fn address(&self) -> IpAddr {
         self.config.underlay.address.unwrap_or_else(|| self.table.local().address)
     }
-}
-
-/// Every subnet that the file names and that can be read; what is wrong with others is said later.
-fn subnets(path: &Path) -> anyhow::Result<Vec<IpNet>> {
-    let text = bounded_file::read_text(path, bounded_file::LARGE)
-        .with_context(|| format!("reading the subnet table {}", path.display()))?;
-    let document: toml::Table = text.parse().unwrap_or_default();
-    let nodes = document.get("node").and_then(toml::Value::as_array).into_iter().flatten();
-    let subnets = nodes.filter_map(|node| node.get("subnets")?.as_array()).flatten();
-    Ok(subnets.filter_map(|subnet| subnet.as_str()?.parse().ok()).collect())
 }

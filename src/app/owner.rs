@@ -6,6 +6,7 @@ use crate::control::node::TunOwner;
 use crate::dataplane::DataPlane;
 use crate::platform;
 
+#[derive(Clone)]
 pub(super) struct Owner(pub(super) Arc<DataPlane>);
 
 impl TunOwner for Owner {
@@ -13,7 +14,7 @@ impl TunOwner for Owner {
         self.0.is_attached()
     }
 
-    fn open(&mut self) -> platform::Result<()> {
+    fn open(&self) -> platform::Result<()> {
         self.0.open_tun()
     }
 }

@@ -9,10 +9,12 @@ use foldhash::fast::RandomState;
 use overlay_proto::{CodecKind, Family, Mtu};
 
 use super::path_questions::PathQuestions;
-use crate::control::node::Reconciler;
+use crate::config::Underlay;
+use crate::control::node::Kernel;
 use crate::dataplane::PathClaim;
 use crate::engine::{Membership, PeerRegistry, Table};
-use crate::platform::clock;
+use crate::platform::{clock, udp};
+use crate::platform::netlink::Flow;
 
 /// Underlay MTU while no route leads to any peer: that of Ethernet.
 const ETHERNET_MTU: u16 = 1500;
@@ -35,6 +37,8 @@ pub(super) struct NoRoom(u16);
 pub(super) struct PathMtus {
     /// What the configuration says of all of them; the routes are not asked then.
     configured: Option<Mtu>,
+    /// The address that the configuration has the sockets bound to, if not that of the table.
+    address: Option<IpAddr>,
     /// By the routes; none for a peer that no route leads to.
     routes: HashMap<IpAddr, Option<u16>, RandomState>,
     asked: Option<Instant>,
@@ -46,8 +50,8 @@ pub(super) struct PathMtus {
 
 impl PathMtus {
     /// Nothing is known but what the configuration says.
-    pub(super) fn new(configured: Option<Mtu>) -> Self {
-        Self { configured, ..Self::default() }
+    pub(super) fn new(underlay: &Underlay) -> Self {
+        Self { configured: underlay.mtu, address: underlay.address, ..Self::default() }
     }
 
     /// Takes note that routes may have changed.
@@ -96,7 +100,7 @@ impl PathMtus {
     pub(super) async fn measure(
         &mut self,
         members: &Membership,
-        kernel: &mut Reconciler,
+        kernel: &Kernel,
     ) -> anyhow::Result<Mtus> {
         if self.configured.is_none() {
             self.ask_routes(members, kernel, clock::now()).await?;
@@ -112,7 +116,7 @@ impl PathMtus {
     pub(super) async fn remeasure(
         &mut self,
         members: &Membership,
-        kernel: &mut Reconciler,
+        kernel: &Kernel,
     ) -> anyhow::Result<Option<Mtus>> {
         // One that failed to be asked for is not there.
         let routes_settled = self.configured.is_some()
@@ -134,7 +138,7 @@ impl PathMtus {
     async fn ask_routes(
         &mut self,
         members: &Membership,
-        kernel: &mut Reconciler,
+        kernel: &Kernel,
         now: Instant,
     ) -> anyhow::Result<()> {
         if self.should_ask_all(members, now) {
@@ -142,14 +146,21 @@ impl PathMtus {
             self.routes_outdated = false;
             self.asked = Some(now);
         }
-        let unknown: Vec<IpAddr> = members
+        let own = self.address.unwrap_or_else(|| members.local().address);
+        // As the sockets send: rules may choose a route by any of this.
+        let unknown: Vec<Flow> = members
             .peers()
-            .map(|peer| peer.address)
-            .filter(|address| !self.routes.contains_key(address))
+            .filter(|peer| !self.routes.contains_key(&peer.address))
+            .map(|peer| Flow {
+                source: Some(own),
+                udp_port: Some(members.tunnel_to(peer).port),
+                mark: udp::SOCKET_MARK,
+                ..Flow::to(peer.address)
+            })
             .collect();
         if !unknown.is_empty() {
-            let found = kernel.path_mtu(unknown.iter().copied()).await?;
-            self.routes.extend(unknown.into_iter().map(|address| (address, None)));
+            let found = kernel.path_mtu(unknown.clone()).await?;
+            self.routes.extend(unknown.into_iter().map(|flow| (flow.destination, None)));
             let found = found.map(|found| found.per_peer).unwrap_or_default();
             self.routes.extend(found.into_iter().map(|(address, mtu)| (address, Some(mtu))));
         }

@@ -28,6 +28,7 @@ pub(super) struct Facts {
     standing: Mutex<Standing>,
     /// What is wrong with this node's own address, by the kernel.
     address: Mutex<Option<String>>,
+    stranded: Mutex<Vec<String>>,
     plane: OnceLock<Arc<DataPlane>>,
 }
 
@@ -40,6 +41,7 @@ impl Facts {
             mtu: Mutex::default(),
             standing: Mutex::default(),
             address: Mutex::default(),
+            stranded: Mutex::default(),
             plane: OnceLock::new(),
         }
     }
@@ -57,6 +59,11 @@ impl Facts {
     /// Shows what is wrong with this node's own address.
     pub(super) fn show_address(&self, fault: Option<String>) {
         *locked(&self.address) = fault;
+    }
+
+    /// Shows the pods that have an address in none of this node's subnets.
+    pub(super) fn show_stranded(&self, stranded: Vec<String>) {
+        *locked(&self.stranded) = stranded;
     }
 
     pub(super) fn set_mtu(&self, mtu: u16) {
@@ -127,10 +134,11 @@ pub(super) fn status_source(
                 },
                 generation: facts.generation.load(Ordering::Relaxed),
                 nodes: table.as_ref().map_or(0, |table| table.peers().len() + 1),
-                error: standing.refused.or(standing.differs),
+                error: standing.malformed.or(standing.refused).or(standing.differs),
                 left_out: standing.left_out,
                 contested: standing.contested.or_else(|| locked(&facts.address).clone()),
             },
+            stranded: locked(&facts.stranded).clone(),
             offload: plane.map_or("none", |plane| plane.offload().as_str()).to_owned(),
             workers: plane.map_or(0, |plane| plane.workers()),
             peers: table
@@ -159,7 +167,7 @@ fn underlay_status(local: Option<&Local>, address: Option<IpAddr>) -> UnderlaySt
         port: tunnels.first().map_or(0, |tunnel| tunnel.port),
         tunnels: tunnels
             .iter()
-            .map(|tunnel| TunnelStatus { codec: tunnel.codec.to_string(), port: tunnel.port })
+            .map(|tunnel| TunnelStatus { codec: tunnel.codec, port: tunnel.port })
             .collect(),
         mac: local.map(|local| local.mac.to_string()),
     }
@@ -176,7 +184,7 @@ fn peer_status(peer: &Peer, age_seconds: f64) -> PeerStatus {
         name: peer.name().to_owned(),
         address: peer.address(),
         subnets: peer.subnets().to_vec(),
-        codec: peer.codec.to_string(),
+        codec: peer.codec.kind(),
         port: peer.endpoint.port(),
         mtu: peer.mtu.get(),
         egress: peer.counters.egress(),

@@ -15,6 +15,7 @@ use super::{
     Bridge, Complaint, Config, Egress, Network, Node, Observe, Overrides, TableSource, Tun,
     Underlay, line_of,
 };
+use crate::engine::reserved;
 use crate::platform::sysctl;
 use crate::platform::tun::MAX_NAME_LEN;
 
@@ -27,6 +28,9 @@ const MAX_QUEUES: i64 = 64;
 /// Longer than half a round trip through two daemons, shorter than anybody would notice as load.
 const DEFAULT_BUSY_POLL: Duration = Duration::from_micros(60);
 const MAX_BUSY_POLL: Duration = Duration::from_millis(1);
+/// What is wrong with a reserved address, and what to write instead of it.
+const UNUSABLE: &str = "not an address that datagrams can be sent to";
+const ADDRESS: &str = "write the address by which peers reach this node, without a length";
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -227,6 +231,12 @@ impl Reader<'_> {
                         .fault(key, value, quoted(value), "has bits set beyond its length")
                         .remedy(format!("write \"{}\"", net.trunc())));
                 }
+                if let Some(block) = reserved(&net) {
+                    let problem = format!("has addresses of {block}, which no pod can have");
+                    return Err(self
+                        .fault(key, value, quoted(value), &problem)
+                        .remedy("choose a network of unicast addresses"));
+                }
                 Ok((value, net))
             })
             .collect()
@@ -247,13 +257,7 @@ impl Reader<'_> {
         let directory = |value: Option<PathBuf>, file: Option<PathBuf>, default: &str| {
             value.or(file).unwrap_or_else(|| PathBuf::from(default))
         };
-        let address = match &table.address {
-            None => None,
-            Some(address) => Some(address.get_ref().parse::<IpAddr>().map_err(|_| {
-                self.fault("node.address", address, quoted(address), "not an IP address")
-                    .remedy("write the address by which peers reach this node, without a length")
-            })?),
-        };
+        let address = self.address("node.address", table.address.as_ref())?;
         Ok(Node {
             name,
             address,
@@ -266,13 +270,15 @@ impl Reader<'_> {
 
     fn underlay(&self, table: UnderlayTable, overrides: &Overrides) -> Result<Underlay, Complaint> {
         let [port, vxlan_port, ip_udp_port] = self.ports(&table)?;
-        let address = match (overrides.underlay_address, &table.address) {
-            (Some(address), _) => Some(address),
-            (None, None) => None,
-            (None, Some(address)) => Some(address.get_ref().parse::<IpAddr>().map_err(|_| {
-                self.fault("underlay.address", address, quoted(address), "not an IP address")
-                    .remedy("write the address by which peers reach this node, without a length")
-            })?),
+        let address = match overrides.underlay_address {
+            Some(address) if reserved(&address.into()).is_some() => {
+                return Err(Complaint::of_file(self.path, UNUSABLE)
+                    .key("--underlay-address")
+                    .value(address)
+                    .remedy(ADDRESS));
+            }
+            Some(address) => Some(address),
+            None => self.address("underlay.address", table.address.as_ref())?,
         };
         let mtu = match &table.mtu {
             None => None,
@@ -284,6 +290,21 @@ impl Reader<'_> {
             ),
         };
         Ok(Underlay { port, vxlan_port, ip_udp_port, address, mtu })
+    }
+
+    /// An address by which peers can reach this node.
+    fn address(
+        &self,
+        key: &str,
+        value: Option<&Spanned<String>>,
+    ) -> Result<Option<IpAddr>, Complaint> {
+        let Some(value) = value else { return Ok(None) };
+        let fault = |problem| self.fault(key, value, quoted(value), problem).remedy(ADDRESS);
+        let address: IpAddr = value.get_ref().parse().map_err(|_| fault("not an IP address"))?;
+        if reserved(&address.into()).is_some() {
+            return Err(fault(UNUSABLE));
+        }
+        Ok(Some(address))
     }
 
     /// The port of each codec, none twice: the port tells the codec.
@@ -325,7 +346,9 @@ impl Reader<'_> {
                     .filter(|_| (1..=MAX_QUEUES).contains(queues.get_ref()))
                     .ok_or_else(|| {
                         self.fault("tun.queues", queues, queues.get_ref(), "not a number of queues")
-                            .remedy(format!("1 to {MAX_QUEUES}; leave it out for one per CPU"))
+                            .remedy(format!(
+                                "1 to {MAX_QUEUES}; leave it out for two per CPU, at most 8"
+                            ))
                     })?,
             ),
         };

@@ -85,12 +85,20 @@ pub struct Underlay {
     pub mtu: Option<Mtu>,
 }
 
+impl Underlay {
+    /// The UDP ports of every codec.
+    #[must_use]
+    pub fn codec_ports(&self) -> [u16; 3] {
+        [self.port, self.vxlan_port, self.ip_udp_port]
+    }
+}
+
 /// `[tun]`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Tun {
     /// Name of the TUN device.
     pub name: String,
-    /// Queues of the device, each with a worker thread; one per CPU, up to a limit, unless set.
+    /// Queues of the device, each with a worker thread; two per CPU, up to a limit, unless set.
     pub queues: Option<usize>,
     /// Whether the kernel may hand over and take super-packets.
     pub offload: bool,

@@ -111,6 +111,26 @@ fn errors_name_file_line_key_value_and_remedy() {
              keep one prefix per family, wide enough for every node",
         ),
         (
+            MINIMAL.replace("10.244.0.0/16", "127.0.0.0/16"),
+            "c.toml:3: network.cidrs = \"127.0.0.0/16\": has addresses of 127.0.0.0/8, which no pod \
+             can have; choose a network of unicast addresses",
+        ),
+        (
+            MINIMAL.replace("10.244.0.0/16", "::/0"),
+            "c.toml:3: network.cidrs = \"::/0\": has addresses of ::/127, which no pod can have; \
+             choose a network of unicast addresses",
+        ),
+        (
+            MINIMAL.replace("[node]", "[node]\naddress = \"fe80::1\""),
+            "c.toml:5: node.address = \"fe80::1\": not an address that datagrams can be sent to; \
+             write the address by which peers reach this node, without a length",
+        ),
+        (
+            format!("{MINIMAL}[underlay]\naddress = \"0.0.0.0\"\n"),
+            "c.toml:10: underlay.address = \"0.0.0.0\": not an address that datagrams can be sent \
+             to; write the address by which peers reach this node, without a length",
+        ),
+        (
             MINIMAL.replace("[node]", "service_cidrs = [\"10.244.9.0/24\"]\n[node]"),
             "c.toml:4: network.service_cidrs = 10.244.9.0/24: overlaps the pod network \
              10.244.0.0/16 of network.cidrs; choose networks that have no address in common",

@@ -2,9 +2,9 @@
 //!
 //! Runs on the control runtime. Never touches packet bytes and never makes a raw system call.
 
-mod etcd;
+pub mod etcd;
 pub mod ipam;
-mod kubernetes;
+pub mod kubernetes;
 pub mod narrow_paths;
 pub mod node;
 pub mod source;

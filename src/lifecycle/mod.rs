@@ -6,4 +6,4 @@ mod signals;
 
 pub use interrupt::{INTERRUPTED, on_interrupt};
 pub use readiness::{Missing, Need, Readiness};
-pub use signals::{Signal, Signals};
+pub use signals::{ReloadSignal, Signal, Signals, StopSignals};

@@ -16,9 +16,46 @@ pub enum Signal {
 /// The signals that the daemon answers to.
 #[derive(Debug)]
 pub struct Signals {
+    /// Those that ask for the end.
+    pub stop: StopSignals,
+    /// The one that asks for another look at the table.
+    pub reload: ReloadSignal,
+}
+
+/// SIGTERM and SIGINT.
+#[derive(Debug)]
+pub struct StopSignals {
     terminate: Stream,
     interrupt: Stream,
-    hangup: Stream,
+}
+
+/// SIGHUP.
+#[derive(Debug)]
+pub struct ReloadSignal(Stream);
+
+impl StopSignals {
+    /// Waits for the next.
+    ///
+    /// # Cancel safety
+    ///
+    /// A signal that arrives while nobody waits is kept, once.
+    pub async fn next(&mut self) {
+        tokio::select! {
+            _ = self.terminate.recv() => {}
+            _ = self.interrupt.recv() => {}
+        }
+    }
+}
+
+impl ReloadSignal {
+    /// Waits for the next.
+    ///
+    /// # Cancel safety
+    ///
+    /// As [`StopSignals::next`].
+    pub async fn next(&mut self) {
+        self.0.recv().await;
+    }
 }
 
 impl Signals {
@@ -29,9 +66,11 @@ impl Signals {
     /// Whatever the system says.
     pub fn new() -> io::Result<Self> {
         Ok(Self {
-            terminate: signal(SignalKind::terminate())?,
-            interrupt: signal(SignalKind::interrupt())?,
-            hangup: signal(SignalKind::hangup())?,
+            stop: StopSignals {
+                terminate: signal(SignalKind::terminate())?,
+                interrupt: signal(SignalKind::interrupt())?,
+            },
+            reload: ReloadSignal(signal(SignalKind::hangup())?),
         })
     }
 
@@ -42,9 +81,8 @@ impl Signals {
     /// A signal that arrives while nobody waits is kept, once.
     pub async fn next(&mut self) -> Signal {
         tokio::select! {
-            _ = self.terminate.recv() => Signal::Stop,
-            _ = self.interrupt.recv() => Signal::Stop,
-            _ = self.hangup.recv() => Signal::Reload,
+            () = self.stop.next() => Signal::Stop,
+            () = self.reload.next() => Signal::Reload,
         }
     }
 }

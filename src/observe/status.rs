@@ -6,6 +6,7 @@ use std::net::IpAddr;
 
 use comfy_table::{CellAlignment, Table, presets};
 use ipnet::IpNet;
+use overlay_proto::CodecKind;
 use serde::{Deserialize, Serialize};
 
 use crate::engine::Traffic;
@@ -32,6 +33,9 @@ pub struct Status {
     pub underlay: UnderlayStatus,
     /// Where the subnet table stands.
     pub table: TableStatus,
+    /// Addresses of pods that are in none of this node's subnets, and what to do.
+    #[serde(default)]
+    pub stranded: Vec<String>,
     /// What the kernel granted on the TUN device: "none", "tcp" or "tcp+udp".
     pub offload: String,
     /// Worker threads.
@@ -64,8 +68,9 @@ pub struct UnderlayStatus {
 /// One port that is listened on.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TunnelStatus {
-    /// The name of the codec that is spoken there.
-    pub codec: String,
+    /// The codec that is spoken there.
+    #[serde(with = "word")]
+    pub codec: CodecKind,
     /// The UDP port.
     pub port: u16,
 }
@@ -102,8 +107,9 @@ pub struct PeerStatus {
     pub address: IpAddr,
     /// Its pod subnets.
     pub subnets: Vec<IpNet>,
-    /// The name of the codec that it and this node speak.
-    pub codec: String,
+    /// The codec that it and this node speak.
+    #[serde(with = "word")]
+    pub codec: CodecKind,
     /// UDP port of the tunnel with it.
     pub port: u16,
     /// Longest inner packet toward it, in bytes.
@@ -134,8 +140,8 @@ impl fmt::Display for Status {
         };
         facts.add_row(["underlay", &underlay]);
         for TunnelStatus { codec, port } in tunnels.iter().skip(1) {
-            let end = match (codec.as_str(), mac) {
-                ("vxlan", Some(mac)) => format!(", MAC {mac}"),
+            let end = match (codec, mac) {
+                (CodecKind::Vxlan, Some(mac)) => format!(", MAC {mac}"),
                 _ => String::new(),
             };
             facts.add_row(["", &format!("and {codec} on UDP port {port}{end}")]);
@@ -145,6 +151,9 @@ impl fmt::Display for Status {
         facts.add_row(["table", &format!("{nodes} nodes from {source}, generation {generation}")]);
         for remark in self.table.remarks() {
             facts.add_row(["", &remark]);
+        }
+        for stranded in &self.stranded {
+            facts.add_row(["pod", stranded]);
         }
         writeln!(f, "{}\n", facts.trim_fmt())?;
 
@@ -168,7 +177,7 @@ impl fmt::Display for Status {
             peers.add_row([
                 peer.name.clone(),
                 peer.address.to_string(),
-                peer.codec.clone(),
+                peer.codec.to_string(),
                 list(&peer.subnets),
                 format!("{} packets", peer.egress.packets),
                 octets(peer.egress.bytes),
@@ -224,6 +233,26 @@ fn table<const N: usize>(header: [&str; N]) -> Table {
         table.set_header(header);
     }
     table
+}
+
+/// A closed set as its words.
+mod word {
+    use std::fmt::Display;
+    use std::str::FromStr;
+
+    use serde::{Deserialize as _, Deserializer, Serializer, de::Error as _};
+
+    pub(super) fn serialize<T: Display, S: Serializer>(of: &T, to: S) -> Result<S::Ok, S::Error> {
+        to.collect_str(of)
+    }
+
+    pub(super) fn deserialize<'de, T, D>(from: D) -> Result<T, D::Error>
+    where
+        T: FromStr<Err: Display>,
+        D: Deserializer<'de>,
+    {
+        String::deserialize(from)?.parse().map_err(D::Error::custom)
+    }
 }
 
 fn list(subnets: &[IpNet]) -> String {

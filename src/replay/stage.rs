@@ -229,6 +229,14 @@ impl<'a> Results<'a> {
 /// What is seen while a batch is played.
 struct Notes(RefCell<Pages>);
 
+/// A row some of whose datagrams have not been sent.
+struct Waiting {
+    row: usize,
+    datagrams: usize,
+    /// Peer and source port: what has both in common is sent in order.
+    lane: (SocketAddr, usize),
+}
+
 struct Pages {
     local: SocketAddr,
     manner: Manner,
@@ -236,8 +244,8 @@ struct Pages {
     used: usize,
     /// The rows whose packets were put in, in order: each is seen once.
     played: VecDeque<usize>,
-    /// The rows whose datagrams wait to be sent, with their number.
-    sent: VecDeque<(usize, usize)>,
+    /// The rows whose datagrams wait to be sent, in order.
+    sent: Vec<Waiting>,
     results: Vec<Outcome>,
     bytes: Vec<u8>,
 }
@@ -250,7 +258,7 @@ impl Pages {
             rows: Vec::new(),
             used: 0,
             played: VecDeque::new(),
-            sent: VecDeque::new(),
+            sent: Vec::new(),
             results: Vec::new(),
             bytes: Vec::new(),
         }
@@ -308,7 +316,11 @@ impl Tap for Notes {
                 let Some(row) = pages.played.pop_front() else { return };
                 pages.meet(row, peer, packet);
                 match decision {
-                    Decision::Forward { datagrams } => pages.sent.push_back((row, datagrams)),
+                    Decision::Forward { datagrams, flow_hash } => {
+                        let lane = peer.map(|peer| (peer.endpoint, bucket(flow_hash)));
+                        let waiting = lane.map(|lane| Waiting { row, datagrams, lane });
+                        pages.sent.extend(waiting);
+                    }
                     Decision::Reply { reason, reply } => {
                         pages.rows[row].verdict = Verdict::Reply(reason);
                         pages.keep(row, Side::Inner, &[packet]);
@@ -321,11 +333,14 @@ impl Tap for Notes {
                 }
             }
             Sight::Sent { peer, ecn, flow_hash, datagram, result } => {
-                let Some((row, left)) = pages.sent.front_mut() else { return };
-                let row = *row;
-                *left -= 1;
-                if *left == 0 {
-                    pages.sent.pop_front();
+                let lane = (peer.endpoint, bucket(flow_hash));
+                let first = pages.sent.iter().position(|waiting| waiting.lane == lane);
+                let Some(first) = first else { return };
+                let waiting = &mut pages.sent[first];
+                let row = waiting.row;
+                waiting.datagrams -= 1;
+                if waiting.datagrams == 0 {
+                    pages.sent.remove(first);
                 }
                 let to = &mut pages.rows[row];
                 to.datagrams += 1;

@@ -5,6 +5,7 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket};
 use culvert_lab::{Family, Netns, UNDERLAY_PORT, wait_until};
 
 use crate::harness::{SOON, lab, sysctl};
+use crate::packets::mark_as_daemon;
 
 /// Each from a port of its own: as many flows.
 const FLOWS: u64 = 200;
@@ -42,6 +43,7 @@ fn send(from: &Netns, to: IpAddr, port: u16) {
     let send = || {
         for _ in 0..FLOWS {
             let socket = UdpSocket::bind(SocketAddr::new(any, 0)).unwrap();
+            mark_as_daemon(&socket);
             // A port that is closed answers, and later sends may report it.
             socket.send_to(b"flow", SocketAddr::new(to, port)).unwrap();
         }

@@ -10,6 +10,7 @@ use culvert_lab::clock;
 use culvert_lab::{Node, UNDERLAY_PORT, wait_until};
 
 use crate::harness::{FAMILIES, SOON, assert_reaches, lab, quick_ping};
+use crate::packets::mark_as_daemon;
 
 /// How long the flood lasts: hundreds of thousands of datagrams.
 const FLOOD: Duration = Duration::from_secs(2);
@@ -29,6 +30,7 @@ fn a_flood_of_garbage_neither_stops_nor_grows_the_daemon() {
     let drops_before = dropped(node);
 
     let socket = lab.node(2).netns().run(|| UdpSocket::bind("0.0.0.0:0")).unwrap().unwrap();
+    mark_as_daemon(&socket);
     let target = SocketAddr::new(node.address(), UNDERLAY_PORT);
     let stop = AtomicBool::new(false);
     let (answered, asked) = thread::scope(|scope| {

@@ -17,6 +17,7 @@ mod conntrack;
 mod ecn;
 mod flood;
 mod fragments;
+mod guard;
 mod harness;
 mod hostile;
 mod inspect;

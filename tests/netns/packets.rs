@@ -5,8 +5,10 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 
+use culvert_dataplane::platform::udp::SOCKET_MARK;
 use culvert_lab::{Netns, UNDERLAY_PORT, probe};
 use etherparse::{IpNumber, Ipv4Header, Ipv6FlowLabel, Ipv6Header, UdpHeader};
+use socket2::SockRef;
 
 /// Port of the UDP packets made here, where nobody listens.
 pub(crate) const PORT: u16 = 9;
@@ -142,14 +144,20 @@ pub(crate) fn in_overlay(vni: u32, inner: &[u8]) -> Vec<u8> {
 pub(crate) fn send_to_daemon(from: &Netns, to: IpAddr, datagram: &[u8]) {
     let any: IpAddr = if to.is_ipv4() { [0; 4].into() } else { [0; 16].into() };
     let socket = from.run(|| UdpSocket::bind(SocketAddr::new(any, 0))).unwrap().unwrap();
+    mark_as_daemon(&socket);
     socket.send_to(datagram, SocketAddr::new(to, UNDERLAY_PORT)).unwrap();
+}
+
+/// Gives `socket` the mark without which nothing leaves a node for a tunnel's port.
+pub(crate) fn mark_as_daemon(socket: &UdpSocket) {
+    SockRef::from(socket).set_mark(SOCKET_MARK).unwrap();
 }
 
 /// Sends `datagram` to the daemon at `to` in an outer packet with the mark `ecn`.
 #[track_caller]
 pub(crate) fn send_marked(from: &Netns, source: IpAddr, to: IpAddr, ecn: u8, datagram: &[u8]) {
     let outer = Udp::new(source, to, datagram).port(UNDERLAY_PORT).ecn(ecn);
-    probe::send_packet(from, &outer.bytes()).unwrap();
+    probe::send_packet_with_mark(from, &outer.bytes(), SOCKET_MARK).unwrap();
 }
 
 /// The congestion mark of an IP packet.

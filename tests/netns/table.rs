@@ -181,18 +181,112 @@ fn a_broken_table_is_refused_whole_and_the_old_one_stays() {
 }
 
 #[test]
-fn a_table_that_lacks_this_node_is_fatal_at_start() {
-    let lab = lab("nt-lacks").own_tables().pods(0).up().unwrap();
+fn a_table_that_lacks_this_node_is_fatal_at_start_unless_there_is_a_last_good_one() {
+    let lab = lab("nt-lacks").own_tables().up().unwrap();
     let node = lab.node(1);
-    node.stop().unwrap();
     let mut table = lab.table();
     table.nodes.remove(0);
+    for (text, part) in
+        [(table.to_toml(), "lacks this node"), ("[[node]".to_owned(), "table.toml:1")]
+    {
+        lab.write_table_of(1, &text).unwrap();
+        node.restart().unwrap();
+        assert_reaches(lab.pod(1, 1).netns(), lab.pod(2, 1).ipv4());
+        let error = node.status().unwrap()["table"]["error"].clone();
+        assert!(error.as_str().unwrap_or_default().contains(part), "{error}");
+    }
+    node.stop().unwrap();
+    fs::remove_file(node.state_dir().join("table.json")).unwrap();
     lab.write_table_of(1, &table.to_toml()).unwrap();
     let (code, said) = refused_start(node);
     assert_eq!(code, Some(1), "{said}");
     for part in ["table.toml", "node.name", "node1", "lacks this node", "add an entry"] {
         assert!(said.contains(part), "{part:?} is not in {said}");
     }
+}
+
+#[test]
+fn a_table_that_is_missing_at_start_is_waited_for() {
+    let lab = lab("nt-missing").own_tables().without_daemons().pods(0).up().unwrap();
+    let (node, path) = (lab.node(1), lab.node(1).table_path());
+    fs::remove_file(&path).unwrap();
+    node.spawn().unwrap();
+    let says = || {
+        node.http("/readyz").is_ok_and(|(code, text)| {
+            code == 503 && text.contains("table: ") && text.contains(&path.display().to_string())
+        })
+    };
+    wait_until(SOON, "the daemon to say what it waits for", says).unwrap();
+    lab.write_table_of(1, &lab.table().to_toml()).unwrap();
+    node.wait_ready().unwrap();
+}
+
+#[test]
+fn a_table_that_comes_before_the_nodes_address_comes_into_force_with_it() {
+    let lab = lab("nt-early").up().unwrap();
+    let node = lab.node(2);
+    without_own_address(node);
+    node.restart().unwrap();
+    let mut table = lab.table();
+    table.nodes[1].address = "192.168.1.22".parse().unwrap();
+    lab.write_table(&table.to_toml()).unwrap();
+    let refused = || {
+        let error = node.status().unwrap()["table"]["error"].clone();
+        error.as_str().is_some_and(|error| error.contains("192.168.1.22"))
+    };
+    wait_until(TABLE_LIMIT, "the table to be refused", refused).unwrap();
+    node.netns().ip(&format!("address add 192.168.1.22/24 dev {NODE_INTERFACE}\n")).unwrap();
+    let taken = || node.status().unwrap()["table"]["error"].is_null();
+    wait_until(TABLE_LIMIT, "the table to be taken", taken).unwrap();
+    assert_reaches_within(SOON, lab.pod(1, 1).netns(), lab.pod(2, 1).ipv4());
+}
+
+#[test]
+fn a_table_comes_into_force_once_the_route_that_prevents_it_is_gone() {
+    let lab = lab("nt-hidden").nodes(3).up().unwrap();
+    let node = lab.node(1);
+    let mut table = lab.table();
+    table.nodes.remove(2);
+    node.netns().ip("route add 10.244.77.0/24 via 192.168.1.1\n").unwrap();
+    lab.write_table(&table.to_toml()).unwrap();
+    let error = || node.status().unwrap()["table"]["error"].clone();
+    let refused = || error().as_str().is_some_and(|error| error.contains("10.244.77.0/24"));
+    wait_until(TABLE_LIMIT, "the table to be refused", refused).unwrap();
+    node.netns().ip("route del 10.244.77.0/24\n").unwrap();
+    wait_until(TABLE_LIMIT, "the table to be taken", || error().is_null()).unwrap();
+    assert_eq!(node.status().unwrap()["peers"].as_array().unwrap().len(), 1);
+}
+
+#[test]
+fn a_changed_subnet_is_taken_at_once_and_pods_of_the_old_one_are_named() {
+    let lab = lab("nt-moved").own_tables().up().unwrap();
+    let node = lab.node(1);
+    let mut table = lab.table();
+    let takes = |table: &TableFile, subnet: &str| {
+        for number in [1, 2] {
+            lab.write_table_of(number, &table.to_toml()).unwrap();
+        }
+        let taken = || node.status().unwrap()["subnets"].to_string().contains(subnet);
+        wait_until(TABLE_LIMIT, "the subnet to be taken", taken).unwrap();
+    };
+    let named = || node.status().unwrap()["stranded"].as_array().unwrap().clone();
+    table.nodes[0].subnets = vec!["10.244.81.0/24".parse().unwrap()];
+    takes(&table, "10.244.81.0/24");
+    wait_until(SOON, "the old pod to be named", || named().len() == 2).unwrap();
+    assert!(named()[0].as_str().unwrap().contains("10.244.1.2"), "{:?}", named());
+
+    let new = node.add_pod().unwrap();
+    assert!(new.ipv4().to_string().starts_with("10.244.81."), "{}", new.ipv4());
+    assert_reaches_within(SOON, lab.pod(2, 1).netns(), new.ipv4());
+    node.remove_pod(1).unwrap();
+    wait_until(SOON, "nobody to be named", || named().is_empty()).unwrap();
+
+    // The same while the daemon is stopped.
+    node.stop().unwrap();
+    table.nodes[0].subnets = vec!["10.244.91.0/24".parse().unwrap()];
+    lab.write_table_of(1, &table.to_toml()).unwrap();
+    node.start().unwrap();
+    wait_until(SOON, "the old pod to be named", || named().len() == 1).unwrap();
 }
 
 #[test]

@@ -20,7 +20,7 @@ async fn settle(node: &mut Node, events: &mut KernelEvents, quiet: Duration) -> 
     let mut wake_ups = 0;
     while let Ok(changes) = timeout(quiet, events.changed()).await {
         let changes = changes.unwrap();
-        done.extend(node.try_reconcile(changes).await.unwrap());
+        done.extend(node.try_reconcile(changes).unwrap());
         wake_ups += 1;
         assert!(wake_ups <= 1 + ECHOES, "does not settle: {done:#?}");
     }
@@ -31,7 +31,7 @@ async fn settle(node: &mut Node, events: &mut KernelEvents, quiet: Duration) -> 
 fn every_damage_wakes_and_is_repaired() {
     Namespace::new("events").run(async || {
         let mut events = KernelEvents::open().unwrap();
-        let mut node = Node::ready().await;
+        let mut node = Node::ready();
         settle(&mut node, &mut events, QUIET).await;
 
         for damage in [
@@ -63,14 +63,14 @@ fn every_damage_wakes_and_is_repaired() {
 #[test]
 fn reconcile_that_changes_nothing_is_silent() {
     Namespace::new("silent").run(async || {
-        let mut node = Node::ready().await;
+        let mut node = Node::ready();
         let mut events = KernelEvents::open().unwrap();
         // A busy machine's kernel may hold a notice of the set-up back for seconds, so one attempt
         // may hear it. A reconcile that wakes itself does so in every one.
         for _attempt in 0..10 {
             settle(&mut node, &mut events, QUIET).await;
             for _round in 0..3 {
-                assert_eq!(node.reconcile().await, [""; 0]);
+                assert_eq!(node.reconcile(), [""; 0]);
             }
             if timeout(QUIET, events.changed()).await.is_err() {
                 return;

@@ -8,6 +8,7 @@
 mod advertised;
 mod claim;
 mod events;
+mod interference;
 mod node;
 mod path_mtu;
 mod pods;
@@ -22,7 +23,7 @@ use node::{Namespace, Node, ip, nets, run, set_sysctl, spec, sysctl};
 fn bare_node_becomes_ready() {
     Namespace::new("ready").run(async || {
         let mut node = Node::new();
-        node.reconcile().await;
+        node.reconcile();
 
         let tun = ip("-d addr show dev culvert0");
         for word in [
@@ -75,20 +76,20 @@ fn bare_node_becomes_ready() {
 #[test]
 fn second_run_does_nothing() {
     Namespace::new("second").run(async || {
-        let mut node = Node::ready().await;
-        assert_eq!(node.reconcile().await, [""; 0]);
+        let mut node = Node::ready();
+        assert_eq!(node.reconcile(), [""; 0]);
         // So does the first run of a daemon that was restarted, but for attaching to the TUN.
         let mut restarted = Node::new();
         drop(node);
-        assert_eq!(restarted.reconcile().await, ["open TUN culvert0"]);
-        assert_eq!(restarted.reconcile().await, [""; 0]);
+        assert_eq!(restarted.reconcile(), ["open TUN culvert0"]);
+        assert_eq!(restarted.reconcile(), [""; 0]);
     });
 }
 
 #[test]
 fn every_deletion_is_repaired() {
     Namespace::new("repair").run(async || {
-        let mut node = Node::ready().await;
+        let mut node = Node::ready();
         for (damage, repair) in [
             ("ip link del culvert0", "open TUN culvert0"),
             ("ip link set culvert0 down", "set up dev culvert0"),
@@ -108,7 +109,8 @@ fn every_deletion_is_repaired() {
             ),
             (
                 "ip link set v-net-0 type bridge stp_state 1",
-                "set stp off, multicast snooping off dev v-net-0",
+                "set stp off, multicast snooping off, learning from reserved groups off, learning \
+                 limit dev v-net-0",
             ),
             ("ip link set culvert0 mtu 1300", "set mtu 1464 dev culvert0"),
             ("nft delete table inet culvert", "replace nft table inet culvert"),
@@ -120,9 +122,9 @@ fn every_deletion_is_repaired() {
             ("nft flush ruleset", "replace nft table inet culvert"),
         ] {
             run(damage);
-            let done = node.reconcile().await;
+            let done = node.reconcile();
             assert!(done.iter().any(|action| action == repair), "after {damage}: {done:#?}");
-            assert_eq!(node.reconcile().await, [""; 0], "after {damage}");
+            assert_eq!(node.reconcile(), [""; 0], "after {damage}");
         }
         for key in [
             "ipv4/ip_forward",
@@ -131,9 +133,9 @@ fn every_deletion_is_repaired() {
             "ipv6/conf/all/forwarding",
         ] {
             set_sysctl(key, "0");
-            let done = node.reconcile().await;
+            let done = node.reconcile();
             assert!(!done.is_empty(), "{key} was not set again");
-            assert_eq!(node.reconcile().await, [""; 0]);
+            assert_eq!(node.reconcile(), [""; 0]);
         }
     });
 }
@@ -141,11 +143,11 @@ fn every_deletion_is_repaired() {
 #[test]
 fn tun_recreated_by_somebody_else_is_attached_to() {
     Namespace::new("retun").run(async || {
-        let mut node = Node::ready().await;
+        let mut node = Node::ready();
         ip("link del culvert0");
         ip("tuntap add dev culvert0 mode tun vnet_hdr");
-        assert_eq!(node.reconcile().await[0], "open TUN culvert0");
-        assert_eq!(node.reconcile().await, [""; 0]);
+        assert_eq!(node.reconcile()[0], "open TUN culvert0");
+        assert_eq!(node.reconcile(), [""; 0]);
     });
 }
 
@@ -159,10 +161,27 @@ fn one_family_alone_works() {
             let mut node = Node::new();
             node.spec.cluster_networks = nets(&[network]);
             node.spec.local_subnets = nets(&[subnet]);
-            node.reconcile().await;
-            assert_eq!(node.reconcile().await, [""; 0]);
+            node.reconcile();
+            assert_eq!(node.reconcile(), [""; 0]);
+            for device in ["culvert0", "v-net-0"] {
+                assert_eq!(sysctl(&format!("ipv6/conf/{device}/accept_ra")), "0", "{network}");
+            }
         });
     }
+}
+
+#[test]
+fn bridge_is_bounded_in_what_it_learns() {
+    Namespace::new("learn").run(async || {
+        let mut node = Node::ready();
+        // The limit is shown by newer programs only, so that a second bridge says what is the default.
+        let details = ip("-d link show v-net-0");
+        assert!(details.contains("no_linklocal_learn 1"), "{details}");
+        ip("link set v-net-0 type bridge no_linklocal_learn 0");
+        assert_eq!(node.reconcile().len(), 1);
+        assert!(ip("-d link show v-net-0").contains("no_linklocal_learn 1"));
+        assert_eq!(node.reconcile(), [""; 0]);
+    });
 }
 
 #[test]
@@ -171,32 +190,32 @@ fn several_subnets_of_a_family_all_have_a_gateway() {
         let mut node = Node::new();
         node.spec.local_subnets = nets(&["10.244.1.0/24", "10.244.2.0/24", "10.244.77.0/26"]);
         node.spec.cluster_networks = nets(&["10.244.0.0/16"]);
-        node.reconcile().await;
+        node.reconcile();
         let bridge = ip("addr show dev v-net-0");
         for address in ["10.244.1.1/24", "10.244.2.1/24", "10.244.77.1/26"] {
             assert!(bridge.contains(address), "{bridge}");
         }
-        assert_eq!(node.reconcile().await, [""; 0]);
+        assert_eq!(node.reconcile(), [""; 0]);
         // A restarted daemon reads the same rules back.
         let mut restarted = Node::new();
         restarted.spec = node.spec.clone();
         drop(node);
-        assert_eq!(restarted.reconcile().await, ["open TUN culvert0"]);
+        assert_eq!(restarted.reconcile(), ["open TUN culvert0"]);
     });
 }
 
 #[test]
 fn changed_mtu_reaches_every_device() {
     Namespace::new("mtu").run(async || {
-        let mut node = Node::ready().await;
+        let mut node = Node::ready();
         for mtu in [1364, 8964, 1500] {
             node.spec.mtu = mtu;
-            node.reconcile().await;
+            node.reconcile();
             for device in ["culvert0", "v-net-0"] {
                 let link = ip(&format!("link show dev {device}"));
                 assert!(link.contains(&format!("mtu {mtu} ")), "{link}");
             }
-            assert_eq!(node.reconcile().await, [""; 0]);
+            assert_eq!(node.reconcile(), [""; 0]);
         }
     });
 }
@@ -204,7 +223,7 @@ fn changed_mtu_reaches_every_device() {
 #[test]
 fn changed_subnet_moves_the_addresses() {
     Namespace::new("subnet").run(async || {
-        let mut node = Node::ready().await;
+        let mut node = Node::ready();
         // The second move changes the cluster network too.
         for (networks, subnets) in [
             (["10.244.0.0/16", "fd00:10:244::/48"], ["10.244.9.0/24", "fd00:10:244:9::/64"]),
@@ -215,8 +234,8 @@ fn changed_subnet_moves_the_addresses() {
                 local_subnets: nets(&subnets),
                 ..spec()
             };
-            node.reconcile().await;
-            assert_eq!(node.reconcile().await, [""; 0]);
+            node.reconcile();
+            assert_eq!(node.reconcile(), [""; 0]);
             let addresses = ip("addr show");
             assert!(!addresses.contains("10.244.1."), "{addresses}");
             let routes = ip("route show") + &ip("-6 route show");
@@ -241,7 +260,7 @@ fn stale_routes_are_removed_at_start() {
         ip("-6 route add fd00:200::/48 dev eth9 proto 207");
         ip("route add 10.203.0.0/16 dev eth9 proto static");
         let mut node = Node::new();
-        node.reconcile().await;
+        node.reconcile();
         assert_eq!(
             ip("route show proto 207 table all").lines().count(),
             2,
@@ -253,7 +272,7 @@ fn stale_routes_are_removed_at_start() {
             1,
             "a route of somebody else must stay"
         );
-        assert_eq!(node.reconcile().await, [""; 0]);
+        assert_eq!(node.reconcile(), [""; 0]);
     });
 }
 
@@ -265,7 +284,7 @@ fn route_of_somebody_else_is_not_overwritten() {
         ip("link set eth9 up");
         ip("route add 10.244.0.0/16 dev eth9");
         let mut node = Node::new();
-        let error = node.try_reconcile(Changes::ALL).await.unwrap_err();
+        let error = node.try_reconcile(Changes::ALL).unwrap_err();
         let text = format!("{error:#}");
         assert!(text.contains("add route 10.244.0.0/16"), "{text}");
         assert!(text.contains("File exists"), "{text}");
@@ -278,7 +297,7 @@ fn name_taken_by_another_kind_of_device_is_an_error() {
     Namespace::new("taken").run(async || {
         ip("link add v-net-0 type veth peer name far9");
         let mut node = Node::new();
-        let error = node.try_reconcile(Changes::ALL).await.unwrap_err();
+        let error = node.try_reconcile(Changes::ALL).unwrap_err();
         assert!(format!("{error:#}").contains("v-net-0"), "{error:#}");
     });
 }
@@ -287,12 +306,12 @@ fn name_taken_by_another_kind_of_device_is_an_error() {
 fn cleanup_leaves_nothing() {
     Namespace::new("cleanup").run(async || {
         let before = everything();
-        let node = Node::ready().await;
+        let node = Node::ready();
         drop(node);
         ip("link add culvab12 type veth peer name pod");
         ip("link set culvab12 master v-net-0");
         // Another process, which knows nothing but the marks.
-        let report = Node::new().reconciler.cleanup().await;
+        let report = Node::new().reconciler.cleanup();
         assert!(report.failed.is_empty(), "{:#?}", report.failed);
         let removed: Vec<String> = report.removed.iter().map(ToString::to_string).collect();
         assert!(
@@ -301,7 +320,7 @@ fn cleanup_leaves_nothing() {
         );
         ip("link del culvab12");
         assert_eq!(everything(), before);
-        let again = Node::new().reconciler.cleanup().await;
+        let again = Node::new().reconciler.cleanup();
         assert!(again.removed.is_empty() && again.failed.is_empty(), "{again:#?}");
     });
 }
@@ -311,9 +330,9 @@ fn bridge_of_somebody_else_survives_cleanup() {
     Namespace::new("adopt").run(async || {
         ip("link add v-net-0 type bridge");
         ip("addr add 192.168.7.1/24 dev v-net-0");
-        let node = Node::ready().await;
+        let node = Node::ready();
         drop(node);
-        let report = Node::new().reconciler.cleanup().await;
+        let report = Node::new().reconciler.cleanup();
         assert!(report.failed.is_empty(), "{:#?}", report.failed);
         let bridge = ip("addr show dev v-net-0");
         assert!(bridge.contains("192.168.7.1/24"), "{bridge}");
@@ -325,13 +344,13 @@ fn bridge_of_somebody_else_survives_cleanup() {
 #[test]
 fn healthy_node_with_pods_needs_no_change() {
     Namespace::new("cheap").run(async || {
-        let mut node = Node::ready().await;
+        let mut node = Node::ready();
         for pod in 0..100 {
             ip(&format!("link add culv{pod:04x} type veth peer name p{pod}"));
         }
-        node.reconcile().await;
-        assert_eq!(node.try_reconcile(Changes::default()).await.unwrap(), [""; 0]);
-        assert_eq!(node.reconcile().await, [""; 0]);
+        node.reconcile();
+        assert_eq!(node.try_reconcile(Changes::default()).unwrap(), [""; 0]);
+        assert_eq!(node.reconcile(), [""; 0]);
     });
 }
 

@@ -3,9 +3,10 @@
 use std::fs::File;
 use std::os::fd::AsFd as _;
 use std::process::Command;
+use std::sync::Mutex;
 use std::thread;
 
-use culvert::control::node::{Action, Changes, NodeSpec, Reconciler, TunOwner};
+use culvert::control::node::{Action, Changes, NodeSpec, Reconciler, Report, TunOwner};
 use culvert_dataplane::platform::{Error, Result};
 use rustix::net::{AddressFamily, SocketType, netdevice, socket};
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
@@ -78,7 +79,7 @@ pub(crate) fn this_namespace() -> String {
 /// Holds a TUN as the data path does.
 pub(crate) struct Owner {
     name: String,
-    device: Option<(tun::Device, u32)>,
+    device: Mutex<Option<(tun::Device, u32)>>,
 }
 
 impl Owner {
@@ -90,11 +91,17 @@ impl Owner {
 
 impl TunOwner for Owner {
     fn is_attached(&self) -> bool {
-        self.device.as_ref().is_some_and(|(_device, index)| self.index() == Some(*index))
+        let device = self.device.lock().unwrap();
+        // By number, which a device keeps when somebody renames it.
+        let any = socket(AddressFamily::INET, SocketType::DGRAM, None).unwrap();
+        device
+            .as_ref()
+            .is_some_and(|(_device, index)| netdevice::index_to_name(&any, *index).is_ok())
     }
 
-    fn open(&mut self) -> Result<()> {
-        self.device = None;
+    fn open(&self) -> Result<()> {
+        let mut held = self.device.lock().unwrap();
+        *held = None;
         let failed = |error: tun::Error| {
             Error::new("open TUN", &self.name, std::io::Error::other(error.to_string()))
         };
@@ -106,7 +113,7 @@ impl TunOwner for Owner {
         device.persist().map_err(failed)?;
         assert_eq!(device.tun_name().unwrap(), self.name);
         let index = self.index().unwrap();
-        self.device = Some((device, index));
+        *held = Some((device, index));
         Ok(())
     }
 }
@@ -122,26 +129,32 @@ impl Node {
     pub(crate) fn new() -> Self {
         Self {
             spec: spec(),
-            owner: Owner { name: spec().tun, device: None },
+            owner: Owner { name: spec().tun, device: Mutex::default() },
             reconciler: Reconciler::open().unwrap(),
         }
     }
 
     /// A node on which everything is as it should be.
-    pub(crate) async fn ready() -> Self {
+    pub(crate) fn ready() -> Self {
         let mut node = Self::new();
-        node.reconcile().await;
+        node.reconcile();
         node
     }
 
     /// Reconciles with a look at everything, and says what that took.
-    pub(crate) async fn reconcile(&mut self) -> Vec<String> {
-        self.try_reconcile(Changes::ALL).await.unwrap_or_else(|error| panic!("{error:#}"))
+    pub(crate) fn reconcile(&mut self) -> Vec<String> {
+        self.try_reconcile(Changes::ALL).unwrap_or_else(|error| panic!("{error:#}"))
     }
 
-    pub(crate) async fn try_reconcile(&mut self, changes: Changes) -> anyhow::Result<Vec<String>> {
-        let done = self.reconciler.reconcile(&self.spec, &mut self.owner, changes).await?;
-        Ok(done.iter().map(Action::to_string).collect())
+    pub(crate) fn try_reconcile(&mut self, changes: Changes) -> anyhow::Result<Vec<String>> {
+        let report = self.reconciler.reconcile(&self.spec, &self.owner, changes)?;
+        Ok(report.done.iter().map(Action::to_string).collect())
+    }
+
+    /// What a look finds on a node on which everything is as it should be.
+    pub(crate) fn report(&mut self) -> Report {
+        let report = self.reconciler.reconcile(&self.spec, &self.owner, Changes::default());
+        report.unwrap_or_else(|error| panic!("{error:#}"))
     }
 }
 
@@ -153,6 +166,8 @@ pub(crate) fn spec() -> NodeSpec {
         local_subnets: nets(&["10.244.1.0/24", "fd00:10:244:1::/64"]),
         mtu: 1464,
         underlay_ports: vec![4790, 8472, 8285],
+        codec_ports: vec![4790, 8472, 8285],
+        remote_subnets: nets(&["10.244.2.0/24", "fd00:10:244:2::/64"]),
         masquerade: true,
     }
 }

@@ -4,7 +4,9 @@ use std::net::UdpSocket;
 use std::thread;
 use std::time::Duration;
 
+use culvert_dataplane::platform::udp::SOCKET_MARK;
 use culvert_lab::clock;
+use socket2::SockRef;
 
 use crate::node::{Namespace, Node, inside, ip, this_namespace};
 
@@ -48,16 +50,16 @@ fn deleted_bridge_comes_back_with_its_pods() {
     let pod_namespace = Namespace::new("replug-pod");
     let pod = pod_namespace.name().to_owned();
     Namespace::new("replug").run(async move || {
-        let mut node = Node::ready().await;
+        let mut node = Node::ready();
         plug(&pod, "culv1a2b3c4d", "10.244.1.2/24");
         answer_at("0.0.0.0:7");
         assert_eq!(seen(&pod, "10.244.1.1:7").as_deref(), Some("10.244.1.2"));
         ip("link del v-net-0");
-        let done = node.reconcile().await;
+        let done = node.reconcile();
         assert!(done.contains(&"plug culv1a2b3c4d into v-net-0".to_owned()), "{done:#?}");
         assert!(ip("-d link show dev culv1a2b3c4d").contains("hairpin on"));
         assert_eq!(seen(&pod, "10.244.1.1:7").as_deref(), Some("10.244.1.2"));
-        assert_eq!(node.reconcile().await, [""; 0]);
+        assert_eq!(node.reconcile(), [""; 0]);
     });
 }
 
@@ -66,10 +68,10 @@ fn pod_learns_of_a_lowered_mtu_and_is_not_cut_off() {
     let pod_namespace = Namespace::new("lower-pod");
     let pod = pod_namespace.name().to_owned();
     Namespace::new("lower").run(async move || {
-        let mut node = Node::ready().await;
+        let mut node = Node::ready();
         plug(&pod, "culv1a2b3c4d", "10.244.1.2/24");
         node.spec.mtu = 1400;
-        node.reconcile().await;
+        node.reconcile();
         // 1436 bytes of payload, 8 of UDP and 20 of IP: as much as the pod's own end carries.
         let deadline = clock::now() + 5 * PATIENCE;
         while !ip(&format!("-n {pod} route get 10.244.2.9")).contains("mtu 1400") {
@@ -81,7 +83,7 @@ fn pod_learns_of_a_lowered_mtu_and_is_not_cut_off() {
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
         node.spec.mtu = 1500;
-        node.reconcile().await;
+        node.reconcile();
         assert!(ip("link show dev culv1a2b3c4d").contains("mtu 1500"));
     });
 }
@@ -91,7 +93,7 @@ fn only_traffic_that_leaves_the_cluster_is_masqueraded() {
     let namespaces = [Namespace::new("masq-pod"), Namespace::new("masq-out")];
     let [pod, outside] = namespaces.each_ref().map(|each| each.name().to_owned());
     Namespace::new("masq").run(async move || {
-        let mut node = Node::ready().await;
+        let mut node = Node::ready();
         plug(&pod, "culv1a2b3c4d", "10.244.1.2/24");
         ip(&format!("link add eth9 type veth peer name eth0 netns {outside}"));
         ip("addr add 192.168.1.11/24 dev eth9");
@@ -107,7 +109,7 @@ fn only_traffic_that_leaves_the_cluster_is_masqueraded() {
         assert_eq!(seen(&pod, "192.168.1.9:7").as_deref(), Some("192.168.1.11"));
         assert_eq!(seen(&pod, "10.244.5.5:7").as_deref(), Some("10.244.1.2"));
         node.spec.masquerade = false;
-        node.reconcile().await;
+        node.reconcile();
         assert_eq!(seen(&pod, "192.168.1.9:7").as_deref(), Some("10.244.1.2"));
     });
 }
@@ -117,7 +119,7 @@ fn tunnel_datagrams_are_not_tracked_and_pods_send_none() {
     let namespaces = [Namespace::new("track-pod"), Namespace::new("track-peer")];
     let [pod, peer] = namespaces.each_ref().map(|each| each.name().to_owned());
     Namespace::new("track").run(async move || {
-        let _node = Node::ready().await;
+        let _node = Node::ready();
         plug(&pod, "culv1a2b3c4d", "10.244.1.2/24");
         ip(&format!("link add eth9 type veth peer name eth0 netns {peer}"));
         ip("addr add 192.168.1.11/24 dev eth9");
@@ -145,6 +147,7 @@ fn tunnel_datagrams_are_not_tracked_and_pods_send_none() {
             // What the node sends after that arrives first, because the pod's never does.
             inside(&this_namespace(), move || {
                 let sender = UdpSocket::bind("0.0.0.0:0").unwrap();
+                SockRef::from(&sender).set_mark(SOCKET_MARK).unwrap();
                 sender.send_to(b"yes", there).unwrap();
             });
             receiver.set_read_timeout(Some(PATIENCE)).unwrap();

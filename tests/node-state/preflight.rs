@@ -5,10 +5,10 @@ use culvert::control::node::Conflict;
 use crate::node::{Namespace, Node, ip, nets};
 
 /// The conflict that a fresh node reports.
-async fn conflict(services: &[&str], nodes: &[&str]) -> Option<Conflict> {
+fn conflict(services: &[&str], nodes: &[&str]) -> Option<Conflict> {
     let mut node = Node::new();
     let nodes: Vec<_> = nodes.iter().map(|node| node.parse().unwrap()).collect();
-    let checked = node.reconciler.preflight(&node.spec, &nets(services), &nodes).await;
+    let checked = node.reconciler.preflight(&node.spec, &nets(services), &nodes);
     checked.err().map(|error| error.downcast().unwrap())
 }
 
@@ -21,22 +21,32 @@ fn each_conflict_is_refused() {
         ip("link set eth9 up");
         ip("addr add 192.168.1.11/24 dev eth9");
         ip("route add default via 192.168.1.1");
-        assert_eq!(conflict(&["10.96.0.0/12"], &["192.168.1.12"]).await, None);
+        assert_eq!(conflict(&["10.96.0.0/12"], &["192.168.1.12"]), None);
 
-        assert!(matches!(
-            conflict(&["10.244.128.0/20"], &[]).await,
-            Some(Conflict::Service { .. })
-        ));
-        assert!(matches!(conflict(&[], &["10.244.3.3"]).await, Some(Conflict::Node { .. })));
+        assert!(matches!(conflict(&["10.244.128.0/20"], &[]), Some(Conflict::Service { .. })));
+        assert!(matches!(conflict(&[], &["10.244.3.3"]), Some(Conflict::Node { .. })));
         ip("route add 10.244.64.0/18 via 192.168.1.9");
         assert!(matches!(
-            conflict(&[], &[]).await,
+            conflict(&[], &[]),
             Some(Conflict::Route { device, .. }) if device == "eth9"
         ));
         ip("route del 10.244.64.0/18");
+        // The kernel goes by the longest match, so what is wider takes nothing away.
+        for wider in [
+            "10.0.0.0/8 via 192.168.1.9",
+            "0.0.0.0/1 via 192.168.1.9",
+            "blackhole 10.240.0.0/12",
+            "unreachable fc00::/7",
+            "10.244.0.0/16 via 192.168.1.9 metric 4096",
+        ] {
+            ip(&format!("route add {wider}"));
+            assert_eq!(conflict(&[], &[]), None, "{wider}");
+        }
+        ip("addr add 10.8.0.2/8 dev eth9");
+        assert_eq!(conflict(&[], &[]), None);
         ip("addr add fd00:10:244:5::5/64 dev eth9");
         assert!(matches!(
-            conflict(&[], &[]).await,
+            conflict(&[], &[]),
             Some(Conflict::Interface { device, .. }) if device == "eth9"
         ));
     });
@@ -45,10 +55,10 @@ fn each_conflict_is_refused() {
 #[test]
 fn running_node_does_not_conflict_with_itself() {
     Namespace::new("itself").run(async || {
-        let node = Node::ready().await;
-        assert_eq!(conflict(&["10.96.0.0/12"], &["192.168.1.12"]).await, None);
+        let node = Node::ready();
+        assert_eq!(conflict(&["10.96.0.0/12"], &["192.168.1.12"]), None);
         drop(node);
-        assert_eq!(conflict(&["10.96.0.0/12"], &["192.168.1.12"]).await, None);
+        assert_eq!(conflict(&["10.96.0.0/12"], &["192.168.1.12"]), None);
     });
 }
 
@@ -61,8 +71,8 @@ fn own_addresses_leave_out_ours_and_loopback() {
         ip("link set far9 up");
         ip("link set eth9 up");
         ip("addr add 192.168.1.11/24 dev eth9");
-        let mut node = Node::ready().await;
-        let mut addresses = node.reconciler.local_addresses().await.unwrap();
+        let mut node = Node::ready();
+        let mut addresses = node.report().own_addresses;
         addresses.sort();
         assert_eq!(addresses, nets(&["10.0.0.7/32", "192.168.1.11/24"]));
     });
@@ -71,18 +81,18 @@ fn own_addresses_leave_out_ours_and_loopback() {
 #[test]
 fn subnet_changes_only_when_no_pod_has_an_address_of_the_old_one() {
     Namespace::new("subnet").run(async || {
-        let mut node = Node::ready().await;
+        let mut node = Node::ready();
         ip("link add culv1a2b3c4d type veth peer name far");
         ip("link set culv1a2b3c4d master v-net-0");
         let note = "culvert pod 0a:58:0a:f4:01:02 checked 10.244.1.2";
         let set = ["link", "set", "culv1a2b3c4d", "alias", note];
         assert!(std::process::Command::new("ip").args(set).status().unwrap().success());
         node.spec.local_subnets = nets(&["10.244.9.0/24"]);
-        let refused = node.reconciler.preflight(&node.spec, &[], &[]).await.unwrap_err();
+        let refused = node.reconciler.preflight(&node.spec, &[], &[]).unwrap_err();
         assert!(matches!(refused.downcast().unwrap(), Conflict::Held { .. }));
         ip("link del culv1a2b3c4d");
-        node.reconciler.preflight(&node.spec, &[], &[]).await.unwrap();
-        node.reconcile().await;
+        node.reconciler.preflight(&node.spec, &[], &[]).unwrap();
+        node.reconcile();
         let bridge = ip("addr show dev v-net-0");
         assert!(bridge.contains("10.244.9.1/24") && !bridge.contains("10.244.1.1"), "{bridge}");
     });

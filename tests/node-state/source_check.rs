@@ -30,7 +30,7 @@ fn nft_shows_the_nodes_table_as_the_documents_do() {
         let mut node = Node::new();
         node.spec.cluster_networks.truncate(1);
         node.spec.local_subnets.truncate(1);
-        node.reconcile().await;
+        node.reconcile();
         let documents = include_str!("../../docs/operations.md");
         let begin = documents.find("table inet culvert {").unwrap();
         let documented = &documents[begin..begin + documents[begin..].find("```").unwrap()];
@@ -41,9 +41,9 @@ fn nft_shows_the_nodes_table_as_the_documents_do() {
 #[test]
 fn nft_shows_the_source_check_as_the_documents_do() {
     Namespace::new("nft-check").run(async || {
-        let mut node = Node::ready().await;
+        let mut node = Node::ready();
         plug("culv1a2b3c4d", NOTE);
-        node.reconcile().await;
+        node.reconcile();
         let documents = include_str!("../../docs/operations.md");
         let begin = documents.find("table bridge culvert {").unwrap();
         let documented = &documents[begin..begin + documents[begin..].find("```").unwrap()];
@@ -61,11 +61,11 @@ fn nft_shows_the_source_check_as_the_documents_do() {
 #[test]
 fn every_damage_to_the_source_check_is_repaired() {
     Namespace::new("check-repair").run(async || {
-        let mut node = Node::ready().await;
+        let mut node = Node::ready();
         plug("culv1a2b3c4d", NOTE);
-        assert_eq!(node.reconcile().await, ["repair nft table bridge culvert"]);
-        assert_eq!(node.reconcile().await, [""; 0]);
-        let whole = words("bridge culvert");
+        assert_eq!(node.reconcile(), ["repair nft tables bridge culvert, inet culvert-pods"]);
+        assert_eq!(node.reconcile(), [""; 0]);
+        let whole = [words("bridge culvert"), words("inet culvert-pods")];
         for damage in [
             "nft flush ruleset",
             "nft delete table bridge culvert",
@@ -74,33 +74,41 @@ fn every_damage_to_the_source_check_is_repaired() {
             "nft delete element bridge culvert ipv4 { culv1a2b3c4d . 10.244.1.2 }",
             "nft add element bridge culvert ipv4 { culv1a2b3c4d . 10.244.1.3 }",
             "nft insert rule bridge culvert prerouting accept",
+            "nft delete table inet culvert-pods",
+            "nft flush chain inet culvert-pods forward",
+            "nft delete element inet culvert-pods ipv4 { 10.244.1.2 }",
+            "nft add element inet culvert-pods ipv6 { fd00:10:244:1::3 }",
         ] {
             run(damage);
-            let done = node.reconcile().await;
-            assert!(done.contains(&"repair nft table bridge culvert".to_owned()), "{damage}");
-            assert_eq!(node.reconcile().await, [""; 0], "after {damage}");
-            assert_eq!(words("bridge culvert"), whole, "after {damage}");
+            let done = node.reconcile();
+            assert!(
+                done.contains(&"repair nft tables bridge culvert, inet culvert-pods".to_owned()),
+                "{damage}"
+            );
+            assert_eq!(node.reconcile(), [""; 0], "after {damage}");
+            let now = [words("bridge culvert"), words("inet culvert-pods")];
+            assert_eq!(now, whole, "after {damage}");
         }
         // A daemon that was restarted finds the table and the note.
         let mut restarted = Node::new();
         drop(node);
-        assert_eq!(restarted.reconcile().await, ["open TUN culvert0"]);
+        assert_eq!(restarted.reconcile(), ["open TUN culvert0"]);
     });
 }
 
 #[test]
 fn what_is_known_of_a_pod_goes_with_its_device() {
     Namespace::new("check-stale").run(async || {
-        let mut node = Node::ready().await;
+        let mut node = Node::ready();
         plug("culv1a2b3c4d", NOTE);
         plug("culv5e6f7a8b", &NOTE.replace(" checked", ""));
-        node.reconcile().await;
+        node.reconcile();
         let table = words("bridge culvert");
         assert!(table.contains("culv1a2b3c4d") && !table.contains("culv5e6f7a8b"), "{table}");
         ip("link del culv1a2b3c4d");
-        node.reconcile().await;
+        node.reconcile();
         assert!(!words("bridge culvert").contains("culv1a2b3c4d"));
-        assert!(node.reconciler.cleanup().await.failed.is_empty());
+        assert!(node.reconciler.cleanup().failed.is_empty());
         assert!(!run("nft list tables").contains("culvert"));
     });
 }
@@ -108,7 +116,7 @@ fn what_is_known_of_a_pod_goes_with_its_device() {
 #[test]
 fn bridge_keeps_its_hardware_address_whatever_is_plugged_in() {
     Namespace::new("fixed-mac").run(async || {
-        let _node = Node::ready().await;
+        let _node = Node::ready();
         let mac = "link/ether 02:cf:0a:f4:01:00";
         // Lower than the bridge's, and so what a bridge without one of its own would take.
         ip("link add low address 02:00:00:00:00:01 type veth peer name far");

@@ -9,6 +9,7 @@ use culvert_nft::Socket as Nftables;
 use serde_json::Value;
 
 use super::Call;
+use super::del::nftables;
 use super::plug::Plug;
 use crate::config::bad;
 use crate::error::{Error, Failure};
@@ -45,7 +46,7 @@ pub(super) fn add(call: &Call) -> Result<Value, Failure> {
     let nftables = if settings.source_check {
         Some(Nftables::open().map_err(Error::source_check)?)
     } else {
-        None
+        nftables()?
     };
     // What is left to do on the host goes through the sockets, so nothing has to come back.
     netns.enter()?;

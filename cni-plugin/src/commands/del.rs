@@ -12,6 +12,7 @@ use super::Call;
 use crate::error::{Error, Failure};
 use crate::fault::Step;
 use crate::ipam::Store;
+use crate::living;
 use crate::netlink::{self, Socket};
 use crate::pod_port::PodPort;
 use crate::source_check;
@@ -75,7 +76,10 @@ pub(super) fn unplug(
         return Ok(());
     };
     match found.and_then(|link| PodPort::from_note(device, &link.alias)) {
-        Some(port) => source_check::leave(nftables, &port)?,
+        Some(port) => {
+            source_check::leave(nftables, &port)?;
+            living::leave(nftables, &port)?;
+        }
         // Without the note nothing tells what there is, if anything.
         None => source_check::leave_unknown(nftables, device)?,
     }

@@ -13,6 +13,7 @@ use crate::config::{RouteSpec, Settings};
 use crate::error::Error;
 use crate::fault::Step;
 use crate::ipam::{Allocation, Store};
+use crate::living;
 use crate::mac::MacAddress;
 use crate::netlink::{self, Address, Detection, Link, PortChange, Route, Socket, Veth};
 use crate::netns::{Netns, Sysctl, kernel_has_ipv6};
@@ -40,7 +41,7 @@ pub(super) struct Plug<'a> {
     pub(super) node: &'a NodeFile,
     pub(super) bridge: &'a Link,
     pub(super) host: Socket,
-    /// None for a pod that is not checked.
+    /// None for a pod that is not checked, on a kernel without nftables.
     pub(super) nftables: Option<Nftables>,
     pub(super) pod: Socket,
     pub(super) store: Store,
@@ -150,6 +151,7 @@ impl Plug<'_> {
         self.host.execute(netlink::set_alias(&port.device, &note))?;
         if let Some(nftables) = &mut self.nftables {
             source_check::enter(nftables, &port).map_err(Error::source_check)?;
+            living::enter(nftables, &port)?;
         }
         Ok(())
     }

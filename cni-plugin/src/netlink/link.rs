@@ -12,6 +12,7 @@ use rustix::io::Errno;
 
 use super::{Error, Request};
 use crate::mac::MacAddress;
+use crate::pod_port::{DEVICE_GROUP, FORWARDED_GROUPS};
 
 /// A veth pair to make: one end here, the other in a pod's namespace.
 #[derive(Clone, Debug)]
@@ -72,6 +73,7 @@ pub(crate) fn create_veth(veth: &Veth<'_>) -> Request {
         LinkAttribute::NumTxQueues(1),
         LinkAttribute::NumRxQueues(1),
         LinkAttribute::Controller(veth.bridge),
+        LinkAttribute::Group(DEVICE_GROUP),
         LinkAttribute::LinkInfo(vec![
             LinkInfo::Kind(InfoKind::Veth),
             LinkInfo::Data(InfoData::Veth(InfoVeth::Peer(pod))),
@@ -87,7 +89,8 @@ pub(crate) fn create_veth(veth: &Veth<'_>) -> Request {
 
 /// A request that sets a bridge port's options and switches it on.
 ///
-/// The port gets no IPv6 address of its own: the node talks to pods through the bridge.
+/// The port gets no IPv6 address of its own: the node talks to pods through the bridge. It hands the
+/// node nothing either: see [`FORWARDED_GROUPS`].
 pub(crate) fn start_port(port: &PortChange<'_>) -> Request {
     let mut message = named_up(port.name);
     message.attributes.push(LinkAttribute::LinkInfo(vec![
@@ -95,6 +98,7 @@ pub(crate) fn start_port(port: &PortChange<'_>) -> Request {
         LinkInfo::PortData(InfoPortData::BridgePort(vec![
             InfoBridgePort::HairpinMode(port.hairpin),
             InfoBridgePort::Isolated(port.isolated),
+            InfoBridgePort::GroupFwdMask(FORWARDED_GROUPS),
         ])),
     ]));
     if port.kernel_has_ipv6 {

@@ -161,6 +161,57 @@ fn frames_with_a_vlan_tag_are_dropped() {
     });
 }
 
+#[test]
+fn nothing_but_arp_and_ip_is_let_through_whatever_group_it_is_sent_to() {
+    with_pods("proto", true, |node, _victim, attacker| {
+        let own = [0x0a, 0x58, 0x0a, 0xf4, 0x01, 0x03];
+        let stolen = [0x0a, 0x58, 0x0a, 0xf4, 0x01, 0x02];
+        // Groups that a bridge forwards only if it is told to, and what it floods anyway.
+        let mut groups: Vec<[u8; 6]> = (2..16).map(|last| [0x01, 0x80, 0xc2, 0, 0, last]).collect();
+        groups.extend([[0x01, 0x80, 0xc2, 0, 0, 0], [0xff; 6]]);
+        let kinds: [&[u8]; 7] = [
+            // 802.1Q and 802.1ad with an ARP request inside, EAPOL, LLDP, PPPoE, MPLS.
+            &[0x81, 0x00, 0x00, 0x07, 0x08, 0x06],
+            &[0x88, 0xa8, 0x00, 0x07, 0x81, 0x00, 0x00, 0x07, 0x08, 0x06],
+            &[0x88, 0x8e],
+            &[0x88, 0xcc],
+            &[0x88, 0x64],
+            &[0x88, 0x47],
+            // A length, LLC and SNAP with IPv4 inside.
+            &[0x00, 0x2e, 0xaa, 0xaa, 0x03, 0x00, 0x00, 0x00, 0x08, 0x00],
+        ];
+        let learned = || node.exec(&["bridge", "fdb", "show", "br", BRIDGE]);
+        let before = learned();
+        for group in &groups {
+            for (kind, source) in kinds.iter().map(|kind| (*kind, own)).chain([
+                // What would be let through, from another pod's hardware address.
+                (&[0x08, 0x06][..], stolen),
+                (&[0x08, 0x00], stolen),
+                (&[0x86, 0xdd], [0x02, 0, 0, 0, 0, group[5]]),
+            ]) {
+                let frame = [&group[..], &source, kind, &[0; 46]].concat();
+                let count = dropped(node);
+                in_netns(&attacker.netns, || send_frame("eth0", &frame));
+                eventually(&format!("{frame:02x?} is dropped"), || dropped(node) > count);
+            }
+        }
+        assert_eq!(learned(), before, "the bridge learns from nothing that is dropped");
+    });
+}
+
+#[test]
+fn port_is_marked_as_one_and_forwards_all_groups_to_the_rules() {
+    let mut node = Node::new("marked", &DUAL_STACK);
+    for check in [true, false] {
+        node.config["macspoofchk"] = json!(check);
+        let pod = node.pod(&format!("p-{check}"));
+        pod.add().expect("ADD succeeds");
+        let port = node.link(&pod.host_device());
+        assert_eq!(port["group"], "207");
+        assert_eq!(port["linkinfo"]["info_slave_data"]["group_fwd_mask"], "0xfffd");
+    }
+}
+
 /// Sends a frame as it stands.
 fn send_frame(device: &str, frame: &[u8]) {
     let socket = Socket::new(Domain::PACKET, Type::RAW, None).expect("root may");

@@ -133,11 +133,11 @@ impl Egress {
                     }
                     split::finish_checksum(partial, bytes).map_err(|_| DropReason::VnetHeader)?;
                 }
-                show(env, to, bytes, 1);
+                show(env, to, bytes, 1, key.flow_hash);
                 self.outbox.push(env, &key, [overlay.as_slice(), bytes]);
             }
             Some(plan) => {
-                show(env, to, bytes, plan.count());
+                show(env, to, bytes, plan.count(), key.flow_hash);
                 let mut space = [0; Codec::MAX_HEADER_LEN + split::MAX_HEADER_LEN];
                 let overlay = overlay.as_slice();
                 let headers = &mut space[..overlay.len() + plan.header_len()];
@@ -181,9 +181,9 @@ impl<E: Into<DropReason>> From<E> for Stop {
     }
 }
 
-fn show<T, U>(env: &Env<'_, T, U>, peer: &Peer, packet: &[u8], datagrams: usize) {
+fn show<T, U>(env: &Env<'_, T, U>, peer: &Peer, packet: &[u8], datagrams: usize, flow_hash: u32) {
     if let Some(tap) = env.tap {
-        let decision = Decision::Forward { datagrams };
+        let decision = Decision::Forward { datagrams, flow_hash };
         tap.see(&Sight::Egress { packet, peer: Some(peer), decision });
     }
 }

@@ -1,12 +1,12 @@
 //! Wire to pod: trains of datagrams leave as packets and super-packets on a TUN queue.
 //!
-//! Each datagram of a train is checked by itself; consecutive packets of one flow go to the kernel as
-//! one super-packet (see [`Outlet`]).
+//! Each datagram of a train is checked by itself; packets that continue a flow go to the kernel as one
+//! super-packet (see [`Outlet`]).
 
-use overlay_proto::{Ecn, ecn};
+use overlay_proto::{CodecKind, Ecn, Family, InnerPacket, ecn};
 
 use super::io_error::{Class, classify};
-use super::outlet::Outlet;
+use super::outlet::{Outlet, Room};
 use super::port::{TunPort, UnderlayPort};
 use super::round::{Env, Round};
 use super::tap::Sight;
@@ -18,12 +18,13 @@ use crate::platform::udp::{Received, RecvBatch};
 pub struct Ingress {
     batch: RecvBatch,
     offload: Offload,
+    room: Room,
 }
 
 impl Ingress {
     /// Makes the receive buffers. `offload` is what the TUN queue takes.
     pub fn new(offload: Offload) -> Self {
-        Self { batch: RecvBatch::new(), offload }
+        Self { batch: RecvBatch::new(), offload, room: Room::new() }
     }
 
     /// Changes what the TUN queue takes.
@@ -39,20 +40,25 @@ impl Ingress {
         env: &mut Env<'_, T, U>,
         elapsed_ms: u64,
     ) -> Round {
-        if let Err(error) = env.underlay.recv(&mut self.batch) {
-            if classify(&error) != Class::Empty {
-                tracing::debug!(%error, "receiving from the underlay failed");
+        let codec = match env.underlay.recv(&mut self.batch) {
+            Ok(codec) => codec,
+            Err(error) => {
+                if classify(&error) != Class::Empty {
+                    tracing::debug!(%error, "receiving from the underlay failed");
+                }
+                return Round::Idle;
             }
-            return Round::Idle;
-        }
+        };
+        let arrival = Arrival { engine, codec, elapsed_ms };
         let full = self.batch.is_full();
-        let mut outlet = Outlet::new(self.offload);
+        let mut outlet = Outlet::new(self.offload, std::mem::take(&mut self.room));
         for received in self.batch.iter_mut() {
-            train(engine, env, &mut outlet, received, elapsed_ms);
+            arrival.take(env, &mut outlet, received);
         }
-        outlet.flush(env);
-        if outlet.refused_offload() {
-            self.offload = Offload::None;
+        let (offload, room) = outlet.finish(env);
+        self.room = room;
+        if offload != self.offload {
+            self.offload = offload;
             env.counters.add_degraded();
             tracing::warn!("the TUN device refuses super-packets; writing packets one by one");
         }
@@ -60,83 +66,109 @@ impl Ingress {
     }
 }
 
-/// Takes one train: all of its datagrams are from one sender, and came to one port.
-fn train<'p, T: TunPort, U>(
-    engine: &Engine,
-    env: &mut Env<'_, T, U>,
-    outlet: &mut Outlet<'p>,
-    received: Received<'p>,
+/// What all trains of one receiving call have in common.
+struct Arrival<'e> {
+    engine: &'e Engine,
+    /// What is spoken on the port that they came to.
+    codec: CodecKind,
     elapsed_ms: u64,
-) {
-    let Received { source, codec, ecn, segment_size, truncated, bytes } = received;
-    env.octets += bytes.len();
-    let datagrams = bytes.len().div_ceil(segment_size).max(1) as u64;
-    let sender = env.table.sender(source.ip());
-    let peer = sender.map(|sender| env.table.peer(sender));
-    let tap = env.tap;
-    let show = |datagram: &[u8], outcome: Result<&[u8], DropReason>| {
-        if let Some(tap) = tap {
-            let port = env.table.local().port(codec);
-            tap.see(&Sight::Ingress { source, port, ecn, datagram, peer, outcome });
-        }
-    };
-    // An empty datagram is one too: it is dropped for want of a header.
-    let empty = bytes.is_empty().then_some(&[][..]);
-    let refuse = |bytes: &[u8], reason| {
-        bytes.chunks(segment_size).chain(empty).for_each(|datagram| show(datagram, Err(reason)));
-        env.counters.drops.add(reason, datagrams);
-    };
-    let Some(sender) = sender else {
-        return refuse(bytes, DropReason::UnknownPeer);
-    };
-    if truncated {
-        return refuse(bytes, DropReason::DatagramTruncated);
-    }
-    if env.table.peer(sender).codec.kind() != codec {
-        return refuse(bytes, DropReason::WrongCodec);
-    }
-    mark(engine, env.table, sender, ecn, segment_size, bytes);
-    let bytes: &'p [u8] = bytes;
-    let (mut packets, mut octets) = (0, 0);
-    for datagram in bytes.chunks(segment_size).chain(empty) {
-        match engine.handle_udp_datagram(env.table, sender, ecn, datagram) {
-            Ok(delivery) => {
-                packets += 1;
-                octets += delivery.packet.len() as u64;
-                show(datagram, Ok(delivery.packet.bytes()));
-                outlet.push(env, delivery.packet);
+}
+
+impl Arrival<'_> {
+    /// Takes one train: all of its datagrams are from one sender.
+    fn take<'p, T: TunPort, U>(
+        &self,
+        env: &mut Env<'_, T, U>,
+        outlet: &mut Outlet<'p>,
+        received: Received<'p>,
+    ) {
+        let Received { source, ecn, segment_size, truncated, bytes } = received;
+        env.octets += bytes.len();
+        let datagrams = bytes.len().div_ceil(segment_size).max(1) as u64;
+        let sender = env.table.sender(source.ip());
+        let peer = sender.map(|sender| env.table.peer(sender));
+        let tap = env.tap;
+        let show = |datagram: &[u8], outcome: Result<&[u8], DropReason>| {
+            if let Some(tap) = tap {
+                let port = env.table.local().port(self.codec);
+                tap.see(&Sight::Ingress { source, port, ecn, datagram, peer, outcome });
             }
-            Err(reason) => {
-                show(datagram, Err(reason));
-                env.counters.drops.add(reason, 1);
+        };
+        let refuse = |bytes: &[u8], reason| {
+            let empty = bytes.is_empty().then_some(bytes);
+            let datagrams_of = bytes.chunks(segment_size).chain(empty);
+            datagrams_of.for_each(|datagram| show(datagram, Err(reason)));
+            env.counters.drops.add(reason, datagrams);
+        };
+        let Some(sender) = sender else {
+            return refuse(bytes, DropReason::UnknownPeer);
+        };
+        if truncated {
+            return refuse(bytes, DropReason::DatagramTruncated);
+        }
+        if env.table.peer(sender).codec.kind() != self.codec {
+            return refuse(bytes, DropReason::WrongCodec);
+        }
+        // Other marks never change an inner one.
+        let marks = matches!(ecn, Ecn::Ect1 | Ecn::Ce);
+        // An empty datagram is one too: it is dropped for want of a header.
+        let empty = bytes.is_empty().then_some(&mut [][..]);
+        let (mut packets, mut octets) = (0, 0);
+        for datagram in bytes.chunks_mut(segment_size).chain(empty) {
+            let marked = marks.then(|| self.mark(env.table, sender, ecn, datagram));
+            let datagram: &'p [u8] = datagram;
+            let verdict = match marked {
+                None => self.engine.handle_udp_datagram(env.table, sender, ecn, datagram),
+                Some(decided) => decided.and_then(|inner| inner.delivery(datagram)),
+            };
+            match verdict {
+                Ok(delivery) => {
+                    packets += 1;
+                    octets += delivery.packet.len() as u64;
+                    show(datagram, Ok(delivery.packet.bytes()));
+                    outlet.push(env, delivery.packet);
+                }
+                Err(reason) => {
+                    show(datagram, Err(reason));
+                    env.counters.drops.add(reason, 1);
+                }
             }
         }
+        if packets > 0 {
+            env.table.peer(sender).counters.add_ingress(packets, octets, self.elapsed_ms);
+        }
     }
-    if packets > 0 {
-        env.table.peer(sender).counters.add_ingress(packets, octets, elapsed_ms);
+
+    /// Decides about a datagram with the mark `outer`, and carries it over to the packet if that must
+    /// get it (RFC 6040 §4.2).
+    fn mark(
+        &self,
+        table: &Table,
+        sender: PeerIndex,
+        outer: Ecn,
+        datagram: &mut [u8],
+    ) -> Result<Marked, DropReason> {
+        let Delivery { packet, mark } =
+            self.engine.handle_udp_datagram(table, sender, outer, datagram)?;
+        let family = packet.family();
+        let header_len = table.peer(sender).codec.header_len();
+        if let Some(mark) = mark {
+            ecn::set_ecn(&mut datagram[header_len..], family, mark);
+        }
+        Ok(Marked { family, header_len })
     }
 }
 
-/// Carries the outer mark over to the packets that must get it (RFC 6040 §4.2). Marked trains are
-/// rare, so that looking at their datagrams twice costs nothing that matters.
-fn mark(
-    engine: &Engine,
-    table: &Table,
-    sender: PeerIndex,
-    outer: Ecn,
-    segment_size: usize,
-    bytes: &mut [u8],
-) {
-    if matches!(outer, Ecn::NotEct | Ecn::Ect0) {
-        return; // Neither ever changes an inner mark.
-    }
-    let header_len = table.peer(sender).codec.header_len();
-    for datagram in bytes.chunks_mut(segment_size) {
-        if let Ok(Delivery { packet, mark: Some(mark) }) =
-            engine.handle_udp_datagram(table, sender, outer, datagram)
-        {
-            let family = packet.family();
-            ecn::set_ecn(&mut datagram[header_len..], family, mark);
-        }
+/// Where the packet of a datagram is that may be delivered and has its mark.
+struct Marked {
+    family: Family,
+    header_len: usize,
+}
+
+impl Marked {
+    /// Looks at it again: nothing but the mark has changed.
+    fn delivery(self, datagram: &[u8]) -> Result<Delivery<'_>, DropReason> {
+        let packet = InnerPacket::parse_as(self.family, &datagram[self.header_len..])?;
+        Ok(Delivery { packet, mark: None })
     }
 }

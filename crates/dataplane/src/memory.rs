@@ -67,12 +67,13 @@ pub struct MemoryUnderlay {
     pub send_errors: VecDeque<i32>,
     /// ICMP errors about what was sent before.
     pub reports: VecDeque<Report>,
+    /// Whether trains of several datagrams are refused, as where nobody cuts them apart.
+    pub refuses_trains: bool,
 }
 
 impl UnderlayPort for MemoryUnderlay {
-    fn recv(&mut self, batch: &mut RecvBatch) -> io::Result<()> {
+    fn recv(&mut self, batch: &mut RecvBatch) -> io::Result<CodecKind> {
         batch.clear();
-        batch.set_codec(self.codec);
         while let Some(train) = self.incoming.front() {
             let size = train.segment_size.map_or(train.bytes.len(), usize::from);
             if !batch.push(train.peer, train.ecn, size, &train.bytes) {
@@ -80,11 +81,12 @@ impl UnderlayPort for MemoryUnderlay {
             }
             self.incoming.pop_front();
         }
-        if batch.is_empty() { Err(io::ErrorKind::WouldBlock.into()) } else { Ok(()) }
+        if batch.is_empty() { Err(io::ErrorKind::WouldBlock.into()) } else { Ok(self.codec) }
     }
 
     fn send(&mut self, flow_hash: u32, transmit: &Transmit<'_>) -> io::Result<()> {
-        if let Some(errno) = self.send_errors.pop_front() {
+        let whole = self.refuses_trains && transmit.segment_size.is_some();
+        if let Some(errno) = whole.then_some(libc::EIO).or_else(|| self.send_errors.pop_front()) {
             return Err(io::Error::from_raw_os_error(errno));
         }
         self.sent.push(MemoryTrain {

@@ -1,4 +1,7 @@
-//! The way onto the wire: trains are sent, and what the kernel refuses is dealt with.
+//! The way onto the wire: trains are filled and sent, and what the kernel refuses is dealt with.
+//!
+//! Packets toward several peers come mixed, so several trains are filled at once, one for each peer
+//! and source port of late. Two packets of one flow have both in common: they never change places.
 
 use std::io::{self, IoSlice};
 
@@ -11,6 +14,14 @@ use super::train::{Key, Train};
 use crate::engine::DropReason;
 use crate::platform::udp::{MAX_SEND_SEGMENTS, Transmit};
 
+/// Trains that are filled at once. Each has a buffer of the longest sending call, of which mixed
+/// traffic uses [`LONG`] bytes: those of all fit a second-level cache.
+const OPEN: usize = 8;
+
+/// A train of this many bytes does not wait for more while another is being filled: one call for so
+/// many is cheap, and if they waited, they would no longer be in the cache when the kernel copies them.
+const LONG: usize = 16 << 10;
+
 /// How often a train is offered to the kernel: each ICMP error that arrives takes one sending call with
 /// it, and more than two between two calls is a flood.
 const ATTEMPTS: usize = 3;
@@ -19,14 +30,23 @@ const ATTEMPTS: usize = 3;
 const MAX_REPORTS: usize = 32;
 
 pub(super) struct Outbox {
-    train: Train,
+    trains: [Train; OPEN],
+    /// The train that took a datagram last.
+    newest: usize,
+    /// The train that is sent next to make room.
+    next_out: usize,
     /// Datagrams in one sending call: one where the kernel cannot cut trains apart.
     max_segments: usize,
 }
 
 impl Outbox {
     pub(super) fn new() -> Self {
-        Self { train: Train::new(), max_segments: MAX_SEND_SEGMENTS }
+        Self {
+            trains: std::array::from_fn(|_| Train::new()),
+            newest: 0,
+            next_out: 0,
+            max_segments: MAX_SEND_SEGMENTS,
+        }
     }
 
     /// Sends each datagram by itself from now on.
@@ -38,34 +58,68 @@ impl Outbox {
         self.max_segments > 1
     }
 
-    /// Takes the datagram made of `parts`; what does not go together with it is sent first.
+    /// Takes the datagram made of `parts`; what it must not overtake and cannot join is sent first.
     pub(super) fn push<T, U: UnderlayPort>(
         &mut self,
         env: &mut Env<'_, T, U>,
         key: &Key,
         parts: [&[u8]; 2],
     ) {
-        if !self.train.push(key, parts, self.max_segments) {
-            self.flush(env);
-            if !self.train.push(key, parts, self.max_segments) {
+        if !self.trains[self.newest].is_ahead_of(key) {
+            self.turn_to(env, key);
+        }
+        let train = &mut self.trains[self.newest];
+        if !train.push(key, parts, self.max_segments) {
+            train.send(env, &mut self.max_segments);
+            if !train.push(key, parts, self.max_segments) {
                 env.counters.drops.add(DropReason::TooBig, 1);
             }
         }
-        if self.train.is_full(self.max_segments) {
-            self.flush(env);
+        if train.is_full(self.max_segments) {
+            train.send(env, &mut self.max_segments);
         }
     }
 
     /// Sends what waits.
     pub(super) fn flush<T, U: UnderlayPort>(&mut self, env: &mut Env<'_, T, U>) {
-        if let Some((key, bytes, segment_len)) = self.train.contents()
-            && send(env, key, bytes, segment_len) == Segmentation::Refused
-        {
-            self.max_segments = 1;
+        for train in &mut self.trains {
+            train.send(env, &mut self.max_segments);
+        }
+    }
+
+    /// Makes that train the newest which a datagram with `key` must go into: the one that it must not
+    /// overtake, or an empty one.
+    #[inline(never)]
+    fn turn_to<T, U: UnderlayPort>(&mut self, env: &mut Env<'_, T, U>, key: &Key) {
+        let newest = &mut self.trains[self.newest];
+        if newest.len() >= LONG {
+            newest.send(env, &mut self.max_segments);
+        }
+        if let Some(ahead) = self.trains.iter().position(|train| train.is_ahead_of(key)) {
+            self.newest = ahead;
+        } else if self.trains[self.newest].is_empty() {
+            // Its buffer is in the cache.
+        } else if let Some(empty) = self.trains.iter().position(Train::is_empty) {
+            self.newest = empty;
+        } else {
+            self.newest = self.next_out;
+            self.next_out = (self.next_out + 1) % OPEN;
+            self.trains[self.newest].send(env, &mut self.max_segments);
+        }
+    }
+}
+
+impl Train {
+    /// Leaves, if it has datagrams. Once the kernel has refused to cut one apart, none is longer than
+    /// one datagram.
+    fn send<T, U: UnderlayPort>(&mut self, env: &mut Env<'_, T, U>, max_segments: &mut usize) {
+        let Some((key, bytes, segment_len)) = self.contents() else { return };
+        if send(env, key, bytes, segment_len) == Segmentation::Refused && *max_segments > 1 {
+            *max_segments = 1;
             env.counters.add_degraded();
             tracing::warn!("the kernel refuses to segment datagrams; sending one by one");
         }
-        self.train.clear();
+        self.clear();
     }
 }
 

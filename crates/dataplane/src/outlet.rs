@@ -1,10 +1,12 @@
 //! The way into the TUN queue: packets that go together leave as one super-packet.
 //!
-//! Holds places of received packets until one comes that does not continue the flow; payloads are
-//! written from where they were received.
+//! Holds places of received packets until one comes that must not overtake them and does not continue
+//! them; payloads are written from where they were received. Flows come mixed, so several super-packets
+//! are in the making at once, at most one of a flow: two packets of one flow never change places.
 
 use std::io::{self, IoSlice};
 
+use arrayvec::ArrayVec;
 use overlay_proto::InnerPacket;
 
 use super::io_error::{Class, classify};
@@ -20,70 +22,148 @@ use crate::platform::tun::Offload;
 /// whole; with two vectors more the writing call stays far below its limit (`UIO_MAXIOV`, 1024).
 const MAX_MEMBERS: usize = 128;
 
+/// Super-packets in the making at once.
+const OPEN: usize = 8;
+
 pub(super) struct Outlet<'p> {
     offload: Offload,
-    refused: bool,
+    open: [Open<'p>; OPEN],
+    /// The super-packet that took a packet last.
+    newest: usize,
+    /// The super-packet that is written next to make room.
+    next_out: usize,
+}
+
+/// A super-packet in the making, or room for one.
+struct Open<'p> {
     group: Option<Group>,
-    /// The packets of `group`, whole.
-    members: [&'p [u8]; MAX_MEMBERS],
-    count: usize,
+    /// The packets of `group`, whole; at most [`MAX_MEMBERS`].
+    members: Vec<&'p [u8]>,
+}
+
+/// What an outlet leaves to the next one, which has other packets: room for their places.
+pub(super) struct Room([Vec<&'static [u8]>; OPEN]);
+
+impl Room {
+    pub(super) fn new() -> Self {
+        Self(std::array::from_fn(|_| Vec::with_capacity(MAX_MEMBERS)))
+    }
+}
+
+impl Default for Room {
+    /// None yet.
+    fn default() -> Self {
+        Self([const { Vec::new() }; OPEN])
+    }
+}
+
+impl<'p> Open<'p> {
+    /// Takes `packet` if it continues the others; says whether it did.
+    #[inline]
+    fn push(&mut self, candidate: &Candidate, packet: &'p [u8]) -> bool {
+        let (Some(group), Some(first)) = (&mut self.group, self.members.first()) else {
+            return false;
+        };
+        let fits = self.members.len() < MAX_MEMBERS && group.push(first, candidate, packet);
+        if fits {
+            self.members.push(packet);
+        }
+        fits
+    }
+
+    /// Whether `packet`, of whatever kind, must not overtake these.
+    fn is_ahead_of(&self, packet: &InnerPacket<'_>) -> bool {
+        match (&self.group, self.members.first()) {
+            (Some(group), Some(first)) => group.may_share_flow(first, packet),
+            (Some(_) | None, _) => false,
+        }
+    }
 }
 
 impl<'p> Outlet<'p> {
-    pub(super) fn new(offload: Offload) -> Self {
-        Self { offload, refused: false, group: None, members: [&[]; MAX_MEMBERS], count: 0 }
+    pub(super) fn new(offload: Offload, room: Room) -> Self {
+        let open = room.0.map(|members| Open { group: None, members });
+        Self { offload, open, newest: 0, next_out: 0 }
     }
 
-    /// Whether the kernel has refused a super-packet.
-    pub(super) fn refused_offload(&self) -> bool {
-        self.refused
-    }
-
-    /// Takes a packet for delivery; it may wait for the ones after it until [`flush`](Self::flush).
+    /// Takes a packet for delivery; it may wait for the ones after it.
+    #[inline]
     pub(super) fn push<T: TunPort, U>(&mut self, env: &mut Env<'_, T, U>, packet: InnerPacket<'p>) {
-        let Some(candidate) = self.candidate(&packet) else {
-            self.flush(env);
-            return write(env, packet.bytes());
-        };
-        if let (Some(group), Some(first)) = (&mut self.group, self.members.first())
-            && self.count < MAX_MEMBERS
-            && group.push(first, candidate, packet.bytes())
+        let candidate = self.candidate(&packet);
+        if let Some(candidate) = &candidate
+            && self.open[self.newest].push(candidate, packet.bytes())
         {
-            self.members[self.count] = packet.bytes();
-            self.count += 1;
             return;
         }
-        self.flush(env);
-        self.group = Some(Group::new(candidate));
-        self.members[0] = packet.bytes();
-        self.count = 1;
+        self.place(env, candidate.as_ref(), packet);
     }
 
-    /// Writes what waits.
-    pub(super) fn flush<T: TunPort, U>(&mut self, env: &mut Env<'_, T, U>) {
-        let Some(group) = self.group.take() else { return };
-        let members = &self.members[..self.count];
+    /// Takes a packet that does not continue the super-packet before it.
+    #[inline(never)]
+    fn place<T: TunPort, U>(
+        &mut self,
+        env: &mut Env<'_, T, U>,
+        candidate: Option<&Candidate>,
+        packet: InnerPacket<'p>,
+    ) {
+        // At most one is of its flow; but a fragment may be of the flow of each.
+        for index in 0..OPEN {
+            if !self.open[index].is_ahead_of(&packet) {
+                continue;
+            }
+            if let Some(candidate) = candidate
+                && self.open[index].push(candidate, packet.bytes())
+            {
+                self.newest = index;
+                return;
+            }
+            self.write_out(env, index);
+        }
+        let Some(candidate) = candidate else {
+            return write(env, packet.bytes());
+        };
+        let empty = self.open.iter().position(|open| open.group.is_none());
+        self.newest = empty.unwrap_or_else(|| {
+            let turn = self.next_out;
+            self.next_out = (turn + 1) % OPEN;
+            self.write_out(env, turn);
+            turn
+        });
+        let open = &mut self.open[self.newest];
+        open.group = Some(Group::new(*candidate));
+        open.members.push(packet.bytes());
+    }
+
+    /// Writes what waits. Returns what super-packets the kernel takes, which is none if it has refused
+    /// one, and the room.
+    pub(super) fn finish<T: TunPort, U>(mut self, env: &mut Env<'_, T, U>) -> (Offload, Room) {
+        for index in 0..OPEN {
+            self.write_out(env, index);
+        }
+        // An empty vector is collected in place, into one that may hold other borrows.
+        let emptied = |open: Open<'p>| open.members.into_iter().filter_map(|_| None).collect();
+        (self.offload, Room(self.open.map(emptied)))
+    }
+
+    /// Writes the super-packet at `index`, if there is one.
+    fn write_out<T: TunPort, U>(&mut self, env: &mut Env<'_, T, U>, index: usize) {
+        let Open { group, members } = &mut self.open[index];
+        let (Some(group), Some(first)) = (group.take(), members.first()) else { return };
         let mut space = [0; MAX_HEADER_LEN];
         let header_len = group.header_len();
         let header = &mut space[..header_len];
-        header.copy_from_slice(&members[0][..header_len]);
+        header.copy_from_slice(&first[..header_len]);
         let vnet = group.finish(header);
-        let mut parts: [&[u8]; MAX_MEMBERS + 1] = [&[]; MAX_MEMBERS + 1];
-        parts[0] = header;
-        for (part, member) in parts[1..].iter_mut().zip(members) {
-            *part = &member[header_len..];
-        }
-        match send(env, &vnet, &parts[..=members.len()]) {
+        let payloads = members.iter().map(|member| &member[header_len..]);
+        match send(env, &vnet, std::iter::once(&*header).chain(payloads)) {
             Ok(()) => {}
             Err(error) if members.len() > 1 && classify(&error) == Class::Unsupported => {
-                self.refused = true;
                 self.offload = Offload::None;
-                for member in members {
-                    write(env, member);
-                }
+                members.iter().for_each(|member| write(env, member));
             }
             Err(error) => refused(env, &error, members),
         }
+        members.clear();
     }
 
     fn candidate(&self, packet: &InnerPacket<'_>) -> Option<Candidate> {
@@ -96,23 +176,24 @@ impl<'p> Outlet<'p> {
 }
 
 fn write<T: TunPort, U>(env: &mut Env<'_, T, U>, packet: &[u8]) {
-    if let Err(error) = send(env, &VnetHeader::default(), &[packet]) {
+    if let Err(error) = send(env, &VnetHeader::default(), std::iter::once(packet)) {
         refused(env, &error, &[packet]);
     }
 }
 
-fn send<T: TunPort, U>(
+/// Writes what is made of `parts`: a header and the payloads of at most [`MAX_MEMBERS`] packets.
+fn send<'a, T: TunPort, U>(
     env: &mut Env<'_, T, U>,
     vnet: &VnetHeader,
-    parts: &[&[u8]],
+    parts: impl Iterator<Item = &'a [u8]>,
 ) -> io::Result<()> {
     let vnet = vnet.encode();
-    let mut slices = [IoSlice::new(&[]); MAX_MEMBERS + 2];
-    slices[0] = IoSlice::new(&vnet);
-    for (slice, part) in slices[1..].iter_mut().zip(parts) {
-        *slice = IoSlice::new(part);
+    let mut slices = ArrayVec::<_, { MAX_MEMBERS + 2 }>::new_const();
+    slices.push(IoSlice::new(&vnet));
+    for part in parts {
+        slices.push(IoSlice::new(part));
     }
-    env.tun.send(&slices[..=parts.len()])
+    env.tun.send(&slices)
 }
 
 fn refused<T, U>(env: &Env<'_, T, U>, error: &io::Error, packets: &[&[u8]]) {

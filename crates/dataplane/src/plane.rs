@@ -55,15 +55,11 @@ pub struct DataPlane {
     /// The sockets in use, to keep those that another table needs too.
     sockets: Mutex<Sockets>,
     /// The queues in use, to ask whether they still have a device.
-    queues: Mutex<Queues>,
+    queues: Mutex<Vec<Arc<TunQueue>>>,
+    /// What the kernel granted on them. Apart, because whoever opens queues may have to wait for it.
+    offload: Mutex<Offload>,
     /// Captures that have not ended.
     captures: Mutex<Vec<Weak<()>>>,
-}
-
-#[derive(Default)]
-struct Queues {
-    open: Vec<Arc<TunQueue>>,
-    offload: Offload,
 }
 
 struct Handle {
@@ -103,6 +99,7 @@ impl DataPlane {
             workers,
             sockets,
             queues: Mutex::default(),
+            offload: Mutex::default(),
             captures: Mutex::default(),
         };
         Ok((plane, noticed))
@@ -140,7 +137,7 @@ impl DataPlane {
     /// Whether the workers have a TUN device.
     pub fn is_attached(&self) -> bool {
         let queues = self.queues.lock().unwrap_or_else(PoisonError::into_inner);
-        !queues.open.is_empty() && queues.open.iter().all(|queue| queue.is_attached())
+        !queues.is_empty() && queues.iter().all(|queue| queue.is_attached())
     }
 
     /// Opens the TUN device, creating it if need be, and gives each worker a queue of it.
@@ -151,7 +148,7 @@ impl DataPlane {
     pub fn open_tun(&self) -> Result<()> {
         let mut queues = self.queues.lock().unwrap_or_else(PoisonError::into_inner);
         // The old queues would count against the device's limit.
-        queues.open.clear();
+        queues.clear();
         let mut open = Vec::with_capacity(self.workers.len());
         let mut offload = self.settings.offload;
         for _ in &self.workers {
@@ -162,20 +159,21 @@ impl DataPlane {
         for (worker, queue) in self.workers.iter().zip(&open) {
             worker.send(Command::Tun(Arc::clone(queue), offload));
         }
-        if queues.offload != offload || self.settings.offload != offload {
+        let mut granted = self.offload.lock().unwrap_or_else(PoisonError::into_inner);
+        if *granted != offload || self.settings.offload != offload {
             tracing::info!(
                 granted = offload.as_str(),
                 asked = self.settings.offload.as_str(),
                 "TUN offloads"
             );
         }
-        *queues = Queues { open, offload };
+        (*queues, *granted) = (open, offload);
         Ok(())
     }
 
     /// What the kernel granted on the TUN device.
     pub fn offload(&self) -> Offload {
-        self.queues.lock().unwrap_or_else(PoisonError::into_inner).offload
+        *self.offload.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Packets dropped so far for `reason`, by all workers.

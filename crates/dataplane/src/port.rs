@@ -2,6 +2,8 @@
 
 use std::io::{self, IoSlice};
 
+use overlay_proto::CodecKind;
+
 use crate::platform::udp::{RecvBatch, Report, Transmit};
 
 /// The pods' side: packets behind a virtio-net header.
@@ -23,12 +25,13 @@ pub trait TunPort {
 
 /// The wire's side: trains of datagrams.
 pub trait UnderlayPort {
-    /// Replaces `batch` by what has arrived; `WouldBlock` when nothing has.
+    /// Replaces `batch` by what has arrived on one port, and says what is spoken there; `WouldBlock`
+    /// when nothing has.
     ///
     /// # Errors
     ///
     /// As [`Receiver::recv`](crate::platform::udp::Receiver::recv).
-    fn recv(&mut self, batch: &mut RecvBatch) -> io::Result<()>;
+    fn recv(&mut self, batch: &mut RecvBatch) -> io::Result<CodecKind>;
 
     /// Sends one train of the flow with this hash: one flow always leaves by one source port.
     ///

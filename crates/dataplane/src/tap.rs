@@ -28,8 +28,9 @@ pub enum Sight<'a> {
         /// What becomes of it.
         decision: Decision<'a>,
     },
-    /// A datagram was handed to the underlay. Those of one packet follow its [`Sight::Egress`], in
-    /// order, though not at once.
+    /// A datagram was handed to the underlay. Those of one packet follow its [`Sight::Egress`], though
+    /// not at once; those toward one peer that leave by one source port do in the order of their
+    /// packets.
     Sent {
         /// Where it goes.
         peer: &'a Peer,
@@ -73,6 +74,8 @@ pub enum Decision<'a> {
     Forward {
         /// More than one for a super-packet.
         datagrams: usize,
+        /// Which source port they leave by.
+        flow_hash: u32,
     },
     /// It is dropped, and its sender gets this ICMP error.
     Reply {

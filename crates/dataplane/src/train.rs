@@ -1,8 +1,9 @@
 //! Datagrams toward one peer on their way into one sending call.
 //!
-//! A train takes datagrams until one differs in peer, flow bucket, mark or length; the kernel sends it
-//! whole. The datagrams are put together here, end to end: that copy stays within the cache, and the
-//! kernel copies one piece faster than the hundred that headers and payloads would be.
+//! A train takes datagrams that agree in peer, flow bucket, mark and length (the last may be shorter);
+//! the kernel sends it whole. The datagrams are put together here, end to end: that copy stays within
+//! the cache, and the kernel copies one piece faster than the hundred that headers and payloads would
+//! be.
 
 use std::net::SocketAddr;
 
@@ -39,10 +40,10 @@ pub(super) struct Key {
 }
 
 impl Key {
-    /// Flows of one bucket leave by one port and may share a train.
-    fn joins(&self, other: &Self) -> bool {
+    /// Whether datagrams with these keys leave by one port toward one peer, as those of one flow do:
+    /// then the first of them must not be sent after the second.
+    fn shares_lane(&self, other: &Self) -> bool {
         self.peer == other.peer
-            && self.ecn == other.ecn
             && underlay::bucket(self.flow_hash) == underlay::bucket(other.flow_hash)
     }
 }
@@ -71,12 +72,14 @@ impl Train {
     }
 
     /// Takes the datagram made of `parts` if it fits; says whether it did. An empty train takes any
-    /// that is no longer than a sending call.
+    /// that is no longer than a sending call; others want the peer and source port of those before
+    /// (see [`is_ahead_of`](Self::is_ahead_of)).
     pub(super) fn push(&mut self, key: &Key, parts: [&[u8]; 2], max_segments: usize) -> bool {
         let len: usize = parts.iter().map(|part| part.len()).sum();
         match &self.key {
             Some(own) => {
-                let fits = own.joins(key)
+                debug_assert!(own.shares_lane(key), "the outbox looks for the train first");
+                let fits = own.ecn == key.ecn
                     && !self.is_full(max_segments)
                     && self.len + len <= MAX_SEND_LEN
                     && len <= self.segment_len;
@@ -97,6 +100,21 @@ impl Train {
         }
         self.count += 1;
         true
+    }
+
+    /// Whether it has datagrams that one with this key must not overtake.
+    pub(super) fn is_ahead_of(&self, key: &Key) -> bool {
+        self.key.as_ref().is_some_and(|own| own.shares_lane(key))
+    }
+
+    /// Whether it has no datagrams.
+    pub(super) fn is_empty(&self) -> bool {
+        self.key.is_none()
+    }
+
+    /// Bytes that it has.
+    pub(super) fn len(&self) -> usize {
+        self.len
     }
 
     /// Whether no datagram like the ones it has would fit.

@@ -136,13 +136,12 @@ impl Underlay {
 
 impl UnderlayPort for Underlay {
     /// Asks the sockets in turn, so that none is kept from its turn by one that is always busy.
-    fn recv(&mut self, batch: &mut RecvBatch) -> io::Result<()> {
+    fn recv(&mut self, batch: &mut RecvBatch) -> io::Result<CodecKind> {
         let mut outcome = Err(io::ErrorKind::WouldBlock.into());
         for _ in 0..self.receivers.len() {
             let (codec, receiver) = &self.receivers[self.next];
             self.next = (self.next + 1) % self.receivers.len();
-            batch.set_codec(*codec);
-            outcome = receiver.recv(batch);
+            outcome = receiver.recv(batch).map(|()| *codec);
             if !matches!(&outcome, Err(error) if error.kind() == io::ErrorKind::WouldBlock) {
                 break;
             }

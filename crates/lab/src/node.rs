@@ -4,10 +4,8 @@
 //! reads the daemon's memory or shares code with it: what the lab knows it got from the program's
 //! own commands and files.
 
-use std::fs::{self, File, OpenOptions};
-use std::io;
+use std::fs::{self, OpenOptions};
 use std::net::{IpAddr, SocketAddr};
-use std::os::unix::fs::MetadataExt as _;
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ExitStatus, Stdio};
@@ -15,7 +13,6 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, anyhow, bail, ensure};
-use culvert_cni::node_file::NodeFile;
 use ipnet::IpNet;
 use rustix::process::Signal;
 
@@ -56,12 +53,7 @@ pub struct Node {
 struct Daemon {
     /// The process; none if another program started it, which left its id in a file.
     child: Option<Child>,
-    /// The node file that was there before the start, which does not say that this one is ready.
-    stale: Option<FileVersion>,
 }
-
-/// What changes when a file is replaced: inode and modification time in seconds and nanoseconds.
-type FileVersion = (u64, i64, i64);
 
 impl Node {
     pub(super) fn of(lab: &Description, index: u16) -> Self {
@@ -180,7 +172,6 @@ impl Node {
             .with_context(|| format!("open {}", self.log_path().display()))?;
         let log_twin = log.try_clone().context("open the log twice")?;
         let mut daemon = self.daemon();
-        daemon.stale = version(&NodeFile::path(&self.run_dir()));
         let child = self
             .netns
             .command(&self.lab.culvert)
@@ -201,7 +192,7 @@ impl Node {
         files::write(&self.pid_path(), &id.to_string())
     }
 
-    /// Waits until the daemon says that it is ready, with the node file.
+    /// Waits until the daemon says that it is ready.
     ///
     /// # Errors
     ///
@@ -224,15 +215,10 @@ impl Node {
         })
     }
 
-    /// Whether the daemon runs and has said that it is ready.
+    /// Whether the daemon runs and says that it is ready.
     #[must_use]
     pub fn is_ready(&self) -> bool {
-        let Some(found) = version(&NodeFile::path(&self.run_dir())) else {
-            return false;
-        };
-        // A file that an earlier daemon left, and this one found right, is no sign of readiness.
-        let fresh = self.daemon().stale != Some(found);
-        self.pid().is_some() && (fresh || self.http("/readyz").is_ok_and(|(code, _)| code == 200))
+        self.pid().is_some() && self.http("/readyz").is_ok_and(|(code, _)| code == 200)
     }
 
     /// The daemon's process id, if it runs.
@@ -416,9 +402,4 @@ impl Node {
     fn daemon(&self) -> MutexGuard<'_, Daemon> {
         self.daemon.lock().unwrap_or_else(PoisonError::into_inner)
     }
-}
-
-fn version(path: &Path) -> Option<FileVersion> {
-    let file: io::Result<fs::Metadata> = File::open(path).and_then(|file| file.metadata());
-    file.ok().map(|file| (file.ino(), file.mtime(), file.mtime_nsec()))
 }

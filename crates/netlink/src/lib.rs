@@ -15,6 +15,7 @@
 mod address;
 mod error;
 mod family;
+mod forwarding;
 mod link;
 mod namespace;
 mod path;
@@ -25,6 +26,7 @@ mod socket;
 pub use address::{Address, Detection};
 pub use error::{Error, Result};
 pub use family::{Family, Rtnetlink};
+pub use forwarding::deliver;
 pub use link::{BridgePort, Link, LinkKind, Mac, Peer, link_by_name};
 pub use path::{Flow, Path, Way};
 pub use request::Request;

@@ -4,8 +4,8 @@ use std::fmt;
 
 use netlink_packet_route::RouteNetlinkMessage;
 use netlink_packet_route::link::{
-    BridgeStpState, InfoBridge, InfoBridgePort, InfoData, InfoKind, InfoPortData, LinkAttribute,
-    LinkExtentMask, LinkFlags, LinkInfo, LinkMessage,
+    BridgeBooleanOptionFlags, BridgeStpState, InfoBridge, InfoBridgePort, InfoData, InfoKind,
+    InfoPortData, LinkAttribute, LinkExtentMask, LinkFlags, LinkInfo, LinkMessage,
 };
 
 use crate::error::Result;
@@ -51,6 +51,12 @@ pub struct Link {
     pub multicast_snooping: bool,
     /// Whether a bridge keeps its ports apart by VLAN.
     pub vlan_filtering: bool,
+    /// Most hardware addresses that a bridge learns, 0 for all; none where the kernel has no limit.
+    pub learning_limit: Option<u32>,
+    /// Whether a bridge learns from frames to the group addresses that it does not forward.
+    pub learns_from_groups: bool,
+    /// The number of the group of devices that it is in.
+    pub group: u32,
     /// What a bridge does for the port that the device is.
     pub port: Option<BridgePort>,
     /// The other end of a cable that leads into another namespace.
@@ -68,14 +74,14 @@ pub struct BridgePort {
     pub learning: bool,
     /// Whether frames to unknown hardware addresses go out of the port.
     pub flood: bool,
-    /// Bits of the link-local groups 01:80:c2:00:00:0X whose frames are forwarded.
-    pub group_forward: u16,
+    /// The group addresses 01:80:c2:00:00:0X whose frames it forwards, as bits.
+    pub forwarded_groups: u16,
 }
 
 impl Default for BridgePort {
     /// What a new port has.
     fn default() -> Self {
-        Self { hairpin: false, isolated: false, learning: true, flood: true, group_forward: 0 }
+        Self { hairpin: false, isolated: false, learning: true, flood: true, forwarded_groups: 0 }
     }
 }
 
@@ -187,6 +193,8 @@ impl From<LinkMessage> for Link {
                 link.controller = Some(index).filter(|index| *index != 0);
             } else if let LinkAttribute::TxQueueLen(packets) = attribute {
                 link.tx_queue_len = packets;
+            } else if let LinkAttribute::Group(group) = attribute {
+                link.group = group;
             } else if let LinkAttribute::Link(index) = attribute {
                 peer = Some(index);
             } else if let LinkAttribute::LinkNetNsId(number) = attribute {
@@ -221,6 +229,11 @@ impl Link {
                         self.multicast_snooping = snooping;
                     } else if let InfoBridge::VlanFiltering(filtering) = option {
                         self.vlan_filtering = filtering;
+                    } else if let InfoBridge::FdbMaxLearned(limit) = option {
+                        self.learning_limit = Some(limit);
+                    } else if let InfoBridge::MultiBoolOpt(options) = option {
+                        let not_learning = BridgeBooleanOptionFlags::NoLinkLocalLearn;
+                        self.learns_from_groups = !options.value.contains(not_learning);
                     }
                 }
             } else if let LinkInfo::PortData(InfoPortData::BridgePort(options)) = detail {
@@ -243,7 +256,7 @@ impl BridgePort {
             } else if let InfoBridgePort::UnicastFlood(flood) = option {
                 port.flood = *flood;
             } else if let InfoBridgePort::GroupFwdMask(groups) = option {
-                port.group_forward = *groups;
+                port.forwarded_groups = *groups;
             }
         }
         port

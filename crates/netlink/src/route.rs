@@ -52,6 +52,8 @@ pub enum RouteFilter {
     Protocol(u8),
     /// Those of one table.
     Table(u32),
+    /// Those of the main table that lead to the device with this index.
+    Device(u32),
 }
 
 /// The rank that the kernel gives to a route that was added without one.
@@ -83,6 +85,10 @@ impl Socket<Rtnetlink> {
                 RouteFilter::Table(number) => {
                     message.attributes = vec![RouteAttribute::Table(number)];
                 }
+                RouteFilter::Device(index) => {
+                    message.attributes =
+                        vec![RouteAttribute::Table(MAIN_TABLE), RouteAttribute::Oif(index)];
+                }
             }
             let request = Request::new("list", "routes", 0, RouteNetlinkMessage::GetRoute(message));
             match self.dump(&request) {
@@ -96,6 +102,7 @@ impl Socket<Rtnetlink> {
             RouteFilter::All => true,
             RouteFilter::Protocol(number) => route.protocol == number,
             RouteFilter::Table(number) => route.table == number,
+            RouteFilter::Device(index) => route.table == MAIN_TABLE && route.link == Some(index),
         });
         Ok(routes)
     }

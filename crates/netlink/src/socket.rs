@@ -231,6 +231,21 @@ impl<F: Family> Socket<F> {
     /// One attempt at a dump; none when the objects changed meanwhile, or answers were lost.
     fn dump_once(&mut self, request: &Request<F::Message>) -> Result<Option<Vec<F::Message>>> {
         let mut objects = Vec::new();
+        let whole = self.visit(request, &mut |object| objects.push(object))?;
+        Ok(whole.then_some(objects))
+    }
+
+    /// Hands every object that `request` selects to `take`, one by one, for lists that are too long to
+    /// keep; says whether they are of one consistent state, and all.
+    ///
+    /// # Errors
+    ///
+    /// The kernel refused or did not answer in time.
+    pub fn visit(
+        &mut self,
+        request: &Request<F::Message>,
+        take: &mut dyn FnMut(F::Message),
+    ) -> Result<bool> {
         let prepared = self.prepare(request, NLM_F_DUMP);
         self.send_bytes(&prepared.bytes).map_err(|error| request.failed(error))?;
         let mut deadline = self.deadline();
@@ -238,7 +253,7 @@ impl<F: Family> Socket<F> {
         loop {
             let answers = match self.receive(deadline) {
                 Err(error) if error.raw_os_error() == Some(Errno::NOBUFS.raw_os_error()) => {
-                    return Ok(None);
+                    return Ok(false);
                 }
                 other => other.map_err(|error| request.failed(error))?,
             };
@@ -249,11 +264,11 @@ impl<F: Family> Socket<F> {
                 // kernel: the mark may come on any message, and on the last one alone.
                 whole &= answer.flags & NLM_F_DUMP_INTR == 0;
                 match answer.body {
-                    Body::Object(object) => objects.push(object),
+                    Body::Object(object) => take(object),
                     Body::Unreadable => {}
                     Body::Done(verdict) | Body::Verdict(verdict) => {
                         verdict.map_err(|refusal| refusal.of(request))?;
-                        return Ok(whole.then_some(objects));
+                        return Ok(whole);
                     }
                 }
             }

@@ -46,6 +46,12 @@ impl Register {
 pub enum Meta {
     /// Name of the interface that it came in by; 16 bytes.
     InputName,
+    /// Name of the interface that it leaves by; 16 bytes.
+    OutputName,
+    /// Group of the interface that it came in by; four bytes of the host's order.
+    InputGroup,
+    /// The mark that its socket or another rule gave it; four bytes of the host's order.
+    Mark,
     /// `NFPROTO_IPV4` or `NFPROTO_IPV6`; one byte.
     Family,
     /// Protocol behind the IP header and its extensions; one byte.
@@ -55,9 +61,37 @@ pub enum Meta {
 impl Meta {
     const fn number(self) -> u32 {
         match self {
+            Self::Mark => 3,
             Self::InputName => 6,
+            Self::OutputName => 7,
             Self::Family => 15,
             Self::UpperProtocol => 16,
+            Self::InputGroup => 21,
+        }
+    }
+}
+
+/// What connection tracking knows of a packet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Connection {
+    /// The direction that the packet has in its connection, one byte: 0 from the one who opened it, 1
+    /// to it. A rule about a packet that belongs to no connection does not match.
+    Direction,
+    /// One bit for each state, in four bytes of the host's order; every packet has one.
+    State,
+}
+
+impl Connection {
+    /// `IP_CT_DIR_REPLY`.
+    pub const REPLY: [u8; 1] = [1];
+
+    /// The [`Connection::State`] of a packet that is not tracked (`NF_CT_STATE_UNTRACKED_BIT`).
+    pub const UNTRACKED: [u8; 4] = (1_u32 << 6).to_ne_bytes();
+
+    const fn number(self) -> u32 {
+        match self {
+            Self::State => 0,
+            Self::Direction => 1,
         }
     }
 }
@@ -126,6 +160,8 @@ pub enum Verdict {
 pub enum Expression {
     /// Load what is known of the packet.
     Meta(Meta, Register),
+    /// Load what is known of the packet's connection.
+    Connection(Connection),
     /// Load bytes of the packet.
     Payload(Field, Register),
     /// Keep the bits of the first register that the mask has; the mask is as long as the field.
@@ -141,6 +177,8 @@ pub enum Expression {
     /// Translate the source to the address of the interface that it leaves by, with a port of no
     /// pattern.
     Masquerade,
+    /// Drop, and tell the sender that there is no such host (ICMP of its family).
+    RejectHost,
     /// Decide.
     Verdict(Verdict),
 }
@@ -150,6 +188,7 @@ impl Expression {
     pub(crate) const fn name(&self) -> &'static str {
         match self {
             Self::Meta(..) => "meta",
+            Self::Connection(_) => "ct",
             Self::Payload(..) => "payload",
             Self::Mask(_) => "bitwise",
             Self::Compare(..) => "cmp",
@@ -157,6 +196,7 @@ impl Expression {
             Self::Counter => COUNTER,
             Self::NoTrack => "notrack",
             Self::Masquerade => "masq",
+            Self::RejectHost => "reject",
             Self::Verdict(_) => "immediate",
         }
     }
@@ -176,6 +216,10 @@ impl Expression {
             Self::Meta(key, register) => {
                 data.number(2, key.number());
                 data.number(1, register.number());
+            }
+            Self::Connection(key) => {
+                data.number(1, first);
+                data.number(2, key.number());
             }
             Self::Payload(field, register) => {
                 data.number(1, register.number());
@@ -203,6 +247,11 @@ impl Expression {
                 data.number(5, u32::from(*membership == Membership::Outside));
             }
             Self::Masquerade => data.number(1, FULLY_RANDOM),
+            Self::RejectHost => {
+                // `NFT_REJECT_ICMPX_UNREACH`, `NFT_REJECT_ICMPX_HOST_UNREACH`.
+                data.number(1, 2);
+                data.bytes(2, &[2]);
+            }
             Self::Verdict(verdict) => {
                 data.number(1, VERDICT_REGISTER);
                 data.nested(2, |data| {
@@ -224,9 +273,55 @@ impl Expression {
     /// What came in by the interface called `name`, or did not.
     #[must_use]
     pub fn input_name(comparison: Comparison, name: &str) -> [Self; 2] {
+        Self::interface(Meta::InputName, comparison, name)
+    }
+
+    /// What leaves by the interface called `name`, or does not.
+    #[must_use]
+    pub fn output_name(comparison: Comparison, name: &str) -> [Self; 2] {
+        Self::interface(Meta::OutputName, comparison, name)
+    }
+
+    fn interface(key: Meta, comparison: Comparison, name: &str) -> [Self; 2] {
         let mut padded = name.as_bytes().to_vec();
         padded.resize(INTERFACE_NAME_BYTES, 0);
-        [Self::Meta(Meta::InputName, Register::One), Self::Compare(comparison, padded)]
+        [Self::Meta(key, Register::One), Self::Compare(comparison, padded)]
+    }
+
+    /// What came in by an interface of the group `group`.
+    #[must_use]
+    pub fn input_group_is(group: u32) -> [Self; 2] {
+        [
+            Self::Meta(Meta::InputGroup, Register::One),
+            Self::Compare(Comparison::Equal, group.to_ne_bytes().to_vec()),
+        ]
+    }
+
+    /// What has the mark `mark`.
+    #[must_use]
+    pub fn mark_is(mark: u32) -> [Self; 2] {
+        [
+            Self::Meta(Meta::Mark, Register::One),
+            Self::Compare(Comparison::Equal, mark.to_ne_bytes().to_vec()),
+        ]
+    }
+
+    /// What connection tracking has looked at.
+    #[must_use]
+    pub fn is_tracked() -> [Self; 2] {
+        [
+            Self::Connection(Connection::State),
+            Self::Compare(Comparison::NotEqual, Connection::UNTRACKED.to_vec()),
+        ]
+    }
+
+    /// What answers the one who opened its connection.
+    #[must_use]
+    pub fn is_reply() -> [Self; 2] {
+        [
+            Self::Connection(Connection::Direction),
+            Self::Compare(Comparison::Equal, Connection::REPLY.to_vec()),
+        ]
     }
 
     /// What has `value` in `field`.
@@ -238,10 +333,13 @@ impl Expression {
     /// What has `protocol` behind the IP header and its extensions.
     #[must_use]
     pub fn upper_protocol_is(protocol: u8) -> [Self; 2] {
-        [
-            Self::Meta(Meta::UpperProtocol, Register::One),
-            Self::Compare(Comparison::Equal, vec![protocol]),
-        ]
+        Self::upper_protocol(Comparison::Equal, protocol)
+    }
+
+    /// What has `protocol` behind the IP header and its extensions, or has not.
+    #[must_use]
+    pub fn upper_protocol(comparison: Comparison, protocol: u8) -> [Self; 2] {
+        [Self::Meta(Meta::UpperProtocol, Register::One), Self::Compare(comparison, vec![protocol])]
     }
 
     /// What has `field` in the set called `set`, or not.

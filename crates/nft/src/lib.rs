@@ -1,8 +1,8 @@
 //! nftables tables, applied and read back over netlink, without the program `nft`.
 //!
 //! Owns the encoding of tables, sets, chains and rules for the few expressions that Culvert's own
-//! tables use, transactions, and reading a table back for comparison. Never decides what a table
-//! says: the daemon and the plugin bring it as values. Every call blocks, and acts in the network
+//! tables use, transactions, reading a table back for comparison, and forgetting tracked connections.
+//! Never decides what a table says: the daemon and the plugin bring it as values. Every call blocks, and acts in the network
 //! namespace of the thread that opened the socket; [`culvert_netlink`] says for how long.
 //!
 //! Numbers are those of `linux/netfilter/nf_tables.h` and `nfnetlink.h`.
@@ -11,8 +11,10 @@
 
 mod attribute;
 mod batch;
+mod difference;
 mod error;
 mod expression;
+mod flow;
 pub mod kernel;
 mod listing;
 mod message;
@@ -22,7 +24,10 @@ mod wire;
 
 pub use batch::Batch;
 pub use error::{Error, Result};
-pub use expression::{Base, Comparison, Expression, Field, Membership, Meta, Register, Verdict};
+pub use expression::{
+    Base, Comparison, Connection, Expression, Field, Membership, Meta, Register, Verdict,
+};
+pub use flow::Flow;
 pub use listing::{ChainListing, Listing, SetListing};
 pub use socket::Socket;
 pub use table::{Chain, ChainKind, Element, Family, Hook, KeyPart, Set, Table};

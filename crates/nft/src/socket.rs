@@ -13,7 +13,7 @@ use crate::table::Family;
 use crate::wire::{Message, Nfnetlink};
 
 /// A connection to the kernel's nftables in one network namespace.
-pub struct Socket(Netlink<Nfnetlink>);
+pub struct Socket(pub(crate) Netlink<Nfnetlink>);
 
 impl Socket {
     /// Opens a socket in the network namespace of the calling thread.

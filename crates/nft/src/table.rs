@@ -12,7 +12,9 @@ pub enum Family {
 }
 
 impl Family {
-    pub(crate) const fn number(self) -> u8 {
+    /// The kernel's number for it (`NFPROTO_*`).
+    #[must_use]
+    pub const fn number(self) -> u8 {
         match self {
             Self::Inet => 1,
             Self::Bridge => 7,
@@ -174,8 +176,10 @@ impl ChainKind {
 pub enum Hook {
     /// Everything that comes in.
     Prerouting,
-    /// What comes in for this machine itself.
+    /// What comes in for this machine.
     Input,
+    /// What comes in and goes out again.
+    Forward,
     /// What this machine sends.
     Output,
     /// Everything that goes out.
@@ -187,6 +191,7 @@ impl Hook {
         match self {
             Self::Prerouting => 0,
             Self::Input => 1,
+            Self::Forward => 2,
             Self::Output => 3,
             Self::Postrouting => 4,
         }

@@ -2,8 +2,8 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 
-use anyhow::Context as _;
 use http::Uri;
+use thiserror::Error;
 
 use crate::config::Config;
 
@@ -12,6 +12,15 @@ const ANYWHERE: [SocketAddr; 2] = [
     SocketAddr::new(IpAddr::V4(Ipv4Addr::new(192, 0, 2, 1)), 9),
     SocketAddr::new(IpAddr::V6(Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 1)), 9),
 ];
+
+/// Nothing tells by which address peers reach this node.
+#[derive(Debug, Error)]
+pub enum NoAddress {
+    #[error("etcd.endpoints = \"{url}\" is not a URL: {error}")]
+    Url { url: String, error: http::uri::InvalidUri },
+    #[error("no route tells which address peers reach this node by; set node.address to it")]
+    NoRoute,
+}
 
 /// The address to tell the peers: the configured one; or the present one while this machine has it;
 /// or the one from which the routes lead to etcd, or else to anywhere.
@@ -23,7 +32,7 @@ pub(super) async fn own_address(
     config: &Config,
     present: Option<IpAddr>,
     url: &str,
-) -> anyhow::Result<IpAddr> {
+) -> Result<IpAddr, NoAddress> {
     if let Some(address) = config.node.address.or(config.underlay.address) {
         return Ok(address);
     }
@@ -31,7 +40,7 @@ pub(super) async fn own_address(
     if let Some(address) = present.filter(|address| UdpSocket::bind((*address, 0)).is_ok()) {
         return Ok(address);
     }
-    let uri: Uri = url.parse().context("reading the endpoint's URL")?;
+    let uri: Uri = url.parse().map_err(|error| NoAddress::Url { url: url.to_owned(), error })?;
     let host = uri.host().unwrap_or_default().trim_matches(['[', ']']).to_owned();
     let members: Vec<SocketAddr> =
         tokio::net::lookup_host((host, 9)).await.map(Iterator::collect).unwrap_or_default();
@@ -40,7 +49,7 @@ pub(super) async fn own_address(
         .chain(ANYWHERE)
         .filter_map(source_toward)
         .find(|address| !address.is_loopback())
-        .context("no route tells which address peers reach this node by; set node.address to it")
+        .ok_or(NoAddress::NoRoute)
 }
 
 /// The source of what would be sent there. Connecting a UDP socket sends nothing.

@@ -9,6 +9,7 @@ use std::net::IpAddr;
 
 use ipnet::IpNet;
 
+use super::failure::Refusal;
 use super::keys::Settings;
 
 /// Prefixes that are somebody's. No two have an address in common, unless somebody wrote them so.
@@ -43,7 +44,7 @@ pub(super) fn choose(
     settings: &Settings,
     occupied: &Occupied,
     name: &str,
-) -> Result<IpNet, String> {
+) -> Result<IpNet, Refusal> {
     let len = settings.len(network);
     let bits = u32::from(len - network.prefix_len()).min(63);
     let count = 1_u64 << bits;
@@ -54,13 +55,7 @@ pub(super) fn choose(
     (0..usable)
         .map(|step| subnet(network, len, first + (start + step) % usable))
         .find(|subnet| occupied.is_free(subnet))
-        .ok_or_else(|| {
-            format!(
-                "no free /{len} is left of {network}: all {usable} are claimed or reserved; widen \
-                 cidrs or raise subnet_len in the settings, release reservations, or wait until \
-                 leases of nodes that are gone run out"
-            )
-        })
+        .ok_or(Refusal::Full { network: *network, len, usable })
 }
 
 fn subnet(network: &IpNet, len: u8, index: u64) -> IpNet {
@@ -110,7 +105,7 @@ mod tests {
             occupied.add(subnet);
         }
         assert!(!seen.contains(&"10.244.0.0/24".parse().unwrap()));
-        let error = choose(&network, &settings(24), &occupied, "late").unwrap_err();
+        let error = choose(&network, &settings(24), &occupied, "late").unwrap_err().to_string();
         for part in ["no free /24 is left of 10.244.0.0/20", "all 15", "cidrs", "subnet_len"] {
             assert!(error.contains(part), "{error}");
         }

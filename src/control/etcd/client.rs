@@ -4,24 +4,27 @@
 //! keys mean. A call that fails ends the connection's use: whoever follows etcd then starts over,
 //! with another member.
 
+use std::io;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use anyhow::{Context as _, anyhow, bail};
 use culvert_cni::bounded_file;
 use futures_util::{StreamExt as _, stream};
 use http::uri::PathAndQuery;
 use prost::Message;
+use thiserror::Error;
+use tokio::task::JoinError;
 use tonic::client::Grpc;
 use tonic::metadata::{Ascii, MetadataValue};
 use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint, Identity};
 use tonic::{Request, Status, Streaming};
 use tonic_prost::ProstCodec;
 
+use super::protocol::{Found, KeyValue, Transaction};
 use super::rpc::{
-    AuthenticateRequest, AuthenticateResponse, Compare, DeleteRangeRequest, KeyValue,
-    LeaseGrantRequest, LeaseKeepAliveRequest, LeaseResponse, Op, PutRequest, RangeRequest,
-    RangeResponse, RequestOp, ResponseHeader, TxnRequest, TxnResponse, WatchCreateRequest,
-    WatchRequest, WatchResponse,
+    AuthenticateRequest, AuthenticateResponse, LeaseGrantRequest, LeaseKeepAliveRequest,
+    LeaseResponse, RangeRequest, RangeResponse, ResponseHeader, TxnRequest, TxnResponse,
+    WatchCreateRequest, WatchRequest, WatchResponse,
 };
 use crate::config::Etcd;
 
@@ -45,52 +48,81 @@ pub(super) struct Client {
     token: Option<MetadataValue<Ascii>>,
 }
 
-/// What a range of keys held at one revision.
-pub(super) struct Found {
-    pub(super) cluster: u64,
-    pub(super) revision: i64,
-    pub(super) keys: Vec<KeyValue>,
+/// A call that failed.
+#[derive(Debug, Error)]
+pub enum CallError {
+    #[error("etcd.endpoints = \"{url}\": {error}")]
+    Endpoint { url: String, error: tonic::transport::Error },
+    #[error("connecting to {url}: {}", causes(.error))]
+    Connect { url: String, error: tonic::transport::Error },
+    #[error(
+        "etcd.endpoints with https need etcd.ca_file: name the file with the certificate that signed \
+         those of etcd's members"
+    )]
+    NoAuthority,
+    #[error("setting up TLS: {}", causes(.0))]
+    Tls(tonic::transport::Error),
+    #[error("reading etcd.{key} {}: {error}", .path.display())]
+    File { key: &'static str, path: PathBuf, error: io::Error },
+    #[error("reading files: {0}")]
+    Stopped(#[from] JoinError),
+    #[error("logging in to {url} as etcd.user {user}: {error}")]
+    Login { url: String, user: String, error: Box<Self> },
+    #[error("the token that etcd gave: {0}")]
+    Token(tonic::metadata::errors::InvalidMetadataValue),
+    #[error("{what}: {}", causes(.error))]
+    NotReady { what: &'static str, error: tonic::transport::Error },
+    #[error("{what}: {}", words(.status))]
+    Refused { what: &'static str, status: Box<Status> },
+    #[error("{what}: no answer in {PATIENCE:?}")]
+    Late { what: &'static str },
+    #[error("an answer without a header; is this etcd?")]
+    NoHeader,
+    #[error("{url} ended the watch")]
+    WatchEnded { url: String },
 }
 
 impl Client {
     /// Connects to the member at `url`, and logs in if the configuration says as whom.
-    pub(super) async fn connect(url: &str, config: &Etcd) -> anyhow::Result<Self> {
+    pub(super) async fn connect(url: &str, config: &Etcd) -> Result<Self, CallError> {
+        let secrets = {
+            let (config, secure) = (config.clone(), url.starts_with("https:"));
+            tokio::task::spawn_blocking(move || Secrets::read(&config, secure)).await??
+        };
+        let of_endpoint = |error| CallError::Endpoint { url: url.to_owned(), error };
         let mut endpoint = Endpoint::from_shared(url.to_owned())
-            .with_context(|| format!("etcd.endpoints = \"{url}\""))?
+            .map_err(of_endpoint)?
             .connect_timeout(PATIENCE)
             .tcp_nodelay(true)
             .http2_keep_alive_interval(PING_EVERY)
             .keep_alive_timeout(PING_EVERY)
             .keep_alive_while_idle(true);
-        if url.starts_with("https:") {
-            endpoint = endpoint.tls_config(tls(config)?).context("setting up TLS")?;
+        if let Some(tls) = secrets.tls {
+            endpoint = endpoint.tls_config(tls).map_err(CallError::Tls)?;
         }
         let channel = endpoint
             .connect()
             .await
-            .map_err(|error| anyhow!("connecting to {url}: {}", causes(&error)))?;
+            .map_err(|error| CallError::Connect { url: url.to_owned(), error })?;
         let grpc = Grpc::new(channel).max_decoding_message_size(LARGEST_MESSAGE);
         let mut client = Self { grpc, token: None };
-        if let Some((user, password_file)) = &config.login {
-            let password = bounded_file::read_text(password_file, bounded_file::SMALL)
-                .with_context(|| {
-                    format!("reading etcd.password_file {}", password_file.display())
-                })?;
-            let request = AuthenticateRequest {
-                name: user.clone(),
-                password: password.trim_end_matches(['\r', '\n']).to_owned(),
-            };
+        if let Some((name, password)) = secrets.login {
+            let request = AuthenticateRequest { name: name.clone(), password };
             let response: AuthenticateResponse = client
-                .call("/etcdserverpb.Auth/Authenticate", request)
+                .call("asking for a token", "/etcdserverpb.Auth/Authenticate", request)
                 .await
-                .with_context(|| format!("logging in to {url} as etcd.user {user}"))?;
-            client.token = Some(response.token.parse().context("the token that etcd gave")?);
+                .map_err(|error| CallError::Login {
+                    url: url.to_owned(),
+                    user: name,
+                    error: error.into(),
+                })?;
+            client.token = Some(response.token.parse().map_err(CallError::Token)?);
         }
         Ok(client)
     }
 
     /// Every key from `first` to before `end`, all as they were at one moment.
-    pub(super) async fn range(&mut self, first: &str, end: &str) -> anyhow::Result<Found> {
+    pub(super) async fn range(&mut self, first: &str, end: &str) -> Result<Found, CallError> {
         let mut request = RangeRequest {
             key: first.as_bytes().to_vec(),
             range_end: end.as_bytes().to_vec(),
@@ -100,7 +132,7 @@ impl Client {
         let mut found = Found { cluster: 0, revision: 0, keys: Vec::new() };
         loop {
             let response: RangeResponse =
-                self.call("/etcdserverpb.KV/Range", request.clone()).await.context("reading")?;
+                self.call("reading", "/etcdserverpb.KV/Range", request.clone()).await?;
             let header = header(response.header)?;
             if request.revision == 0 {
                 found.revision = header.revision;
@@ -119,22 +151,20 @@ impl Client {
     }
 
     /// One key.
-    pub(super) async fn read(&mut self, key: &str) -> anyhow::Result<Option<KeyValue>> {
+    pub(super) async fn read(&mut self, key: &str) -> Result<Option<KeyValue>, CallError> {
         let request = RangeRequest { key: key.as_bytes().to_vec(), ..RangeRequest::default() };
         let response: RangeResponse =
-            self.call("/etcdserverpb.KV/Range", request).await.context("reading")?;
+            self.call("reading", "/etcdserverpb.KV/Range", request).await?;
         Ok(response.kvs.into_iter().next())
     }
 
-    /// Does all of `success` if all of `compare` holds, and otherwise nothing; says which.
-    pub(super) async fn transact(
-        &mut self,
-        compare: Vec<Compare>,
-        success: Vec<RequestOp>,
-    ) -> anyhow::Result<bool> {
-        let request = TxnRequest { compare, success };
-        let response: TxnResponse =
-            self.call("/etcdserverpb.KV/Txn", request).await.context("writing")?;
+    /// Makes a transaction; says whether what it compares held.
+    pub(super) async fn transact(&mut self, transaction: Transaction) -> Result<bool, CallError> {
+        let request = TxnRequest {
+            compare: transaction.compare.into_iter().map(Into::into).collect(),
+            success: transaction.changes.into_iter().map(Into::into).collect(),
+        };
+        let response: TxnResponse = self.call("writing", "/etcdserverpb.KV/Txn", request).await?;
         Ok(response.succeeded)
     }
 
@@ -144,7 +174,7 @@ impl Client {
         first: &str,
         end: &str,
         revision: i64,
-    ) -> anyhow::Result<Streaming<WatchResponse>> {
+    ) -> Result<Streaming<WatchResponse>, CallError> {
         let create = WatchCreateRequest {
             key: first.as_bytes().to_vec(),
             range_end: end.as_bytes().to_vec(),
@@ -153,68 +183,73 @@ impl Client {
         // etcd ends the watch when the requests end.
         let requests =
             stream::once(async { WatchRequest { create: Some(create) } }).chain(stream::pending());
-        self.stream("/etcdserverpb.Watch/Watch", requests).await.context("watching")
+        self.stream("watching", "/etcdserverpb.Watch/Watch", requests).await
     }
 
     /// A new lease of `ttl`; its id.
-    pub(super) async fn grant(&mut self, ttl: Duration) -> anyhow::Result<i64> {
+    pub(super) async fn grant(&mut self, ttl: Duration) -> Result<i64, CallError> {
         let ttl = i64::try_from(ttl.as_secs()).unwrap_or(i64::MAX);
         let response: LeaseResponse = self
-            .call("/etcdserverpb.Lease/LeaseGrant", LeaseGrantRequest { ttl })
-            .await
-            .context("asking for a lease")?;
+            .call("asking for a lease", "/etcdserverpb.Lease/LeaseGrant", LeaseGrantRequest { ttl })
+            .await?;
         Ok(response.id)
     }
 
     /// Renews the lease `id`; says whether there still is one.
-    pub(super) async fn keep_alive(&mut self, id: i64) -> anyhow::Result<bool> {
+    pub(super) async fn keep_alive(&mut self, id: i64) -> Result<bool, CallError> {
+        const WHAT: &str = "renewing the lease";
         let requests = stream::once(async move { LeaseKeepAliveRequest { id } });
         let answered = async {
             let mut responses: Streaming<LeaseResponse> =
-                self.stream("/etcdserverpb.Lease/LeaseKeepAlive", requests).await?;
-            responses.message().await.map_err(|status| failure(&status))
+                self.stream(WHAT, "/etcdserverpb.Lease/LeaseKeepAlive", requests).await?;
+            responses.message().await.map_err(|status| refused(WHAT, status))
         };
-        let response = tokio::time::timeout(PATIENCE, answered)
-            .await
-            .map_err(|_| late())
-            .and_then(std::convert::identity)
-            .context("renewing the lease")?;
+        let answer = tokio::time::timeout(PATIENCE, answered).await;
+        let response = answer.map_err(|_| CallError::Late { what: WHAT })??;
         Ok(response.is_some_and(|response| response.ttl > 0))
     }
 
-    async fn call<M, R>(&mut self, path: &'static str, message: M) -> anyhow::Result<R>
+    async fn call<M, R>(
+        &mut self,
+        what: &'static str,
+        path: &'static str,
+        message: M,
+    ) -> Result<R, CallError>
     where
         M: Message + Send + Sync + 'static,
         R: Message + Default + Send + Sync + 'static,
     {
         let request = self.request(message);
         let called = async {
-            self.grpc.ready().await.map_err(|error| anyhow!(causes(&error)))?;
+            self.grpc.ready().await.map_err(|error| CallError::NotReady { what, error })?;
             let codec = ProstCodec::<M, R>::default();
             let answer = self.grpc.unary(request, PathAndQuery::from_static(path), codec).await;
-            answer.map_err(|status| failure(&status))
+            answer.map_err(|status| refused(what, status))
         };
-        let answer = tokio::time::timeout(PATIENCE, called).await.map_err(|_| late())??;
+        let answer = tokio::time::timeout(PATIENCE, called).await;
+        let answer = answer.map_err(|_| CallError::Late { what })??;
         Ok(answer.into_inner())
     }
 
     async fn stream<M, R>(
         &mut self,
+        what: &'static str,
         path: &'static str,
         messages: impl stream::Stream<Item = M> + Send + 'static,
-    ) -> anyhow::Result<Streaming<R>>
+    ) -> Result<Streaming<R>, CallError>
     where
         M: Message + Send + Sync + 'static,
         R: Message + Default + Send + Sync + 'static,
     {
         let request = self.request(messages);
         let called = async {
-            self.grpc.ready().await.map_err(|error| anyhow!(causes(&error)))?;
+            self.grpc.ready().await.map_err(|error| CallError::NotReady { what, error })?;
             let codec = ProstCodec::<M, R>::default();
             let answer = self.grpc.streaming(request, PathAndQuery::from_static(path), codec).await;
-            answer.map_err(|status| failure(&status))
+            answer.map_err(|status| refused(what, status))
         };
-        let answer = tokio::time::timeout(PATIENCE, called).await.map_err(|_| late())??;
+        let answer = tokio::time::timeout(PATIENCE, called).await;
+        let answer = answer.map_err(|_| CallError::Late { what })??;
         Ok(answer.into_inner())
     }
 
@@ -227,30 +262,17 @@ impl Client {
     }
 }
 
-/// Puts `value` at `key`, for as long as `lease` lives (for ever, if 0).
-pub(super) fn put(key: String, value: Vec<u8>, lease: i64) -> RequestOp {
-    RequestOp { op: Some(Op::Put(PutRequest { key: key.into_bytes(), value, lease })) }
+/// Says what etcd refused, and why.
+pub(super) fn refused(what: &'static str, status: Status) -> CallError {
+    CallError::Refused { what, status: status.into() }
 }
 
-/// Removes `key`.
-pub(super) fn delete(key: String) -> RequestOp {
-    RequestOp { op: Some(Op::Delete(DeleteRangeRequest { key: key.into_bytes() })) }
+fn words(status: &Status) -> &str {
+    if status.message().is_empty() { status.code().description() } else { status.message() }
 }
 
-/// What a failed call is called.
-pub(super) fn failure(status: &Status) -> anyhow::Error {
-    anyhow!(
-        "{}",
-        if status.message().is_empty() { status.code().description() } else { status.message() }
-    )
-}
-
-fn header(header: Option<ResponseHeader>) -> anyhow::Result<ResponseHeader> {
-    header.context("an answer without a header; is this etcd?")
-}
-
-fn late() -> anyhow::Error {
-    anyhow!("no answer in {PATIENCE:?}")
+fn header(header: Option<ResponseHeader>) -> Result<ResponseHeader, CallError> {
+    header.ok_or(CallError::NoHeader)
 }
 
 /// The library's own words say only that something failed; what did is among the causes.
@@ -264,19 +286,39 @@ fn causes(error: &dyn std::error::Error) -> String {
     text
 }
 
-fn tls(config: &Etcd) -> anyhow::Result<ClientTlsConfig> {
-    let read = |path: &std::path::Path, key: &str| {
-        bounded_file::read(path, bounded_file::SMALL)
-            .with_context(|| format!("reading etcd.{key} {}", path.display()))
-    };
-    let mut tls = ClientTlsConfig::new();
-    match &config.ca_file {
-        Some(path) => tls = tls.ca_certificate(Certificate::from_pem(read(path, "ca_file")?)),
-        None => bail!(
-            "etcd.endpoints with https need etcd.ca_file: name the file with the \
-                       certificate that signed those of etcd's members"
-        ),
+/// What the files say that the configuration names.
+struct Secrets {
+    tls: Option<ClientTlsConfig>,
+    /// User and password.
+    login: Option<(String, String)>,
+}
+
+impl Secrets {
+    fn read(config: &Etcd, secure: bool) -> Result<Self, CallError> {
+        let tls = if secure { Some(tls(config)?) } else { None };
+        let login = match &config.login {
+            None => None,
+            Some((user, path)) => {
+                let password = bounded_file::read_text(path, bounded_file::SMALL);
+                let password = password.map_err(file("password_file", path))?;
+                Some((user.clone(), password.trim_end_matches(['\r', '\n']).to_owned()))
+            }
+        };
+        Ok(Self { tls, login })
     }
+}
+
+fn file(key: &'static str, path: &Path) -> impl FnOnce(io::Error) -> CallError {
+    let path = path.to_owned();
+    move |error| CallError::File { key, path, error }
+}
+
+fn tls(config: &Etcd) -> Result<ClientTlsConfig, CallError> {
+    let read =
+        |path: &Path, key| bounded_file::read(path, bounded_file::SMALL).map_err(file(key, path));
+    let Some(path) = &config.ca_file else { return Err(CallError::NoAuthority) };
+    let authority = Certificate::from_pem(read(path, "ca_file")?);
+    let mut tls = ClientTlsConfig::new().ca_certificate(authority);
     if let Some((certificate, key)) = &config.identity {
         let identity = Identity::from_pem(read(certificate, "cert_file")?, read(key, "key_file")?);
         tls = tls.identity(identity);

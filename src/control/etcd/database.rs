@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 
 /// A database as it was seen at some moment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub(super) struct Database {
+pub struct Database {
     pub(super) cluster: u64,
     pub(super) revision: i64,
     /// The revision at which the settings were written: a new database has its own.

@@ -15,8 +15,41 @@ use std::net::IpAddr;
 
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
+use thiserror::Error;
 
 use crate::control::source::{Parameters, Published};
+
+/// Why a key or its value cannot be understood, in words that follow the key.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+pub enum Problem {
+    #[error("not a key of Culvert; delete it")]
+    NotOurs,
+    #[error("not a subnet, such as 10.244.1.0-24; delete the key")]
+    NotASubnet,
+    /// With the words of the JSON parser.
+    #[error("not what belongs there ({0}); correct or delete it")]
+    Value(String),
+    #[error(transparent)]
+    Settings(#[from] SettingsFault),
+    /// A node that this one cannot speak to.
+    #[error("{0}")]
+    Entry(String),
+}
+
+/// What is wrong with the settings.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+pub enum SettingsFault {
+    #[error("cidrs = []: the cluster needs a pod network")]
+    NoNetwork,
+    #[error("cidrs: {network} has bits set beyond its length")]
+    HostBits { network: IpNet },
+    #[error("cidrs: {network} is a second network of the same family")]
+    SecondOfFamily { network: IpNet },
+    #[error("subnet_len = {len}: not the length of a subnet of {network}")]
+    SubnetLen { len: u8, network: IpNet },
+    #[error("port = 0: not a port")]
+    Port,
+}
 
 /// The keys under one prefix.
 #[derive(Clone, Debug)]
@@ -43,6 +76,11 @@ impl Keys {
         (self.settings(), format!("{}/subnets0", self.prefix))
     }
 
+    /// The range of the subnets' keys.
+    pub(super) fn subnets(&self) -> (String, String) {
+        (format!("{}/subnets/", self.prefix), format!("{}/subnets0", self.prefix))
+    }
+
     pub(super) fn settings(&self) -> String {
         format!("{}/config", self.prefix)
     }
@@ -60,25 +98,25 @@ impl Keys {
     }
 
     /// What `key` is about; an error says why it is none of ours.
-    pub(super) fn parse(&self, key: &str) -> Result<Key, String> {
+    pub(super) fn parse(&self, key: &str) -> Result<Key, Problem> {
         let rest = key.strip_prefix(&self.prefix).and_then(|rest| rest.strip_prefix('/'));
         match rest.and_then(|rest| rest.split_once('/')) {
             None if rest == Some("config") => Ok(Key::Settings),
             Some(("reservations", subnet)) => parse_subnet(subnet).map(Key::Reservation),
             Some(("subnets", subnet)) => parse_subnet(subnet).map(Key::Subnet),
-            _ => Err("not a key of Culvert; delete it".to_owned()),
+            _ => Err(Problem::NotOurs),
         }
     }
 }
 
-fn parse_subnet(text: &str) -> Result<IpNet, String> {
+fn parse_subnet(text: &str) -> Result<IpNet, Problem> {
     let net = text
         .rsplit_once('-')
         .and_then(|(address, len)| IpNet::new(address.parse().ok()?, len.parse().ok()?).ok());
     match net {
         // One way to write a subnet, so that two keys are two subnets.
         Some(net) if format!("{}-{}", net.trunc().addr(), net.prefix_len()) == text => Ok(net),
-        _ => Err("not a subnet, such as 10.244.1.0-24; delete the key".to_owned()),
+        _ => Err(Problem::NotASubnet),
     }
 }
 
@@ -104,6 +142,12 @@ pub(super) const fn default_len_v6() -> u8 {
 }
 
 impl Settings {
+    /// The value of the key.
+    pub(super) fn encode(&self) -> Vec<u8> {
+        // Numbers and prefixes: nothing that JSON could refuse.
+        serde_json::to_vec(self).unwrap_or_default()
+    }
+
     /// Length of a node's subnet of `network`.
     pub(super) fn len(&self, network: &IpNet) -> u8 {
         match network {
@@ -113,28 +157,26 @@ impl Settings {
     }
 
     /// What is wrong with them.
-    pub(super) fn fault(&self) -> Option<String> {
+    pub(super) fn fault(&self) -> Option<SettingsFault> {
         if self.parameters.cidrs.is_empty() {
-            return Some("cidrs = []: the cluster needs a pod network".to_owned());
+            return Some(SettingsFault::NoNetwork);
         }
-        for (index, network) in self.parameters.cidrs.iter().enumerate() {
-            let len = self.len(network);
-            if network.trunc() != *network {
-                return Some(format!("cidrs: {network} has bits set beyond its length"));
+        for (index, &network) in self.parameters.cidrs.iter().enumerate() {
+            let len = self.len(&network);
+            if network.trunc() != network {
+                return Some(SettingsFault::HostBits { network });
             }
             if self.parameters.cidrs[..index]
                 .iter()
                 .any(|other| other.addr().is_ipv4() == network.addr().is_ipv4())
             {
-                return Some(format!("cidrs: {network} is a second network of the same family"));
+                return Some(SettingsFault::SecondOfFamily { network });
             }
             if len < network.prefix_len() || len > network.max_prefix_len() - 2 {
-                return Some(format!(
-                    "subnet_len = {len}: not the length of a subnet of {network}"
-                ));
+                return Some(SettingsFault::SubnetLen { len, network });
             }
         }
-        (self.parameters.port == 0).then(|| "port = 0: not a port".to_owned())
+        (self.parameters.port == 0).then_some(SettingsFault::Port)
     }
 }
 
@@ -147,6 +189,14 @@ pub(super) struct Claim {
     pub(super) instance: String,
     #[serde(flatten)]
     pub(super) published: Published,
+}
+
+impl Claim {
+    /// The value of the key.
+    pub(super) fn encode(&self) -> Vec<u8> {
+        // Strings, numbers and addresses: nothing that JSON could refuse.
+        serde_json::to_vec(self).unwrap_or_default()
+    }
 }
 
 /// The value of a key in `reservations`.
@@ -208,7 +258,7 @@ mod tests {
             (good.replace("4790", "0"), "not a port"),
         ];
         for (json, part) in cases {
-            assert!(fault(&json).is_some_and(|fault| fault.contains(part)), "{json}");
+            assert!(fault(&json).is_some_and(|fault| fault.to_string().contains(part)), "{json}");
         }
     }
 }

@@ -6,10 +6,10 @@ use std::io;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
-use anyhow::Context as _;
 use culvert_cni::bounded_file;
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
+use thiserror::Error;
 
 use super::database::Database;
 use super::keys::Claim;
@@ -20,7 +20,7 @@ const FILE_NAME: &str = "claim.json";
 
 /// The file, as it is on disk.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub(super) struct Memory {
+pub struct Memory {
     /// Random; tells this machine from another of the same name.
     pub(super) instance: String,
     /// The node's name when it claimed them.
@@ -32,69 +32,82 @@ pub(super) struct Memory {
     /// The database in which all nodes were that this one knew.
     #[serde(default)]
     pub(super) database: Option<Database>,
-    #[serde(skip)]
-    directory: PathBuf,
+}
+
+/// The memory cannot be read or written.
+#[derive(Debug, Error)]
+pub enum MemoryError {
+    #[error("reading {}: {error}", .path.display())]
+    Read { path: PathBuf, error: io::Error },
+    #[error("understanding {}: {error}; if it is damaged, remove it", .path.display())]
+    Understand { path: PathBuf, error: serde_json::Error },
+    #[error("asking the kernel for a random name: {0}")]
+    Random(io::Error),
+    #[error("writing {}: {error}", .path.display())]
+    Write { path: PathBuf, error: io::Error },
 }
 
 impl Memory {
+    /// That of a machine without one.
+    pub fn new(instance: &str, node: &str) -> Self {
+        let (instance, node) = (instance.to_owned(), node.to_owned());
+        Self { instance, node, subnets: Vec::new(), database: None }
+    }
+
+    /// What tells the machine from another of the same name.
+    pub fn instance(&self) -> &str {
+        &self.instance
+    }
+
+    /// What the node claimed.
+    pub fn subnets(&self) -> &[IpNet] {
+        &self.subnets
+    }
+
+    /// What a machine has whose disk is a copy, and whose name is `node`.
+    #[must_use]
+    pub fn renamed(self, node: &str) -> Self {
+        Self { node: node.to_owned(), ..self }
+    }
+
     /// Reads the file under `state_dir`, or makes one for a machine that has none.
-    pub(super) fn open(state_dir: &Path, node: &str) -> anyhow::Result<Self> {
+    pub(super) fn open(state_dir: &Path, node: &str) -> Result<Self, MemoryError> {
         let path = state_dir.join(FILE_NAME);
-        let mut memory = match bounded_file::read(&path, bounded_file::SMALL) {
-            Ok(text) => serde_json::from_slice(&text).with_context(|| {
-                format!("understanding {}; if it is damaged, remove it", path.display())
-            })?,
+        let mut memory: Self = match bounded_file::read(&path, bounded_file::SMALL) {
+            Ok(text) => serde_json::from_slice(&text)
+                .map_err(|error| MemoryError::Understand { path, error })?,
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
                 let instance = fs::read_to_string("/proc/sys/kernel/random/uuid")
-                    .context("asking the kernel for a random name")?;
-                Self {
-                    instance: instance.trim().to_owned(),
-                    node: String::new(),
-                    subnets: Vec::new(),
-                    database: None,
-                    directory: PathBuf::new(),
-                }
+                    .map_err(MemoryError::Random)?;
+                Self::new(instance.trim(), "")
             }
-            Err(error) => return Err(error).with_context(|| format!("reading {}", path.display())),
+            Err(error) => return Err(MemoryError::Read { path, error }),
         };
-        memory.directory = state_dir.to_owned();
         if memory.node != node {
-            memory.node = node.to_owned();
+            memory = memory.renamed(node);
             // Before the first claim: a node that is killed in the middle must know it as its own.
-            memory.write()?;
+            memory.write(state_dir)?;
         }
         Ok(memory)
     }
 
-    /// Remembers what was claimed.
-    pub(super) fn remember(&mut self, subnets: &[IpNet]) -> anyhow::Result<()> {
-        if self.subnets != subnets {
-            self.subnets = subnets.to_vec();
-            self.write()?;
-        }
-        Ok(())
-    }
-
-    /// Remembers the database. What is lost if that fails is patience with one that lost its data.
-    pub(super) fn saw(&mut self, database: Database) {
-        if self.database.replace(database) != Some(database)
-            && let Err(error) = self.write()
-        {
-            tracing::warn!(error = format!("{error:#}"), "the state of etcd is not kept");
-        }
-    }
-
-    /// Whether a claim is this machine's: by its instance, or, where the state directory was lost,
-    /// by name and address together, which no two machines that work have in common.
+    /// Whether a claim is this machine's: two of its instance, its name and its address are the
+    /// claim's. The state directory may be lost, the node renamed, or its address another; but a
+    /// machine with a copy of this one's disk has only the instance in common.
     pub(super) fn owns(&self, claim: &Claim, address: IpAddr) -> bool {
-        claim.instance == self.instance
-            || (claim.node == self.node && claim.published.address == address)
+        let same = [
+            claim.instance == self.instance,
+            claim.node == self.node,
+            claim.published.address == address,
+        ];
+        same.into_iter().filter(|same| *same).count() >= 2
     }
 
-    fn write(&self) -> anyhow::Result<()> {
-        let text = serde_json::to_vec_pretty(self).context("describing the claim")?;
-        write(&self.directory, FILE_NAME, &text)
-            .with_context(|| format!("writing {}", self.directory.join(FILE_NAME).display()))
+    /// Writes the file under `state_dir`.
+    pub(super) fn write(&self, state_dir: &Path) -> Result<(), MemoryError> {
+        let failed = |error| MemoryError::Write { path: state_dir.join(FILE_NAME), error };
+        let text = serde_json::to_vec_pretty(self).map_err(|error| failed(error.into()))?;
+        write(state_dir, FILE_NAME, &text).map_err(failed)
     }
 }
 
@@ -106,8 +119,8 @@ mod tests {
     fn a_node_is_the_same_after_a_restart_and_another_on_another_disk() {
         let (one, two) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
         let mut memory = Memory::open(one.path(), "node1").unwrap();
-        let subnets = vec!["10.244.1.0/24".parse().unwrap()];
-        memory.remember(&subnets).unwrap();
+        memory.subnets = vec!["10.244.1.0/24".parse().unwrap()];
+        memory.write(one.path()).unwrap();
         assert_eq!(Memory::open(one.path(), "node1").unwrap(), memory);
         let other = Memory::open(two.path(), "node1").unwrap();
         assert_ne!(other.instance, memory.instance);

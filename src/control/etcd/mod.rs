@@ -1,54 +1,198 @@
 //! The subnet table in etcd: every node claims its part, and follows the others'.
 //!
-//! Owns the connection, the lease and the claim of this node, and tells the daemon what the other
-//! nodes' claims say. Never takes anything away from the daemon because etcd is away. Any failure
-//! ends a session; the next one, with another member, reads everything anew, so that there is one way
-//! from etcd to the table and no state to repair. Runs on the control runtime; while the daemon is
-//! slow the watch waits, and one that is left behind (a compaction) is a failure like any other.
+//! `claims` decides, and is pure: `tests/claims` runs many nodes of it against a store in memory. The
+//! driver here does what it asks, on the control runtime: the connection, and, on threads of their
+//! own, the disk. It never takes anything away from the daemon because etcd is away. While the daemon
+//! is slow the watch waits, and one that is left behind (a compaction) is a failure like any other.
 
 mod address;
+mod agreement;
 mod choose;
-mod claim;
+mod claims;
 mod client;
 mod database;
+mod failure;
 mod keys;
 mod memory;
+mod peers;
+mod plan;
+mod protocol;
 mod rpc;
-mod session;
 mod store;
 
-use session::{Ended, Follower};
+pub use address::NoAddress;
+pub use claims::{Claims, Identity};
+pub use client::CallError;
+pub use database::Database;
+pub use failure::{Disagreement, Failure, Refusal, Taker};
+pub use keys::{Problem, SettingsFault};
+pub use memory::{Memory, MemoryError};
+pub use protocol::{Change, Compare, Ended, Event, Found, KeyValue, Request, Transaction, Watched};
 
-use super::source::{Backoff, Link, Update};
+use std::path::PathBuf;
+
+use tonic::Streaming;
+
+use self::address::own_address;
+use self::client::{Client, refused};
+use self::rpc::WatchResponse;
+use super::source::{
+    Backoff, Candidate, Link, Parameters, Saved, Update, Wishes, describe, held_addresses,
+};
 use crate::config::{Config, Etcd};
+use crate::platform::clock;
 
 /// Follows etcd for ever.
-pub(super) async fn follow(etcd: Etcd, config: Config, link: Link) {
+pub(super) async fn follow(etcd: Etcd, config: Config, mut link: Link) {
     let mut backoff = Backoff::new();
-    let mut follower = loop {
-        match Follower::open(&etcd, &config) {
-            Ok(follower) => break follower,
-            Err(error) => link.say(Update::Lost(format!("{error:#}"))).await,
+    let claims = loop {
+        match open(&etcd, &config).await {
+            Ok(claims) => break claims,
+            Err(error) => link.say(Update::Lost(error.to_string())).await,
         }
         tokio::time::sleep(backoff.wait()).await;
     };
-    follower.run(link, backoff).await;
+    let mut driver = Driver { state_dir: config.node.state_dir.clone(), etcd, config, claims };
+    for attempt in 0.. {
+        // Each member in its turn.
+        let url = driver.etcd.endpoints[attempt % driver.etcd.endpoints.len()].clone();
+        match driver.session(&url, &mut link, &mut backoff).await {
+            Ok(Ended::Asked) => continue,
+            Ok(Ended::Raced) => {}
+            Ok(Ended::Failed(error)) | Err(error) => {
+                link.say(Update::Lost(error.to_string())).await;
+            }
+        }
+        tokio::select! {
+            () = tokio::time::sleep(backoff.wait()) => {}
+            // Whoever asks for a reading has reason to believe that it works now.
+            changed = link.wishes.changed() => if changed.is_err() { return },
+        }
+    }
 }
 
-impl Follower {
-    async fn run(&mut self, mut link: Link, mut backoff: Backoff) {
-        for attempt in 0.. {
-            let url = self.endpoint(attempt);
-            match self.session(&url, &mut link, &mut backoff).await {
-                Ok(Ended::Asked) => continue,
-                Ok(Ended::Raced) => {}
-                Err(error) => link.say(Update::Lost(format!("{error:#}"))).await,
+/// What this node remembers, and what its configuration says of it.
+async fn open(etcd: &Etcd, config: &Config) -> Result<Claims, Failure> {
+    let identity = Identity {
+        prefix: etcd.prefix.clone(),
+        lease: etcd.lease,
+        parameters: Parameters::configured(config),
+    };
+    let (node, source) = (config.node.clone(), describe(&config.table));
+    let read = tokio::task::spawn_blocking(move || {
+        let memory = Memory::open(&node.state_dir, &node.name)?;
+        // The other nodes that an earlier daemon knew, by the copy that it left.
+        let saved = Saved::read(&node.state_dir, &node.name, &source).ok().flatten();
+        Ok((
+            memory,
+            saved.map(|saved| saved.proposal().nodes().cloned().collect()).unwrap_or_default(),
+        ))
+    });
+    let (memory, known): (Memory, Vec<Candidate>) =
+        read.await.map_err(CallError::from)?.map_err(|error: MemoryError| error)?;
+    Ok(Claims::new(identity, memory, known))
+}
+
+/// Does what the machine asks.
+struct Driver {
+    etcd: Etcd,
+    config: Config,
+    state_dir: PathBuf,
+    claims: Claims,
+}
+
+impl Driver {
+    /// Connects, and does what the machine asks until the session ends.
+    async fn session(
+        &mut self,
+        url: &str,
+        link: &mut Link,
+        backoff: &mut Backoff,
+    ) -> Result<Ended, Failure> {
+        let mut wishes = link.wishes.borrow_and_update().clone();
+        let mut client = Client::connect(url, &self.etcd).await?;
+        let address = own_address(&self.config, self.claims.address(), url).await?;
+        self.claims.begin(address);
+        let mut watch = None;
+        loop {
+            let request = self.claims.request(clock::now());
+            while let Some(update) = self.claims.update() {
+                link.say(update).await;
             }
-            tokio::select! {
-                () = tokio::time::sleep(backoff.wait()) => {}
-                // Whoever asks for a reading has reason to believe that it works now.
-                changed = link.wishes.changed() => if changed.is_err() { return },
+            let claims = &mut self.claims;
+            match request {
+                Request::Read { first, end } => {
+                    let found = client.range(&first, &end).await?;
+                    claims.read(clock::now(), &found);
+                }
+                Request::Keys(keys) => {
+                    let mut found = Vec::with_capacity(keys.len());
+                    for key in keys {
+                        found.push(client.read(&key).await?);
+                    }
+                    claims.keys(found);
+                }
+                Request::Grant(ttl) => claims.granted(client.grant(ttl).await?),
+                Request::KeepAlive(lease) => claims.kept(client.keep_alive(lease).await?),
+                Request::Transact(transaction) => {
+                    claims.transacted(client.transact(transaction).await?);
+                }
+                Request::Heard => {
+                    link.heard().await;
+                    let ready = link.wishes.borrow().ready;
+                    wishes.ready = ready;
+                    claims.heard(ready);
+                }
+                Request::Pods(subnets) => {
+                    claims.pods(held_addresses(self.state_dir.clone(), subnets).await);
+                }
+                Request::Remember(memory) => {
+                    let state_dir = self.state_dir.clone();
+                    let write = move || memory.write(&state_dir);
+                    let written = tokio::task::spawn_blocking(write).await;
+                    claims.remembered(written.map_err(CallError::from)?);
+                }
+                Request::Watch { first, end, revision } => {
+                    watch = Some(client.watch(&first, &end, revision).await?);
+                    backoff.reset();
+                    claims.watching(clock::now());
+                }
+                Request::Wait(until) => tokio::select! {
+                    watched = next(&mut watch, url) => claims.watched(&watched?.into()),
+                    () = tokio::time::sleep_until(until.into()) => {}
+                    changed = link.wishes.changed() => {
+                        // The daemon is gone, which the caller sees too.
+                        if changed.is_err() { return Ok(Ended::Raced) }
+                        let now = link.wishes.borrow_and_update().clone();
+                        self.wish(std::mem::replace(&mut wishes, now.clone()), now, url).await?;
+                    }
+                },
+                Request::End(ended) => return Ok(ended),
             }
         }
     }
+
+    /// Takes what the daemon has to say.
+    async fn wish(&mut self, before: Wishes, now: Wishes, url: &str) -> Result<(), Failure> {
+        if before.moves != now.moves {
+            self.claims.moved(own_address(&self.config, self.claims.address(), url).await?);
+        }
+        if before.ready != now.ready {
+            self.claims.ready(now.ready);
+        }
+        if before.reloads != now.reloads {
+            self.claims.reload();
+        }
+        Ok(())
+    }
+}
+
+/// What the watch tells next.
+async fn next(
+    watch: &mut Option<Streaming<WatchResponse>>,
+    url: &str,
+) -> Result<WatchResponse, CallError> {
+    let ended = || CallError::WatchEnded { url: url.to_owned() };
+    let response = watch.as_mut().ok_or_else(ended)?.message().await;
+    response.map_err(|status| refused("watching", status))?.ok_or_else(ended)
 }

@@ -6,6 +6,8 @@
 
 use prost::{Enumeration, Message, Oneof};
 
+use super::protocol::{self, Change, Watched};
+
 #[derive(Clone, PartialEq, Eq, Message)]
 pub(super) struct ResponseHeader {
     #[prost(uint64, tag = "1")]
@@ -14,18 +16,24 @@ pub(super) struct ResponseHeader {
     pub(super) revision: i64,
 }
 
+/// A key, with its value and when it came.
 #[derive(Clone, PartialEq, Eq, Message)]
-pub(super) struct KeyValue {
+pub struct KeyValue {
+    /// The key.
     #[prost(bytes = "vec", tag = "1")]
-    pub(super) key: Vec<u8>,
+    pub key: Vec<u8>,
+    /// The revision at which it was written first.
     #[prost(int64, tag = "2")]
-    pub(super) create_revision: i64,
+    pub create_revision: i64,
+    /// The revision at which it was written last.
     #[prost(int64, tag = "3")]
-    pub(super) mod_revision: i64,
+    pub mod_revision: i64,
+    /// Its value.
     #[prost(bytes = "vec", tag = "5")]
-    pub(super) value: Vec<u8>,
+    pub value: Vec<u8>,
+    /// Id of the lease that it lives with; 0 if none.
     #[prost(int64, tag = "6")]
-    pub(super) lease: i64,
+    pub lease: i64,
 }
 
 #[derive(Clone, PartialEq, Eq, Message)]
@@ -84,6 +92,7 @@ pub(super) enum Op {
 #[repr(i32)]
 pub(super) enum CompareResult {
     Equal = 0,
+    Less = 2,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Enumeration)]
@@ -91,6 +100,7 @@ pub(super) enum CompareResult {
 pub(super) enum CompareTarget {
     Version = 0,
     Mod = 2,
+    Value = 3,
 }
 
 #[derive(Clone, PartialEq, Eq, Message)]
@@ -101,32 +111,82 @@ pub(super) struct Compare {
     target: i32,
     #[prost(bytes = "vec", tag = "3")]
     key: Vec<u8>,
-    #[prost(oneof = "Union", tags = "4, 6")]
+    #[prost(oneof = "Union", tags = "4, 6, 7")]
     union: Option<Union>,
+    /// With it, all keys from `key` to before this one must compare.
+    #[prost(bytes = "vec", tag = "64")]
+    range_end: Vec<u8>,
 }
 
-#[derive(Clone, Copy, PartialEq, Eq, Oneof)]
+#[derive(Clone, PartialEq, Eq, Oneof)]
 enum Union {
     #[prost(int64, tag = "4")]
     Version(i64),
     #[prost(int64, tag = "6")]
     ModRevision(i64),
+    #[prost(bytes, tag = "7")]
+    Value(Vec<u8>),
 }
 
-impl Compare {
-    /// That the key is as it was at `revision`, or, with `None`, that there is no such key.
-    pub(super) fn unchanged(key: String, revision: Option<i64>) -> Self {
-        let (target, union) = match revision {
+impl From<protocol::Compare> for Compare {
+    fn from(compare: protocol::Compare) -> Self {
+        use CompareResult::{Equal, Less};
+        let (key, result, target, union, end) = match compare {
             // Versions count from 1; a key that does not exist has 0.
-            None => (CompareTarget::Version, Union::Version(0)),
-            Some(revision) => (CompareTarget::Mod, Union::ModRevision(revision)),
+            protocol::Compare::Absent(key) => {
+                (key, Equal, CompareTarget::Version, Union::Version(0), String::new())
+            }
+            protocol::Compare::Value(key, value) => {
+                (key, Equal, CompareTarget::Value, Union::Value(value), String::new())
+            }
+            protocol::Compare::Written(key, revision) => {
+                (key, Equal, CompareTarget::Mod, Union::ModRevision(revision), String::new())
+            }
+            protocol::Compare::NotWrittenSince { first, end, revision } => {
+                (first, Less, CompareTarget::Mod, Union::ModRevision(revision + 1), end)
+            }
         };
         Self {
-            result: CompareResult::Equal.into(),
+            result: result.into(),
             target: target.into(),
             key: key.into_bytes(),
             union: Some(union),
+            range_end: end.into_bytes(),
         }
+    }
+}
+
+impl From<Change> for RequestOp {
+    fn from(change: Change) -> Self {
+        let op = match change {
+            Change::Put { key, value, lease } => {
+                Op::Put(PutRequest { key: key.into_bytes(), value, lease })
+            }
+            Change::Delete(key) => Op::Delete(DeleteRangeRequest { key: key.into_bytes() }),
+        };
+        Self { op: Some(op) }
+    }
+}
+
+impl From<WatchResponse> for Watched {
+    fn from(response: WatchResponse) -> Self {
+        if response.compact_revision > 0 {
+            return Self::Compacted;
+        }
+        if response.canceled {
+            return Self::Canceled(response.cancel_reason);
+        }
+        let revision = response.header.map_or(0, |header| header.revision);
+        let events = response.events.into_iter().filter_map(|event| {
+            let deleted = event.r#type == i32::from(EventType::Delete);
+            let kv = event.kv?;
+            Some(if deleted {
+                protocol::Event::Delete { key: kv.key, revision: kv.mod_revision }
+            } else {
+                protocol::Event::Put(kv)
+            })
+        });
+        Self::Events { revision, events: events.collect() }
     }
 }
 
@@ -243,13 +303,17 @@ mod tests {
         };
         assert_eq!(range.encode_to_vec(), b"\x0a\x01a\x12\x01b\x18\x05");
         // A field that is zero is not sent; that the union has a member is.
-        let absent = Compare::unchanged("k".into(), None);
+        let absent = Compare::from(protocol::Compare::Absent("k".into()));
         assert_eq!(absent.encode_to_vec(), b"\x1a\x01k\x20\x00");
-        let same = Compare::unchanged("k".into(), Some(7));
+        let same = Compare::from(protocol::Compare::Written("k".into(), 7));
         assert_eq!(same.encode_to_vec(), b"\x10\x02\x1a\x01k\x30\x07");
-        let put = Op::Put(PutRequest { key: b"k".to_vec(), value: b"v".to_vec(), lease: 3 });
-        let transaction =
-            TxnRequest { compare: vec![absent], success: vec![RequestOp { op: Some(put) }] };
+        let value = Compare::from(protocol::Compare::Value("k".into(), b"v".to_vec()));
+        assert_eq!(value.encode_to_vec(), b"\x10\x03\x1a\x01k\x3a\x01v");
+        let (first, end) = ("k".to_owned(), "l".to_owned());
+        let range = Compare::from(protocol::Compare::NotWrittenSince { first, end, revision: 7 });
+        assert_eq!(range.encode_to_vec(), b"\x08\x02\x10\x02\x1a\x01k\x30\x08\x82\x04\x01l");
+        let put = RequestOp::from(Change::Put { key: "k".into(), value: b"v".to_vec(), lease: 3 });
+        let transaction = TxnRequest { compare: vec![absent], success: vec![put] };
         assert_eq!(
             transaction.encode_to_vec(),
             b"\x0a\x05\x1a\x01k\x20\x00\x12\x0a\x12\x08\x0a\x01k\x12\x01v\x18\x03"
@@ -269,5 +333,11 @@ mod tests {
         assert_eq!(response.events.len(), 1);
         assert_eq!(response.events[0].r#type, i32::from(EventType::Delete));
         assert_eq!(response.events[0].kv.as_ref().unwrap().mod_revision, 4);
+        let gone = protocol::Event::Delete { key: b"k".to_vec(), revision: 4 };
+        assert_eq!(Watched::from(response), Watched::Events { revision: 0, events: vec![gone] });
+        let ended = WatchResponse { canceled: true, ..WatchResponse::default() };
+        assert_eq!(Watched::from(ended.clone()), Watched::Canceled(String::new()));
+        let compacted = WatchResponse { compact_revision: 7, ..ended };
+        assert_eq!(Watched::from(compacted), Watched::Compacted);
     }
 }

@@ -9,35 +9,53 @@ use ipnet::IpNet;
 use serde::de::DeserializeOwned;
 
 use super::choose::Occupied;
-use super::keys::{Claim, Key, Keys, Reservation, Settings};
-use super::rpc::KeyValue;
+use super::keys::{Claim, Key, Keys, Problem, Reservation, Settings};
+use super::protocol::{Event, KeyValue};
 use crate::control::source::{Candidate, Update};
 
 /// A claim, and when it came.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Held {
     pub(super) claim: Claim,
+    /// The value, where it is not written as this node would write it.
+    text: Option<Vec<u8>>,
     pub(super) created: i64,
     pub(super) modified: i64,
     pub(super) lease: i64,
+}
+
+impl Held {
+    fn new(kv: &KeyValue) -> Result<Self, Problem> {
+        let claim: Claim = value(kv)?;
+        let text = (claim.encode() != kv.value).then(|| kv.value.clone());
+        let (created, modified, lease) = (kv.create_revision, kv.mod_revision, kv.lease);
+        Ok(Self { claim, text, created, modified, lease })
+    }
+
+    /// The value of the key.
+    pub(super) fn value(&self) -> Vec<u8> {
+        self.text.clone().unwrap_or_else(|| self.claim.encode())
+    }
 }
 
 /// The content of the followed keys.
 #[derive(Clone, Debug)]
 pub(super) struct Store {
     keys: Keys,
-    /// With the revision at which they were written.
-    pub(super) settings: Option<(Settings, i64)>,
+    /// With the key as it stands in etcd.
+    pub(super) settings: Option<(Settings, KeyValue)>,
     pub(super) claims: BTreeMap<IpNet, Held>,
     pub(super) reservations: BTreeMap<IpNet, Option<String>>,
     by_node: BTreeMap<String, BTreeSet<IpNet>>,
-    pub(super) foreign: BTreeMap<String, String>,
+    pub(super) foreign: BTreeMap<String, Problem>,
+    /// Everything up to this revision is known.
+    pub(super) revision: i64,
     /// The cluster's port, which nodes are checked against.
     port: u16,
 }
 
 impl Store {
-    pub(super) fn load(keys: Keys, found: &[KeyValue]) -> Self {
+    pub(super) fn load(keys: Keys, revision: i64, found: &[KeyValue]) -> Self {
         let mut store = Self {
             keys,
             settings: None,
@@ -45,6 +63,7 @@ impl Store {
             reservations: BTreeMap::new(),
             by_node: BTreeMap::new(),
             foreign: BTreeMap::new(),
+            revision,
             port: 0,
         };
         for key in found {
@@ -58,8 +77,19 @@ impl Store {
         self.port = port;
     }
 
+    /// Takes a change; says which nodes that concerns.
+    pub(super) fn take(&mut self, event: &Event) -> BTreeSet<String> {
+        let (Event::Put(KeyValue { mod_revision: revision, .. }) | Event::Delete { revision, .. }) =
+            event;
+        self.revision = self.revision.max(*revision);
+        match event {
+            Event::Put(kv) => self.put(kv),
+            Event::Delete { key, .. } => self.delete(key),
+        }
+    }
+
     /// Takes a key as it is now; says which nodes that concerns.
-    pub(super) fn put(&mut self, kv: &KeyValue) -> BTreeSet<String> {
+    fn put(&mut self, kv: &KeyValue) -> BTreeSet<String> {
         let name = String::from_utf8_lossy(&kv.key).into_owned();
         let mut concerned = BTreeSet::new();
         self.foreign.remove(&name);
@@ -67,8 +97,8 @@ impl Store {
             Key::Settings => {
                 let settings: Settings = value(kv)?;
                 match settings.fault() {
-                    Some(fault) => return Err(fault),
-                    None => self.settings = Some((settings, kv.mod_revision)),
+                    Some(fault) => return Err(fault.into()),
+                    None => self.settings = Some((settings, kv.clone())),
                 }
                 Ok(())
             }
@@ -80,15 +110,10 @@ impl Store {
             }
             Key::Subnet(subnet) => {
                 concerned.extend(self.forget(&subnet));
-                let claim: Claim = value(kv)?;
-                concerned.insert(claim.node.clone());
-                self.by_node.entry(claim.node.clone()).or_default().insert(subnet);
-                let held = Held {
-                    claim,
-                    created: kv.create_revision,
-                    modified: kv.mod_revision,
-                    lease: kv.lease,
-                };
+                let held = Held::new(kv)?;
+                let node = &held.claim.node;
+                concerned.insert(node.clone());
+                self.by_node.entry(node.clone()).or_default().insert(subnet);
                 self.claims.insert(subnet, held);
                 Ok(())
             }
@@ -100,7 +125,7 @@ impl Store {
     }
 
     /// Takes note that a key is gone; says which nodes that concerns.
-    pub(super) fn delete(&mut self, key: &[u8]) -> BTreeSet<String> {
+    fn delete(&mut self, key: &[u8]) -> BTreeSet<String> {
         let name = String::from_utf8_lossy(key).into_owned();
         self.foreign.remove(&name);
         match self.keys.parse(&name) {
@@ -123,13 +148,18 @@ impl Store {
         Some(node)
     }
 
+    /// The revision at which the settings were written last.
+    pub(super) fn settings_revision(&self) -> Option<i64> {
+        self.settings.as_ref().map(|(_, kv)| kv.mod_revision)
+    }
+
     /// Every node that has a claim.
     pub(super) fn names(&self) -> impl Iterator<Item = &String> {
         self.by_node.keys()
     }
 
     /// The node `name` as its claims tell it; none if it has none, an error if they make no sense.
-    pub(super) fn candidate(&self, name: &str) -> Option<Result<Candidate, (String, String)>> {
+    pub(super) fn candidate(&self, name: &str) -> Option<Result<Candidate, (String, Problem)>> {
         let subnets = self.by_node.get(name)?;
         let held: Vec<(&IpNet, &Held)> =
             subnets.iter().filter_map(|subnet| self.claims.get_key_value(subnet)).collect();
@@ -140,7 +170,7 @@ impl Store {
             newest.claim.published.entry(name, subnets.iter().copied().collect(), self.port);
         Some(match entry {
             Ok(entry) => Ok(Candidate { since: since.unsigned_abs(), entry: entry.into() }),
-            Err(problem) => Err((self.keys.subnet(subnet), problem)),
+            Err(problem) => Err((self.keys.subnet(subnet), Problem::Entry(problem))),
         })
     }
 
@@ -155,13 +185,14 @@ impl Store {
     /// Everything that cannot be understood.
     pub(super) fn problems(&self) -> BTreeMap<String, String> {
         let of_nodes = self.names().filter_map(|name| self.candidate(name)?.err());
-        self.foreign.clone().into_iter().chain(of_nodes).collect()
+        let all = self.foreign.clone().into_iter().chain(of_nodes);
+        all.map(|(key, problem)| (key, problem.to_string())).collect()
     }
 
     /// What is wrong with `key` itself.
     pub(super) fn problem(&self, key: &[u8]) -> (String, Option<String>) {
         let key = String::from_utf8_lossy(key).into_owned();
-        let problem = self.foreign.get(&key).cloned();
+        let problem = self.foreign.get(&key).map(Problem::to_string);
         (key, problem)
     }
 
@@ -184,9 +215,8 @@ impl Store {
     }
 }
 
-fn value<T: DeserializeOwned>(kv: &KeyValue) -> Result<T, String> {
-    serde_json::from_slice(&kv.value)
-        .map_err(|error| format!("not what belongs there ({error}); correct or delete it"))
+pub(super) fn value<T: DeserializeOwned>(kv: &KeyValue) -> Result<T, Problem> {
+    serde_json::from_slice(&kv.value).map_err(|error| Problem::Value(error.to_string()))
 }
 
 #[cfg(test)]
@@ -208,7 +238,7 @@ mod tests {
     }
 
     fn store(found: &[KeyValue]) -> Store {
-        let mut store = Store::load(Keys::new("/c"), found);
+        let mut store = Store::load(Keys::new("/c"), 0, found);
         store.set_port(4790);
         store
     }

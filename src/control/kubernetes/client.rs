@@ -1,23 +1,26 @@
 //! Calls to the API server, each with a limit on its time.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use anyhow::{Context as _, anyhow, ensure};
 use culvert_cni::bounded_file;
 use futures_util::StreamExt as _;
 use futures_util::stream::{self, BoxStream};
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::TokioExecutor;
 use kube::Client;
-use kube::api::{ListParams, Patch, PatchParams, Request, WatchEvent, WatchParams};
+use kube::api::{ListParams, PatchParams, Request, WatchEvent, WatchParams};
 use kube::client::{ClientBuilder, ConfigExt as _};
-use kube::config::{KubeConfigOptions, Kubeconfig};
+use kube::config::{KubeConfigOptions, Kubeconfig, KubeconfigError};
 use serde::Deserialize;
 use serde_json::Value;
+use thiserror::Error;
+use tokio::task::JoinError;
 use tower::{BoxError, ServiceBuilder};
 
+use super::follower::{Patch, Watched};
 use super::node::Node;
+use super::publish::TIMES;
 
 /// How long connecting and one call may take; a page of a large cluster comes in well under that.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -44,6 +47,49 @@ const UNACKNOWLEDGED: Duration = Duration::from_secs(20);
 /// Who writes, in the API server's book of who wrote which field.
 const WRITER: &str = "culvert";
 
+/// HTTP's word for a version that the server does not have any more.
+const GONE: u16 = 410;
+
+/// HTTP's word for a change that was made from an older version.
+pub(super) const CONFLICT: u16 = 409;
+
+/// A call that failed.
+#[derive(Debug, Error)]
+pub enum CallError {
+    #[error("reading kubernetes.kubeconfig {}: {error}", .path.display())]
+    Kubeconfig { path: PathBuf, error: KubeconfigError },
+    #[error(
+        "finding the API server: {0}; run as a pod with a service account, or set \
+         kubernetes.kubeconfig"
+    )]
+    InCluster(kube::config::InClusterError),
+    #[error("a proxy (proxy-url, HTTPS_PROXY) is not supported")]
+    Proxy,
+    #[error("reading files: {0}")]
+    Stopped(#[from] JoinError),
+    #[error("{what}: {}", causes(.error))]
+    Api { what: &'static str, error: Box<kube::Error> },
+    #[error("{what}: {error}")]
+    Request { what: &'static str, error: kube::core::request::Error },
+    #[error("{what}: no answer in {PATIENCE:?}")]
+    Late { what: &'static str },
+    #[error("the watch neither tells nor ends")]
+    Silent,
+    #[error("the API server sent a node without a version")]
+    NoVersion,
+}
+
+/// The library's own words say only that something failed; what did is among the causes.
+fn causes(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        text = format!("{text}: {error}");
+        cause = error.source();
+    }
+    text
+}
+
 /// The API server.
 pub(super) struct Api {
     client: Client,
@@ -68,32 +114,36 @@ struct PageMeta {
 
 impl Api {
     /// Connects as `kubeconfig` says, or as a pod is told by its surroundings.
-    pub(super) async fn connect(kubeconfig: Option<&Path>) -> anyhow::Result<Self> {
-        let config = match kubeconfig {
+    pub(super) async fn connect(kubeconfig: Option<&Path>) -> Result<Self, CallError> {
+        let config = match kubeconfig.map(Path::to_owned) {
             Some(path) => {
-                let reading = || format!("reading kubernetes.kubeconfig {}", path.display());
-                // The library would wait for a FIFO and read a device without end.
-                bounded_file::read(path, bounded_file::SMALL).with_context(reading)?;
-                let file = Kubeconfig::read_from(path).with_context(reading)?;
+                let failed = |error| CallError::Kubeconfig { path: path.clone(), error };
+                let reading = path.clone();
+                let read = tokio::task::spawn_blocking(move || {
+                    // The library would wait for a FIFO and read a device without end.
+                    bounded_file::read(&reading, bounded_file::SMALL)
+                        .map_err(|error| KubeconfigError::ReadConfig(error, reading.clone()))?;
+                    Kubeconfig::read_from(&reading)
+                });
+                let file = read.await?.map_err(failed)?;
                 kube::Config::from_custom_kubeconfig(file, &KubeConfigOptions::default())
                     .await
-                    .with_context(|| format!("following {}", path.display()))?
+                    .map_err(failed)?
             }
-            None => kube::Config::incluster().context(
-                "finding the API server; run as a pod with a service account, or set \
-                 kubernetes.kubeconfig",
-            )?,
+            None => tokio::task::spawn_blocking(kube::Config::incluster)
+                .await?
+                .map_err(CallError::InCluster)?,
         };
-        let client = client(&config).context("setting up the connection")?;
+        let client = client(&config)?;
         Ok(Self { client, nodes: Request::new("/api/v1/nodes") })
     }
 
     /// Every node as it is now, and the version of that.
-    pub(super) async fn list(&self) -> anyhow::Result<(Vec<Node>, String)> {
+    pub(super) async fn list(&self) -> Result<(Vec<Node>, String), CallError> {
         let mut nodes = Vec::new();
         let mut params = ListParams::default().limit(PAGE);
         loop {
-            let page: Page = self.call(self.nodes.list(&params)?).await.context("listing nodes")?;
+            let page: Page = self.call("listing nodes", self.nodes.list(&params)).await?;
             nodes.extend(page.items.into_iter().map(Node::slim));
             match page.metadata.r#continue.filter(|token| !token.is_empty()) {
                 Some(token) => params = ListParams::default().limit(PAGE).continue_token(&token),
@@ -106,51 +156,90 @@ impl Api {
     pub(super) async fn watch(
         &self,
         version: &str,
-    ) -> anyhow::Result<BoxStream<'static, anyhow::Result<WatchEvent<Node>>>> {
+    ) -> Result<BoxStream<'static, Result<Watched, CallError>>, CallError> {
+        const WHAT: &str = "watching nodes";
         let seconds = u32::try_from(WATCH.as_secs()).unwrap_or(u32::MAX);
-        let request = self.nodes.watch(&WatchParams::default().timeout(seconds), version)?;
+        let request = self.nodes.watch(&WatchParams::default().timeout(seconds), version);
+        let request = request.map_err(|error| CallError::Request { what: WHAT, error })?;
         let events = self.client.request_events::<Node>(request);
-        let events = tokio::time::timeout(PATIENCE, events).await.map_err(|_| late())?;
-        let events = events.context("watching nodes")?;
+        let events = tokio::time::timeout(PATIENCE, events).await;
+        let events = match events.map_err(|_| CallError::Late { what: WHAT })? {
+            Err(kube::Error::Api(status)) if status.code == GONE => {
+                return Ok(stream::iter([Ok(Watched::Gone)]).boxed());
+            }
+            events => events.map_err(|error| refused(WHAT, error))?,
+        };
         let told = stream::unfold(events.boxed(), |mut events| async {
             let event = match tokio::time::timeout(WATCH + GRACE, events.next()).await {
-                Ok(event) => event?.context("watching nodes"),
-                Err(_) => Err(anyhow!("the watch neither tells nor ends")),
+                Ok(event) => event?.map_err(|error| refused(WHAT, error)).and_then(watched),
+                Err(_) => Err(CallError::Silent),
             };
             Some((event, events))
         });
         Ok(told.boxed())
     }
 
-    /// Changes the node `name` by a merge patch.
-    pub(super) async fn patch(&self, name: &str, patch: &Value) -> anyhow::Result<()> {
+    /// Changes the node `name`, at `now` (RFC 3339).
+    pub(super) async fn patch(&self, name: &str, patch: Patch, now: &str) -> Result<(), CallError> {
+        const WHAT: &str = "changing this node";
         let params = PatchParams { field_manager: Some(WRITER.to_owned()), ..Default::default() };
-        let request = self.nodes.patch(name, &params, &Patch::Merge(patch))?;
-        self.call::<Value>(request).await.map(drop)
-    }
-
-    /// Changes the status of the node `name` by a strategic merge patch, which knows conditions apart
-    /// by their type.
-    pub(super) async fn patch_status(&self, name: &str, patch: &Value) -> anyhow::Result<()> {
-        let params = PatchParams { field_manager: Some(WRITER.to_owned()), ..Default::default() };
-        let request =
-            self.nodes.patch_subresource("status", name, &params, &Patch::Strategic(patch))?;
-        self.call::<Value>(request).await.map(drop)
+        let request = match patch {
+            Patch::Object(patch) => {
+                self.nodes.patch(name, &params, &kube::api::Patch::Merge(patch))
+            }
+            Patch::Status(mut patch) => {
+                let conditions = patch["status"]["conditions"].as_array_mut();
+                for condition in conditions.into_iter().flatten() {
+                    TIMES.iter().for_each(|time| condition[*time] = now.into());
+                }
+                // Such a patch knows conditions apart by their type.
+                let patch = kube::api::Patch::Strategic(patch);
+                self.nodes.patch_subresource("status", name, &params, &patch)
+            }
+        };
+        self.call::<Value>(WHAT, request).await.map(drop)
     }
 
     async fn call<T: serde::de::DeserializeOwned>(
         &self,
-        request: http::Request<Vec<u8>>,
-    ) -> anyhow::Result<T> {
+        what: &'static str,
+        request: Result<http::Request<Vec<u8>>, kube::core::request::Error>,
+    ) -> Result<T, CallError> {
+        let request = request.map_err(|error| CallError::Request { what, error })?;
         let answer = tokio::time::timeout(PATIENCE, self.client.request(request)).await;
-        Ok(answer.map_err(|_| late())??)
+        let answer = answer.map_err(|_| CallError::Late { what })?;
+        answer.map_err(|error| refused(what, error))
     }
+}
+
+/// What an event of the server's tells.
+fn watched(event: WatchEvent<Node>) -> Result<Watched, CallError> {
+    let has_version = |node: &Node| !node.metadata.resource_version.is_empty();
+    match event {
+        WatchEvent::Added(node) | WatchEvent::Modified(node) if has_version(&node) => {
+            Ok(Watched::Put(node.slim()))
+        }
+        WatchEvent::Deleted(node) if has_version(&node) => Ok(Watched::Deleted(node.slim())),
+        WatchEvent::Added(_) | WatchEvent::Modified(_) | WatchEvent::Deleted(_) => {
+            Err(CallError::NoVersion)
+        }
+        WatchEvent::Bookmark(bookmark) => Ok(Watched::Bookmark(bookmark.metadata.resource_version)),
+        WatchEvent::Error(status) if status.code == GONE => Ok(Watched::Gone),
+        WatchEvent::Error(status) => Err(refused("watching nodes", kube::Error::Api(status))),
+    }
+}
+
+fn refused(what: &'static str, error: kube::Error) -> CallError {
+    CallError::Api { what, error: error.into() }
 }
 
 /// A client that looks after its connections itself. It tries nothing again: a refusal is for us to
 /// see, who say so, wait as long as asked, and start over.
-fn client(config: &kube::Config) -> anyhow::Result<Client> {
-    ensure!(config.proxy_url.is_none(), "a proxy (proxy-url, HTTPS_PROXY) is not supported");
+fn client(config: &kube::Config) -> Result<Client, CallError> {
+    if config.proxy_url.is_some() {
+        return Err(CallError::Proxy);
+    }
+    let failed = |error| refused("setting up the connection", error);
     let mut tcp = HttpConnector::new();
     tcp.enforce_http(false);
     tcp.set_nodelay(true);
@@ -159,36 +248,42 @@ fn client(config: &kube::Config) -> anyhow::Result<Client> {
     tcp.set_keepalive_interval(Some(PROBE_EVERY));
     tcp.set_keepalive_retries(Some(PROBES));
     tcp.set_tcp_user_timeout(Some(UNACKNOWLEDGED));
-    let connector = config.rustls_https_connector_with_connector(tcp)?;
+    let connector = config.rustls_https_connector_with_connector(tcp).map_err(failed)?;
     let http = hyper_util::client::legacy::Client::builder(TokioExecutor::new()).build(connector);
     let service = ServiceBuilder::new()
         .layer(config.base_uri_layer())
-        .option_layer(config.auth_layer()?)
-        .layer(config.extra_headers_layer()?)
+        .option_layer(config.auth_layer().map_err(failed)?)
+        .layer(config.extra_headers_layer().map_err(failed)?)
         .map_err(BoxError::from)
         .service(http);
     Ok(ClientBuilder::new(service, config.default_namespace.clone()).build())
 }
 
-fn late() -> anyhow::Error {
-    anyhow!("no answer in {PATIENCE:?}")
-}
-
-/// The HTTP status of an answer that refuses.
-pub(super) fn code_of(error: &anyhow::Error) -> Option<u16> {
-    match error.downcast_ref::<kube::Error>() {
-        Some(kube::Error::Api(status)) => Some(status.code),
-        _ => None,
+impl CallError {
+    /// The HTTP status of an answer that refuses.
+    pub(super) fn code(&self) -> Option<u16> {
+        match self {
+            Self::Api { error, .. } => match error.as_ref() {
+                kube::Error::Api(status) => Some(status.code),
+                _ => None,
+            },
+            _ => None,
+        }
     }
-}
 
-/// How long the server asks to be left alone: with 429 Too Many Requests.
-pub(super) fn wait_of(error: &anyhow::Error) -> Duration {
-    /// More than a server ever asks for, so that a mistake there does not stop us for a day.
-    const LONGEST: u32 = 60;
-    let asked = match error.downcast_ref::<kube::Error>() {
-        Some(kube::Error::Api(status)) => status.details.as_ref().map(|d| d.retry_after_seconds),
-        _ => None,
-    };
-    Duration::from_secs(asked.unwrap_or_default().min(LONGEST).into())
+    /// How long the server asks to be left alone: with 429 Too Many Requests.
+    pub(super) fn wait(&self) -> Duration {
+        /// More than a server ever asks for, so that a mistake there does not stop us for a day.
+        const LONGEST: u32 = 60;
+        let asked = match self {
+            Self::Api { error, .. } => match error.as_ref() {
+                kube::Error::Api(status) => {
+                    status.details.as_ref().map(|details| details.retry_after_seconds)
+                }
+                _ => None,
+            },
+            _ => None,
+        };
+        Duration::from_secs(asked.unwrap_or_default().min(LONGEST).into())
+    }
 }

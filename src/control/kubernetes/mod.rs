@@ -1,35 +1,160 @@
 //! The subnet table of a Kubernetes cluster: each Node's podCIDRs and addresses.
 //!
-//! Owns following the Nodes, and what this node says of itself in its own: annotations for its peers,
-//! the condition that schedulers go by, and the end of the startup taint. Never takes anything away
-//! from the daemon because the API server is away. Runs on the control runtime; while the daemon is
-//! slow the watch waits, and one that is left behind (410 Gone) is followed by a new list.
+//! `follower` decides, and is pure: `tests/claims` runs many nodes of it against an API in memory. The
+//! driver here does what it asks, on the control runtime: following the Nodes, and writing what this
+//! node says of itself in its own (annotations for its peers, the condition that schedulers go by, and
+//! the end of the startup taint). It never takes anything away from the daemon because the API server
+//! is away. While the daemon is slow the watch waits, and one that is left behind (410 Gone) is
+//! followed by a new list.
 
 mod client;
+mod failure;
+mod follower;
 mod node;
 mod publish;
-mod session;
 
-use client::wait_of;
-use session::{Ended, Follower};
+pub use client::CallError;
+pub use failure::{NodeProblem, Place, Refusal};
+pub use follower::{Ended, Follower, Identity, Patch, Request, Watched};
+pub use node::Node;
+pub use publish::Desired;
 
-use super::source::{Backoff, Link, Update};
+use std::path::PathBuf;
+use std::time::Instant;
+
+use futures_util::StreamExt as _;
+use futures_util::stream::BoxStream;
+use k8s_openapi::jiff::Timestamp;
+
+use self::client::{Api, CONFLICT};
+use super::source::{Backoff, Link, Update, Wishes, held_addresses};
 use crate::config::{Config, Kubernetes};
+use crate::platform::clock;
 
 /// Follows the API server for ever.
 pub(super) async fn follow(kubernetes: Kubernetes, config: Config, mut link: Link) {
     let mut backoff = Backoff::new();
-    let mut follower = Follower::new(kubernetes, &config);
+    let (name, port) = (config.node.name.clone(), config.underlay.port);
+    let desired = Desired::new(config.node.address, port, &kubernetes.startup_taint);
+    let identity = Identity { name: name.clone(), port, desired };
+    let mut driver = Driver {
+        kubeconfig: kubernetes.kubeconfig,
+        state_dir: config.node.state_dir,
+        name,
+        follower: Follower::new(identity),
+    };
     loop {
         let mut wait = backoff.wait();
-        match follower.session(&mut link, &mut backoff).await {
+        match driver.session(&mut link, &mut backoff).await {
             Ok(Ended::Asked) => continue,
             Ok(Ended::Gone) => tracing::info!("the API server has forgotten changes; listing anew"),
             Err(error) => {
-                wait = wait.max(wait_of(&error));
-                link.say(Update::Lost(format!("{error:#}"))).await;
+                wait = wait.max(error.wait());
+                link.say(Update::Lost(error.to_string())).await;
             }
         }
         tokio::time::sleep(wait).await;
+    }
+}
+
+/// Does what the machine asks.
+struct Driver {
+    kubeconfig: Option<PathBuf>,
+    state_dir: PathBuf,
+    name: String,
+    follower: Follower,
+}
+
+impl Driver {
+    /// Connects, and does what the machine asks until the session ends.
+    async fn session(
+        &mut self,
+        link: &mut Link,
+        backoff: &mut Backoff,
+    ) -> Result<Ended, CallError> {
+        let mut wishes = link.wishes.borrow_and_update().clone();
+        let api = Api::connect(self.kubeconfig.as_deref()).await?;
+        let follower = &mut self.follower;
+        follower.begin(wishes.ready);
+        let mut watch = None;
+        loop {
+            let request = follower.request(clock::now());
+            while let Some(update) = follower.update() {
+                link.say(update).await;
+            }
+            match request {
+                Request::List => {
+                    let (nodes, version) = api.list().await?;
+                    follower.listed(nodes, version);
+                }
+                Request::Heard => {
+                    link.heard().await;
+                    wishes.ready = link.wishes.borrow().ready;
+                    follower.heard(wishes.ready);
+                }
+                Request::Pods(subnets) => {
+                    follower.pods(held_addresses(self.state_dir.clone(), subnets).await);
+                }
+                Request::Patch(patch) => change(&api, &self.name, patch).await,
+                Request::Watch(version) => {
+                    backoff.reset();
+                    watch = Some(api.watch(&version).await?);
+                    follower.watching();
+                }
+                Request::Wait(until) => tokio::select! {
+                    watched = next(&mut watch) => follower.watched(watched?),
+                    () = sleep_until(until) => {}
+                    changed = link.wishes.changed() => {
+                        // The daemon is gone, and this task goes with it.
+                        if changed.is_err() { return Ok(Ended::Gone) }
+                        let now = link.wishes.borrow_and_update().clone();
+                        wish(follower, &wishes, &now);
+                        wishes = now;
+                    }
+                },
+                Request::End(ended) => return Ok(ended),
+            }
+        }
+    }
+}
+
+/// Takes what the daemon has to say.
+fn wish(follower: &mut Follower, before: &Wishes, now: &Wishes) {
+    if before.ready != now.ready {
+        follower.ready(now.ready);
+    }
+    if before.reloads != now.reloads {
+        follower.reload();
+    }
+}
+
+/// Changes this node's own Node. A failure is tried again with the next occasion.
+async fn change(api: &Api, name: &str, patch: Patch) {
+    let seconds = i64::try_from(clock::unix_nanos() / 1_000_000_000).unwrap_or_default();
+    let now = Timestamp::from_second(seconds).unwrap_or_default().to_string();
+    match api.patch(name, patch, &now).await {
+        Ok(()) => {}
+        // Somebody changed the node meanwhile, of which the watch tells next.
+        Err(error) if error.code() == Some(CONFLICT) => {
+            tracing::debug!("this node has changed; trying again");
+        }
+        Err(error) => tracing::warn!(%error, "changing this node failed"),
+    }
+}
+
+/// What the watch tells next.
+async fn next(
+    watch: &mut Option<BoxStream<'static, Result<Watched, CallError>>>,
+) -> Result<Watched, CallError> {
+    match watch {
+        Some(watch) => watch.next().await.unwrap_or(Ok(Watched::Ended)),
+        None => Ok(Watched::Ended),
+    }
+}
+
+async fn sleep_until(moment: Option<Instant>) {
+    match moment {
+        Some(moment) => tokio::time::sleep_until(moment.into()).await,
+        None => std::future::pending().await,
     }
 }

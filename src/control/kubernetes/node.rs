@@ -9,6 +9,7 @@ use std::net::IpAddr;
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
+use super::failure::NodeProblem;
 use crate::control::source::{Candidate, Published};
 
 /// What the keys of our annotations begin with.
@@ -21,8 +22,9 @@ pub(super) const CODEC: &str = "culvert.dev/codec";
 pub(super) const PORT: &str = "culvert.dev/port";
 pub(super) const MAC: &str = "culvert.dev/mac";
 
+/// The part of a Node that we read.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
-pub(super) struct Node {
+pub struct Node {
     #[serde(default)]
     pub(super) metadata: Metadata,
     #[serde(default)]
@@ -87,18 +89,18 @@ pub(super) struct Condition {
 
 impl Node {
     /// Forgets what others annotated.
-    pub(super) fn slim(mut self) -> Self {
+    #[must_use]
+    pub fn slim(mut self) -> Self {
         self.metadata.annotations.retain(|key, _| key.starts_with(PREFIX));
         self.status.conditions.retain(|condition| condition.kind == "NetworkUnavailable");
         self
     }
 
     /// The address by which peers reach the node; `ipv4` says of which family, if it has both.
-    pub(super) fn address(&self, ipv4: Option<bool>) -> Result<IpAddr, String> {
+    fn address(&self, ipv4: Option<bool>) -> Result<IpAddr, NodeProblem> {
         if let Some(text) = self.metadata.annotations.get(ADDRESS) {
-            return text.parse().map_err(|_| {
-                format!("the annotation {ADDRESS} = \"{text}\" is not an IP address")
-            });
+            let problem = || NodeProblem::Address { key: ADDRESS, text: text.clone() };
+            return text.parse().map_err(|_| problem());
         }
         let internal = || {
             self.status
@@ -110,21 +112,17 @@ impl Node {
         internal()
             .find(|address| ipv4.is_none_or(|ipv4| address.is_ipv4() == ipv4))
             .or_else(|| internal().next())
-            .ok_or_else(|| {
-                format!(
-                    "has no InternalIP; set the kubelet's --node-ip, or annotate it with {ADDRESS}"
-                )
-            })
+            .ok_or(NodeProblem::NoAddress { key: ADDRESS })
     }
 
     /// The node's pod subnets.
-    pub(super) fn subnets(&self) -> Result<Vec<IpNet>, String> {
+    fn subnets(&self) -> Result<Vec<IpNet>, NodeProblem> {
         let one = std::slice::from_ref(&self.spec.pod_cidr);
         let texts = if self.spec.pod_cidrs.is_empty() { one } else { &self.spec.pod_cidrs };
         texts
             .iter()
             .filter(|text| !text.is_empty())
-            .map(|text| text.parse().map_err(|_| format!("podCIDR = \"{text}\" is not a prefix")))
+            .map(|text| text.parse().map_err(|_| NodeProblem::PodCidr { text: text.clone() }))
             .collect()
     }
 
@@ -133,7 +131,7 @@ impl Node {
         &self,
         ipv4: Option<bool>,
         port: u16,
-    ) -> Result<Option<Candidate>, String> {
+    ) -> Result<Option<Candidate>, NodeProblem> {
         let subnets = self.subnets()?;
         if subnets.is_empty() {
             return Ok(None);
@@ -144,14 +142,14 @@ impl Node {
             codec: annotation(CODEC),
             port: match annotation(PORT) {
                 None => None,
-                Some(text) => Some(
-                    text.parse()
-                        .map_err(|_| format!("the annotation {PORT} = \"{text}\" is not a port"))?,
-                ),
+                Some(text) => {
+                    Some(text.parse().map_err(|_| NodeProblem::Port { key: PORT, text })?)
+                }
             },
             mac: annotation(MAC),
         };
-        let entry = published.entry(&self.metadata.name, subnets, port)?;
+        let entry =
+            published.entry(&self.metadata.name, subnets, port).map_err(NodeProblem::Entry)?;
         Ok(Some(Candidate { since: self.since(), entry: entry.into() }))
     }
 
@@ -210,9 +208,9 @@ mod tests {
     fn an_annotation_goes_before_the_addresses() {
         let moved = node(json!({ADDRESS: "198.51.100.7"})).candidate(None, 4790).unwrap().unwrap();
         assert_eq!(moved.entry.address.to_string(), "198.51.100.7");
-        let error = node(json!({ADDRESS: "here"})).candidate(None, 4790).unwrap_err();
+        let error = node(json!({ADDRESS: "here"})).candidate(None, 4790).unwrap_err().to_string();
         assert!(error.contains("culvert.dev/address = \"here\""), "{error}");
-        let error = node(json!({PORT: "none"})).candidate(None, 4790).unwrap_err();
+        let error = node(json!({PORT: "none"})).candidate(None, 4790).unwrap_err().to_string();
         assert!(error.contains("culvert.dev/port = \"none\""), "{error}");
     }
 

@@ -4,25 +4,29 @@
 //! other. A patch that another writer could make wrong carries the version that it was made from, and
 //! is refused by the API server when there is a newer one.
 
+use std::net::{IpAddr, Ipv4Addr};
+
 use serde_json::{Map, Value, json};
 
 use super::node::{ADDRESS, CODEC, Node, PORT};
-use crate::config::Config;
 use crate::control::source::Published;
+
+/// Where [`Desired::condition`] has the present time filled in (RFC 3339).
+pub(super) const TIMES: [&str; 2] = ["lastTransitionTime", "lastHeartbeatTime"];
 
 /// What this node should say.
 #[derive(Clone, Debug)]
-pub(super) struct Desired {
+pub struct Desired {
     annotations: Vec<(&'static str, String)>,
     startup_taint: String,
 }
 
 impl Desired {
-    pub(super) fn new(config: &Config, startup_taint: &str) -> Self {
-        // The address itself is the kubelet's to publish, unless the configuration knows better.
-        let unspecified = std::net::Ipv4Addr::UNSPECIFIED.into();
-        let address = config.node.address;
-        let said = Published::local(address.unwrap_or(unspecified), config.underlay.port);
+    /// A node that listens at `port`. Its address is the kubelet's to publish, unless the
+    /// configuration knows better.
+    pub fn new(address: Option<IpAddr>, port: u16, startup_taint: &str) -> Self {
+        let unspecified = Ipv4Addr::UNSPECIFIED.into();
+        let said = Published::local(address.unwrap_or(unspecified), port);
         let annotations = [
             (ADDRESS, address.map(|address| address.to_string())),
             (CODEC, said.codec),
@@ -56,8 +60,8 @@ impl Desired {
     }
 
     /// The condition that schedulers go by, as a strategic merge patch of the status: whether the
-    /// network is unavailable, at `now` (RFC 3339).
-    pub(super) fn condition(&self, node: &Node, ready: bool, now: &str) -> Option<Value> {
+    /// network is unavailable. The times are for whoever writes it.
+    pub(super) fn condition(&self, node: &Node, ready: bool) -> Option<Value> {
         let status = if ready { "False" } else { "True" };
         let known = node.status.conditions.iter().find(|known| known.kind == "NetworkUnavailable");
         if known.is_some_and(|known| known.status == status) {
@@ -73,8 +77,6 @@ impl Desired {
             "status": status,
             "reason": reason,
             "message": message,
-            "lastTransitionTime": now,
-            "lastHeartbeatTime": now,
         }]}}))
     }
 }
@@ -83,13 +85,9 @@ impl Desired {
 mod tests {
     use super::*;
 
-    const CONFIG: &str =
-        "[network]\ncidrs = [\"10.244.0.0/16\"]\n[table]\nsource = \"kubernetes\"\n";
-
-    fn desired(config: &str) -> Desired {
-        let path = std::path::Path::new("c.toml");
-        let config = Config::parse(path, config, &crate::config::Overrides::default()).unwrap();
-        Desired::new(&config, "culvert.dev/not-ready")
+    fn desired(address: Option<&str>) -> Desired {
+        let address = address.map(|address| address.parse().unwrap());
+        Desired::new(address, 4790, "culvert.dev/not-ready")
     }
 
     fn node(value: Value) -> Node {
@@ -98,7 +96,7 @@ mod tests {
 
     #[test]
     fn only_what_is_wrong_is_written() {
-        let desired = desired(CONFIG);
+        let desired = desired(None);
         let bare = node(json!({"metadata": {"annotations": {"culvert.dev/codec": "vxlan-gpe"}}}));
         assert_eq!(
             desired.annotations(&bare),
@@ -112,7 +110,7 @@ mod tests {
 
     #[test]
     fn a_configured_address_is_published() {
-        let desired = desired(&format!("{CONFIG}[node]\naddress = \"198.51.100.7\"\n"));
+        let desired = desired(Some("198.51.100.7"));
         let patch = desired.annotations(&Node::default()).unwrap();
         assert_eq!(patch["metadata"]["annotations"]["culvert.dev/address"], "198.51.100.7");
     }
@@ -127,13 +125,13 @@ mod tests {
             ]},
         }));
         assert_eq!(
-            desired(CONFIG).taints(&tainted),
+            desired(None).taints(&tainted),
             Some(json!({
                 "metadata": {"resourceVersion": "9"},
                 "spec": {"taints": [{"key": "other", "effect": "NoExecute", "value": "v"}]},
             }))
         );
-        assert_eq!(desired(CONFIG).taints(&Node::default()), None);
+        assert_eq!(desired(None).taints(&Node::default()), None);
     }
 
     #[test]
@@ -141,7 +139,7 @@ mod tests {
         let of = |status: &str, ready| {
             let conditions = json!([{"type": "NetworkUnavailable", "status": status}]);
             let node = node(json!({"status": {"conditions": conditions}}));
-            let patch = desired(CONFIG).condition(&node, ready, "2026-01-02T03:04:05Z")?;
+            let patch = desired(None).condition(&node, ready)?;
             Some(patch["status"]["conditions"][0]["status"].clone())
         };
         assert_eq!(of("True", true), Some(json!("False")));

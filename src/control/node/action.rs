@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use culvert_cni::source_check;
+use culvert_cni::{living, source_check};
 use ipnet::IpNet;
 
 use super::ruleset::TABLE;
@@ -19,6 +19,25 @@ pub enum Action {
     },
     /// Create the bridge.
     CreateBridge {
+        /// The bridge.
+        device: String,
+        /// Its hardware address.
+        mac: Mac,
+    },
+    /// Give a device of ours back the name that it had.
+    Rename {
+        /// The device, by the name that somebody gave it.
+        device: String,
+        /// Its own name.
+        name: String,
+    },
+    /// Switch ARP and multicast on at a device.
+    SetNeighbours {
+        /// The device.
+        device: String,
+    },
+    /// Have the bridge deliver frames to its own hardware address on this node.
+    Deliver {
         /// The bridge.
         device: String,
         /// Its hardware address.
@@ -52,7 +71,7 @@ pub enum Action {
         /// The limit.
         packets: u32,
     },
-    /// Switch spanning tree and multicast snooping off.
+    /// Switch off what a bridge does beside forwarding, and bound what it learns.
     SetBridgeOptions {
         /// The bridge.
         device: String,
@@ -63,6 +82,8 @@ pub enum Action {
         key: String,
         /// The value.
         value: &'static str,
+        /// Whether a kernel without the parameter is an error.
+        needed: bool,
     },
     /// Bring a device up.
     SetUp {
@@ -90,6 +111,13 @@ pub enum Action {
         /// The route; its link is looked up by the device's name.
         route: Route,
     },
+    /// Put our route before another one of the same prefix and rank.
+    PrependRoute {
+        /// The device.
+        device: String,
+        /// The route; its link is looked up by the device's name.
+        route: Route,
+    },
     /// Put a route in place of ours of the same prefix and rank.
     ReplaceRoute {
         /// The device.
@@ -102,7 +130,12 @@ pub enum Action {
         /// The route.
         route: Route,
     },
-    /// Make a pod's device a port of the bridge again.
+    /// Take a pod's device down, because what guards it goes or cannot be had.
+    ShutPort {
+        /// The node's end of the pod's cable.
+        device: String,
+    },
+    /// Make a pod's device a port of the bridge again, with all options that it should have, and up.
     PlugPort {
         /// The node's end of the pod's cable.
         device: String,
@@ -115,7 +148,8 @@ pub enum Action {
     },
     /// Replace the nftables table.
     ApplyRuleset,
-    /// Make the nftables table of the source check that of the pods there are.
+    /// Make the nftables tables of the source check and of the pods' addresses those of the pods there
+    /// are.
     ApplySourceCheck {
         /// The bridge of the pods.
         bridge: String,
@@ -136,6 +170,15 @@ pub enum Action {
     DeleteRuleset,
     /// Delete the nftables table of the source check.
     DeleteSourceCheck,
+    /// Delete the nftables table of the pods' addresses.
+    DeletePodAddresses,
+}
+
+impl Action {
+    /// Whether it puts back rules without which no pod may send.
+    pub(super) fn guards_pods(&self) -> bool {
+        matches!(self, Self::ApplyRuleset | Self::ApplySourceCheck { .. })
+    }
 }
 
 impl fmt::Display for Action {
@@ -145,6 +188,11 @@ impl fmt::Display for Action {
             Self::CreateBridge { device, mac } => {
                 write!(f, "create bridge {device} address {}", Hex(mac))
             }
+            Self::Rename { device, name } => write!(f, "rename {device} to {name}"),
+            Self::SetNeighbours { device } => write!(f, "set arp on, multicast on dev {device}"),
+            Self::Deliver { device, mac } => {
+                write!(f, "add forwarding entry {} dev {device}", Hex(mac))
+            }
             Self::SetAlias { device, alias } => write!(f, "set alias \"{alias}\" dev {device}"),
             Self::SetMac { device, mac } => write!(f, "set address {} dev {device}", Hex(mac)),
             Self::SetMtu { device, mtu } => write!(f, "set mtu {mtu} dev {device}"),
@@ -152,9 +200,13 @@ impl fmt::Display for Action {
                 write!(f, "set txqueuelen {packets} dev {device}")
             }
             Self::SetBridgeOptions { device } => {
-                write!(f, "set stp off, multicast snooping off dev {device}")
+                write!(
+                    f,
+                    "set stp off, multicast snooping off, learning from reserved groups off, \
+                     learning limit dev {device}"
+                )
             }
-            Self::SetSysctl { key, value } => {
+            Self::SetSysctl { key, value, .. } => {
                 write!(f, "set sysctl {}={value}", sysctl::dotted(key))
             }
             Self::SetUp { device } => write!(f, "set up dev {device}"),
@@ -163,15 +215,26 @@ impl fmt::Display for Action {
                 write!(f, "remove address {address} dev {device}")
             }
             Self::AddRoute { device, route } => write!(f, "add route {} dev {device}", To(route)),
+            Self::PrependRoute { device, route } => {
+                write!(f, "prepend route {} dev {device}", To(route))
+            }
             Self::ReplaceRoute { device, route } => {
                 write!(f, "replace route {} dev {device}", To(route))
             }
             Self::RemoveRoute { route } => {
                 write!(f, "remove route {} table {}", To(route), route.table)
             }
+            Self::ShutPort { device } => write!(f, "set down dev {device}"),
             Self::PlugPort { device, bridge, .. } => write!(f, "plug {device} into {bridge}"),
             Self::ApplyRuleset => write!(f, "replace nft table {TABLE}"),
-            Self::ApplySourceCheck { .. } => write!(f, "repair nft table {SourceCheck}"),
+            Self::ApplySourceCheck { .. } => {
+                write!(
+                    f,
+                    "repair nft tables {SourceCheck}, {} {}",
+                    living::FAMILY.as_str(),
+                    living::TABLE
+                )
+            }
             Self::DeleteLink { device, ports: 0 } => write!(f, "delete link {device}"),
             Self::DeleteLink { device, ports } => {
                 write!(f, "delete link {device}, which had {ports} ports")
@@ -179,6 +242,9 @@ impl fmt::Display for Action {
             Self::ReleaseBridge { device } => write!(f, "release bridge {device}"),
             Self::DeleteRuleset => write!(f, "delete nft table {TABLE}"),
             Self::DeleteSourceCheck => write!(f, "delete nft table {SourceCheck}"),
+            Self::DeletePodAddresses => {
+                write!(f, "delete nft table {} {}", living::FAMILY.as_str(), living::TABLE)
+            }
         }
     }
 }

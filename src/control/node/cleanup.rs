@@ -1,11 +1,13 @@
 //! Removing everything that the daemon made, with or without a daemon and its table.
 
-use culvert_cni::source_check;
+use culvert_cni::pod_port::PodPort;
+use culvert_cni::{living, source_check};
 
 use super::action::Action;
 use super::desired::{ADOPTED_ALIAS, ALIAS_PREFIX};
 use super::execute::Executor;
 use super::firewall::Firewall;
+use super::observe::is_port_name;
 use super::{PROTOCOL, Reconciler, TunOwner, ruleset};
 use crate::platform::netlink::{Address, Link, LinkKind, Route};
 
@@ -26,7 +28,7 @@ impl TunOwner for NoOwner {
         false
     }
 
-    fn open(&mut self) -> crate::platform::Result<()> {
+    fn open(&self) -> crate::platform::Result<()> {
         Ok(())
     }
 }
@@ -37,13 +39,25 @@ impl Reconciler {
     /// Finds them by alias, protocol number and table name, so it needs neither a running daemon nor
     /// its configuration. A bridge that was there before the daemon stays, without our addresses.
     /// Kernel parameters stay: others may have come to depend on forwarding. Pods that are still
-    /// plugged into the bridge lose it; [`Action::DeleteLink`] says how many.
-    pub async fn cleanup(&mut self) -> Cleanup {
+    /// plugged into the bridge lose it, and their ports are taken down before the rules go that guard
+    /// them; [`Action::DeleteLink`] says how many they are. If a port cannot be taken down, nothing is
+    /// removed.
+    pub fn cleanup(&mut self) -> Cleanup {
         let mut report = Cleanup::default();
+        let links = self.netlink.links().unwrap_or_else(|error| {
+            report.failed.push(error.into());
+            Vec::new()
+        });
+        // A port without its rules, or without its bridge, would be a way into the node.
+        self.carry_out(shut_ports(&links), &links, &mut report);
+        if !report.failed.is_empty() {
+            return report;
+        }
         let mut actions = Vec::new();
         for (family, table, action) in [
             (ruleset::FAMILY, ruleset::TABLE_NAME, Action::DeleteRuleset),
             (source_check::FAMILY, source_check::TABLE, Action::DeleteSourceCheck),
+            (living::FAMILY, living::TABLE, Action::DeletePodAddresses),
         ] {
             match self.firewall.has(family, table) {
                 Ok(true) => actions.push(action),
@@ -53,36 +67,49 @@ impl Reconciler {
                 Err(error) => report.failed.push(error.into()),
             }
         }
-        match self.netlink.routes_of(PROTOCOL).await {
+        match self.netlink.routes_of(PROTOCOL) {
             Ok(routes) => actions.extend(routes.into_iter().map(remove_route)),
             Err(error) => report.failed.push(error.into()),
         }
-        let links = self.netlink.links().await.unwrap_or_else(|error| {
-            report.failed.push(error.into());
-            Vec::new()
-        });
-        let addresses = self.netlink.addresses().await.unwrap_or_else(|error| {
+        let addresses = self.netlink.addresses().unwrap_or_else(|error| {
             report.failed.push(error.into());
             Vec::new()
         });
         actions.extend(remove_devices(&links, &addresses));
+        self.carry_out(actions, &links, &mut report);
+        self.firewall = Firewall::default();
+        report
+    }
+
+    /// Carries `actions` out, all that can be.
+    fn carry_out(&mut self, actions: Vec<Action>, links: &[Link], report: &mut Cleanup) {
         let mut executor = Executor {
             netlink: &mut self.netlink,
             firewall: &mut self.firewall,
-            tun: &mut NoOwner,
+            tun: &NoOwner,
             indexes: links.iter().map(|link| (link.name.clone(), link.index)).collect(),
-            ruleset: None,
+            desired: None,
             sysctls: &self.sysctls,
         };
         for action in actions {
-            match executor.execute(&action).await {
+            match executor.execute(&action) {
                 Ok(()) => report.removed.push(action),
                 Err(error) => report.failed.push(error),
             }
         }
-        self.firewall = Firewall::default();
-        report
     }
+}
+
+/// Takes down the pods' ports that are up.
+fn shut_ports(links: &[Link]) -> Vec<Action> {
+    links
+        .iter()
+        .filter(|link| link.kind == LinkKind::Veth && link.up)
+        .filter(|link| {
+            is_port_name(&link.name) || PodPort::from_note(&link.name, &link.alias).is_some()
+        })
+        .map(|link| Action::ShutPort { device: link.name.clone() })
+        .collect()
 }
 
 fn remove_route(route: Route) -> Action {
@@ -122,6 +149,7 @@ fn remove_devices(links: &[Link], addresses: &[Address]) -> Vec<Action> {
 mod tests {
     use super::*;
     use crate::control::node::desired::{BRIDGE_ALIAS, TUN_ALIAS};
+    use crate::platform::netlink::Detection;
 
     fn link(index: u32, name: &str, kind: LinkKind, alias: &str) -> Link {
         Link { index, name: name.into(), kind, alias: alias.into(), ..Link::default() }
@@ -145,10 +173,31 @@ mod tests {
     }
 
     #[test]
+    fn ports_of_pods_go_down_first_wherever_they_are_plugged() {
+        let up = |index, name: &str, alias: &str| Link {
+            up: true,
+            ..link(index, name, LinkKind::Veth, alias)
+        };
+        let links = [
+            Link { controller: Some(3), ..up(5, "culv12ab", "") },
+            up(6, "culv34cd", ""),
+            Link { controller: Some(9), ..up(7, "named", "culvert pod 0a:58:0a:f4:01:02 checked") },
+            link(8, "culv56ef", LinkKind::Veth, ""),
+            up(10, "veth0", ""),
+        ];
+        let shut = |device: &str| Action::ShutPort { device: device.into() };
+        assert_eq!(shut_ports(&links), [shut("culv12ab"), shut("culv34cd"), shut("named")]);
+    }
+
+    #[test]
     fn adopted_bridge_keeps_what_it_had() {
         let links = [link(3, "v-net-0", LinkKind::Bridge, ADOPTED_ALIAS)];
-        let address =
-            |net: &str, protocol| Address { link: 3, net: net.parse().unwrap(), protocol };
+        let address = |net: &str, protocol| Address {
+            link: 3,
+            net: net.parse().unwrap(),
+            protocol,
+            detection: Detection::default(),
+        };
         let addresses = [address("192.168.7.1/24", None), address("10.244.1.1/24", Some(PROTOCOL))];
         assert_eq!(
             remove_devices(&links, &addresses),

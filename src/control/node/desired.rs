@@ -2,13 +2,14 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
+use culvert_cni::living;
 use culvert_cni::node_file::gateway;
 use ipnet::IpNet;
 
 use super::ruleset::ruleset;
-use super::{NodeSpec, TUN_QUEUE_PACKETS};
-use crate::platform::netlink::Mac;
-use crate::platform::nft::Table;
+use super::{NodeSpec, PROTOCOL, TUN_QUEUE_PACKETS};
+use crate::platform::netlink::{MAIN_TABLE, Mac, Route, default_priority};
+use crate::platform::nft::{Flow, Table};
 
 /// Alias of the TUN: marks it as ours.
 pub(super) const TUN_ALIAS: &str = "culvert: overlay";
@@ -38,10 +39,16 @@ pub(super) struct Desired {
     pub(super) tx_queue_len: u32,
     /// Addresses inside these on the bridge are ours to remove.
     pub(super) cluster_networks: Vec<IpNet>,
+    /// Routes to the TUN.
     pub(super) routes: Vec<DesiredRoute>,
-    /// Parameter, written with slashes, and value.
-    pub(super) sysctls: Vec<(String, &'static str)>,
+    /// Routes to the bridge: the kernel makes them with the bridge's addresses.
+    pub(super) connected: Vec<DesiredRoute>,
+    pub(super) sysctls: Vec<Parameter>,
     pub(super) ruleset: Table,
+    /// Whether what pods send to the outside is to be translated.
+    pub(super) masquerade: bool,
+    /// What stands behind the bridge, as far as the subnet table says.
+    pub(super) pods: living::Bridge,
 }
 
 /// A device that a node should have.
@@ -52,11 +59,42 @@ pub(super) struct Device {
     pub(super) addresses: Vec<IpNet>,
 }
 
-/// A route that a node should have; it leads to the TUN.
+/// A kernel parameter that a node should have.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Parameter {
+    /// Its name, written with slashes.
+    pub(super) key: String,
+    pub(super) value: &'static str,
+    /// Whether the node does not work where the kernel has no such parameter.
+    pub(super) needed: bool,
+}
+
+/// A direct route that a node should have.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct DesiredRoute {
     pub(super) destination: IpNet,
     pub(super) source: Option<IpAddr>,
+}
+
+impl DesiredRoute {
+    /// The route as it should be in the kernel, but for the link, which has no index yet.
+    pub(super) fn route(&self) -> Route {
+        // kernel: `RT_SCOPE_LINK`; IPv6 knows no scopes.
+        let scope = if self.destination.addr().is_ipv4() { 253 } else { 0 };
+        Route {
+            destination: self.destination,
+            table: MAIN_TABLE,
+            protocol: PROTOCOL,
+            scope,
+            priority: default_priority(&self.destination),
+            link: None,
+            gateway: None,
+            source: self.source,
+            mtu: None,
+            advmss: None,
+            direct: true,
+        }
+    }
 }
 
 impl Desired {
@@ -83,10 +121,45 @@ impl Desired {
                         .find(|address| address.is_ipv4() == network.addr().is_ipv4()),
                 })
                 .collect(),
+            connected: spec
+                .local_subnets
+                .iter()
+                .filter(|subnet| subnet.prefix_len() < subnet.max_prefix_len())
+                .map(|subnet| DesiredRoute {
+                    destination: subnet.trunc(),
+                    source: Some(gateway(subnet).addr()).filter(IpAddr::is_ipv4),
+                })
+                .collect(),
             sysctls: sysctls(spec),
             ruleset: ruleset(spec),
+            masquerade: spec.masquerade,
+            pods: living::Bridge {
+                name: spec.bridge.clone(),
+                subnets: spec.local_subnets.clone(),
+                has_strangers: false,
+            },
             tun: Device { name: spec.tun.clone(), mtu, addresses: tun_addresses },
         }
+    }
+}
+
+impl Desired {
+    /// What tells connections of local pods to the outside that are not translated and should be; none
+    /// when none should.
+    ///
+    /// One whose answers come from inside the cluster was sent to a service.
+    pub(super) fn untranslated(&self) -> Option<impl Fn(&Flow) -> bool + use<>> {
+        let (local, cluster) = (self.pods.subnets.clone(), self.cluster_networks.clone());
+        let has = |networks: &[IpNet], address: &IpAddr| {
+            networks.iter().any(|network| network.contains(address))
+        };
+        self.masquerade.then_some(move |flow: &Flow| {
+            has(&local, &flow.source)
+                && !has(&cluster, &flow.destination)
+                && !has(&cluster, &flow.answers_from)
+                && !flow.destination.is_multicast()
+                && flow.answers_to == flow.source
+        })
     }
 }
 
@@ -121,44 +194,49 @@ fn fold(address: Ipv6Addr) -> u32 {
     })
 }
 
-fn sysctls(spec: &NodeSpec) -> Vec<(String, &'static str)> {
+fn sysctls(spec: &NodeSpec) -> Vec<Parameter> {
     let uses = |ipv4: bool| {
         spec.cluster_networks
             .iter()
             .chain(&spec.local_subnets)
             .any(|network| network.addr().is_ipv4() == ipv4)
     };
+    let parameter = |key: &str, value| Parameter { key: key.to_owned(), value, needed: true };
     let NodeSpec { tun, bridge, .. } = spec;
     let mut sysctls = Vec::new();
     if uses(true) {
-        sysctls.push(("net/ipv4/ip_forward".to_owned(), "1"));
+        sysctls.push(parameter("net/ipv4/ip_forward", "1"));
         for device in [tun, bridge] {
             sysctls.extend([
                 // The switch above sets this on the devices of that moment; a later one copies
                 // `default`, which an administrator may have set otherwise.
-                (format!("net/ipv4/conf/{device}/forwarding"), "1"),
+                parameter(&format!("net/ipv4/conf/{device}/forwarding"), "1"),
                 // Loose. The kernel applies the larger of this and `all`, so 0 would leave a strict
                 // `all` (systemd's default) in force, and strict drops what pods send whose way back
                 // is another device.
-                (format!("net/ipv4/conf/{device}/rp_filter"), "2"),
+                parameter(&format!("net/ipv4/conf/{device}/rp_filter"), "2"),
             ]);
         }
         // The daemon answers on the TUN (ICMP errors) from the node's own gateway address.
-        sysctls.push((format!("net/ipv4/conf/{tun}/accept_local"), "1"));
+        sysctls.push(parameter(&format!("net/ipv4/conf/{tun}/accept_local"), "1"));
+    }
+    // No pod may configure its node, and in a cluster without IPv6 the kernel listens all the same.
+    // Where it has no IPv6, or the device too small an MTU for it, there is nothing to switch off.
+    for device in [tun, bridge] {
+        let key = format!("net/ipv6/conf/{device}/accept_ra");
+        sysctls.push(Parameter { key, value: "0", needed: uses(false) });
     }
     if uses(false) {
-        sysctls.push((IPV6_FORWARDING.to_owned(), "1"));
+        sysctls.push(parameter(IPV6_FORWARDING, "1"));
         for device in [tun, bridge] {
             sysctls.extend([
-                (format!("net/ipv6/conf/{device}/disable_ipv6"), "0"),
-                // No pod may configure its node.
-                (format!("net/ipv6/conf/{device}/accept_ra"), "0"),
+                parameter(&format!("net/ipv6/conf/{device}/disable_ipv6"), "0"),
                 // Addresses are assigned, not chosen; the wait for duplicates serves nobody.
-                (format!("net/ipv6/conf/{device}/accept_dad"), "0"),
+                parameter(&format!("net/ipv6/conf/{device}/accept_dad"), "0"),
             ]);
         }
         // 1 is "none": nobody shares a link with the TUN, so a link-local address is of no use.
-        sysctls.push((format!("net/ipv6/conf/{tun}/addr_gen_mode"), "1"));
+        sysctls.push(parameter(&format!("net/ipv6/conf/{tun}/addr_gen_mode"), "1"));
     }
     sysctls
 }
@@ -175,6 +253,8 @@ mod tests {
             local_subnets: subnets.iter().map(|net| net.parse().unwrap()).collect(),
             mtu: 1464,
             underlay_ports: vec![4790],
+            codec_ports: vec![4790, 8472, 8285],
+            remote_subnets: Vec::new(),
             masquerade: true,
         }
     }
@@ -204,6 +284,30 @@ mod tests {
     }
 
     #[test]
+    fn untranslated_is_what_pods_here_opened_to_the_outside() {
+        let ip = |text: &str| text.parse::<IpAddr>().unwrap();
+        let flow = |source, destination, answers_from, answers_to| Flow {
+            source: ip(source),
+            destination: ip(destination),
+            answers_from: ip(answers_from),
+            answers_to: ip(answers_to),
+        };
+        let spec = spec(&["10.244.1.0/24"], &["10.244.0.0/16"]);
+        let is_wrong = Desired::new(&spec).untranslated().unwrap();
+        assert!(is_wrong(&flow("10.244.1.2", "192.0.2.1", "192.0.2.1", "10.244.1.2")));
+        for right in [
+            flow("10.244.1.2", "192.0.2.1", "192.0.2.1", "192.168.1.11"),
+            flow("10.244.1.2", "10.244.2.2", "10.244.2.2", "10.244.1.2"),
+            flow("10.244.1.2", "10.96.0.1", "10.244.2.2", "10.244.1.2"),
+            flow("192.0.2.1", "10.244.1.2", "10.244.1.2", "192.0.2.1"),
+            flow("10.244.1.2", "224.0.0.1", "224.0.0.1", "10.244.1.2"),
+        ] {
+            assert!(!is_wrong(&right), "{right:?}");
+        }
+        assert!(Desired::new(&NodeSpec { masquerade: false, ..spec }).untranslated().is_none());
+    }
+
+    #[test]
     fn nodes_have_different_hardware_addresses() {
         assert_eq!(bridge_mac(&["10.244.1.0/24".parse().unwrap()]), [0x02, 0xcf, 10, 244, 1, 0]);
         let macs: std::collections::BTreeSet<Mac> = (0..4096_u16)
@@ -214,16 +318,30 @@ mod tests {
 
     #[test]
     fn family_that_is_not_used_is_left_alone() {
-        let keys = |subnets: &[&str], networks: &[&str]| -> Vec<String> {
-            sysctls(&spec(subnets, networks)).into_iter().map(|(key, _value)| key).collect()
+        let needed = |subnets: &[&str], networks: &[&str]| -> Vec<String> {
+            let sysctls = sysctls(&spec(subnets, networks)).into_iter();
+            sysctls.filter(|parameter| parameter.needed).map(|parameter| parameter.key).collect()
         };
         assert!(
-            keys(&["10.244.1.0/24"], &["10.244.0.0/16"])
+            needed(&["10.244.1.0/24"], &["10.244.0.0/16"])
                 .iter()
                 .all(|key| key.starts_with("net/ipv4"))
         );
         assert!(
-            keys(&["fd00:1::/64"], &["fd00::/16"]).iter().all(|key| key.starts_with("net/ipv6"))
+            needed(&["fd00:1::/64"], &["fd00::/16"]).iter().all(|key| key.starts_with("net/ipv6"))
         );
+    }
+
+    #[test]
+    fn no_device_of_ours_takes_router_advertisements_whatever_the_families() {
+        for (subnet, network) in [("10.244.1.0/24", "10.244.0.0/16"), ("fd00:1::/64", "fd00::/16")]
+        {
+            let sysctls = sysctls(&spec(&[subnet], &[network]));
+            for device in ["culvert0", "v-net-0"] {
+                let key = format!("net/ipv6/conf/{device}/accept_ra");
+                let found = sysctls.iter().find(|parameter| parameter.key == key);
+                assert_eq!(found.map(|parameter| parameter.value), Some("0"), "{network}");
+            }
+        }
     }
 }

@@ -6,12 +6,11 @@ use std::collections::BTreeMap;
 
 use ipnet::IpNet;
 
-use super::PROTOCOL;
 use super::action::Action;
 use super::desired::{
-    ADOPTED_ALIAS, ALIAS_PREFIX, BRIDGE_ALIAS, Desired, DesiredRoute, Device, MAC_PREFIX, TUN_ALIAS,
+    ADOPTED_ALIAS, ALIAS_PREFIX, BRIDGE_ALIAS, Desired, Device, MAC_PREFIX, Parameter, TUN_ALIAS,
 };
-use crate::platform::netlink::{MAIN_TABLE, Mac, Route, default_priority};
+use crate::platform::netlink::{Mac, Route};
 
 /// The part of a node's kernel state that is ours or that we depend on.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -20,6 +19,8 @@ pub(super) struct Actual {
     /// Whether the TUN's owner holds the device that exists.
     pub(super) tun_attached: bool,
     pub(super) bridge: Option<ActualDevice>,
+    /// Routes of others, the kernel itself among them, that lead straight to the bridge.
+    pub(super) connected: Vec<Route>,
     /// Routes with our protocol number, in any table.
     pub(super) routes: Vec<ActualRoute>,
     /// The nodes' ends of pods' cables.
@@ -35,14 +36,27 @@ pub(super) struct Actual {
 
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct ActualDevice {
+    /// The name that somebody gave it instead of its own.
+    pub(super) renamed: Option<String>,
     pub(super) up: bool,
+    /// Whether a bridge takes part in ARP and multicast.
+    pub(super) neighbours: bool,
+    /// Whether a bridge delivers frames to its own hardware address on this node.
+    pub(super) delivers: bool,
     pub(super) mtu: u32,
     pub(super) alias: String,
     pub(super) mac: Option<Mac>,
     pub(super) tx_queue_len: u32,
-    /// Whether a bridge runs neither spanning tree nor multicast snooping.
+    /// Whether a bridge does nothing but forward, and is bounded in what it learns.
     pub(super) plain: bool,
     pub(super) addresses: Vec<ActualAddress>,
+}
+
+impl ActualDevice {
+    /// Whether it is up and stays so: one that is given its name back goes down for that.
+    fn is_up(&self) -> bool {
+        self.up && self.renamed.is_none()
+    }
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -63,11 +77,24 @@ pub(super) struct ActualRoute {
 pub(super) struct Port {
     pub(super) device: String,
     pub(super) mtu: u32,
-    /// Whether it is a port of our bridge; otherwise it is a port of nothing.
+    /// Whether it is a port of our bridge; otherwise it is to become one.
     pub(super) plugged: bool,
+    /// Whether all that comes in by it passes the bridge's rules.
+    pub(super) guarded: bool,
+    /// Whether it is up, if it is a pod's that we know.
+    pub(super) up: bool,
+    /// Whether it has the options that its pod was attached with, if that is known.
+    pub(super) configured: bool,
     /// What the bridge is to do for it when it is plugged again.
     pub(super) hairpin: bool,
     pub(super) isolated: bool,
+}
+
+impl Port {
+    /// Whether it does what it is there for.
+    pub(super) fn is_right(&self) -> bool {
+        self.plugged && self.guarded && self.up && self.configured
+    }
 }
 
 /// An nftables table.
@@ -84,6 +111,13 @@ pub(super) enum Ruleset {
 
 pub(super) fn diff(desired: &Desired, actual: &Actual) -> Vec<Action> {
     let mut actions = Vec::new();
+    // What guards the pods comes before anything that lets them send.
+    if actual.ruleset == Ruleset::Drifted {
+        actions.push(Action::ApplyRuleset);
+    }
+    if actual.source_check == Ruleset::Drifted {
+        actions.push(Action::ApplySourceCheck { bridge: desired.bridge.name.clone() });
+    }
     create_devices(desired, actual, &mut actions);
 
     let created = ActualDevice::default();
@@ -95,17 +129,20 @@ pub(super) fn diff(desired: &Desired, actual: &Actual) -> Vec<Action> {
         // kernel: 1 is "unless this node forwards"; when forwarding is switched on, the routes that
         // were learned go, and no more are. 2 is "even so".
         let key = format!("net/ipv6/conf/{device}/accept_ra");
-        actions.push(Action::SetSysctl { key, value: "2" });
+        actions.push(Action::SetSysctl { key, value: "2", needed: false });
     }
-    for (key, value) in &desired.sysctls {
-        if actual.sysctls.get(key).map(String::as_str) != Some(*value) {
-            actions.push(Action::SetSysctl { key: key.clone(), value });
+    for Parameter { key, value, needed } in &desired.sysctls {
+        let is = actual.sysctls.get(key).map(String::as_str);
+        // A parameter of a device that is only being made is set where it then is.
+        let comes_with_device = actual.tun.is_none() || actual.bridge.is_none();
+        if is != Some(*value) && (is.is_some() || *needed || comes_with_device) {
+            actions.push(Action::SetSysctl { key: key.clone(), value, needed: *needed });
         }
     }
     // Up comes after the parameters: some of them, such as whether to make a link-local address, are
     // read when the device comes up.
     for (wanted, is) in [(&desired.tun, tun), (&desired.bridge, bridge)] {
-        if !is.up {
+        if !is.is_up() {
             actions.push(Action::SetUp { device: wanted.name.clone() });
         }
     }
@@ -123,21 +160,20 @@ pub(super) fn diff(desired: &Desired, actual: &Actual) -> Vec<Action> {
     remove_addresses(&desired.bridge, &bridge_first, &mut actions);
     add_addresses(&desired.tun, tun, &mut actions);
     add_addresses(&desired.bridge, bridge, &mut actions);
-    set_routes(desired, &actual.routes, &mut actions);
+    set_routes(&wanted_routes(desired, actual), &actual.routes, &mut actions);
     remove_addresses(&desired.tun, &tun_last, &mut actions);
     remove_addresses(&desired.bridge, &bridge_last, &mut actions);
 
     set_ports(&desired.bridge, &actual.ports, &mut actions);
-    if actual.ruleset == Ruleset::Drifted {
-        actions.push(Action::ApplyRuleset);
-    }
-    if actual.source_check == Ruleset::Drifted {
-        actions.push(Action::ApplySourceCheck { bridge: desired.bridge.name.clone() });
-    }
     actions
 }
 
 fn create_devices(desired: &Desired, actual: &Actual, actions: &mut Vec<Action>) {
+    for (wanted, is) in [(&desired.tun, &actual.tun), (&desired.bridge, &actual.bridge)] {
+        if let Some(renamed) = is.as_ref().and_then(|is| is.renamed.clone()) {
+            actions.push(Action::Rename { device: renamed, name: wanted.name.clone() });
+        }
+    }
     if actual.tun.is_none() || !actual.tun_attached {
         actions.push(Action::OpenTun { device: desired.tun.name.clone() });
     }
@@ -174,6 +210,14 @@ fn set_up_bridge(desired: &Desired, bridge: Option<&ActualDevice>, actions: &mut
     let foreign = |mac: Option<Mac>| !mac.is_some_and(|mac| mac.starts_with(&MAC_PREFIX));
     if bridge.is_some_and(|bridge| foreign(bridge.mac)) {
         actions.push(Action::SetMac { device: device(), mac: desired.bridge_mac });
+    }
+    if let Some(bridge) = bridge {
+        if !bridge.neighbours {
+            actions.push(Action::SetNeighbours { device: device() });
+        }
+        if let (false, Some(mac)) = (bridge.delivers, bridge.mac) {
+            actions.push(Action::Deliver { device: device(), mac });
+        }
     }
     let created = ActualDevice::default();
     let bridge = bridge.unwrap_or(&created);
@@ -227,52 +271,55 @@ fn remove_addresses(device: &Device, stale: &[IpNet], actions: &mut Vec<Action>)
     );
 }
 
-fn set_routes(desired: &Desired, actual: &[ActualRoute], actions: &mut Vec<Action>) {
-    let device = &desired.tun.name;
+/// The routes that are to carry our mark, each with its device.
+fn wanted_routes<'a>(desired: &'a Desired, actual: &Actual) -> Vec<(&'a str, Route)> {
+    let mut wanted: Vec<(&str, Route)> =
+        desired.routes.iter().map(|route| (desired.tun.name.as_str(), route.route())).collect();
+    let Some(bridge) = &actual.bridge else {
+        return wanted;
+    };
+    for connected in &desired.connected {
+        // The kernel makes it when the address is added and when the device comes up.
+        let is_made = !bridge.is_up()
+            || !bridge.addresses.iter().any(|is| is.net.trunc() == connected.destination)
+            || actual.connected.iter().any(|is| is.destination == connected.destination);
+        if !is_made {
+            wanted.push((&desired.bridge.name, connected.route()));
+        }
+    }
+    wanted
+}
+
+fn set_routes(wanted: &[(&str, Route)], actual: &[ActualRoute], actions: &mut Vec<Action>) {
     let mut stale: Vec<&ActualRoute> = actual.iter().collect();
-    for wanted in &desired.routes {
-        let right = stale.iter().position(|is| is.device == *device && is_route(&is.route, wanted));
-        if let Some(right) = right {
+    for (device, route) in wanted {
+        let is_right = |is: &&ActualRoute| {
+            is.device == *device && is.route == Route { link: is.route.link, ..route.clone() }
+        };
+        if let Some(right) = stale.iter().position(is_right) {
             stale.remove(right);
             continue;
         }
-        let route = route(wanted);
         let same_place = stale.iter().position(|is| {
             is.route.destination == route.destination
                 && is.route.table == route.table
                 && is.route.priority == route.priority
         });
+        let (device, route) = ((*device).to_owned(), route.clone());
         match same_place {
             Some(wrong) => {
                 stale.remove(wrong);
-                actions.push(Action::ReplaceRoute { device: device.clone(), route });
+                actions.push(Action::ReplaceRoute { device, route });
             }
-            None => actions.push(Action::AddRoute { device: device.clone(), route }),
+            None => actions.push(Action::AddRoute { device, route }),
         }
     }
     actions.extend(stale.into_iter().map(|is| Action::RemoveRoute { route: is.route.clone() }));
 }
 
-fn is_route(is: &Route, wanted: &DesiredRoute) -> bool {
-    *is == Route { link: is.link, ..route(wanted) }
-}
-
-/// The route as it should be in the kernel, but for the link, which has no index yet.
-fn route(wanted: &DesiredRoute) -> Route {
-    Route {
-        destination: wanted.destination,
-        table: MAIN_TABLE,
-        protocol: PROTOCOL,
-        priority: default_priority(&wanted.destination),
-        link: None,
-        source: wanted.source,
-        direct: true,
-    }
-}
-
 fn set_ports(bridge: &Device, ports: &[Port], actions: &mut Vec<Action>) {
     for port in ports {
-        if !port.plugged {
+        if !port.is_right() {
             actions.push(Action::PlugPort {
                 device: port.device.clone(),
                 bridge: bridge.name.clone(),

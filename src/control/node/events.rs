@@ -2,8 +2,10 @@
 
 use std::time::Duration;
 
-use super::ruleset::TABLE_NAME;
-use crate::platform::netlink::{Notice, Notices};
+use culvert_cni::{living, source_check};
+
+use super::ruleset;
+use crate::platform::netlink::{Notice, Notices, Watched};
 
 /// How long it must be quiet before a wake-up: a restart of a network service makes hundreds of
 /// changes, and one look after the last of them is enough.
@@ -11,6 +13,15 @@ const QUIET: Duration = Duration::from_millis(50);
 
 /// The longest that a wake-up waits for quiet; a broken node must not wait for a busy neighbour.
 const PATIENCE: Duration = Duration::from_millis(250);
+
+/// The tables to hear of. Each pod that comes or goes changes the elements of the pods' tables; who
+/// looked at the whole then would do little else. An element that somebody else removed is missed by
+/// nobody until the next slow look.
+const TABLES: &[Watched] = &[
+    Watched { family: ruleset::FAMILY, table: ruleset::TABLE_NAME, elements: true },
+    Watched { family: source_check::FAMILY, table: source_check::TABLE, elements: false },
+    Watched { family: living::FAMILY, table: living::TABLE, elements: false },
+];
 
 /// What may differ from what it was.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -51,10 +62,11 @@ impl KernelEvents {
     ///
     /// When a socket cannot be opened.
     pub fn open() -> anyhow::Result<Self> {
-        Ok(Self { notices: Notices::open(TABLE_NAME)?, pending: Changes::default() })
+        Ok(Self { notices: Notices::open(TABLES)?, pending: Changes::default() })
     }
 
-    /// Waits until something changed and it has been quiet for a moment.
+    /// Waits until something changed and it has been quiet for a moment; not so after a change of the
+    /// nftables tables.
     ///
     /// What a reconcile itself changed is reported once; a reconcile that changes nothing is silent.
     ///
@@ -69,13 +81,22 @@ impl KernelEvents {
         if !self.pending.is_any() {
             self.pending.add(self.notices.next().await?);
         }
+        if self.pending.nft {
+            return Ok(std::mem::take(&mut self.pending));
+        }
         let patience = tokio::time::sleep(PATIENCE);
         tokio::pin!(patience);
         loop {
             tokio::select! {
                 () = &mut patience => break,
                 notice = tokio::time::timeout(QUIET, self.notices.next()) => match notice {
-                    Ok(notice) => self.pending.add(notice?),
+                    Ok(notice) => {
+                        self.pending.add(notice?);
+                        // Without a table pods pass for others.
+                        if self.pending.nft {
+                            break;
+                        }
+                    }
                     Err(_quiet) => break,
                 }
             }

@@ -3,33 +3,38 @@
 use std::collections::HashMap;
 
 use anyhow::{Context as _, anyhow};
-use culvert_cni::source_check;
+use culvert_cni::pod_port::{DEVICE_GROUP, FORWARDED_GROUPS, PodPort};
+use culvert_cni::{living, source_check};
 
 use super::action::Action;
+use super::desired::Desired;
 use super::firewall::Firewall;
 use super::{PROTOCOL, TunOwner, ruleset};
-use crate::platform::netlink::{Address, LinkChange, Netlink, Route};
-use crate::platform::nft::Table;
+use crate::platform::netlink::{Address, BridgePort, Detection, LinkChange, Netlink, Route};
 use crate::platform::sysctl::Sysctls;
+
+/// Most hardware addresses that the bridge learns, where the kernel has such a limit. A pod that is
+/// checked teaches it one; one that is not teaches it as many as it likes. Each takes some 200 bytes.
+const LEARNING_LIMIT: u32 = 4096;
 
 /// What an action is carried out with.
 pub(super) struct Executor<'a> {
     pub(super) netlink: &'a mut Netlink,
     pub(super) firewall: &'a mut Firewall,
-    pub(super) tun: &'a mut dyn TunOwner,
+    pub(super) tun: &'a dyn TunOwner,
     /// Index of each device by name; an entry is dropped when its device is created anew.
     pub(super) indexes: HashMap<String, u32>,
-    /// The node's nftables table as it should be; none, when everything is to go.
-    pub(super) ruleset: Option<&'a Table>,
+    /// What should be; none, when everything is to go.
+    pub(super) desired: Option<&'a Desired>,
     pub(super) sysctls: &'a Sysctls,
 }
 
 impl Executor<'_> {
-    pub(super) async fn execute(&mut self, action: &Action) -> anyhow::Result<()> {
-        self.try_execute(action).await.with_context(|| action.to_string())
+    pub(super) fn execute(&mut self, action: &Action) -> anyhow::Result<()> {
+        self.try_execute(action).with_context(|| action.to_string())
     }
 
-    async fn try_execute(&mut self, action: &Action) -> anyhow::Result<()> {
+    fn try_execute(&mut self, action: &Action) -> anyhow::Result<()> {
         match action {
             Action::OpenTun { device } => {
                 self.indexes.remove(device);
@@ -37,59 +42,97 @@ impl Executor<'_> {
             }
             Action::CreateBridge { device, mac } => {
                 self.indexes.remove(device);
-                self.netlink.create_bridge(device, *mac).await?;
+                self.netlink.create_bridge(device, *mac)?;
             }
             Action::SetAlias { device, alias } => {
-                self.change(device, LinkChange::Alias((*alias).to_owned())).await?;
+                self.change(device, LinkChange::Alias((*alias).to_owned()))?;
             }
-            Action::SetMac { device, mac } => self.change(device, LinkChange::Mac(*mac)).await?,
-            Action::SetMtu { device, mtu } => self.change(device, LinkChange::Mtu(*mtu)).await?,
+            Action::SetMac { device, mac } => self.change(device, LinkChange::Mac(*mac))?,
+            Action::SetMtu { device, mtu } => self.change(device, LinkChange::Mtu(*mtu))?,
             Action::SetTxQueueLen { device, packets } => {
-                self.change(device, LinkChange::TxQueueLen(*packets)).await?;
+                self.change(device, LinkChange::TxQueueLen(*packets))?;
             }
             Action::SetBridgeOptions { device } => {
-                self.change(device, LinkChange::PlainBridge).await?;
+                let learning_limit = LEARNING_LIMIT;
+                self.change(device, LinkChange::PlainBridge { learning_limit })?;
             }
-            Action::SetSysctl { key, value } => self.sysctls.write(key, value)?,
-            Action::SetUp { device } => self.change(device, LinkChange::Up).await?,
-            Action::AddAddress { device, address } => {
-                let address = self.address(device, *address).await?;
-                self.netlink.add_address(&address, device).await?;
-            }
-            Action::RemoveAddress { device, address } => {
-                let address = self.address(device, *address).await?;
-                self.netlink.remove_address(&address, device).await?;
-            }
-            Action::AddRoute { device, route } => {
-                let route = self.route(device, route).await?;
-                self.netlink.add_route(&route, device).await?;
-            }
-            Action::ReplaceRoute { device, route } => {
-                let route = self.route(device, route).await?;
-                self.netlink.replace_route(&route, device).await?;
-            }
-            Action::RemoveRoute { route } => self.netlink.remove_route(route).await?,
-            Action::PlugPort { device, bridge, hairpin, isolated } => {
-                let bridge = self.index(bridge).await?;
-                self.change(device, LinkChange::Controller(bridge)).await?;
-                let (hairpin, isolated) = (*hairpin, *isolated);
-                self.change(device, LinkChange::Port { hairpin, isolated }).await?;
-                self.change(device, LinkChange::Up).await?;
-            }
-            Action::ApplyRuleset => {
-                if let Some(ruleset) = self.ruleset {
-                    self.firewall.apply(ruleset)?;
+            Action::SetSysctl { key, value, needed } => {
+                if *needed || self.sysctls.read(key)?.is_some() {
+                    self.sysctls.write(key, value)?;
                 }
             }
-            Action::ApplySourceCheck { bridge } => {
-                self.firewall.apply_source_check(self.netlink, bridge).await?;
+            Action::Rename { device, name } => {
+                // kernel: before 6.2 only a device that is down can be renamed.
+                self.change(device, LinkChange::Down)?;
+                self.change(device, LinkChange::Name(name.clone()))?;
+                if let Some(index) = self.indexes.remove(device) {
+                    self.indexes.insert(name.clone(), index);
+                }
+            }
+            Action::SetNeighbours { device } => self.change(device, LinkChange::Neighbours)?,
+            Action::Deliver { device, mac } => {
+                let index = self.index(device)?;
+                self.netlink.deliver(index, device, *mac)?;
+            }
+            Action::SetUp { device } => self.change(device, LinkChange::Up)?,
+            Action::AddAddress { device, address } => {
+                let address = self.address(device, *address)?;
+                self.netlink.add_address(&address, device)?;
+            }
+            Action::RemoveAddress { device, address } => {
+                let address = self.address(device, *address)?;
+                self.netlink.remove_address(&address, device)?;
+            }
+            Action::AddRoute { device, route } => {
+                let route = self.route(device, route)?;
+                self.netlink.add_route(&route, device).map_err(|error| {
+                    let taken = error.is_exists();
+                    let error = anyhow!(error);
+                    if taken { error.context(foreign(&route)) } else { error }
+                })?;
+            }
+            Action::PrependRoute { device, route } => {
+                let route = self.route(device, route)?;
+                self.netlink.remove_route(&route)?;
+                self.netlink.prepend_route(&route, device)?;
+            }
+            Action::ReplaceRoute { device, route } => {
+                let route = self.route(device, route)?;
+                self.netlink.replace_route(&route, device)?;
+            }
+            Action::RemoveRoute { route } => self.netlink.remove_route(route)?,
+            Action::ShutPort { device } => self.change(device, LinkChange::Down)?,
+            Action::PlugPort { device, bridge, hairpin, isolated } => {
+                let bridge = self.index(bridge)?;
+                self.change(device, LinkChange::Group(DEVICE_GROUP))?;
+                self.change(device, LinkChange::Controller(bridge))?;
+                let port = BridgePort {
+                    hairpin: *hairpin,
+                    isolated: *isolated,
+                    forwarded_groups: FORWARDED_GROUPS,
+                    ..BridgePort::default()
+                };
+                self.change(device, LinkChange::Port(port))?;
+                self.change(device, LinkChange::Neighbours)?;
+                self.change(device, LinkChange::Up)?;
+            }
+            Action::ApplyRuleset => {
+                if let Some(desired) = self.desired {
+                    self.firewall.apply(&desired.ruleset)?;
+                    self.forget_untranslated(desired);
+                }
+            }
+            Action::ApplySourceCheck { .. } => {
+                if let Some(desired) = self.desired {
+                    self.firewall.apply_pods(self.netlink, &desired.pods)?;
+                }
             }
             Action::DeleteLink { device, .. } => {
-                let index = self.index(device).await?;
-                self.netlink.delete_link(index, device).await?;
+                let index = self.index(device)?;
+                self.netlink.delete_link(index, device)?;
             }
             Action::ReleaseBridge { device } => {
-                self.change(device, LinkChange::Alias(String::new())).await?;
+                self.change(device, LinkChange::Alias(String::new()))?;
             }
             Action::DeleteRuleset => {
                 self.firewall.remove(ruleset::FAMILY, ruleset::TABLE_NAME)?;
@@ -97,29 +140,69 @@ impl Executor<'_> {
             Action::DeleteSourceCheck => {
                 self.firewall.remove(source_check::FAMILY, source_check::TABLE)?;
             }
+            Action::DeletePodAddresses => self.firewall.remove(living::FAMILY, living::TABLE)?,
         }
         Ok(())
     }
 
-    async fn change(&mut self, device: &str, change: LinkChange) -> anyhow::Result<()> {
-        let index = self.index(device).await?;
-        Ok(self.netlink.change_link(index, device, &change).await?)
+    /// Has connections begin anew that pods opened to the outside while nothing translated them.
+    fn forget_untranslated(&mut self, desired: &Desired) {
+        let Some(is_wrong) = desired.untranslated() else { return };
+        match self.firewall.forget(is_wrong) {
+            Ok(0) => {}
+            Ok(connections) => tracing::info!(connections, "forgot connections without masquerade"),
+            // They hang until they end; nothing of them leaves the node.
+            Err(error) => tracing::warn!(%error, "connections without masquerade go on"),
+        }
     }
 
-    async fn address(&mut self, device: &str, net: ipnet::IpNet) -> anyhow::Result<Address> {
-        Ok(Address { link: self.index(device).await?, net, protocol: Some(PROTOCOL) })
+    /// Takes the ports of `pods` down: better no network than one without what guards it.
+    pub(super) fn shut_ports(&mut self, pods: &[PodPort]) {
+        for pod in pods {
+            let action = Action::ShutPort { device: pod.device.clone() };
+            match self.execute(&action) {
+                Ok(()) => tracing::error!(%action, "the rules for pods cannot be put back"),
+                Err(error) => {
+                    tracing::error!(error = format!("{error:#}"), "shutting a port failed")
+                }
+            }
+        }
     }
 
-    async fn route(&mut self, device: &str, route: &Route) -> anyhow::Result<Route> {
-        Ok(Route { link: Some(self.index(device).await?), ..route.clone() })
+    fn change(&mut self, device: &str, change: LinkChange) -> anyhow::Result<()> {
+        let index = self.index(device)?;
+        Ok(self.netlink.change_link(index, device, &change)?)
     }
 
-    async fn index(&mut self, device: &str) -> anyhow::Result<u32> {
+    fn address(&mut self, device: &str, net: ipnet::IpNet) -> anyhow::Result<Address> {
+        Ok(Address {
+            link: self.index(device)?,
+            net,
+            protocol: Some(PROTOCOL),
+            detection: Detection::default(),
+        })
+    }
+
+    fn route(&mut self, device: &str, route: &Route) -> anyhow::Result<Route> {
+        Ok(Route { link: Some(self.index(device)?), ..route.clone() })
+    }
+
+    fn index(&mut self, device: &str) -> anyhow::Result<u32> {
         if let Some(index) = self.indexes.get(device) {
             return Ok(*index);
         }
         self.indexes =
-            self.netlink.links().await?.into_iter().map(|link| (link.name, link.index)).collect();
+            self.netlink.links()?.into_iter().map(|link| (link.name, link.index)).collect();
         self.indexes.get(device).copied().ok_or_else(|| anyhow!("there is no device {device}"))
     }
+}
+
+/// What it means that the kernel has another route in the place of ours, and what to do.
+fn foreign(route: &Route) -> String {
+    let family = if route.destination.addr().is_ipv4() { "ip" } else { "ip -6" };
+    format!(
+        "another program has a route to {0} of the same rank; remove it (`{family} route del {0}`), or \
+         choose another cluster network",
+        route.destination
+    )
 }

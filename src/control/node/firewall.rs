@@ -1,15 +1,16 @@
-//! Compares and repairs the two nftables tables: the node's own, and the pods' source check.
+//! Compares and repairs the nftables tables: the node's own, and the two of the pods, which say what a
+//! pod may send from and which addresses have one.
 //!
-//! What should be in the second one follows from the notes that the plugin leaves on the ports of
+//! What should be in the pods' tables follows from the notes that the plugin leaves on the ports of
 //! pods. A table that the kernel lists in another way than we do counts as right once we have put
 //! it there and nobody has changed it since.
 
 use culvert_cni::pod_port::PodPort;
-use culvert_cni::source_check;
+use culvert_cni::{living, source_check};
 
 use super::diff::Ruleset;
 use crate::platform::netlink::{Link, Netlink};
-use crate::platform::nft::{Batch, Family, Listing, Result, Socket, Table};
+use crate::platform::nft::{Batch, Family, Flow, Listing, Result, Socket, Table};
 
 /// How often a repair is tried again because a pod came or went meanwhile.
 const ATTEMPTS: usize = 100;
@@ -20,8 +21,16 @@ pub(super) struct Firewall {
     socket: Option<Socket>,
     /// The node's table, and how the kernel listed it when we had put it there or found it right.
     node: Option<(Table, Listing)>,
-    /// How the kernel listed the source check without its elements when we had put it there.
-    source_check: Option<Listing>,
+    /// How the kernel listed each of the pods' tables without its elements when we had put it there.
+    pods: [Option<(Table, Listing)>; 2],
+}
+
+/// What is behind the bridge.
+pub(super) struct Pods {
+    /// The ports of pods: those of the bridge, and those that lost it and will get it back.
+    pub(super) ports: Vec<PodPort>,
+    /// Whether somebody may have an address that no note names.
+    pub(super) has_strangers: bool,
 }
 
 impl Firewall {
@@ -57,36 +66,56 @@ impl Firewall {
         Ok(())
     }
 
-    /// Looks at the source check.
-    pub(super) fn look_at_source_check(&mut self, ports: &[PodPort]) -> Result<Ruleset> {
-        Ok(match self.source_check_repair(ports)? {
-            None => Ruleset::Current,
-            Some(_batch) => Ruleset::Drifted,
-        })
+    /// Forgets the connections for which `is_wrong` says so, and returns how many.
+    pub(super) fn forget(&mut self, is_wrong: impl Fn(&Flow) -> bool) -> Result<usize> {
+        self.socket()?.forget_flows(is_wrong)
     }
 
-    /// Makes the source check that of the pods there are.
-    pub(super) async fn apply_source_check(
+    /// Looks at the pods' tables.
+    pub(super) fn look_at_pods(&mut self, pods: &Pods, bridge: &living::Bridge) -> Result<Ruleset> {
+        for (position, wanted) in tables(pods, bridge).iter().enumerate() {
+            if self.difference(position, wanted)?.is_some() {
+                return Ok(Ruleset::Drifted);
+            }
+        }
+        Ok(Ruleset::Current)
+    }
+
+    /// Makes the pods' tables those of the pods there are.
+    pub(super) fn apply_pods(
         &mut self,
         netlink: &mut Netlink,
-        bridge: &str,
+        bridge: &living::Bridge,
+    ) -> anyhow::Result<()> {
+        for position in 0..self.pods.len() {
+            self.apply_table_of_pods(position, netlink, bridge)?;
+        }
+        Ok(())
+    }
+
+    fn apply_table_of_pods(
+        &mut self,
+        position: usize,
+        netlink: &mut Netlink,
+        bridge: &living::Bridge,
     ) -> anyhow::Result<()> {
         let mut attempts = ATTEMPTS;
         loop {
             // The generation goes before the look at the pods: one that is entered in between
             // changes it.
             let generation = self.socket()?.generation()?;
-            let ports = pod_ports(&netlink.links().await?, bridge);
-            let Some(batch) = self.source_check_repair(&ports)? else {
+            let pods = pods(&netlink.links()?, &bridge.name);
+            let wanted = &tables(&pods, bridge)[position];
+            let Some(batch) = self.difference(position, wanted)? else {
                 return Ok(());
             };
             match self.socket()?.commit(&batch.at(generation)) {
                 Err(error) if error.is_stale() && attempts > 0 => attempts -= 1,
                 outcome => {
                     outcome?;
-                    let listing =
-                        self.socket()?.listing(source_check::FAMILY, source_check::TABLE)?;
-                    self.source_check = listing.map(Listing::without_elements);
+                    let listing = self.socket()?.listing(wanted.family, wanted.name)?;
+                    self.pods[position] =
+                        listing.map(|listing| (bare(wanted), listing.without_elements()));
                     return Ok(());
                 }
             }
@@ -105,9 +134,12 @@ impl Firewall {
         Ok(self.socket()?.listing(family, table)?.is_some())
     }
 
-    fn source_check_repair(&mut self, ports: &[PodPort]) -> Result<Option<Batch>> {
-        let actual = self.socket()?.listing(source_check::FAMILY, source_check::TABLE)?;
-        Ok(source_check::repair(ports, actual.as_ref(), self.source_check.as_ref()))
+    /// What has to change for the table at `position` of the pods' to be `wanted`.
+    fn difference(&mut self, position: usize, wanted: &Table) -> Result<Option<Batch>> {
+        let actual = self.socket()?.listing(wanted.family, wanted.name)?;
+        let accepted = self.pods[position].as_ref().filter(|(table, _)| *table == bare(wanted));
+        let accepted = accepted.map(|(_table, listing)| listing);
+        Ok(Batch::difference(wanted, actual.as_ref(), accepted))
     }
 
     fn socket(&mut self) -> Result<&mut Socket> {
@@ -118,12 +150,74 @@ impl Firewall {
     }
 }
 
-/// The pods' ports: those of the bridge, and those that lost it and will get it back.
-pub(super) fn pod_ports(links: &[Link], bridge: &str) -> Vec<PodPort> {
+/// The tables of the pods.
+fn tables(pods: &Pods, bridge: &living::Bridge) -> [Table; 2] {
+    let bridge = living::Bridge { has_strangers: pods.has_strangers, ..bridge.clone() };
+    [source_check::table(&pods.ports), living::table(&pods.ports, &bridge)]
+}
+
+/// A table without any element.
+fn bare(table: &Table) -> Table {
+    let mut table = table.clone();
+    for set in &mut table.sets {
+        set.elements.clear();
+    }
+    table
+}
+
+/// What is behind the bridge.
+pub(super) fn pods(links: &[Link], bridge: &str) -> Pods {
     let bridge = links.iter().find(|link| link.name == bridge).map(|link| link.index);
-    links
-        .iter()
-        .filter(|link| link.controller.is_none() || link.controller == bridge)
-        .filter_map(|link| PodPort::from_note(&link.name, &link.alias))
-        .collect()
+    let mut pods = Pods { ports: Vec::new(), has_strangers: false };
+    for link in links.iter().filter(|link| link.controller.is_none() || link.controller == bridge) {
+        match PodPort::from_note(&link.name, &link.alias) {
+            Some(port) => {
+                pods.has_strangers |= !port.is_checked;
+                pods.ports.push(port);
+            }
+            // One that is down is being made.
+            None => {
+                pods.has_strangers |= link.up && bridge.is_some() && link.controller == bridge;
+            }
+        }
+    }
+    pods
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const NOTE: &str = "culvert pod 0a:58:0a:f4:01:02 checked 10.244.1.2";
+
+    fn link(index: u32, name: &str, controller: Option<u32>, alias: &str) -> Link {
+        Link {
+            index,
+            name: name.into(),
+            up: true,
+            controller,
+            alias: alias.into(),
+            ..Link::default()
+        }
+    }
+
+    #[test]
+    fn stranger_is_a_port_without_a_note_or_a_pod_that_is_not_checked() {
+        let mut links = vec![
+            link(2, "v-net-0", None, ""),
+            link(3, "culv1", Some(2), NOTE),
+            link(4, "eth0", None, ""),
+        ];
+        assert!(!pods(&links, "v-net-0").has_strangers);
+        links.push(link(5, "culv2", Some(2), &NOTE.replace(" checked", "")));
+        assert!(pods(&links, "v-net-0").has_strangers);
+        links.pop();
+        links.push(link(6, "veth0", Some(2), ""));
+        let found = pods(&links, "v-net-0");
+        assert!(found.has_strangers);
+        assert_eq!(found.ports.len(), 1);
+        links.pop();
+        links.push(link(7, "veth1", Some(9), ""));
+        assert!(!pods(&links, "v-net-0").has_strangers);
+    }
 }

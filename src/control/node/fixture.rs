@@ -3,6 +3,7 @@
 use ipnet::IpNet;
 
 use super::NodeSpec;
+use crate::platform::netlink::{MAIN_TABLE, Route};
 
 pub(super) fn spec() -> NodeSpec {
     NodeSpec {
@@ -12,7 +13,26 @@ pub(super) fn spec() -> NodeSpec {
         local_subnets: vec![net("10.244.1.0/24"), net("fd00:10:244:1::/64")],
         mtu: 1464,
         underlay_ports: vec![4790],
+        codec_ports: vec![4790, 8472, 8285],
+        remote_subnets: vec![net("10.244.2.0/24"), net("fd00:10:244:2::/64")],
         masquerade: true,
+    }
+}
+
+/// A route of somebody else to everywhere, by a device with index 7.
+pub(super) fn route() -> Route {
+    Route {
+        destination: net("0.0.0.0/0"),
+        table: MAIN_TABLE,
+        protocol: 4,
+        scope: 253,
+        priority: 0,
+        link: Some(7),
+        gateway: None,
+        source: None,
+        mtu: None,
+        advmss: None,
+        direct: true,
     }
 }
 

@@ -15,25 +15,35 @@ mod execute;
 mod firewall;
 #[cfg(test)]
 mod fixture;
+mod kernel;
 mod observe;
 mod path_errors;
 mod path_mtu;
 mod preflight;
+mod reach;
+mod report;
 mod ruleset;
+mod stranded;
+mod worker;
 
-use anyhow::{Context as _, bail};
-use culvert_cni::pod_port::PodPort;
+use anyhow::{Context as _, anyhow};
+use culvert_cni::living;
 use ipnet::IpNet;
 
 pub use self::action::Action;
 pub use self::cleanup::Cleanup;
-use self::desired::{ALIAS_PREFIX, Desired};
-use self::diff::{Ruleset, diff};
+use self::desired::Desired;
+use self::diff::{Port, Ruleset, diff};
 pub use self::events::{Changes, KernelEvents};
 use self::execute::Executor;
-use self::firewall::Firewall;
+use self::firewall::{Firewall, Pods};
+pub use self::kernel::Kernel;
+use self::observe::Observed;
 pub use self::path_mtu::PathMtu;
 pub use self::preflight::Conflict;
+use self::reach::{Detour, Devices};
+pub use self::report::{Failure, Report};
+pub use self::stranded::Stranded;
 use crate::platform::netlink::Netlink;
 use crate::platform::sysctl::Sysctls;
 
@@ -68,12 +78,16 @@ pub struct NodeSpec {
     pub mtu: u16,
     /// UDP ports of the tunnel, one for each codec in use.
     pub underlay_ports: Vec<u16>,
+    /// UDP ports of every codec there is, in use or not.
+    pub codec_ports: Vec<u16>,
+    /// Pod subnets of the other nodes.
+    pub remote_subnets: Vec<IpNet>,
     /// Whether pods' traffic to outside the cluster leaves with the node's address.
     pub masquerade: bool,
 }
 
 /// Whoever holds the TUN's file descriptors.
-pub trait TunOwner: Send {
+pub trait TunOwner: Send + Sync {
     /// Whether the descriptors still belong to the device of that name: nobody deleted it.
     fn is_attached(&self) -> bool;
 
@@ -82,7 +96,7 @@ pub trait TunOwner: Send {
     /// # Errors
     ///
     /// When the kernel refuses.
-    fn open(&mut self) -> crate::platform::Result<()>;
+    fn open(&self) -> crate::platform::Result<()>;
 }
 
 /// Brings the kernel's state to what a [`NodeSpec`] asks for, and keeps it there.
@@ -90,10 +104,12 @@ pub struct Reconciler {
     netlink: Netlink,
     sysctls: Sysctls,
     firewall: Firewall,
+    /// How often the ways of packets were asked for.
+    turn: usize,
 }
 
 impl Reconciler {
-    /// Connects to the kernel, on the current tokio runtime and in this thread's network namespace.
+    /// Connects to the kernel, in this thread's network namespace.
     ///
     /// # Errors
     ///
@@ -103,7 +119,16 @@ impl Reconciler {
             netlink: Netlink::open()?,
             sysctls: Sysctls::default(),
             firewall: Firewall::default(),
+            turn: 0,
         })
+    }
+
+    /// Connects anew, if the kernel lets it.
+    fn reopen(&mut self) {
+        match Netlink::open() {
+            Ok(netlink) => (self.netlink, self.firewall) = (netlink, Firewall::default()),
+            Err(error) => tracing::error!(%error, "reaching the kernel failed"),
+        }
     }
 
     /// The same, with kernel parameters where `sysctls` has them.
@@ -112,7 +137,7 @@ impl Reconciler {
         Self { sysctls, ..self }
     }
 
-    /// Makes the node what `spec` says, and returns what that took: nothing, for a healthy node.
+    /// Makes the node what `spec` says, and reports what that took and whether packets get through.
     ///
     /// `changes` says what to look at. Links, addresses, routes and parameters cost a few dumps and
     /// are always looked at; the nftables tables, of which one grows with the pods, are looked at when
@@ -120,51 +145,97 @@ impl Reconciler {
     ///
     /// # Errors
     ///
-    /// The first action that failed; those before it are done, and the next call continues.
-    pub async fn reconcile(
+    /// That the kernel could not be looked at, or the first action that failed; those before it are
+    /// done, and the next call continues.
+    pub fn reconcile(
         &mut self,
         spec: &NodeSpec,
-        tun: &mut dyn TunOwner,
+        tun: &dyn TunOwner,
         changes: Changes,
-    ) -> anyhow::Result<Vec<Action>> {
+    ) -> Result<Report, Failure> {
         let desired = Desired::new(spec);
         let mut done = Vec::new();
         let mut look = changes.nft;
-        for _round in 0..ROUNDS {
-            let mut observed =
-                observe::observe(&mut self.netlink, &self.sysctls, &desired, tun.is_attached())
-                    .await?;
-            observed.actual.ruleset = self.ruleset_state(spec, &desired, look)?;
-            if look {
-                observed.actual.source_check = self.source_check_state(&observed.pods)?;
-            }
+        let mut prepended = false;
+        let mut round = 0;
+        loop {
+            let mut observed = self.observe(spec, &desired, tun, look).map_err(Failure::of_look)?;
             look = false;
-            let actions = diff(&desired, &observed.actual);
-            if actions.is_empty() {
-                return Ok(done);
+            let mut actions = diff(&desired, &observed.actual);
+            let mut obstacle = None;
+            if actions.is_empty() && observed.carrying {
+                let detours = self.detours(spec, &observed).map_err(Failure::of_look)?;
+                // Once: whoever does it again and again does it on purpose.
+                if !prepended {
+                    actions = unhide(&desired, &detours);
+                    prepended = true;
+                }
+                obstacle = detours.into_iter().next().map(|detour| detour.obstacle);
             }
+            let Some(next) = actions.first() else {
+                let stranded = stranded::stranded(&spec.local_subnets, &observed.pods.ports);
+                let Observed { carrying, own_addresses, .. } = observed;
+                return Ok(Report { done, carrying, obstacle, own_addresses, stranded });
+            };
+            if round == ROUNDS {
+                return Err(Failure::Broken(anyhow!(
+                    "the kernel's state does not stay as it was set; another program, or another \
+                     daemon with the same bridge, may be managing the same devices (next would be: \
+                     {next})"
+                )));
+            }
+            round += 1;
             let mut executor = Executor {
                 netlink: &mut self.netlink,
                 firewall: &mut self.firewall,
                 tun,
-                indexes: observed.indexes,
-                ruleset: Some(&desired.ruleset),
+                indexes: std::mem::take(&mut observed.indexes),
+                desired: Some(&desired),
                 sysctls: &self.sysctls,
             };
             for action in actions {
-                executor.execute(&action).await?;
+                if let Err(error) = executor.execute(&action) {
+                    if action.guards_pods() && !is_stale(&error) {
+                        executor.shut_ports(&observed.pods.ports);
+                    }
+                    return Err(Failure::Broken(error));
+                }
                 done.push(action);
             }
         }
-        let observed =
-            observe::observe(&mut self.netlink, &self.sysctls, &desired, tun.is_attached()).await?;
-        match diff(&desired, &observed.actual).first() {
-            None => Ok(done),
-            Some(action) => bail!(
-                "the kernel's state does not stay as it was set; another program may be managing the \
-                 same devices (next would be: {action})"
-            ),
+    }
+
+    fn observe(
+        &mut self,
+        spec: &NodeSpec,
+        desired: &Desired,
+        tun: &dyn TunOwner,
+        look: bool,
+    ) -> anyhow::Result<Observed> {
+        let mut observed =
+            observe::observe(&mut self.netlink, &self.sysctls, desired, tun.is_attached())?;
+        // No port comes up without a look at what guards it.
+        let look = look || !observed.actual.ports.iter().all(Port::is_right);
+        observed.actual.ruleset = self.ruleset_state(spec, desired, look)?;
+        if look {
+            observed.actual.source_check = self.pods_state(&observed.pods, &desired.pods)?;
         }
+        Ok(observed)
+    }
+
+    /// The packets that would not take the way that they should.
+    fn detours(&mut self, spec: &NodeSpec, observed: &Observed) -> anyhow::Result<Vec<Detour>> {
+        let index = |name: &str| observed.indexes.get(name).copied();
+        let (Some(tun), Some(bridge)) = (index(&spec.tun), index(&spec.bridge)) else {
+            return Ok(Vec::new());
+        };
+        self.turn = self.turn.wrapping_add(1);
+        let probes = reach::probes(spec, Devices { tun, bridge }, self.turn);
+        let ways = self.netlink.ways(probes.iter().map(|probe| probe.flow))?;
+        let judged = probes.iter().zip(&ways);
+        Ok(judged
+            .filter_map(|(probe, way)| reach::detour(spec, probe, way, &observed.indexes))
+            .collect())
     }
 
     /// Compares the node's nftables table with what it should be, if asked to or if that is new.
@@ -192,101 +263,36 @@ impl Reconciler {
         }
     }
 
-    /// Compares the pods' source check with what it should be.
-    fn source_check_state(&mut self, pods: &[PodPort]) -> anyhow::Result<Ruleset> {
-        match self.firewall.look_at_source_check(pods) {
+    /// Compares the pods' tables with what they should be.
+    fn pods_state(&mut self, pods: &Pods, bridge: &living::Bridge) -> anyhow::Result<Ruleset> {
+        match self.firewall.look_at_pods(pods, bridge) {
             // The plugin says so too, to whoever attaches a pod that is to be checked.
             Err(error) if error.is_unsupported() => {
                 tracing::warn!(%error, "pods of this node can use one another's addresses");
                 Ok(Ruleset::Unchecked)
             }
-            other => other.context("checking the pods' source check"),
+            other => other.context("checking the pods' nftables tables"),
         }
-    }
-
-    /// Whether the TUN takes packets.
-    ///
-    /// kernel: a device whose last queue was closed loses its carrier, and one whose queue is opened
-    /// again gets it back from a work item that may have to wait; until then every packet is dropped.
-    ///
-    /// # Errors
-    ///
-    /// When the kernel cannot be asked.
-    pub async fn is_carrying(&mut self, spec: &NodeSpec) -> anyhow::Result<bool> {
-        let links = self.netlink.links().await?;
-        Ok(links.iter().any(|link| link.name == spec.tun && link.running))
-    }
-
-    /// Lists the addresses of this machine's own interfaces: neither ours nor loopback nor link-local.
-    ///
-    /// # Errors
-    ///
-    /// When the kernel cannot be asked.
-    pub async fn local_addresses(&mut self) -> anyhow::Result<Vec<IpNet>> {
-        let own: Vec<u32> = self
-            .netlink
-            .links()
-            .await?
-            .into_iter()
-            .filter(|link| link.alias.starts_with(ALIAS_PREFIX))
-            .map(|link| link.index)
-            .collect();
-        Ok(self
-            .netlink
-            .addresses()
-            .await?
-            .into_iter()
-            .filter(|address| !own.contains(&address.link))
-            .map(|address| address.net)
-            // By address and not by device: a node may have its routed address on the loopback device.
-            .filter(|net| !net.addr().is_loopback() && !is_link_local(net))
-            .collect())
     }
 }
 
-fn is_link_local(net: &IpNet) -> bool {
-    match net {
-        IpNet::V4(net) => net.addr().is_link_local(),
-        IpNet::V6(net) => net.addr().is_unicast_link_local(),
-    }
+/// Puts our routes before those that hide them.
+fn unhide(desired: &Desired, detours: &[Detour]) -> Vec<Action> {
+    let hidden = |network: &IpNet| detours.iter().any(|detour| detour.hidden == Some(*network));
+    desired
+        .routes
+        .iter()
+        .filter(|route| hidden(&route.destination))
+        .map(|route| Action::PrependRoute {
+            device: desired.tun.name.clone(),
+            route: route.route(),
+        })
+        .collect()
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    /// The control runtime may move a task between threads.
-    fn movable(future: impl Future + Send) {
-        drop(future);
-    }
-
-    #[tokio::test]
-    async fn requests_can_move_between_threads() {
-        struct Nobody;
-        impl TunOwner for Nobody {
-            fn is_attached(&self) -> bool {
-                false
-            }
-            fn open(&mut self) -> crate::platform::Result<()> {
-                Ok(())
-            }
-        }
-        let spec = NodeSpec {
-            tun: "culvert0".into(),
-            bridge: "v-net-0".into(),
-            cluster_networks: Vec::new(),
-            local_subnets: Vec::new(),
-            mtu: 1464,
-            underlay_ports: vec![4790],
-            masquerade: false,
-        };
-        // None of these is polled, so nothing on this machine is read or changed.
-        let mut reconciler = Reconciler::open().unwrap();
-        movable(reconciler.reconcile(&spec, &mut Nobody, Changes::ALL));
-        movable(reconciler.cleanup());
-        movable(reconciler.path_mtu(std::iter::empty()));
-        movable(reconciler.local_addresses());
-        movable(reconciler.preflight(&spec, &[], &[]));
-        movable(KernelEvents::open().unwrap().changed());
-    }
+/// Whether somebody else changed nftables faster than we could, so that what was there still is.
+fn is_stale(error: &anyhow::Error) -> bool {
+    error.chain().any(|cause| {
+        cause.downcast_ref::<crate::platform::nft::Error>().is_some_and(|error| error.is_stale())
+    })
 }

@@ -1,14 +1,16 @@
 //! Reads the part of the kernel's state that [`diff()`](super::diff()) compares.
 
 use std::collections::{BTreeMap, HashMap};
+use std::net::IpAddr;
 
 use anyhow::{Context as _, bail};
-use culvert_cni::pod_port::PodPort;
+use culvert_cni::pod_port::{DEVICE_GROUP, FORWARDED_GROUPS, PodPort};
+use ipnet::IpNet;
 
 use super::PROTOCOL;
-use super::desired::{ALIAS_PREFIX, Desired, IPV6_FORWARDING};
+use super::desired::{ALIAS_PREFIX, Desired, Device, IPV6_FORWARDING, Parameter};
 use super::diff::{Actual, ActualAddress, ActualDevice, ActualRoute, Port, Ruleset};
-use super::firewall::pod_ports;
+use super::firewall::{Pods, pods};
 use crate::platform::netlink::{Address, Link, LinkKind, Netlink, Route};
 use crate::platform::sysctl::Sysctls;
 
@@ -21,39 +23,63 @@ const ADVERTISED: u8 = 9;
 /// What one look at the kernel found.
 pub(super) struct Observed {
     pub(super) actual: Actual,
+    /// Whether the TUN takes packets.
+    ///
+    /// kernel: a device whose last queue was closed loses its carrier, and one whose queue is opened
+    /// again gets it back from a work item that may have to wait; until then every packet is dropped.
+    pub(super) carrying: bool,
+    /// The addresses of this machine's own interfaces: neither ours nor loopback nor link-local.
+    pub(super) own_addresses: Vec<IpNet>,
     /// The pods that the plugin has left notes about.
-    pub(super) pods: Vec<PodPort>,
+    pub(super) pods: Pods,
     /// Index of each device that an action may name.
     pub(super) indexes: HashMap<String, u32>,
 }
 
 /// Looks at everything but the nftables tables, which are looked at apart.
-pub(super) async fn observe(
+pub(super) fn observe(
     netlink: &mut Netlink,
     parameters: &Sysctls,
     desired: &Desired,
     tun_attached: bool,
 ) -> anyhow::Result<Observed> {
-    let links = netlink.links().await?;
-    let addresses = netlink.addresses().await?;
-    let routes = netlink.routes_of(PROTOCOL).await?;
+    let links = netlink.links()?;
+    let addresses = netlink.addresses()?;
+    let routes = netlink.routes_of(PROTOCOL)?;
 
     let sysctls = sysctls(parameters, desired)?;
     // Asked for only by the start that is about to switch forwarding on.
     let is_about_to_forward = sysctls.get(IPV6_FORWARDING).is_some_and(|value| value != "1");
     let advertised = if is_about_to_forward {
-        let learned = netlink.routes_of(ADVERTISED).await?;
+        let learned = netlink.routes_of(ADVERTISED)?;
         advertised(&links, &learned, parameters)?
     } else {
         Vec::new()
     };
 
-    let tun = named(&links, &desired.tun.name, &LinkKind::Tun)?;
-    let bridge = named(&links, &desired.bridge.name, &LinkKind::Bridge)?;
+    let tun = named(&links, &desired.tun.name, &LinkKind::Tun)?
+        .or_else(|| renamed(&links, &addresses, &desired.tun, &LinkKind::Tun));
+    let bridge = named(&links, &desired.bridge.name, &LinkKind::Bridge)?
+        .or_else(|| renamed(&links, &addresses, &desired.bridge, &LinkKind::Bridge));
+    let mut connected = Vec::new();
+    let mut delivers = true;
+    if let Some(bridge) = bridge {
+        connected = netlink.routes_by(bridge.index)?;
+        connected.retain(|route| route.direct && route.protocol != PROTOCOL);
+        if let Some(mac) = bridge.mac {
+            // A kernel before 5.0 cannot be asked, and is believed.
+            delivers = match netlink.delivers(bridge.index, mac) {
+                Err(error) if error.is_interrupted() => return Err(error.into()),
+                asked => asked.unwrap_or(true),
+            };
+        }
+    }
     let actual = Actual {
-        tun: tun.map(|link| device(link, &addresses)),
+        tun: tun.map(|link| device(link, &desired.tun, &addresses)),
         tun_attached,
-        bridge: bridge.map(|link| device(link, &addresses)),
+        bridge: bridge
+            .map(|link| ActualDevice { delivers, ..device(link, &desired.bridge, &addresses) }),
+        connected,
         routes: routes
             .into_iter()
             .map(|route| ActualRoute {
@@ -65,18 +91,17 @@ pub(super) async fn observe(
                 route,
             })
             .collect(),
-        ports: links
-            .iter()
-            .filter_map(|link| port(link, bridge.map(|bridge| bridge.index)))
-            .collect(),
+        ports: links.iter().filter_map(|link| port(link, bridge, &links, desired)).collect(),
         advertised,
         sysctls,
         ruleset: Ruleset::Unchecked,
         source_check: Ruleset::Unchecked,
     };
     Ok(Observed {
+        carrying: tun.is_some_and(|link| link.running),
+        own_addresses: own_addresses(&links, &addresses),
         actual,
-        pods: pod_ports(&links, &desired.bridge.name),
+        pods: pods(&links, &desired.bridge.name),
         indexes: links.into_iter().map(|link| (link.name, link.index)).collect(),
     })
 }
@@ -121,14 +146,54 @@ fn named<'a>(links: &'a [Link], name: &str, kind: &LinkKind) -> anyhow::Result<O
     Ok(Some(link))
 }
 
-fn device(link: &Link, addresses: &[Address]) -> ActualDevice {
+/// The device of ours that `wanted` describes, under a name that somebody else gave it. A device of
+/// another daemon in this namespace has the addresses of another node.
+fn renamed<'a>(
+    links: &'a [Link],
+    addresses: &[Address],
+    wanted: &Device,
+    kind: &LinkKind,
+) -> Option<&'a Link> {
+    links.iter().filter(|link| link.kind == *kind && link.alias.starts_with(ALIAS_PREFIX)).find(
+        |link| {
+            addresses.iter().any(|is| is.link == link.index && wanted.addresses.contains(&is.net))
+        },
+    )
+}
+
+/// The addresses of this machine that are not the daemon's doing.
+fn own_addresses(links: &[Link], addresses: &[Address]) -> Vec<IpNet> {
+    let is_ours = |index: u32| {
+        links.iter().any(|link| link.index == index && link.alias.starts_with(ALIAS_PREFIX))
+    };
+    addresses
+        .iter()
+        .filter(|address| !is_ours(address.link))
+        // By address and not by device: a node may have its routed address on the loopback device.
+        .filter(|address| !address.net.addr().is_loopback())
+        .filter(|address| match address.net.addr() {
+            IpAddr::V4(ip) => !ip.is_link_local(),
+            IpAddr::V6(ip) => !ip.is_unicast_link_local(),
+        })
+        .map(|address| address.net)
+        .collect()
+}
+
+fn device(link: &Link, wanted: &Device, addresses: &[Address]) -> ActualDevice {
     ActualDevice {
+        renamed: (link.name != wanted.name).then(|| link.name.clone()),
         up: link.up,
+        neighbours: link.arp && link.multicast,
+        delivers: true,
         mtu: link.mtu,
         alias: link.alias.clone(),
         mac: link.mac,
         tx_queue_len: link.tx_queue_len,
-        plain: !link.spanning_tree && !link.multicast_snooping,
+        plain: !link.spanning_tree
+            && !link.multicast_snooping
+            && !link.vlan_filtering
+            && !link.learns_from_groups
+            && link.learning_limit != Some(0),
         addresses: addresses
             .iter()
             .filter(|address| address.link == link.index)
@@ -144,26 +209,69 @@ fn device(link: &Link, addresses: &[Address]) -> ActualDevice {
 /// The kernel gives a bridge its link-local address, which is none of our business.
 fn is_link_local(address: &Address) -> bool {
     match address.net.addr() {
-        std::net::IpAddr::V4(_) => false,
-        std::net::IpAddr::V6(ip) => ip.is_unicast_link_local(),
+        IpAddr::V4(_) => false,
+        IpAddr::V6(ip) => ip.is_unicast_link_local(),
     }
 }
 
-/// A pod's cable that is plugged into our bridge, or that was made for it and lost it.
-fn port(link: &Link, bridge: Option<u32>) -> Option<Port> {
+/// A pod's cable that is plugged into our bridge, or that belongs there.
+fn port(link: &Link, bridge: Option<&Link>, links: &[Link], desired: &Desired) -> Option<Port> {
     if link.kind != LinkKind::Veth {
         return None;
     }
-    let plugged = link.controller.is_some() && link.controller == bridge;
-    let unplugged = link.controller.is_none() && is_port_name(&link.name);
+    let plugged = link.controller.is_some() && link.controller == bridge.map(|bridge| bridge.index);
+    let pod = PodPort::from_note(&link.name, &link.alias);
+    let is_ours = pod.is_some() || is_port_name(&link.name);
+    if !plugged && !is_lost(link, pod.as_ref(), links, desired) {
+        return None;
+    }
     // A pod that nothing is known about must be able to reach itself through a service address.
-    let (hairpin, isolated) = PodPort::from_note(&link.name, &link.alias)
-        .map_or((true, false), |pod| (pod.hairpin, pod.isolated));
-    let port = || Port { device: link.name.clone(), mtu: link.mtu, plugged, hairpin, isolated };
-    (plugged || unplugged).then(port)
+    let hairpin = pod.as_ref().is_none_or(|pod| pod.hairpin);
+    let isolated = pod.as_ref().is_some_and(|pod| pod.isolated);
+    let options = link.port.unwrap_or_default();
+    // The plugin sets the options and brings it up at once, when all that guards the pod is there.
+    let is_being_made = plugged && !link.up && options.forwarded_groups == 0;
+    let configured = link.arp
+        && options.hairpin == hairpin
+        && options.isolated == isolated
+        && options.learning
+        && options.flood;
+    Some(Port {
+        device: link.name.clone(),
+        mtu: link.mtu,
+        plugged,
+        // The group of a device that somebody else made is somebody else's.
+        guarded: is_being_made
+            || options.forwarded_groups == FORWARDED_GROUPS
+                && (link.group == DEVICE_GROUP || !is_ours),
+        up: is_being_made || link.up || !is_ours,
+        configured: is_being_made || configured || pod.is_none(),
+        hairpin,
+        isolated,
+    })
 }
 
-fn is_port_name(name: &str) -> bool {
+/// Whether a device that is not in our bridge belongs there: a pod's, which has been unplugged, or
+/// plugged into a bridge that is no daemon's. Another daemon's pods have addresses of another node.
+fn is_lost(link: &Link, pod: Option<&PodPort>, links: &[Link], desired: &Desired) -> bool {
+    let subnets = || desired.connected.iter().map(|route| route.destination);
+    let is_in_subnet =
+        |pod: &PodPort| pod.addresses.iter().any(|ip| subnets().any(|subnet| subnet.contains(ip)));
+    match (link.controller, pod) {
+        (None, None) => is_port_name(&link.name),
+        (None, Some(pod)) => is_port_name(&link.name) || is_in_subnet(pod),
+        (Some(_foreign), None) => false,
+        (Some(foreign), Some(pod)) => {
+            let is_daemons = links
+                .iter()
+                .any(|link| link.index == foreign && link.alias.starts_with(ALIAS_PREFIX));
+            !is_daemons && is_in_subnet(pod)
+        }
+    }
+}
+
+/// Whether the plugin gives such names.
+pub(super) fn is_port_name(name: &str) -> bool {
     name.strip_prefix(PORT_PREFIX).is_some_and(|digits| {
         !digits.is_empty() && digits.bytes().all(|digit| digit.is_ascii_hexdigit())
     })
@@ -171,7 +279,7 @@ fn is_port_name(name: &str) -> bool {
 
 fn sysctls(parameters: &Sysctls, desired: &Desired) -> anyhow::Result<BTreeMap<String, String>> {
     let mut values = BTreeMap::new();
-    for (key, _value) in &desired.sysctls {
+    for Parameter { key, .. } in &desired.sysctls {
         if let Some(value) = parameters.read(key).context("checking kernel parameters")? {
             values.insert(key.clone(), value);
         }
@@ -182,6 +290,7 @@ fn sysctls(parameters: &Sysctls, desired: &Desired) -> anyhow::Result<BTreeMap<S
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::platform::netlink::BridgePort;
 
     #[test]
     fn only_the_plugins_own_names_are_plugged_in() {
@@ -189,6 +298,40 @@ mod tests {
         assert!(!is_port_name("culvert0"));
         assert!(!is_port_name("culv"));
         assert!(!is_port_name("veth1f09ab3c"));
+    }
+
+    #[test]
+    fn port_that_the_plugin_is_making_is_left_to_it() {
+        let made = Link {
+            name: "culv1f09ab3c".into(),
+            kind: LinkKind::Veth,
+            controller: Some(3),
+            group: DEVICE_GROUP,
+            arp: true,
+            ..Link::default()
+        };
+        let desired = Desired::new(&super::super::fixture::spec());
+        let bridge = Link { index: 3, ..Link::default() };
+        let is_right = |link: &Link| {
+            port(link, Some(&bridge), &[], &desired).is_some_and(|port| port.is_right())
+        };
+        let guard = BridgePort { forwarded_groups: FORWARDED_GROUPS, ..BridgePort::default() };
+        assert!(is_right(&made));
+        let up = Link { up: true, ..made.clone() };
+        assert!(!is_right(&up));
+        let guarded = Link { port: Some(guard), ..up.clone() };
+        assert!(is_right(&guarded));
+        for wrong in [
+            Link { up: false, ..guarded.clone() },
+            Link { group: 0, ..guarded.clone() },
+            Link { controller: None, ..guarded },
+            Link { controller: None, ..made },
+        ] {
+            assert!(!is_right(&wrong), "{wrong:?}");
+        }
+        let stranger = Link { name: "veth0".into(), group: 0, ..up };
+        assert!(!is_right(&stranger));
+        assert!(is_right(&Link { port: Some(guard), ..stranger }));
     }
 
     #[test]

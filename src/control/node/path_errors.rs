@@ -6,13 +6,10 @@
 //! about nothing else: not about what nodes send to one another.
 
 use super::NodeSpec;
-use super::ruleset::ClusterFamily;
+use super::ruleset::{ACCEPT, ClusterFamily, DROP, FILTER};
 use crate::platform::nft::{
-    Base, Chain, ChainKind, Comparison, Expression, Field, Hook, Membership, Verdict,
+    Base, Chain, ChainKind, Comparison, Expression, Field, Hook, Membership,
 };
-
-/// `NF_IP_PRI_FILTER`.
-const FILTER: i32 = 0;
 
 /// "Fragmentation needed" and "packet too big", as the first bytes of an ICMP message have them.
 const FRAGMENTATION_NEEDED: [u8; 2] = [3, 4];
@@ -26,7 +23,7 @@ const ICMPV6: u8 = 58;
 const ICMP_HEADER_LEN: u32 = 8;
 
 /// What pods tell the node itself.
-pub(super) fn input(spec: &NodeSpec, families: &[ClusterFamily]) -> Chain {
+pub(super) fn chain(spec: &NodeSpec, families: &[ClusterFamily]) -> Chain {
     let devices = [&spec.bridge, &spec.tun];
     let from = |device: &str| Expression::input_name(Comparison::Equal, device);
     let about_pods = devices.iter().flat_map(|device| {
@@ -37,24 +34,17 @@ pub(super) fn input(spec: &NodeSpec, families: &[ClusterFamily]) -> Chain {
                 ..family.destination()
             };
             let is_inside = Expression::field_in(quoted, Membership::Inside, &family.cluster_set());
-            [
-                &from(device)[..],
-                &is_too_big(family.is_ipv4),
-                &is_inside,
-                &[Expression::Verdict(Verdict::Accept)],
-            ]
-            .concat()
+            [&from(device)[..], &is_too_big(family.is_ipv4), &is_inside, &ACCEPT].concat()
         })
     });
     // What is cut so short that its quote cannot be read comes here too.
     let others = devices.iter().flat_map(|device| {
-        [true, false].into_iter().map(move |is_ipv4| {
-            [&from(device)[..], &is_too_big(is_ipv4), &[Expression::Verdict(Verdict::Drop)]]
-                .concat()
-        })
+        [true, false]
+            .into_iter()
+            .map(move |is_ipv4| [&from(device)[..], &is_too_big(is_ipv4), &DROP].concat())
     });
     Chain {
-        name: "input",
+        name: "path_errors",
         kind: ChainKind::Filter,
         hook: Hook::Input,
         priority: FILTER,

@@ -6,7 +6,7 @@ use std::net::IpAddr;
 use anyhow::Context as _;
 
 use super::Reconciler;
-use crate::platform::netlink::{Link, Path};
+use crate::platform::netlink::{Flow, Link, Path, Way};
 
 /// No link that can carry the overlay has less: every IPv4 host must accept this much (RFC 791), and
 /// an inner IPv6 packet needs 1280.
@@ -24,7 +24,8 @@ pub struct PathMtu {
 }
 
 impl Reconciler {
-    /// Asks the routing table for the MTU toward each peer; none when it leads to none of them.
+    /// Asks how the kernel would route each of `flows`, the datagrams to the peers, and says the MTU
+    /// toward each; none when no route leads to any of them.
     ///
     /// A route's own MTU counts before its device's. This machine's own addresses are left out, and
     /// with them loopback's 65,536 bytes, which say nothing about the underlay. So is a peer whose MTU
@@ -33,27 +34,31 @@ impl Reconciler {
     /// # Errors
     ///
     /// When the kernel cannot be asked.
-    pub async fn path_mtu(
-        &mut self,
-        peers: impl Iterator<Item = IpAddr>,
-    ) -> anyhow::Result<Option<PathMtu>> {
-        let peers: Vec<IpAddr> = peers.collect();
-        let links = self.netlink.links().await.context("reading device MTUs")?;
+    pub fn path_mtu(&mut self, flows: &[Flow]) -> anyhow::Result<Option<PathMtu>> {
+        let links = self.netlink.links().context("reading device MTUs")?;
         let links: Vec<Link> = links.into_iter().filter(|link| !link.loopback).collect();
         let devices: HashMap<u32, u32> = links.iter().map(|link| (link.index, link.mtu)).collect();
-        let paths = self.netlink.paths_to(&peers).await?;
+        let ways = self.netlink.ways(flows.iter().copied())?;
+        let mut paths: Vec<(IpAddr, Option<Path>)> =
+            flows.iter().zip(ways).map(|(flow, way)| (flow.destination, path(way))).collect();
+        // kernel: from an address that this machine does not have (yet) there is no route at all.
+        if paths.iter().all(|(_peer, path)| path.is_none()) {
+            let without = flows.iter().map(|flow| Flow { source: None, ..*flow });
+            let ways = self.netlink.ways(without)?;
+            for ((_peer, found), way) in paths.iter_mut().zip(ways) {
+                *found = path(way);
+            }
+        }
         // Our sockets go by the device alone. A router may have advertised less for IPv6.
-        let used: HashSet<u32> = peers
+        let used: HashSet<u32> = paths
             .iter()
-            .zip(&paths)
             .filter(|(peer, _)| peer.is_ipv6())
             .flat_map(|(_, path)| path.iter().flat_map(|path| &path.links))
             .copied()
             .collect();
         let devices6 = self.ipv6_mtus(links.iter().filter(|link| used.contains(&link.index)))?;
-        let per_peer: Vec<(IpAddr, u16)> = peers
+        let per_peer: Vec<(IpAddr, u16)> = paths
             .into_iter()
-            .zip(paths)
             .filter_map(|(peer, path)| {
                 let devices = if peer.is_ipv6() { &devices6 } else { &devices };
                 Some((peer, mtu(&path?, devices)?))
@@ -82,23 +87,33 @@ impl Reconciler {
     }
 }
 
+fn path(way: Way) -> Option<Path> {
+    match way {
+        Way::Out(path) => Some(path),
+        Way::Local | Way::Refused(_) => None,
+    }
+}
+
 /// The MTU of a path; `devices` has those of every device but loopback.
 fn mtu(path: &Path, devices: &HashMap<u32, u32>) -> Option<u16> {
     // Of several next hops any may be taken, so the smallest counts.
     let device = path.links.iter().filter_map(|link| devices.get(link)).min()?;
     // A route may promise more than its device carries; the kernel then goes by the device.
-    let mtu = path.mtu.map_or(*device, |route| route.min(*device));
+    let mtu = path.route.mtu.map_or(*device, |route| route.min(*device));
     (mtu >= LEAST_MTU).then(|| u16::try_from(mtu).unwrap_or(u16::MAX))
 }
 
 #[cfg(test)]
 mod tests {
+    use super::super::fixture::route;
     use super::*;
+    use crate::platform::netlink::Route;
 
     const DEVICES: [(u32, u32); 3] = [(2, 1500), (3, 9000), (4, 70_000)];
 
     fn of(mtu_of_route: Option<u32>, links: &[u32]) -> Option<u16> {
-        let path = Path { mtu: mtu_of_route, links: links.to_vec() };
+        let route = Route { mtu: mtu_of_route, ..route() };
+        let path = Path { route, links: links.to_vec() };
         mtu(&path, &HashMap::from(DEVICES))
     }
 

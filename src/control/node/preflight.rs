@@ -6,14 +6,12 @@
 use std::net::IpAddr;
 
 use anyhow::Context as _;
-use culvert_cni::pod_port::PodPort;
 use ipnet::IpNet;
 
 use super::desired::ALIAS_PREFIX;
-use super::firewall::pod_ports;
 use super::{NodeSpec, PROTOCOL, Reconciler};
 use crate::config::overlap;
-use crate::platform::netlink::MAIN_TABLE;
+use crate::platform::netlink::{MAIN_TABLE, default_priority};
 
 /// A cluster network that cannot be used here, with what it collides with and what to do.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -29,9 +27,9 @@ pub enum Conflict {
         /// The service network.
         service: IpNet,
     },
-    /// With the subnet of an interface of this machine.
+    /// With the address of an interface of this machine.
     #[error(
-        "cluster network {cluster} overlaps {address} of this machine's interface {device}: its \
+        "cluster network {cluster} contains {address} of this machine's interface {device}: its \
          neighbours there would become unreachable; choose another cluster network, or remove that \
          address"
     )]
@@ -56,8 +54,8 @@ pub enum Conflict {
     },
     /// With a route of this machine.
     #[error(
-        "cluster network {cluster} overlaps the route {route} via {device}: one would hide the other; \
-         choose another cluster network, or remove the route (`ip route del {route}`)"
+        "the route {route} via {device} takes packets for cluster network {cluster}: choose another \
+         cluster network, or remove the route (`ip route del {route}`)"
     )]
     Route {
         /// The cluster network.
@@ -84,20 +82,6 @@ pub enum Conflict {
         /// In bytes.
         mtu: u16,
     },
-    /// A pod that is attached has an address out of a subnet that this node no longer has.
-    #[error(
-        "pod address {address} (device {device}) is in none of this node's subnets ({subnets}): the \
-         pod would lose its network; delete the node's pods first, or give the node the old subnet \
-         back"
-    )]
-    Held {
-        /// The pod's address.
-        address: IpAddr,
-        /// The node's end of its cable.
-        device: String,
-        /// The subnets that the node is to have.
-        subnets: String,
-    },
     /// A subnet of this node with no cluster network around it.
     #[error(
         "pod subnet {subnet} of this node is in no cluster network: other nodes would have no route \
@@ -119,10 +103,8 @@ struct Surroundings {
     nodes: Vec<IpAddr>,
     /// Address and device.
     interfaces: Vec<(IpNet, String)>,
-    /// Prefix and device.
-    routes: Vec<(IpNet, String)>,
-    /// The pods that are attached.
-    pods: Vec<PodPort>,
+    /// Prefix, rank and device.
+    routes: Vec<(IpNet, u32, String)>,
 }
 
 impl Reconciler {
@@ -133,13 +115,13 @@ impl Reconciler {
     /// # Errors
     ///
     /// A [`Conflict`] (downcast it), or that the kernel cannot be asked.
-    pub async fn preflight(
+    pub fn preflight(
         &mut self,
         spec: &NodeSpec,
         service_networks: &[IpNet],
         node_addresses: &[IpAddr],
     ) -> anyhow::Result<()> {
-        let links = self.netlink.links().await.context("checking for conflicts")?;
+        let links = self.netlink.links().context("checking for conflicts")?;
         let foreign = |index: u32| {
             let link = links.iter().find(|link| link.index == index);
             let name = link.map_or("?", |link| &link.name);
@@ -150,15 +132,13 @@ impl Reconciler {
         };
         let interfaces = self
             .netlink
-            .addresses()
-            .await?
+            .addresses()?
             .into_iter()
             .filter_map(|address| Some((address.net, foreign(address.link)?)))
             .collect();
         let routes = self
             .netlink
-            .routes_in(MAIN_TABLE)
-            .await?
+            .routes_in(MAIN_TABLE)?
             .into_iter()
             .filter(|route| route.protocol != PROTOCOL)
             .filter_map(|route| {
@@ -166,7 +146,7 @@ impl Reconciler {
                     Some(link) => foreign(link)?,
                     None => "no single device".to_owned(),
                 };
-                Some((route.destination, device))
+                Some((route.destination, route.priority, device))
             })
             .collect();
         let surroundings = Surroundings {
@@ -174,7 +154,6 @@ impl Reconciler {
             nodes: node_addresses.to_vec(),
             interfaces,
             routes,
-            pods: pod_ports(&links, &spec.bridge),
         };
         match conflict(spec, surroundings) {
             Some(conflict) => Err(conflict.into()),
@@ -183,19 +162,9 @@ impl Reconciler {
     }
 }
 
-/// A pod's address that is in no subnet of this node, and the pod's device.
-fn held(spec: &NodeSpec, pods: &[PodPort]) -> Option<(IpAddr, String)> {
-    let is_ours =
-        |address: &IpAddr| spec.local_subnets.iter().any(|subnet| subnet.contains(address));
-    pods.iter().find_map(|pod| {
-        let address = pod.addresses.iter().find(|address| !is_ours(address))?;
-        Some((*address, pod.device.clone()))
-    })
-}
-
 /// The first conflict, most telling kind first: an interface's subnet is also a route.
 fn conflict(spec: &NodeSpec, surroundings: Surroundings) -> Option<Conflict> {
-    let Surroundings { services, nodes, interfaces, routes, pods } = surroundings;
+    let Surroundings { services, nodes, interfaces, routes } = surroundings;
     let clusters = &spec.cluster_networks;
     let ipv6 = clusters.iter().any(|cluster| cluster.addr().is_ipv6());
     if ipv6 && spec.mtu < LEAST_IPV6_MTU {
@@ -207,10 +176,6 @@ fn conflict(spec: &NodeSpec, surroundings: Surroundings) -> Option<Conflict> {
         .find(|subnet| !clusters.iter().any(|cluster| cluster.contains(*subnet)));
     if let Some(subnet) = outside {
         return Some(Conflict::Outside { subnet: *subnet });
-    }
-    if let Some((address, device)) = held(spec, &pods) {
-        let subnets = spec.local_subnets.iter().map(IpNet::to_string).collect::<Vec<_>>();
-        return Some(Conflict::Held { address, device, subnets: subnets.join(", ") });
     }
     for (position, &cluster) in clusters.iter().enumerate() {
         let found = clusters
@@ -227,14 +192,14 @@ fn conflict(spec: &NodeSpec, surroundings: Surroundings) -> Option<Conflict> {
                 Some(Conflict::Node { cluster, node })
             })
             .or_else(|| {
-                let (address, device) =
-                    interfaces.iter().find(|(address, _device)| overlap(&cluster, address))?;
+                let (address, device) = interfaces
+                    .iter()
+                    .find(|(address, _device)| cluster.contains(&address.addr()))?;
                 Some(Conflict::Interface { cluster, address: *address, device: device.clone() })
             })
             .or_else(|| {
-                let (route, device) = routes
-                    .iter()
-                    .find(|(route, _device)| !is_default(route) && overlap(&cluster, route))?;
+                let (route, _rank, device) =
+                    routes.iter().find(|(route, rank, _device)| hides(&cluster, route, *rank))?;
                 Some(Conflict::Route { cluster, route: *route, device: device.clone() })
             });
         if found.is_some() {
@@ -244,9 +209,13 @@ fn conflict(spec: &NodeSpec, surroundings: Surroundings) -> Option<Conflict> {
     None
 }
 
-/// Whether a route stands for "everywhere": VPN clients set two halves above the default route.
-fn is_default(route: &IpNet) -> bool {
-    route.prefix_len() <= 1
+/// Whether a foreign route takes packets that ours to `cluster` is there for.
+///
+/// The kernel goes by the longest match, so a wider one does not, whatever it leads to: a VPN's
+/// 10.0.0.0/8, "unreachable" for all private networks, the default route. Of two to the same prefix the
+/// lower rank counts.
+fn hides(cluster: &IpNet, route: &IpNet, rank: u32) -> bool {
+    cluster.contains(route) && (cluster != route || rank <= default_priority(cluster))
 }
 
 #[cfg(test)]
@@ -261,15 +230,21 @@ mod tests {
     #[test]
     fn usual_surroundings_are_accepted() {
         let surroundings = Surroundings {
-            pods: Vec::new(),
             services: vec![net("10.96.0.0/12"), net("fd00:10:96::/112")],
             nodes: vec!["192.168.1.11".parse().unwrap(), "fd00:1::11".parse().unwrap()],
-            interfaces: vec![(net("192.168.1.11/24"), "eth0".into())],
+            interfaces: vec![
+                (net("192.168.1.11/24"), "eth0".into()),
+                (net("10.8.0.2/8"), "tun0".into()),
+            ],
             routes: vec![
-                (net("0.0.0.0/0"), "eth0".into()),
-                (net("::/0"), "eth0".into()),
-                (net("0.0.0.0/1"), "tun0".into()),
-                (net("172.17.0.0/16"), "docker0".into()),
+                (net("0.0.0.0/0"), 0, "eth0".into()),
+                (net("::/0"), 1024, "eth0".into()),
+                (net("0.0.0.0/1"), 0, "tun0".into()),
+                (net("10.0.0.0/8"), 0, "tun0".into()),
+                (net("fc00::/7"), 1, "lo".into()),
+                (net("172.17.0.0/16"), 0, "docker0".into()),
+                // After ours, so that it counts only while ours is away.
+                (net("10.244.0.0/16"), 4096, "lo".into()),
             ],
         };
         assert_eq!(found(surroundings), "");
@@ -298,10 +273,17 @@ mod tests {
             ),
             (
                 Surroundings {
-                    routes: vec![(net("fd00:10::/32"), "wg0".into())],
+                    routes: vec![(net("fd00:10:244:9::/64"), 1024, "wg0".into())],
                     ..Surroundings::default()
                 },
-                ["fd00:10:244::/48", "fd00:10::/32", "ip route del"],
+                ["fd00:10:244::/48", "fd00:10:244:9::/64", "ip route del"],
+            ),
+            (
+                Surroundings {
+                    routes: vec![(net("10.244.0.0/16"), 0, "wg0".into())],
+                    ..Surroundings::default()
+                },
+                ["10.244.0.0/16", "wg0", "ip route del"],
             ),
         ];
         for (surroundings, words) in cases {
@@ -317,22 +299,6 @@ mod tests {
         let spec = NodeSpec { local_subnets: vec![net("10.245.1.0/24")], ..spec() };
         let found = conflict(&spec, Surroundings::default());
         assert_eq!(found, Some(Conflict::Outside { subnet: net("10.245.1.0/24") }));
-    }
-
-    #[test]
-    fn subnet_whose_addresses_pods_have_cannot_go() {
-        let note = "culvert pod 0a:58:0a:f4:01:02 checked 10.244.1.2";
-        let surroundings = || Surroundings {
-            pods: PodPort::from_note("culv0", note).into_iter().collect(),
-            ..Surroundings::default()
-        };
-        assert_eq!(found(surroundings()), "");
-        let spec = NodeSpec { local_subnets: vec![net("10.244.9.0/24")], ..spec() };
-        let text = conflict(&spec, surroundings()).unwrap().to_string();
-        assert!(
-            text.contains("10.244.1.2 (device culv0)") && text.contains("10.244.9.0/24"),
-            "{text}"
-        );
     }
 
     #[test]

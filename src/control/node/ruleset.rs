@@ -1,15 +1,23 @@
 //! The node's nftables table: what it says, as a value.
 //!
-//! The tunnel's own datagrams are not tracked, because one entry per flow of every pod would fill
-//! the connection table; traffic that leaves the cluster is masqueraded. Pod to pod, and node to
-//! pod, is never translated. No pod reaches a tunnel's port of a node: nodes know one another by
-//! their addresses, which a pod can write into a packet, or get by masquerade. What pods may tell the
-//! node of packets that are too long is in `path_errors`.
+//! Nodes know one another by their addresses, so nobody but a node's daemon may send to a tunnel's
+//! port under an address of the node. A pod can write any address into a packet or get the node's by
+//! masquerade, an unprivileged process has the node's anyway, and a service address can turn a
+//! harmless packet into one for a tunnel. The table stops all of these: pods by the device that they
+//! come by, processes by the mark that only the daemon's sockets have, translated packets by the
+//! connection that a tunnel's own datagrams never have.
+//!
+//! Those datagrams are not tracked, because one entry per flow of every pod would fill the connection
+//! table. Traffic that leaves the cluster is masqueraded; what cannot be is dropped. Pod to pod, and
+//! node to pod, is never translated.
 //!
 //! Not here: accepting forwarded traffic. A `FORWARD` chain elsewhere whose policy is drop, such as
 //! Docker's, drops what it drops whatever another table accepts; the administrator has to allow the
 //! cluster network there.
 
+use std::collections::BTreeSet;
+
+use culvert_cni::pod_port::DEVICE_GROUP;
 use ipnet::IpNet;
 
 use super::{NodeSpec, path_errors};
@@ -17,6 +25,7 @@ use crate::platform::nft::{
     Base, Chain, ChainKind, Comparison, Element, Expression, Family, Field, Hook, KeyPart,
     Membership, Meta, Register, Set, Table, Verdict,
 };
+use crate::platform::udp::SOCKET_MARK;
 
 /// Name of the table, which is ours alone.
 pub(super) const TABLE_NAME: &str = "culvert";
@@ -27,14 +36,21 @@ pub(super) const FAMILY: Family = Family::Inet;
 /// The table with its family, as the program `nft` names it.
 pub(super) const TABLE: &str = "inet culvert";
 
-/// Name of the set of UDP ports that tunnels use.
+/// Name of the set of UDP ports that this node's tunnels use.
 const TUNNEL_PORTS: &str = "tunnel_ports";
+
+/// Name of the set of UDP ports of all codecs: whatever this node's table says, another node may
+/// listen there.
+const CODEC_PORTS: &str = "codec_ports";
 
 /// `NF_IP_PRI_RAW`: before connections are tracked.
 const RAW: i32 = -300;
 
 /// `NF_IP_PRI_NAT_SRC`.
 const SOURCE_NAT: i32 = 100;
+
+/// `NF_IP_PRI_FILTER`.
+pub(super) const FILTER: i32 = 0;
 
 /// `IPPROTO_UDP`.
 const UDP: u8 = 17;
@@ -51,19 +67,15 @@ pub(super) fn ruleset(spec: &NodeSpec) -> Table {
         }
         sets.push(family.set(&family.cluster_set(), &family.cluster));
     }
-    sets.push(Set {
-        name: TUNNEL_PORTS.to_owned(),
-        key: vec![KeyPart::Service],
-        is_interval: false,
-        can_expire: false,
-        elements: spec
-            .underlay_ports
-            .iter()
-            .map(|port| Element::of(&[&port.to_be_bytes()]))
-            .collect(),
-    });
-    let mut chains =
-        vec![prerouting(spec, &families), output(), path_errors::input(spec, &families)];
+    let in_use: BTreeSet<u16> = spec.underlay_ports.iter().copied().collect();
+    let of_any_codec = spec.codec_ports.iter().copied().chain(in_use.clone()).collect();
+    sets.extend([port_set(TUNNEL_PORTS, &in_use), port_set(CODEC_PORTS, &of_any_codec)]);
+    let mut chains = vec![
+        prerouting(spec, &families),
+        input(),
+        path_errors::chain(spec, &families),
+        output(&families),
+    ];
     let translations: Vec<_> =
         families.iter().filter(|family| family.translated).map(translation).collect();
     if !translations.is_empty() {
@@ -75,34 +87,41 @@ pub(super) fn ruleset(spec: &NodeSpec) -> Table {
             rules: translations,
         });
     }
+    chains.push(after_translation(spec, &families));
     Table { family: FAMILY, name: TABLE_NAME, sets, chains }
 }
 
+fn port_set(name: &str, ports: &BTreeSet<u16>) -> Set {
+    Set {
+        name: name.to_owned(),
+        key: vec![KeyPart::Service],
+        is_interval: false,
+        can_expire: false,
+        elements: ports.iter().map(|port| Element::of(&[&port.to_be_bytes()])).collect(),
+    }
+}
+
+pub(super) const ACCEPT: [Expression; 1] = [Expression::Verdict(Verdict::Accept)];
+pub(super) const DROP: [Expression; 2] = [Expression::Counter, Expression::Verdict(Verdict::Drop)];
+
+/// What comes in, before it is tracked. All but UDP is through after the second rule.
 fn prerouting(spec: &NodeSpec, families: &[ClusterFamily]) -> Chain {
     let from_pods = Expression::input_name(Comparison::Equal, &spec.bridge);
-    // Among themselves pods use the ports as they like. Accepting ends this chain only.
-    let mut rules: Vec<_> = families
-        .iter()
-        .map(|family| {
-            let to_cluster = Expression::field_in(
-                family.destination(),
-                Membership::Inside,
-                &family.cluster_set(),
-            );
-            [
-                &from_pods[..],
-                &to_tunnel(),
-                &family.is_family(),
-                &to_cluster,
-                &[Expression::Verdict(Verdict::Accept)],
-            ]
-            .concat()
-        })
-        .collect();
-    rules.push([&from_pods[..], &to_tunnel(), &[Expression::Verdict(Verdict::Drop)]].concat());
+    let not_from_pods = Expression::input_name(Comparison::NotEqual, &spec.bridge);
     // What arrives from the tunnel to such a port is somebody's payload, not ours.
     let not_inner = Expression::input_name(Comparison::NotEqual, &spec.tun);
-    rules.push([&to_tunnel()[..], &not_inner, &[Expression::NoTrack]].concat());
+    let mut rules = vec![
+        // By the bridge a packet has the bridge as its device, so this one passed no rule for pods.
+        [&Expression::input_group_is(DEVICE_GROUP)[..], &DROP].concat(),
+        [&Expression::upper_protocol(Comparison::NotEqual, UDP)[..], &ACCEPT].concat(),
+        [&not_from_pods[..], &not_inner, &port_in(TUNNEL_PORTS), &[Expression::NoTrack], &ACCEPT]
+            .concat(),
+    ];
+    // Among themselves pods use the ports as they like. Accepting ends this chain only.
+    rules.extend(families.iter().map(|family| {
+        [&from_pods[..], &port_in(CODEC_PORTS), &family.to_cluster(), &ACCEPT].concat()
+    }));
+    rules.push([&from_pods[..], &port_in(CODEC_PORTS), &DROP].concat());
     Chain {
         name: "prerouting",
         kind: ChainKind::Filter,
@@ -112,43 +131,79 @@ fn prerouting(spec: &NodeSpec, families: &[ClusterFamily]) -> Chain {
     }
 }
 
-fn output() -> Chain {
+/// What comes in for this node: a tunnel's datagram that is tracked was sent to something else and
+/// got here by translation.
+fn input() -> Chain {
+    let rule = [&udp_port_in(TUNNEL_PORTS)[..], &Expression::is_tracked(), &DROP].concat();
     Chain {
-        name: "output",
+        name: "input",
         kind: ChainKind::Filter,
-        hook: Hook::Output,
-        priority: RAW,
-        rules: vec![[&to_tunnel()[..], &[Expression::NoTrack]].concat()],
+        hook: Hook::Input,
+        priority: FILTER,
+        rules: vec![rule],
     }
 }
 
-/// Matches what goes to a tunnel's port.
-fn to_tunnel() -> [Expression; 4] {
+/// What this node sends, before anybody can change its mark: to a tunnel's port of another node
+/// nobody sends but the daemon.
+fn output(families: &[ClusterFamily]) -> Chain {
+    let is_daemon = Expression::mark_is(SOCKET_MARK);
+    let mut rules = vec![
+        [&Expression::upper_protocol(Comparison::NotEqual, UDP)[..], &ACCEPT].concat(),
+        [&Expression::field_in(UDP_DESTINATION, Membership::Outside, TUNNEL_PORTS)[..], &ACCEPT]
+            .concat(),
+        [&is_daemon[..], &[Expression::NoTrack], &ACCEPT].concat(),
+    ];
+    // Pods use the ports as they like, so the node's processes may talk to them.
+    rules.extend(families.iter().map(|family| [&family.to_cluster()[..], &ACCEPT].concat()));
+    rules.push(DROP.to_vec());
+    Chain { name: "output", kind: ChainKind::Filter, hook: Hook::Output, priority: RAW, rules }
+}
+
+/// What leaves by another device than ours, under the addresses and ports that it leaves with.
+fn after_translation(spec: &NodeSpec, families: &[ClusterFamily]) -> Chain {
+    let to_ours =
+        |device: &str| [&Expression::output_name(Comparison::Equal, device)[..], &ACCEPT].concat();
+    let mut rules = vec![
+        to_ours(&spec.bridge),
+        to_ours(&spec.tun),
+        // As in `input`: it was sent to another port or address, by a pod or by a process.
+        [&udp_port_in(TUNNEL_PORTS)[..], &Expression::is_tracked(), &DROP].concat(),
+    ];
+    let translated: Vec<_> = families.iter().filter(|family| family.translated).collect();
+    if !translated.is_empty() {
+        // Somebody outside reached the pod under its own address, by a route of the administrator's.
+        rules.push([&Expression::is_reply()[..], &ACCEPT].concat());
+    }
+    // Connection tracking does not translate what it calls invalid, nor what is not tracked.
+    rules.extend(
+        translated.iter().map(|family| [&family.from_pods_to_outside()[..], &DROP].concat()),
+    );
+    Chain {
+        name: "after_translation",
+        kind: ChainKind::Filter,
+        hook: Hook::Postrouting,
+        priority: SOURCE_NAT + 1,
+        rules,
+    }
+}
+
+/// Matches UDP, of which all there is at this place, to a port of the set.
+fn port_in(set: &str) -> [Expression; 2] {
+    Expression::field_in(UDP_DESTINATION, Membership::Inside, set)
+}
+
+/// Matches UDP to a port of the set.
+fn udp_port_in(set: &str) -> [Expression; 4] {
     let [protocol, is_udp] = Expression::upper_protocol_is(UDP);
-    let [port, is_tunnel] = Expression::field_in(UDP_DESTINATION, Membership::Inside, TUNNEL_PORTS);
-    [protocol, is_udp, port, is_tunnel]
+    let [port, is_in] = port_in(set);
+    [protocol, is_udp, port, is_in]
 }
 
 /// Masquerades what pods send to the outside.
 fn translation(family: &ClusterFamily) -> Vec<Expression> {
-    let from_here = Expression::field_in(family.source(), Membership::Inside, &family.local_set());
-    let to_outside =
-        Expression::field_in(family.destination(), Membership::Outside, &family.cluster_set());
-    let [multicast, mask] = family.multicast();
-    let to_one = [
-        Expression::Payload(family.destination(), Register::One),
-        Expression::Mask(mask),
-        Expression::Compare(Comparison::NotEqual, multicast),
-    ];
-    [
-        &family.is_family()[..],
-        &from_here,
-        &to_outside,
-        &to_one,
-        // Fully random: two flows that race for one source port lose packets (DNS waits 5 s).
-        &[Expression::Masquerade],
-    ]
-    .concat()
+    // Fully random: two flows that race for one source port lose packets (DNS waits 5 s).
+    [&family.from_pods_to_outside()[..], &[Expression::Masquerade]].concat()
 }
 
 /// One address family that the cluster has a network of.
@@ -184,6 +239,27 @@ impl ClusterFamily {
             Expression::Meta(Meta::Family, Register::One),
             Expression::Compare(Comparison::Equal, vec![number]),
         ]
+    }
+
+    /// Matches what goes to the cluster.
+    fn to_cluster(&self) -> Vec<Expression> {
+        let destination =
+            Expression::field_in(self.destination(), Membership::Inside, &self.cluster_set());
+        [self.is_family(), destination].concat()
+    }
+
+    /// Matches what bears the address of a pod of this node and goes to one host outside the cluster.
+    fn from_pods_to_outside(&self) -> Vec<Expression> {
+        let from_here = Expression::field_in(self.source(), Membership::Inside, &self.local_set());
+        let to_outside =
+            Expression::field_in(self.destination(), Membership::Outside, &self.cluster_set());
+        let [multicast, mask] = self.multicast();
+        let to_one = [
+            Expression::Payload(self.destination(), Register::One),
+            Expression::Mask(mask),
+            Expression::Compare(Comparison::NotEqual, multicast),
+        ];
+        [&self.is_family()[..], &from_here, &to_outside, &to_one].concat()
     }
 
     const fn source(&self) -> Field {
@@ -266,16 +342,21 @@ mod tests {
     fn both_families_are_translated_and_kept_from_the_tunnel() {
         let table = ruleset(&spec());
         let sets: Vec<_> = table.sets.iter().map(|set| set.name.as_str()).collect();
-        assert_eq!(sets, ["local_v4", "cluster_v4", "local_v6", "cluster_v6", TUNNEL_PORTS]);
-        assert_eq!(chain_names(&table), ["prerouting", "output", "input", "postrouting"]);
+        let expected =
+            ["local_v4", "cluster_v4", "local_v6", "cluster_v6", TUNNEL_PORTS, CODEC_PORTS];
+        assert_eq!(sets, expected);
+        let expected =
+            ["prerouting", "input", "path_errors", "output", "postrouting", "after_translation"];
+        assert_eq!(chain_names(&table), expected);
         let rules: Vec<_> = table.chains.iter().map(|chain| chain.rules.len()).collect();
-        assert_eq!(rules, [4, 1, 8, 2]);
+        assert_eq!(rules, [6, 1, 8, 6, 2, 6]);
     }
 
     #[test]
     fn without_masquerade_nothing_is_translated() {
         let table = ruleset(&NodeSpec { masquerade: false, ..spec() });
-        assert_eq!(chain_names(&table), ["prerouting", "output", "input"]);
+        let expected = ["prerouting", "input", "path_errors", "output", "after_translation"];
+        assert_eq!(chain_names(&table), expected);
         assert!(table.sets.iter().all(|set| !set.name.starts_with("local_")));
     }
 
@@ -291,9 +372,15 @@ mod tests {
 
     #[test]
     fn pods_are_kept_from_the_ports_of_every_codec() {
-        let table = ruleset(&NodeSpec { underlay_ports: vec![4790, 8472, 8285], ..spec() });
-        let ports = table.sets.iter().find(|set| set.name == TUNNEL_PORTS).unwrap();
-        let keys: Vec<_> = ports.elements.iter().map(|element| element.key.clone()).collect();
-        assert_eq!(keys, [4790_u16, 8472, 8285].map(|port| port.to_be_bytes().to_vec()));
+        let table = ruleset(&NodeSpec { underlay_ports: vec![4790, 9999], ..spec() });
+        let ports = |name| {
+            let set = table.sets.iter().find(|set| set.name == name).unwrap();
+            set.elements.iter().map(|element| element.key.clone()).collect::<Vec<_>>()
+        };
+        let keys = |ports: &[u16]| {
+            ports.iter().map(|port| port.to_be_bytes().to_vec()).collect::<Vec<_>>()
+        };
+        assert_eq!(ports(TUNNEL_PORTS), keys(&[4790, 9999]));
+        assert_eq!(ports(CODEC_PORTS), keys(&[4790, 8285, 8472, 9999]));
     }
 }

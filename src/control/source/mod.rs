@@ -25,7 +25,8 @@ use crate::engine::NodeEntry;
 
 pub(super) use backoff::Backoff;
 pub use parameters::Parameters;
-pub(super) use pods::pods_in;
+pub use pods::{HeldAddress, PodsUnknown};
+pub(super) use pods::{held_addresses, list_pods};
 pub use proposal::{Proposal, Unsound};
 pub(super) use published::Published;
 pub use saved::Saved;
@@ -92,6 +93,11 @@ impl Link {
     /// Tells the daemon; waits while it is busy. Nobody listens only when everything ends.
     pub(super) async fn say(&self, update: Update) {
         let _ = self.updates.send(update).await;
+    }
+
+    /// Waits until the daemon has heard everything that was said.
+    pub(super) async fn heard(&self) {
+        let _ = self.updates.reserve_many(self.updates.max_capacity()).await;
     }
 }
 

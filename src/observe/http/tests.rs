@@ -34,6 +34,7 @@ fn status() -> Status {
         },
         offload: "none".to_owned(),
         workers: 1,
+        stranded: Vec::new(),
         peers: Vec::new(),
         drops: Default::default(),
         icmp_replies: 0,

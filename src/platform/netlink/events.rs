@@ -12,6 +12,7 @@ use rtnetlink::packet_core::{NetlinkBuffer, NlasIterator};
 use rtnetlink::sys::protocols::{NETLINK_NETFILTER, NETLINK_ROUTE};
 use rtnetlink::sys::{AsyncSocket as _, AsyncSocketExt as _, TokioSocket};
 
+use crate::platform::nft::Family;
 use crate::platform::{Error, Result};
 
 /// Room for one read: more than the kernel puts into one.
@@ -31,9 +32,6 @@ const NEW_GENERATION: u16 = 15;
 
 /// `NFT_MSG_NEWSETELEM`, `NFT_MSG_DELSETELEM`.
 const ELEMENT_CHANGES: [u16; 2] = [12, 14];
-
-/// `NFPROTO_BRIDGE`.
-const BRIDGE_FAMILY: u8 = 7;
 
 /// Bytes of `struct nfgenmsg`, before the attributes of an nftables message.
 const NFTABLES_HEADER_BYTES: usize = 4;
@@ -58,10 +56,21 @@ const ROUTE_GROUPS: [u32; 7] = [
 pub enum Notice {
     /// A link, an address, a route or a parameter.
     Routing,
-    /// The nftables table that the subscription names.
+    /// An nftables table that the subscription names.
     Nft,
     /// Anything: the kernel dropped notices.
     Lost,
+}
+
+/// An nftables table to hear of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Watched {
+    /// Its family.
+    pub family: Family,
+    /// Its name.
+    pub table: &'static str,
+    /// Whether changes of the elements of its sets count.
+    pub elements: bool,
 }
 
 /// A subscription to notices.
@@ -71,18 +80,18 @@ pub struct Notices {
     netfilter: Option<TokioSocket>,
     route_buffer: Vec<u8>,
     netfilter_buffer: Vec<u8>,
-    /// Name of the nftables table to hear of.
-    table: String,
+    /// The nftables tables to hear of.
+    tables: &'static [Watched],
 }
 
 impl Notices {
     /// Subscribes, on the current tokio runtime and in the network namespace of this thread, to
-    /// changes of routing and of the nftables table named `table`.
+    /// changes of routing and of the nftables `tables`.
     ///
     /// # Errors
     ///
     /// When a socket cannot be opened. A kernel without nftables is no error.
-    pub fn open(table: &str) -> Result<Self> {
+    pub fn open(tables: &'static [Watched]) -> Result<Self> {
         let open = || -> io::Result<(TokioSocket, Option<TokioSocket>)> {
             let route = subscribe(NETLINK_ROUTE, ROUTE_GROUPS)?;
             let netfilter = match subscribe(NETLINK_NETFILTER, [NFTABLES_GROUP]) {
@@ -105,7 +114,7 @@ impl Notices {
             netfilter,
             route_buffer: Vec::with_capacity(READ_BYTES),
             netfilter_buffer: Vec::with_capacity(READ_BYTES),
-            table: table.to_owned(),
+            tables,
         })
     }
 
@@ -129,7 +138,7 @@ impl Notices {
                 received = receive(self.netfilter.as_ref(), &mut self.netfilter_buffer) => {
                     received.map(|()| {
                         messages(&self.netfilter_buffer)
-                            .any(|message| concerns(&message, &self.table))
+                            .any(|message| self.tables.iter().any(|table| concerns(&message, *table)))
                             .then_some(Notice::Nft)
                     })
                 }
@@ -172,22 +181,21 @@ fn messages(mut bytes: &[u8]) -> impl Iterator<Item = NetlinkBuffer<&[u8]>> {
     })
 }
 
-/// Whether an nftables message is about `table`, in whichever family.
-fn concerns(message: &NetlinkBuffer<&[u8]>, table: &str) -> bool {
+/// Whether an nftables message is about `watched`.
+fn concerns(message: &NetlinkBuffer<&[u8]>, watched: Watched) -> bool {
     let kind = message.message_type();
     if kind >> 8 != NFTABLES_SUBSYSTEM || kind & 0xff == NEW_GENERATION {
         return false;
     }
-    // Each pod that comes or goes changes the elements of the source check; who looked at the whole
-    // table then would do little else. An element that somebody else removed is missed by nobody
-    // until the next slow look.
-    let family = message.payload().first();
-    if family == Some(&BRIDGE_FAMILY) && ELEMENT_CHANGES.contains(&(kind & 0xff)) {
+    if !watched.elements && ELEMENT_CHANGES.contains(&(kind & 0xff)) {
+        return false;
+    }
+    if message.payload().first() != Some(&watched.family.number()) {
         return false;
     }
     let attributes = message.payload().get(NFTABLES_HEADER_BYTES..).unwrap_or(&[]);
     NlasIterator::new(attributes).flatten().any(|attribute| {
         attribute.kind() == TABLE_NAME
-            && attribute.value().strip_suffix(&[0]) == Some(table.as_bytes())
+            && attribute.value().strip_suffix(&[0]) == Some(watched.table.as_bytes())
     })
 }

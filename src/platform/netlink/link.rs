@@ -1,88 +1,27 @@
-//! Links: what there is, and changing one of them.
+//! Links: creating, changing and deleting one.
 
-use std::fmt;
-
+use culvert_netlink::{BridgePort, Mac, Request, Result};
+use rtnetlink::packet_core::{NLM_F_CREATE, NLM_F_EXCL};
 use rtnetlink::packet_route::RouteNetlinkMessage;
 use rtnetlink::packet_route::link::{
-    BridgeStpState, InfoBridge, InfoData, InfoKind, LinkAttribute, LinkExtentMask, LinkFlags,
-    LinkInfo, LinkMessage,
+    BridgeBooleanOptionFlags, BridgeBooleanOptions, BridgeStpState, InfoBridge, InfoKind,
+    LinkAttribute,
 };
 use rtnetlink::{LinkBridge, LinkBridgePort, LinkMessageBuilder, LinkUnspec};
 
 use super::Netlink;
-use super::request::{dump, unless, unless_gone, verdict};
-use crate::platform::{Error, Result};
-
-/// A hardware address.
-pub type Mac = [u8; 6];
-
-/// A network device of this namespace.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Link {
-    /// The kernel's number for the device; never reused while the namespace lives.
-    pub index: u32,
-    /// Name of the device.
-    pub name: String,
-    /// What kind of device it is.
-    pub kind: LinkKind,
-    /// Whether it is administratively up.
-    pub up: bool,
-    /// Whether it takes packets: up, with carrier, and the kernel has acted on both.
-    pub running: bool,
-    /// Whether it is the loopback device.
-    pub loopback: bool,
-    /// Largest packet in bytes.
-    pub mtu: u32,
-    /// Free text that an administrator or a program left on the device.
-    pub alias: String,
-    /// Hardware address, on devices that have one.
-    pub mac: Option<Mac>,
-    /// Index of the bridge, bond or VRF that the device is a port of.
-    pub controller: Option<u32>,
-    /// Packets that the device queues.
-    pub tx_queue_len: u32,
-    /// Whether a bridge runs the spanning tree protocol.
-    pub spanning_tree: bool,
-    /// Whether a bridge forwards multicast only where it heard a listener.
-    pub multicast_snooping: bool,
-}
-
-/// The kinds of device that something here depends on.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum LinkKind {
-    /// TUN or TAP.
-    Tun,
-    /// Bridge.
-    Bridge,
-    /// One end of a virtual cable.
-    Veth,
-    /// Anything else, by the kernel's name; empty for hardware.
-    Other(String),
-}
-
-impl Default for LinkKind {
-    fn default() -> Self {
-        Self::Other(String::new())
-    }
-}
-
-impl fmt::Display for LinkKind {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Tun => f.write_str("TUN device"),
-            Self::Bridge => f.write_str("bridge"),
-            Self::Veth => f.write_str("veth device"),
-            Self::Other(name) if name.is_empty() => f.write_str("hardware device"),
-            Self::Other(name) => write!(f, "{name} device"),
-        }
-    }
-}
 
 /// One change of a link.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum LinkChange {
     /// Bring it up.
     Up,
+    /// Take it down.
+    Down,
+    /// Have it ask for its neighbours' hardware addresses, and take part in multicast.
+    Neighbours,
+    /// Give it another name.
+    Name(String),
     /// Set its largest packet, in bytes.
     Mtu(u32),
     /// Set its alias.
@@ -93,50 +32,29 @@ pub enum LinkChange {
     TxQueueLen(u32),
     /// Make it a port of the link with this index.
     Controller(u32),
-    /// Switch spanning tree and multicast snooping of a bridge off.
-    PlainBridge,
-    /// Set the options of a bridge port.
-    Port {
-        /// Whether frames may go back to where they came from.
-        hairpin: bool,
-        /// Whether nothing goes to another isolated port.
-        isolated: bool,
+    /// Put it in the group of devices with this number.
+    Group(u32),
+    /// Switch spanning tree, multicast snooping, VLAN filtering, and learning from frames that are
+    /// not forwarded off at a bridge, and bound what it learns where the kernel can (6.7).
+    PlainBridge {
+        /// Most hardware addresses that it learns.
+        learning_limit: u32,
     },
+    /// Set the options of a bridge port.
+    Port(BridgePort),
 }
 
 impl Netlink {
-    /// Lists the links.
-    ///
-    /// # Errors
-    ///
-    /// When the kernel refuses, or the links change faster than they can be listed.
-    pub async fn links(&mut self) -> Result<Vec<Link>> {
-        let mut request = LinkMessage::default();
-        // Statistics are two thirds of a link's description, and nobody here reads them.
-        request.attributes = vec![LinkAttribute::ExtMask(vec![LinkExtentMask::SkipStats])];
-        let found = dump(&self.handle, RouteNetlinkMessage::GetLink(request))
-            .await
-            .map_err(|error| Error::new("list", "links", error))?;
-        Ok(found
-            .into_iter()
-            .filter_map(|message| {
-                let RouteNetlinkMessage::NewLink(message) = message else {
-                    return None;
-                };
-                Some(Link::from(message))
-            })
-            .collect())
-    }
-
     /// Creates a bridge with a hardware address of its own, down and without ports.
     ///
     /// # Errors
     ///
     /// When the kernel refuses: the name is taken, or bridges are not supported.
-    pub async fn create_bridge(&mut self, name: &str, mac: Mac) -> Result<()> {
+    pub fn create_bridge(&mut self, name: &str, mac: Mac) -> Result<()> {
         let bridge = LinkMessageBuilder::<LinkBridge>::new(name).address(mac.to_vec()).build();
-        verdict(self.handle.link().add(bridge).execute().await)
-            .map_err(|error| Error::new("create bridge", name, error))
+        let message = RouteNetlinkMessage::NewLink(bridge);
+        let target = format!("bridge {name}");
+        self.change(Request::new("create", target, NLM_F_CREATE | NLM_F_EXCL, message))
     }
 
     /// Changes the link with this index; `name` is for the error alone.
@@ -146,33 +64,54 @@ impl Netlink {
     /// # Errors
     ///
     /// When the kernel refuses.
-    pub async fn change_link(&mut self, index: u32, name: &str, change: &LinkChange) -> Result<()> {
+    pub fn change_link(&mut self, index: u32, name: &str, change: &LinkChange) -> Result<()> {
         let link = LinkUnspec::new_with_index(index);
         let (op, message) = match change {
             LinkChange::Up => ("bring up", link.up().build()),
-            LinkChange::Mtu(mtu) => ("set MTU of", link.mtu(*mtu).build()),
-            LinkChange::Alias(alias) => ("set alias of", link.alias(alias).build()),
-            LinkChange::Mac(mac) => ("set hardware address of", link.address(mac.to_vec()).build()),
+            LinkChange::Down => ("take down", link.down().build()),
+            LinkChange::Neighbours => {
+                ("switch ARP and multicast on at", link.arp(true).multicast(true).build())
+            }
+            LinkChange::Name(name) => ("rename", link.name(name.clone()).build()),
+            LinkChange::Group(group) => {
+                let mut message = link.build();
+                message.attributes.push(LinkAttribute::Group(*group));
+                ("set the group of", message)
+            }
+            LinkChange::Mtu(mtu) => ("set the MTU of", link.mtu(*mtu).build()),
+            LinkChange::Alias(alias) => ("set the alias of", link.alias(alias).build()),
+            LinkChange::Mac(mac) => {
+                ("set the hardware address of", link.address(mac.to_vec()).build())
+            }
             LinkChange::TxQueueLen(packets) => {
-                ("set queue length of", link.txqueuelen(*packets).build())
+                ("set the queue length of", link.txqueuelen(*packets).build())
             }
             LinkChange::Controller(bridge) => {
-                ("plug into bridge", link.controller(*bridge).build())
+                ("plug into the bridge", link.controller(*bridge).build())
             }
-            LinkChange::PlainBridge => {
+            LinkChange::PlainBridge { learning_limit } => {
+                let flag = BridgeBooleanOptionFlags::NoLinkLocalLearn;
+                let not_learning = BridgeBooleanOptions { value: flag, mask: flag };
                 let bridge = LinkMessageBuilder::<LinkBridge>::new_with_info_kind(InfoKind::Bridge)
                     .index(index)
                     .stp_state(BridgeStpState::Disabled)
-                    .mcast_snooping(false);
-                ("set bridge options of", bridge.build())
+                    .mcast_snooping(false)
+                    .vlan_filtering(false)
+                    .append_info_data(InfoBridge::MultiBoolOpt(not_learning))
+                    .fdb_max_learned(*learning_limit);
+                ("set the bridge options of", bridge.build())
             }
-            LinkChange::Port { hairpin, isolated } => {
-                let port = LinkBridgePort::new(index).hairpin(*hairpin).isolated(*isolated);
-                ("set bridge port options of", port.build())
+            LinkChange::Port(port) => {
+                let port = LinkBridgePort::new(index)
+                    .hairpin(port.hairpin)
+                    .isolated(port.isolated)
+                    .learning(port.learning)
+                    .flood(port.flood)
+                    .group_fwd_mask(port.forwarded_groups);
+                ("set the bridge port options of", port.build())
             }
         };
-        unless(self.handle.link().change(message).execute().await, &[libc::ENODEV])
-            .map_err(|error| Error::new(op, name, error))
+        self.change_unless_gone(Request::new(op, name, 0, RouteNetlinkMessage::NewLink(message)))
     }
 
     /// Deletes the link with this index; one that is already gone is no error.
@@ -180,64 +119,8 @@ impl Netlink {
     /// # Errors
     ///
     /// When the kernel refuses: hardware cannot be deleted.
-    pub async fn delete_link(&mut self, index: u32, name: &str) -> Result<()> {
-        unless_gone(self.handle.link().del(index).execute().await)
-            .map_err(|error| Error::new("delete link", name, error))
-    }
-}
-
-impl From<LinkMessage> for Link {
-    fn from(message: LinkMessage) -> Self {
-        let mut link = Self {
-            index: message.header.index,
-            up: message.header.flags.contains(LinkFlags::Up),
-            running: message.header.flags.contains(LinkFlags::Running),
-            loopback: message.header.flags.contains(LinkFlags::Loopback),
-            ..Self::default()
-        };
-        for attribute in message.attributes {
-            if let LinkAttribute::IfName(name) = attribute {
-                link.name = name;
-            } else if let LinkAttribute::IfAlias(alias) = attribute {
-                link.alias = alias;
-            } else if let LinkAttribute::Mtu(mtu) = attribute {
-                link.mtu = mtu;
-            } else if let LinkAttribute::Address(address) = attribute {
-                link.mac = Mac::try_from(address).ok();
-            } else if let LinkAttribute::Controller(index) = attribute {
-                link.controller = Some(index).filter(|index| *index != 0);
-            } else if let LinkAttribute::TxQueueLen(packets) = attribute {
-                link.tx_queue_len = packets;
-            } else if let LinkAttribute::LinkInfo(details) = attribute {
-                link.read_details(details);
-            }
-        }
-        link
-    }
-}
-
-impl Link {
-    fn read_details(&mut self, details: Vec<LinkInfo>) {
-        for detail in details {
-            if let LinkInfo::Kind(kind) = detail {
-                self.kind = if kind == InfoKind::Tun {
-                    LinkKind::Tun
-                } else if kind == InfoKind::Bridge {
-                    LinkKind::Bridge
-                } else if kind == InfoKind::Veth {
-                    LinkKind::Veth
-                } else {
-                    LinkKind::Other(kind.to_string())
-                };
-            } else if let LinkInfo::Data(InfoData::Bridge(options)) = detail {
-                for option in options {
-                    if let InfoBridge::StpState(state) = option {
-                        self.spanning_tree = state != BridgeStpState::Disabled;
-                    } else if let InfoBridge::MulticastSnooping(snooping) = option {
-                        self.multicast_snooping = snooping;
-                    }
-                }
-            }
-        }
+    pub fn delete_link(&mut self, index: u32, name: &str) -> Result<()> {
+        let message = RouteNetlinkMessage::DelLink(LinkUnspec::new_with_index(index).build());
+        self.change_unless_gone(Request::new("delete", format!("device {name}"), 0, message))
     }
 }

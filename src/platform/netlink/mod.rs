@@ -1,65 +1,120 @@
-//! Links, addresses and routes of this network namespace, over route netlink.
+//! What the daemon asks and changes in this network namespace over route netlink.
 //!
-//! Turns what the daemon wants into rtnetlink's requests, and what comes back into plain values. Never
-//! decides what should be. Runs on the control runtime, one request at a time, with the task that
-//! serves the socket; the kernel answers only what was asked, so nothing queues.
+//! Owns the changes that only the daemon makes, built by `rtnetlink`; the socket and what is read are
+//! those of `culvert-netlink`. Never decides what should be. Every call blocks, so that it runs on the
+//! thread of the reconciler, never on the control runtime.
 
 mod address;
 mod events;
 mod link;
-mod request;
 mod route;
 
-use std::io;
-use std::net::IpAddr;
+pub use culvert_netlink::{
+    Address, BridgePort, Detection, Error, Flow, Link, LinkKind, MAIN_TABLE, Mac, Path, Route, Way,
+    default_priority,
+};
+use culvert_netlink::{Request, Result, RouteFilter, Rtnetlink, Socket};
+use rtnetlink::packet_route::RouteNetlinkMessage;
 
-use rtnetlink::Handle;
-use rtnetlink::packet_route::AddressFamily;
-use rtnetlink::sys::AsyncSocket as _;
-use tokio::task::JoinHandle;
-
-pub use self::address::Address;
-pub use self::events::{Notice, Notices};
-pub use self::link::{Link, LinkChange, LinkKind, Mac};
-pub use self::route::{MAIN_TABLE, Path, Route, default_priority};
-use super::{Error, Result};
+pub use self::events::{Notice, Notices, Watched};
+pub use self::link::LinkChange;
 
 /// A connection to the kernel's network configuration.
 pub struct Netlink {
-    handle: Handle,
-    connection: JoinHandle<()>,
+    socket: Socket<Rtnetlink>,
 }
 
 impl Netlink {
-    /// Connects, on the current tokio runtime and in the network namespace of this thread.
+    /// Connects in the network namespace of this thread.
     ///
     /// # Errors
     ///
     /// When the socket cannot be opened.
     pub fn open() -> Result<Self> {
-        let connect = || -> io::Result<Self> {
-            let (mut connection, handle, _unsolicited) = rtnetlink::new_connection()?;
-            // The mark of an interrupted dump may come with its end alone.
-            connection.set_forward_done(true);
-            // Filters of dumps work only with strict checking (Linux 4.20); callers filter again, so
-            // an older kernel costs time, not correctness.
-            let _unsupported =
-                connection.socket_mut().socket_ref().set_netlink_get_strict_chk(true);
-            Ok(Self { handle, connection: tokio::spawn(connection) })
-        };
-        connect().map_err(|error| Error::new("open", "netlink socket", error))
+        Ok(Self { socket: Socket::open()? })
     }
-}
 
-impl Drop for Netlink {
-    fn drop(&mut self) {
-        self.connection.abort();
+    /// Lists the links.
+    ///
+    /// # Errors
+    ///
+    /// When the kernel refuses, or the links change faster than they can be listed.
+    pub fn links(&mut self) -> Result<Vec<Link>> {
+        self.socket.links()
     }
-}
 
-fn family(address: IpAddr) -> AddressFamily {
-    match address {
-        IpAddr::V4(_) => AddressFamily::Inet,
-        IpAddr::V6(_) => AddressFamily::Inet6,
+    /// Lists the addresses of every link, both families.
+    ///
+    /// # Errors
+    ///
+    /// When the kernel refuses, or the addresses change faster than they can be listed.
+    pub fn addresses(&mut self) -> Result<Vec<Address>> {
+        self.socket.addresses()
+    }
+
+    /// Lists the routes of every table that carry `protocol`.
+    ///
+    /// # Errors
+    ///
+    /// When the kernel refuses, or the routes change faster than they can be listed.
+    pub fn routes_of(&mut self, protocol: u8) -> Result<Vec<Route>> {
+        self.socket.routes(RouteFilter::Protocol(protocol))
+    }
+
+    /// Lists the routes of one table, both families.
+    ///
+    /// # Errors
+    ///
+    /// When the kernel refuses, or the routes change faster than they can be listed.
+    pub fn routes_in(&mut self, table: u32) -> Result<Vec<Route>> {
+        self.socket.routes(RouteFilter::Table(table))
+    }
+
+    /// Lists the routes of the main table to one device, both families.
+    ///
+    /// # Errors
+    ///
+    /// When the kernel refuses, or the routes change faster than they can be listed.
+    pub fn routes_by(&mut self, link: u32) -> Result<Vec<Route>> {
+        self.socket.routes(RouteFilter::Device(link))
+    }
+
+    /// Asks how the kernel would route each packet, in order.
+    ///
+    /// # Errors
+    ///
+    /// When the socket fails, not when a destination cannot be reached.
+    pub fn ways(&mut self, flows: impl IntoIterator<Item = Flow>) -> Result<Vec<Way>> {
+        self.socket.ways(flows)
+    }
+
+    /// Whether the bridge with index `bridge` delivers frames to `mac` on this machine.
+    ///
+    /// # Errors
+    ///
+    /// When the kernel refuses.
+    pub fn delivers(&mut self, bridge: u32, mac: Mac) -> Result<bool> {
+        self.socket.delivers(bridge, mac)
+    }
+
+    /// Has the bridge with index `bridge`, called `name`, deliver frames to `mac` on this machine.
+    ///
+    /// # Errors
+    ///
+    /// When the kernel refuses.
+    pub fn deliver(&mut self, bridge: u32, name: &str, mac: Mac) -> Result<()> {
+        self.change(culvert_netlink::deliver(bridge, name, mac))
+    }
+
+    fn change(&mut self, request: Request<RouteNetlinkMessage>) -> Result<()> {
+        self.socket.execute(request)
+    }
+
+    /// A change that somebody else may have made first by removing the object.
+    fn change_unless_gone(&mut self, request: Request<RouteNetlinkMessage>) -> Result<()> {
+        match self.change(request) {
+            Err(error) if error.is_missing() => Ok(()),
+            other => other,
+        }
     }
 }

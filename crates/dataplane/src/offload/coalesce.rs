@@ -108,9 +108,13 @@ impl Candidate {
 #[derive(Clone, Copy, Debug)]
 pub struct Group {
     first: Candidate,
-    last: Candidate,
     count: u16,
     payload_len: usize,
+    /// What the next member has: IPv4 identification, TCP sequence number.
+    identification: u16,
+    sequence: u32,
+    /// The last member's.
+    flags: u8,
     /// Whether one more member would break the inverse: the last was short, or pushed.
     closed: bool,
 }
@@ -118,7 +122,10 @@ pub struct Group {
 impl Group {
     /// Starts with one packet.
     pub fn new(first: Candidate) -> Self {
-        Self { first, last: first, count: 1, payload_len: first.payload_len, closed: ends(first) }
+        let Candidate { payload_len, flags, .. } = first;
+        let (identification, sequence) = after(&first);
+        let closed = ends(&first);
+        Self { first, count: 1, payload_len, identification, sequence, flags, closed }
     }
 
     /// How many packets it stands for.
@@ -133,8 +140,9 @@ impl Group {
 
     /// Takes `next`, whose bytes are `next_bytes`, if it continues the group that begins with the
     /// packet `first_bytes`; says whether it did.
-    pub fn push(&mut self, first_bytes: &[u8], next: Candidate, next_bytes: &[u8]) -> bool {
-        let (first, last) = (&self.first, &self.last);
+    #[inline]
+    pub fn push(&mut self, first_bytes: &[u8], next: &Candidate, next_bytes: &[u8]) -> bool {
+        let first = &self.first;
         let header = &first_bytes[..first.header_len];
         let fits = !self.closed
             && next.transport == first.transport
@@ -142,12 +150,9 @@ impl Group {
             && next.header_len == first.header_len
             && next.payload_len <= first.payload_len
             && first.header_len + self.payload_len + next.payload_len <= MAX_LEN
-            && next.identification == last.identification.wrapping_add(step(first.family))
+            && next.identification == self.identification
             && match first.transport {
-                Transport::Tcp => {
-                    let len = u32::try_from(last.payload_len).unwrap_or_default();
-                    next.sequence == last.sequence.wrapping_add(len)
-                }
+                Transport::Tcp => next.sequence == self.sequence,
                 Transport::Udp => true,
             }
             && same_flow(first, header, &next_bytes[..next.header_len]);
@@ -155,9 +160,32 @@ impl Group {
             self.count += 1;
             self.payload_len += next.payload_len;
             self.closed = ends(next) || next.payload_len < first.payload_len;
-            self.last = next;
+            (self.identification, self.sequence) = after(next);
+            self.flags = next.flags;
         }
         fits
+    }
+
+    /// Whether `packet` may be of the flow of the group that begins with the packet `first_bytes`: by
+    /// its addresses, protocol and ports, of which fragments show only the addresses.
+    pub fn may_share_flow(&self, first_bytes: &[u8], packet: &InnerPacket<'_>) -> bool {
+        let first = &self.first;
+        if packet.family() != first.family
+            || addresses(first.family, packet.bytes()) != addresses(first.family, first_bytes)
+        {
+            return false;
+        }
+        let upper = packet.upper_layer();
+        let transport = match (upper.fragment, upper.protocol) {
+            (Fragment::Whole, TCP) => Transport::Tcp,
+            (Fragment::Whole, UDP) => Transport::Udp,
+            // Behind more extension headers than are walked there may be anything.
+            (Fragment::Whole, _) => return upper.offset != packet.family().header_len(),
+            (Fragment::First | Fragment::Later, _) => return true,
+        };
+        let ports = packet.bytes().get(upper.offset..upper.offset + 4);
+        transport == first.transport
+            && ports.is_none_or(|ports| *ports == first_bytes[first.ip_len..first.ip_len + 4])
     }
 
     /// Turns the header of the first packet into that of the super-packet, and says what to tell the
@@ -187,7 +215,7 @@ impl Group {
         let pseudo = pseudo_header_of(first.family, header, protocol, segment_len);
         let transport = &mut header[first.ip_len..];
         match first.transport {
-            Transport::Tcp => transport[13] |= self.last.flags & (flag::PSH | flag::FIN),
+            Transport::Tcp => transport[13] |= self.flags & (flag::PSH | flag::FIN),
             Transport::Udp => write_u16(transport, 4, wire_len(segment_len)),
         }
         write_u16(transport, checksum_offset, pseudo.fold());
@@ -206,16 +234,19 @@ impl Group {
 }
 
 /// Whether nothing may follow a packet: the kernel leaves these flags to the last of a split.
-fn ends(candidate: Candidate) -> bool {
+fn ends(candidate: &Candidate) -> bool {
     candidate.flags & (flag::PSH | flag::FIN) != 0
 }
 
-/// IPv4 identifications of a split count up by one.
-fn step(family: Family) -> u16 {
-    match family {
+/// Identification and sequence number of what continues a packet: IPv4 identifications of a split
+/// count up by one.
+fn after(candidate: &Candidate) -> (u16, u32) {
+    let step = match candidate.family {
         Family::V4 => 1,
         Family::V6 => 0,
-    }
+    };
+    let len = u32::try_from(candidate.payload_len).unwrap_or_default();
+    (candidate.identification.wrapping_add(step), candidate.sequence.wrapping_add(len))
 }
 
 /// Whether all is equal that a split copies: everything but lengths, checksums, identification,
@@ -248,14 +279,18 @@ fn pseudo_header(packet: &InnerPacket<'_>, protocol: u8, len: usize) -> Sum {
     pseudo_header_of(packet.family(), packet.bytes(), protocol, len)
 }
 
-/// Sums the pseudo-header straight from the IP header, where the addresses lie end to end.
+/// Sums the pseudo-header straight from the IP header.
 fn pseudo_header_of(family: Family, bytes: &[u8], protocol: u8, len: usize) -> Sum {
-    let addresses = match family {
+    let [high, low] = wire_len(len).to_be_bytes();
+    Sum::of(addresses(family, bytes)).push(&[high, low, 0, protocol])
+}
+
+/// The addresses in the IP header, end to end.
+fn addresses(family: Family, bytes: &[u8]) -> &[u8] {
+    match family {
         Family::V4 => &bytes[12..20],
         Family::V6 => &bytes[8..40],
-    };
-    let [high, low] = wire_len(len).to_be_bytes();
-    Sum::of(addresses).push(&[high, low, 0, protocol])
+    }
 }
 
 /// A length as a header field holds it; nothing here is longer than [`MAX_LEN`].

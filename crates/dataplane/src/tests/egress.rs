@@ -24,6 +24,94 @@ fn packets_to_one_peer_leave_in_one_train() {
     assert_eq!((peer.counters.egress().packets, peer.counters.egress().bytes), (12, 11 * 128 + 78));
 }
 
+/// Flows to node2 that leave by so many different ports, one each.
+fn flows_on_ports(count: usize) -> Vec<Spec> {
+    let mut flows: Vec<(usize, Spec)> = Vec::new();
+    for port in 40_000.. {
+        let spec = Spec { ports: (port, 80), ..udp(100) };
+        let lane = bucket(InnerPacket::parse(&spec.build()).unwrap().flow_hash());
+        if flows.iter().all(|(known, _)| *known != lane) {
+            flows.push((lane, spec));
+        }
+        if flows.len() == count {
+            break;
+        }
+    }
+    flows.into_iter().map(|(_, spec)| spec).collect()
+}
+
+#[test]
+fn mixed_packets_leave_in_one_train_for_each_peer_and_port() {
+    let mut bench = Bench::new(Offload::TcpUdp);
+    let mut flows = flows_on_ports(7);
+    flows.push(Spec { to: (3, 2), ..flows[0].clone() });
+    for _ in 0..8 {
+        for flow in &flows {
+            bench.pod_sends(&VnetHeader::default(), &flow.build());
+        }
+    }
+    bench.run();
+    assert_eq!(bench.underlay.sent.len(), 8);
+    assert!(bench.underlay.sent.iter().all(|train| train.bytes.len() == 8 * 136));
+}
+
+#[test]
+fn more_mixed_flows_than_trains_lose_nothing() {
+    let mut bench = Bench::new(Offload::TcpUdp);
+    let flows = flows_on_ports(16);
+    for identification in 0..4 {
+        for flow in &flows {
+            bench.pod_sends(
+                &VnetHeader::default(),
+                &Spec { identification, ..flow.clone() }.build(),
+            );
+        }
+    }
+    bench.run();
+    assert_eq!((bench.drops(), bench.sent().len()), (vec![], 64));
+    for flow in &flows {
+        let expected = (0..4).map(|identification| Spec { identification, ..flow.clone() }.build());
+        let sent = bench.sent().into_iter().map(|(_, packet)| packet);
+        let own = sent.filter(|packet| packet[20..22] == flow.ports.0.to_be_bytes());
+        assert!(own.eq(expected), "{flow:?}");
+    }
+}
+
+#[test]
+fn what_must_not_be_overtaken_is_sent_before_what_cannot_join_it() {
+    let mut bench = Bench::new(Offload::TcpUdp);
+    let other = flows_on_ports(2).remove(1);
+    let marked = Spec { ecn: Ecn::Ect0, ..udp(100) };
+    let packets = [udp(100), other.clone(), marked.clone(), udp(50), other, udp(100)];
+    for packet in &packets {
+        bench.pod_sends(&VnetHeader::default(), &packet.build());
+    }
+    bench.run();
+    let bytes = |spec: &Spec| spec.build().len() + 8;
+    let mut trains: Vec<_> =
+        bench.underlay.sent.iter().map(|train| (train.ecn, train.bytes.len())).collect();
+    assert_eq!(trains.len(), 5);
+    // The other flow's two packets may go at any time.
+    trains.retain(|train| *train != (Ecn::NotEct, 2 * bytes(&udp(100))));
+    let (whole, short) = (bytes(&udp(100)), bytes(&udp(50)));
+    let expected =
+        [(Ecn::NotEct, whole), (Ecn::Ect0, whole), (Ecn::NotEct, short), (Ecn::NotEct, whole)];
+    assert_eq!(trains, expected);
+}
+
+#[test]
+fn a_long_train_does_not_wait_while_another_is_filled() {
+    let mut bench = Bench::new(Offload::TcpUdp);
+    let flows = flows_on_ports(2);
+    let bulk = Spec { ports: flows[0].ports, ..Spec::outgoing(Family::V4, false, vec![3; 30_000]) };
+    bench.pod_sends(&bulk.vnet(1000), &bulk.build_partial());
+    bench.pod_sends(&VnetHeader::default(), &flows[1].build());
+    bench.pod_sends(&bulk.vnet(1000), &bulk.build_partial());
+    bench.run();
+    let lens: Vec<usize> = bench.underlay.sent.iter().map(|train| train.bytes.len()).collect();
+    assert_eq!(lens, [30 * 1036, 136, 30 * 1036]);
+}
+
 #[test]
 fn a_flow_keeps_its_source_port_and_flows_are_spread() {
     let mut bench = Bench::new(Offload::TcpUdp);
@@ -154,6 +242,20 @@ fn refused_segmentation_is_given_up_and_loses_nothing() {
         assert!(bench.underlay.sent.iter().all(|train| train.segment_size.is_none()));
         assert!(!bench.egress.sends_trains());
     }
+}
+
+#[test]
+fn segmentation_that_is_refused_is_given_up_once_for_all_open_trains() {
+    let mut bench = Bench::new(Offload::TcpUdp);
+    for flow in flows_on_ports(3) {
+        for _ in 0..2 {
+            bench.pod_sends(&VnetHeader::default(), &flow.build());
+        }
+    }
+    bench.underlay.refuses_trains = true;
+    bench.run();
+    assert_eq!((bench.drops(), bench.sent().len()), (vec![], 6));
+    assert_eq!(bench.counters.degraded.load(std::sync::atomic::Ordering::Relaxed), 1);
 }
 
 #[test]

@@ -113,6 +113,79 @@ fn an_outer_congestion_mark_reaches_the_inner_packet_or_costs_it() {
     }
 }
 
+/// Packets of some flows, one of each in turn.
+fn in_turn(flows: &[Vec<Vec<u8>>]) -> Vec<Vec<u8>> {
+    let most = flows.iter().map(Vec::len).max().unwrap_or_default();
+    (0..most)
+        .flat_map(|index| flows.iter().filter_map(move |flow| flow.get(index).cloned()))
+        .collect()
+}
+
+fn tcp_flow(port: u16, packets: usize) -> Vec<Vec<u8>> {
+    let spec = Spec::incoming(Family::V4, true, vec![3; packets * 500]);
+    Spec { ports: (port, 80), ..spec }.split(500)
+}
+
+#[test]
+fn each_flow_of_a_mixture_becomes_one_super_packet() {
+    let flows: Vec<_> = (1..=8).map(|port| tcp_flow(port, 4)).collect();
+    let mut bench = Bench::new(Offload::TcpUdp);
+    for packet in in_turn(&flows) {
+        bench.arrive(underlay_of(2), Ecn::NotEct, &[datagram(&packet)]);
+    }
+    bench.run();
+    assert_eq!((bench.drops(), bench.tun.written.len()), (vec![], 8));
+    assert_eq!(bench.delivered(), flows.concat());
+}
+
+#[test]
+fn a_mixture_of_more_flows_than_are_held_keeps_the_order_of_each() {
+    let flows: Vec<_> = (1..=20).map(|port| tcp_flow(port, 3)).collect();
+    let mut bench = Bench::new(Offload::TcpUdp);
+    for packet in in_turn(&flows) {
+        bench.arrive(underlay_of(2), Ecn::NotEct, &[datagram(&packet)]);
+    }
+    bench.run();
+    assert_eq!(bench.drops(), []);
+    for (port, flow) in (1_u16..).zip(flows) {
+        let delivered = bench.delivered().into_iter();
+        let own = delivered.filter(|packet| packet[20..22] == port.to_be_bytes());
+        assert!(own.eq(flow), "port {port}");
+    }
+}
+
+/// Whatever may be of a flow stays behind what has arrived of it, and other flows wait on.
+#[test]
+fn what_takes_no_part_in_super_packets_stays_in_its_flow() {
+    let (one, other) = (tcp_flow(1, 4), tcp_flow(2, 4));
+    let acknowledgement = Spec { ports: (1, 80), ..Spec::incoming(Family::V4, true, vec![]) };
+    let mut fragment = udp(100).build();
+    set_word(&mut fragment, 6, 0x200a, 10);
+    let mut of_another_pod = Spec { from: (2, 77), ..udp(100) }.build();
+    set_word(&mut of_another_pod, 6, 0x200a, 10);
+    let cases = [
+        ("acknowledgement", acknowledgement.build(), vec![&one], 4),
+        ("fragment", fragment, vec![&one, &other], 5),
+        ("fragment of another pod", of_another_pod, vec![], 3),
+    ];
+    for (case, between, flows, writes) in cases {
+        let before = in_turn(&[one[..2].to_vec(), other[..2].to_vec()]);
+        let behind = in_turn(&[one[2..].to_vec(), other[2..].to_vec()]);
+        let mut bench = Bench::new(Offload::TcpUdp);
+        for packet in [before, vec![between.clone()], behind].concat() {
+            bench.arrive(underlay_of(2), Ecn::NotEct, &[datagram(&packet)]);
+        }
+        bench.run();
+        assert_eq!((bench.drops(), bench.tun.written.len()), (vec![], writes), "{case}");
+        let delivered = bench.delivered();
+        let place = |packet| delivered.iter().position(|found| found == packet).unwrap();
+        for flow in flows {
+            let places = [&flow[1], &between, &flow[2]].map(place);
+            assert!(places.is_sorted(), "{case}: {places:?}");
+        }
+    }
+}
+
 #[test]
 fn a_refused_super_packet_is_written_packet_by_packet() {
     let spec = Spec::incoming(Family::V4, true, vec![3; 4000]);

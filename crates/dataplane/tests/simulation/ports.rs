@@ -8,6 +8,7 @@ use std::net::IpAddr;
 use culvert_dataplane::engine::DropReason;
 use culvert_dataplane::platform::udp::{RecvBatch, Transmit};
 use culvert_dataplane::{MemoryTrain, MemoryTun, MemoryUnderlay, TunPort, UnderlayPort};
+use overlay_proto::CodecKind;
 
 use crate::packet::kernel_split;
 
@@ -148,7 +149,7 @@ impl Underlay {
 }
 
 impl UnderlayPort for Underlay {
-    fn recv(&mut self, batch: &mut RecvBatch) -> io::Result<()> {
+    fn recv(&mut self, batch: &mut RecvBatch) -> io::Result<CodecKind> {
         self.memory.recv(batch)
     }
 

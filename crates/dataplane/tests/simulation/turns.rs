@@ -1,5 +1,7 @@
 //! A worker's two halves, each turn compared with what the reference says must come of it.
 
+use std::collections::{BTreeMap, VecDeque};
+
 use culvert_dataplane::engine::DropReason;
 
 use crate::ledger::{Fate, Violation, ensure};
@@ -35,8 +37,8 @@ impl World {
         let daemon = self.nodes[node].daemon.as_mut().expect("it is up");
         let (sent, replies) = daemon.egress(&reads, now);
 
-        let mut expected = sent.iter();
-        let mut numbers = Vec::with_capacity(sent.len());
+        let mut in_flow = by_flow(sent.iter().map(|sent| sent.bytes.get(8..).unwrap_or_default()));
+        let mut numbers = vec![None; sent.len()];
         let mut owed = Vec::new();
         for (read, verdict) in reads.iter().zip(verdicts) {
             self.tell(|| {
@@ -46,8 +48,10 @@ impl World {
                 Egress::Forward { to, datagrams } => {
                     self.no_loop(node, read)?;
                     for (datagram, number) in datagrams.iter().zip(&read.numbers) {
-                        self.check_sent(node, to, datagram, *number, expected.next())?;
-                        numbers.push(*number);
+                        let place = next_of(&mut in_flow, &datagram[8..]);
+                        let found = place.map(|place| &sent[place]);
+                        self.check_sent(node, to, datagram, *number, found)?;
+                        place.into_iter().for_each(|place| numbers[place] = *number);
                     }
                 }
                 Egress::Drop(reason) => self.drop_read(node, read, reason)?,
@@ -57,7 +61,7 @@ impl World {
                 }
             }
         }
-        ensure("only what pods sent leaves", expected.next().is_none(), || {
+        ensure("only what pods sent leaves", in_flow.values().all(VecDeque::is_empty), || {
             format!("node{node} sent {sent:?}")
         })?;
         self.check_replies(node, &owed, &replies)?;
@@ -73,7 +77,8 @@ impl World {
         number: Option<u32>,
         sent: Option<&Sent>,
     ) -> Result<(), Violation> {
-        let invariant = "every packet leaves as it was, for the node that owns its destination";
+        let invariant = "every packet leaves as it was, in its flow's order, for the node that owns its \
+                         destination";
         let sent = sent.ok_or_else(|| {
             Violation::new(invariant, format!("node{node} kept {}", describe(&datagram[8..])))
         })?;
@@ -165,7 +170,7 @@ impl World {
         let (port, now) = (self.cluster.overlay.port, self.clock.instant());
         let daemon = self.nodes[node].daemon.as_mut().expect("it is up");
         let written = daemon.ingress(&arrivals, port, now);
-        let mut rest = written.iter();
+        let mut in_flow = by_flow(written.iter().map(|(bytes, _)| &bytes[..]));
         for arrival in &arrivals {
             let sender = self.cluster.node_at(arrival.source);
             for flight in &arrival.flights {
@@ -188,11 +193,13 @@ impl World {
                 let sender = sender.expect("a stranger delivers nothing");
                 let daemon = self.nodes[node].daemon.as_mut().expect("it is up");
                 daemon.expect_traffic(&crate::cluster::name(sender), 1, 1);
-                let found = rest.next();
+                let found = next_of(&mut in_flow, &packet).map(|place| &written[place]);
                 let same = found.is_some_and(|(bytes, _)| *bytes == packet);
-                ensure("every good packet is delivered as it was, in its order", same, || {
-                    format!("node{node}: {} became {found:?}", describe(&packet))
-                })?;
+                ensure(
+                    "every good packet is delivered as it was, in its flow's order",
+                    same,
+                    || format!("node{node}: {} became {found:?}", describe(&packet)),
+                )?;
                 self.check_delivery(node, flight.emitter, &packet)?;
                 match found.and_then(|(_, refused)| *refused) {
                     Some(reason) => {
@@ -204,7 +211,7 @@ impl World {
                 }
             }
         }
-        ensure("nothing else is delivered", rest.next().is_none(), || {
+        ensure("nothing else is delivered", in_flow.values().all(VecDeque::is_empty), || {
             format!("node{node} wrote {written:?} for {arrivals:?}")
         })?;
         self.audit(node)
@@ -275,6 +282,29 @@ fn same_packet(quote: &[u8], packet: &[u8]) -> bool {
     let ip_len = if packet[0] >> 4 == 4 { 20 } else { 40 };
     let at = if ip_len == 20 { 12 } else { 8 };
     quote.len() >= ip_len + 8 && quote[at..ip_len + 4] == packet[at..ip_len + 4]
+}
+
+/// Places in a list of packets, for each flow in the list's order: of flows among each other none is
+/// promised.
+type InFlow = BTreeMap<Option<FlowKey>, VecDeque<usize>>;
+
+fn by_flow<'a>(packets: impl Iterator<Item = &'a [u8]>) -> InFlow {
+    let mut in_flow = InFlow::new();
+    for (place, packet) in packets.enumerate() {
+        in_flow.entry(flow_of(packet)).or_default().push_back(place);
+    }
+    in_flow
+}
+
+/// The place of the next packet of the flow of `packet`.
+fn next_of(in_flow: &mut InFlow, packet: &[u8]) -> Option<usize> {
+    in_flow.get_mut(&flow_of(packet))?.pop_front()
+}
+
+/// The flow, if there are ports.
+fn flow_of(packet: &[u8]) -> Option<FlowKey> {
+    let ip_len = if packet.first()? >> 4 == 4 { 20 } else { 40 };
+    (packet.len() >= ip_len + 4).then(|| flow(packet))
 }
 
 fn flow(packet: &[u8]) -> FlowKey {

@@ -17,11 +17,21 @@ const WHOLE_PACKETS: i32 = 255;
 ///
 /// It is no IP packet, or the kernel refused it.
 pub fn send_packet(from: &Netns, packet: &[u8]) -> Result<()> {
+    send_packet_with_mark(from, packet, 0)
+}
+
+/// The same by a socket that has `mark`, for rules that ask for one.
+///
+/// # Errors
+///
+/// As [`send_packet`].
+pub fn send_packet_with_mark(from: &Netns, packet: &[u8], mark: u32) -> Result<()> {
     let to = destination(packet).context("read the packet's destination")?;
     let domain = if to.is_ipv4() { Domain::IPV4 } else { Domain::IPV6 };
     let socket = from
         .run(|| Socket::new(domain, Type::RAW, Some(Protocol::from(WHOLE_PACKETS))))?
         .context("open a raw socket")?;
+    socket.set_mark(mark).context("mark a raw socket")?;
     let sent = socket
         .send_to(packet, &SocketAddr::new(to, 0).into())
         .with_context(|| format!("send a packet to {to} from {}", from.name()))?;

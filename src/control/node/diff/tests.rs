@@ -2,7 +2,9 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::control::node::NodeSpec;
-use crate::control::node::fixture::{net, spec};
+use crate::control::node::PROTOCOL;
+use crate::control::node::fixture::{net, route, spec};
+use crate::platform::netlink::MAIN_TABLE;
 
 fn desired() -> Desired {
     Desired::new(&spec())
@@ -26,9 +28,21 @@ fn apply(model: &mut Actual, action: &Action) {
             model.tun_attached = true;
         }
         Action::CreateBridge { mac, .. } => {
-            model.bridge =
-                Some(ActualDevice { mac: Some(*mac), mtu: 1500, ..ActualDevice::default() });
+            model.bridge = Some(ActualDevice {
+                mac: Some(*mac),
+                mtu: 1500,
+                neighbours: true,
+                delivers: true,
+                ..ActualDevice::default()
+            });
         }
+        Action::Rename { name, .. } => {
+            let renamed = named(model, name);
+            // A device that is down loses its routes, but here only the name matters.
+            (renamed.renamed, renamed.up) = (None, false);
+        }
+        Action::SetNeighbours { device } => named(model, device).neighbours = true,
+        Action::Deliver { device, .. } => named(model, device).delivers = true,
         Action::SetAlias { device, alias } => named(model, device).alias = (*alias).into(),
         Action::SetMac { device, mac } => named(model, device).mac = Some(*mac),
         Action::SetMtu { device, mtu } => {
@@ -39,11 +53,14 @@ fn apply(model: &mut Actual, action: &Action) {
         }
         Action::SetTxQueueLen { device, packets } => named(model, device).tx_queue_len = *packets,
         Action::SetBridgeOptions { device } => named(model, device).plain = true,
-        Action::SetSysctl { key, value } => {
+        Action::SetSysctl { key, value, .. } => {
             model.sysctls.insert(key.clone(), (*value).into());
             model.advertised.retain(|device| *key != format!("net/ipv6/conf/{device}/accept_ra"));
         }
-        Action::SetUp { device } => named(model, device).up = true,
+        Action::SetUp { device } => {
+            named(model, device).up = true;
+            connect(model);
+        }
         Action::AddAddress { device, address } => {
             let device = named(model, device);
             assert!(
@@ -51,17 +68,20 @@ fn apply(model: &mut Actual, action: &Action) {
                 "IPv6 refuses {address}: it is there with another prefix length"
             );
             device.addresses.push(ActualAddress { net: *address, ours: true });
+            connect(model);
         }
         Action::RemoveAddress { device, address } => {
             named(model, device).addresses.retain(|is| is.net != *address);
             // IPv4 routes that prefer a removed address as source go with it.
             model.routes.retain(|is| is.route.source != Some(address.addr()));
+            model.connected.retain(|is| is.destination != address.trunc());
         }
         Action::AddRoute { device, route } => {
             assert!(same_place(model, route).is_none(), "the kernel refuses");
             assert!(model.tun.as_ref().is_some_and(|tun| tun.up));
             model.routes.push(ActualRoute { device: device.clone(), route: route.clone() });
         }
+        Action::PrependRoute { .. } => panic!("only what packets do calls for it: {action}"),
         Action::ReplaceRoute { device, route } => {
             let new = ActualRoute { device: device.clone(), route: route.clone() };
             match same_place(model, route) {
@@ -73,15 +93,30 @@ fn apply(model: &mut Actual, action: &Action) {
         Action::RemoveRoute { route } => model.routes.retain(|is| is.route != *route),
         Action::PlugPort { device, .. } => {
             let port = model.ports.iter_mut().find(|port| port.device == *device);
-            port.expect("a port to plug").plugged = true;
+            let port = port.expect("a port to plug");
+            (port.plugged, port.guarded, port.up, port.configured) = (true, true, true, true);
         }
         Action::ApplyRuleset => model.ruleset = Ruleset::Current,
         Action::ApplySourceCheck { .. } => model.source_check = Ruleset::Current,
-        Action::DeleteLink { .. }
+        Action::ShutPort { .. }
+        | Action::DeleteLink { .. }
         | Action::ReleaseBridge { .. }
         | Action::DeleteRuleset
-        | Action::DeleteSourceCheck => {
+        | Action::DeleteSourceCheck
+        | Action::DeletePodAddresses => {
             panic!("a reconcile never cleans up: {action}")
+        }
+    }
+}
+
+/// Makes the routes that the kernel makes with the addresses of a bridge that is up.
+fn connect(model: &mut Actual) {
+    let Some(bridge) = model.bridge.as_ref().filter(|bridge| bridge.up) else { return };
+    for address in &bridge.addresses {
+        let destination = address.net.trunc();
+        let is_made = model.connected.iter().any(|is| is.destination == destination);
+        if !is_made && destination.prefix_len() < destination.max_prefix_len() {
+            model.connected.push(Route { destination, protocol: 2, ..route() });
         }
     }
 }
@@ -179,6 +214,68 @@ fn each_property_of_the_tun_is_restored() {
 }
 
 #[test]
+fn connected_route_that_somebody_removed_is_put_back() {
+    let remove = |actual: &mut Actual| actual.connected.clear();
+    assert_eq!(
+        after(remove),
+        [
+            "add route 10.244.1.0/24 src 10.244.1.1 dev v-net-0",
+            "add route fd00:10:244:1::/64 dev v-net-0",
+        ]
+    );
+    // It goes once the kernel has made its own again.
+    let mut actual = healthy();
+    remove(&mut actual);
+    for action in diff(&desired(), &actual) {
+        apply(&mut actual, &action);
+    }
+    assert_eq!(diff(&desired(), &actual), []);
+    connect(&mut actual);
+    let removed: Vec<String> = diff(&desired(), &actual).iter().map(Action::to_string).collect();
+    assert_eq!(
+        removed,
+        [
+            "remove route 10.244.1.0/24 src 10.244.1.1 table 254",
+            "remove route fd00:10:244:1::/64 table 254",
+        ]
+    );
+    // The kernel makes it when the device comes up.
+    let actions = after(|actual| {
+        remove(actual);
+        bridge(actual).up = false;
+    });
+    assert_eq!(actions, ["set up dev v-net-0"]);
+}
+
+#[test]
+fn renamed_devices_get_their_names_back() {
+    assert_eq!(
+        after(|actual| {
+            tun(actual).renamed = Some("ren0".into());
+            bridge(actual).renamed = Some("renbr".into());
+        }),
+        [
+            "rename ren0 to culvert0",
+            "rename renbr to v-net-0",
+            "set up dev culvert0",
+            "set up dev v-net-0",
+        ]
+    );
+}
+
+#[test]
+fn bridge_talks_to_its_neighbours() {
+    assert_eq!(
+        after(|actual| bridge(actual).neighbours = false),
+        ["set arp on, multicast on dev v-net-0"]
+    );
+    assert_eq!(
+        after(|actual| bridge(actual).delivers = false),
+        ["add forwarding entry 02:cf:0a:f4:01:00 dev v-net-0"]
+    );
+}
+
+#[test]
 fn any_other_address_of_the_tun_is_removed() {
     let other = ActualAddress { net: net("fe80::1/64"), ours: false };
     assert_eq!(
@@ -193,7 +290,8 @@ fn each_property_of_the_bridge_is_restored() {
     assert_eq!(after(|actual| bridge(actual).mtu = 1500), ["set mtu 1464 dev v-net-0"]);
     assert_eq!(
         after(|actual| bridge(actual).plain = false),
-        ["set stp off, multicast snooping off dev v-net-0"]
+        ["set stp off, multicast snooping off, learning from reserved groups off, learning limit \
+             dev v-net-0"]
     );
     assert_eq!(
         after(|actual| bridge(actual).mac = Some([2, 0, 0, 0, 0, 1])),
@@ -276,15 +374,7 @@ fn route_with_another_source_or_device_is_replaced() {
 fn stale_route_is_removed_from_any_table() {
     let stale = |destination: &str, table| ActualRoute {
         device: "culvert0".into(),
-        route: Route {
-            destination: net(destination),
-            table,
-            protocol: PROTOCOL,
-            priority: 0,
-            link: Some(7),
-            source: None,
-            direct: true,
-        },
+        route: Route { destination: net(destination), table, protocol: PROTOCOL, ..route() },
     };
     assert_eq!(
         after(|actual| {
@@ -345,7 +435,16 @@ fn unplugged_port_is_plugged_in_and_a_small_one_raised() {
 }
 
 fn port(device: &str, mtu: u32, plugged: bool) -> Port {
-    Port { device: device.into(), mtu, plugged, hairpin: true, isolated: false }
+    Port {
+        device: device.into(),
+        mtu,
+        plugged,
+        guarded: true,
+        up: true,
+        configured: true,
+        hairpin: true,
+        isolated: false,
+    }
 }
 
 #[test]
@@ -361,6 +460,54 @@ fn replugged_port_gets_the_options_that_its_pod_was_attached_with() {
             isolated: true,
         }]
     );
+}
+
+#[test]
+fn port_that_is_down_or_not_guarded_is_plugged_anew() {
+    let right = port("culv01", 1464, true);
+    for wrong in [
+        Port { up: false, ..right.clone() },
+        Port { guarded: false, ..right.clone() },
+        Port { configured: false, ..right.clone() },
+    ] {
+        let done = after(|actual| actual.ports = vec![right.clone(), wrong]);
+        assert_eq!(done, ["plug culv01 into v-net-0"]);
+    }
+}
+
+#[test]
+fn what_guards_pods_comes_before_their_ports() {
+    let mut actual = Actual {
+        ruleset: Ruleset::Drifted,
+        source_check: Ruleset::Drifted,
+        ports: vec![port("culv01", 1464, false)],
+        ..Actual::default()
+    };
+    let actions = diff(&desired(), &actual);
+    assert!(actions[..2].iter().all(Action::guards_pods), "{actions:?}");
+    for action in actions {
+        apply(&mut actual, &action);
+    }
+    assert_eq!(diff(&desired(), &actual), []);
+}
+
+#[test]
+fn parameter_that_the_kernel_lacks_is_missed_only_where_it_is_needed() {
+    let lacking = |key: &str| after(|actual| drop(actual.sysctls.remove(key)));
+    assert_eq!(lacking("net/ipv4/ip_forward"), ["set sysctl net.ipv4.ip_forward=1"]);
+    let desired = Desired::new(&NodeSpec {
+        cluster_networks: vec![net("10.244.0.0/16")],
+        local_subnets: vec![net("10.244.1.0/24")],
+        ..spec()
+    });
+    let mut actual = Actual { ruleset: Ruleset::Drifted, ..Actual::default() };
+    for action in diff(&desired, &actual) {
+        apply(&mut actual, &action);
+    }
+    actual.sysctls.remove("net/ipv6/conf/v-net-0/accept_ra");
+    assert_eq!(diff(&desired, &actual), []);
+    actual.sysctls.insert("net/ipv6/conf/v-net-0/accept_ra".into(), "1".into());
+    assert_eq!(diff(&desired, &actual).len(), 1);
 }
 
 #[test]
@@ -395,6 +542,8 @@ prop_compose! {
         mtu in prop::sample::select(vec![1400_u32, 1464, 1500]),
         alias in prop::sample::select(vec!["", "culvert: overlay", "culvert: pod bridge", "lab"]),
         mac in any::<Option<Mac>>(),
+        renamed in prop::option::of("ren[0-9]"),
+        (neighbours, delivers) in any::<(bool, bool)>(),
         tx_queue_len in prop::sample::select(vec![500_u32, 2_000]),
         plain in any::<bool>(),
         addresses in prop::collection::btree_map(some_net(), any::<bool>(), 0..5),
@@ -404,7 +553,18 @@ prop_compose! {
             .map(|(net, ours)| ActualAddress { net, ours })
             .collect();
         addresses.dedup_by_key(|address| address.net.addr());
-        ActualDevice { up, mtu, alias: alias.into(), mac, tx_queue_len, plain, addresses }
+        ActualDevice {
+            renamed,
+            up,
+            neighbours,
+            delivers,
+            mtu,
+            alias: alias.into(),
+            mac,
+            tx_queue_len,
+            plain,
+            addresses,
+        }
     }
 }
 
@@ -424,9 +584,9 @@ prop_compose! {
                 table,
                 protocol: PROTOCOL,
                 priority,
-                link: Some(7),
                 source: source.map(|net| net.addr()),
                 direct,
+                ..route()
             },
         }
     }
@@ -447,6 +607,7 @@ prop_compose! {
             tun,
             tun_attached,
             bridge,
+            connected: Vec::new(),
             routes: Vec::new(),
             ports: ports
                 .into_iter()
@@ -458,7 +619,7 @@ prop_compose! {
                 .into_iter()
                 .enumerate()
                 .filter(|(position, _sysctl)| known & (1 << (position % 8)) != 0)
-                .map(|(_position, (key, value))| (key, value.to_owned()))
+                .map(|(_position, parameter)| (parameter.key, parameter.value.to_owned()))
                 .collect(),
             ruleset: if drifted { Ruleset::Drifted } else { Ruleset::Unchecked },
             source_check: if drifted { Ruleset::Drifted } else { Ruleset::Current },

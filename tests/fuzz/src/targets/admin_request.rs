@@ -64,6 +64,7 @@ fn status() -> Status {
         node: "node1".to_owned(),
         ready: true,
         missing: Vec::new(),
+        stranded: Vec::new(),
         uptime_seconds: 1.0,
         mtu: 1464,
         vni: 1,

@@ -31,7 +31,7 @@ pub(crate) fn run(input: &[u8]) {
         let Ok(parsed) = InnerPacket::parse(packet) else { continue };
         let Some(candidate) = Candidate::new(&parsed) else { continue };
         if let Some((group, members)) = &mut group
-            && group.push(members[0], candidate, parsed.bytes())
+            && group.push(members[0], &candidate, parsed.bytes())
         {
             members.push(parsed.bytes());
             continue;

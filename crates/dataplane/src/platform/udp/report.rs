@@ -11,7 +11,7 @@ use std::os::fd::AsRawFd as _;
 
 use socket2::{SockAddr, SockAddrStorage, Socket};
 
-use super::{CONTROL_LEN, Control, for_each_control};
+use super::control::{CONTROL_LEN, Control, for_each_control};
 
 /// Bytes of the quoted datagram that are kept: the longest header of a codec and that of an inner
 /// packet.

@@ -1,0 +1,238 @@
+//! Which addresses of the node's subnets have a pod: only to these is anything sent to the bridge.
+//!
+//! kernel: whoever sends to an address that nobody has makes the node ask for it, and remember for a
+//! while that it asked. A scan of a subnet of IPv6 fills the table of neighbours, which all devices of
+//! the machine share, and the node cannot find its own router any more. So the node rejects such
+//! packets before it asks.
+//!
+//! Owns the nftables table that does so. The daemon makes it and keeps it; the plugin enters the
+//! addresses of a pod before its port goes up, where there is such a table, and takes them out.
+
+use std::net::IpAddr;
+
+use culvert_nft::{
+    Base, Batch, Chain, ChainKind, Comparison, Element, Expression, Family, Field, Hook, KeyPart,
+    Membership, Meta, Register, Set, Socket, Table, Verdict, kernel,
+};
+use ipnet::IpNet;
+
+use crate::pod_port::PodPort;
+
+/// Family of the table.
+pub const FAMILY: Family = Family::Inet;
+
+/// Name of the table.
+pub const TABLE: &str = "culvert-pods";
+
+/// `NF_IP_PRI_FILTER`.
+const FILTER: i32 = 0;
+
+/// The sets: addresses that have a pod, and subnets of this node.
+const IPV4: &str = "ipv4";
+const IPV6: &str = "ipv6";
+const SUBNETS_V4: &str = "subnets_v4";
+const SUBNETS_V6: &str = "subnets_v6";
+
+/// `NFPROTO_IPV4`, `NFPROTO_IPV6`.
+const FAMILY_IPV4: u8 = 2;
+const FAMILY_IPV6: u8 = 10;
+
+const IPV4_DESTINATION: Field = Field { base: Base::Network, offset: 16, len: 4 };
+const IPV6_DESTINATION: Field = Field { base: Base::Network, offset: 24, len: 16 };
+
+/// What stands behind the bridge.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Bridge {
+    /// Its name.
+    pub name: String,
+    /// The pod subnets of the node.
+    pub subnets: Vec<IpNet>,
+    /// Whether somebody may have an address that we know nothing of: a port that is not a pod's, or a
+    /// pod that may send from any address.
+    pub has_strangers: bool,
+}
+
+/// The whole table for these pods behind `bridge`.
+#[must_use]
+pub fn table(ports: &[PodPort], bridge: &Bridge) -> Table {
+    let mut subnets = bridge.subnets.iter().map(IpNet::trunc).collect();
+    // An interval set refuses elements that overlap.
+    subnets = IpNet::aggregate(&subnets);
+    let mut living: Vec<_> = ports.iter().flat_map(elements).collect();
+    // Not a pod's, and nobody is asked for it.
+    living.extend(subnets.iter().filter_map(|subnet| match subnet {
+        IpNet::V4(subnet) => Some((IPV4, Element::of(&[&subnet.broadcast().octets()]))),
+        IpNet::V6(_) => None,
+    }));
+    let set = |name: &str, key, is_interval, elements: Vec<Element>| Set {
+        name: name.to_owned(),
+        key: vec![key],
+        is_interval,
+        can_expire: !is_interval,
+        elements,
+    };
+    let of = |name| {
+        let found = living.iter().filter(|(set, _element)| *set == name);
+        found.map(|(_set, element)| element.clone()).collect()
+    };
+    let intervals = |ipv4: bool| {
+        let family = subnets.iter().filter(|subnet| subnet.addr().is_ipv4() == ipv4);
+        family.flat_map(interval).collect()
+    };
+    let chain = |name, hook| Chain {
+        name,
+        kind: ChainKind::Filter,
+        hook,
+        priority: FILTER,
+        rules: rules(bridge),
+    };
+    Table {
+        family: FAMILY,
+        name: TABLE,
+        sets: vec![
+            set(IPV4, KeyPart::Ipv4Address, false, of(IPV4)),
+            set(IPV6, KeyPart::Ipv6Address, false, of(IPV6)),
+            set(SUBNETS_V4, KeyPart::Ipv4Address, true, intervals(true)),
+            set(SUBNETS_V6, KeyPart::Ipv6Address, true, intervals(false)),
+        ],
+        chains: vec![chain("forward", Hook::Forward), chain("output", Hook::Output)],
+    }
+}
+
+/// Lets through what does not go to the bridge, then what goes to a pod.
+fn rules(bridge: &Bridge) -> Vec<Vec<Expression>> {
+    let accept = Expression::Verdict(Verdict::Accept);
+    let not_to_bridge = Expression::output_name(Comparison::NotEqual, &bridge.name);
+    let mut rules = vec![[&not_to_bridge[..], std::slice::from_ref(&accept)].concat()];
+    if bridge.has_strangers {
+        return rules;
+    }
+    let to = |family: u8, field, set| {
+        let is_family = [
+            Expression::Meta(Meta::Family, Register::One),
+            Expression::Compare(Comparison::Equal, vec![family]),
+        ];
+        [&is_family[..], &Expression::field_in(field, Membership::Inside, set)].concat()
+    };
+    let families = [
+        (FAMILY_IPV4, IPV4_DESTINATION, IPV4, SUBNETS_V4),
+        (FAMILY_IPV6, IPV6_DESTINATION, IPV6, SUBNETS_V6),
+    ];
+    rules.extend(families.map(|(family, field, living, _subnets)| {
+        let mut rule = to(family, field, living);
+        rule.push(accept.clone());
+        rule
+    }));
+    rules.extend(families.map(|(family, field, _living, subnets)| {
+        let mut rule = to(family, field, subnets);
+        rule.extend([Expression::Counter, Expression::RejectHost]);
+        rule
+    }));
+    rules
+}
+
+fn interval(subnet: &IpNet) -> Vec<Element> {
+    match subnet {
+        IpNet::V4(net) => Element::interval(&net.network().octets(), &net.broadcast().octets()),
+        IpNet::V6(net) => Element::interval(&net.network().octets(), &net.broadcast().octets()),
+    }
+}
+
+/// What the sets have about this pod.
+fn elements(port: &PodPort) -> Vec<(&'static str, Element)> {
+    port.addresses
+        .iter()
+        .map(|address| match address {
+            IpAddr::V4(address) => (IPV4, Element::of(&[&address.octets()])),
+            IpAddr::V6(address) => (IPV6, Element::of(&[&address.octets()])),
+        })
+        .collect()
+}
+
+/// Lets the node send to the pod behind `port`.
+///
+/// # Errors
+///
+/// When the kernel refuses. Without the table everything is let through, so that is none.
+pub fn enter(socket: &mut Socket, port: &PodPort) -> culvert_nft::Result<()> {
+    let mut batch = Batch::new(FAMILY);
+    for (set, element) in elements(port) {
+        batch.add_elements(TABLE, set, &[element]);
+    }
+    commit(socket, &batch)
+}
+
+/// Forgets the addresses of the pod behind `port`, whose device is gone.
+///
+/// # Errors
+///
+/// When the kernel refuses.
+pub fn leave(socket: &mut Socket, port: &PodPort) -> culvert_nft::Result<()> {
+    let can_expire = kernel::expires_elements();
+    let mut batch = Batch::new(FAMILY);
+    for (set, element) in elements(port) {
+        if can_expire {
+            batch.expire_elements(TABLE, set, &[element]);
+        } else {
+            batch.remove_elements(TABLE, set, &[element]);
+        }
+    }
+    commit(socket, &batch)
+}
+
+fn commit(socket: &mut Socket, batch: &Batch) -> culvert_nft::Result<()> {
+    if batch.is_empty() {
+        return Ok(());
+    }
+    match socket.commit(batch) {
+        // There is no table, or the daemon has been faster.
+        Err(error) if error.is_not_found() || error.is_unsupported() => Ok(()),
+        outcome => outcome,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn port() -> PodPort {
+        PodPort {
+            device: "culv9597bc6a7ab".to_owned(),
+            attachment: None,
+            mac: [0x0a, 0x58, 10, 244, 1, 2],
+            addresses: vec!["10.244.1.2".parse().unwrap(), "fd00:1::2".parse().unwrap()],
+            is_checked: true,
+            hairpin: true,
+            isolated: false,
+        }
+    }
+
+    fn bridge(has_strangers: bool) -> Bridge {
+        let subnets = ["10.244.1.0/24", "fd00:1::/64"].map(|net| net.parse().unwrap());
+        Bridge { name: "v-net-0".to_owned(), subnets: subnets.into(), has_strangers }
+    }
+
+    #[test]
+    fn pods_and_the_broadcast_address_are_reached() {
+        let table = table(&[port()], &bridge(false));
+        let keys = |name| {
+            let set = table.sets.iter().find(|set| set.name == name).unwrap();
+            set.elements.iter().map(|element| element.key.clone()).collect::<Vec<_>>()
+        };
+        assert_eq!(keys(IPV4), [[10, 244, 1, 2], [10, 244, 1, 255]]);
+        let address: std::net::Ipv6Addr = "fd00:1::2".parse().unwrap();
+        assert_eq!(keys(IPV6), [address.octets()]);
+        assert_eq!(keys(SUBNETS_V4), [[10, 244, 1, 0], [10, 244, 2, 0]]);
+    }
+
+    #[test]
+    fn nothing_is_rejected_where_strangers_may_live() {
+        let rejects = |has_strangers| {
+            let table = table(&[port()], &bridge(has_strangers));
+            let mut rules = table.chains.iter().flat_map(|chain| &chain.rules);
+            rules.any(|rule| rule.contains(&Expression::RejectHost))
+        };
+        assert!(rejects(false));
+        assert!(!rejects(true));
+    }
+}

@@ -1,0 +1,104 @@
+//! The reconciler on a thread of its own, as the control runtime asks it.
+
+use std::net::IpAddr;
+use std::time::Duration;
+
+use anyhow::Context as _;
+use ipnet::IpNet;
+
+use super::events::Changes;
+use super::path_mtu::PathMtu;
+use super::report::{Failure, Report};
+use super::worker::Worker;
+use super::{NodeSpec, Reconciler, TunOwner};
+use crate::platform::netlink::Flow;
+use crate::platform::sysctl::Sysctls;
+
+/// How long a request may take. A look takes milliseconds, the set-up of a node with hundreds of pods
+/// a second; on a machine on which all pods start at once the kernel's lock may be waited for.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// How often a look that told nothing is repeated, and after which pause.
+const LOOKS: usize = 5;
+const PAUSE: Duration = Duration::from_millis(200);
+
+/// The way to the thread that reconciles.
+pub struct Kernel(Worker<Reconciler>);
+
+impl Kernel {
+    /// Starts the thread, in this thread's network namespace, with kernel parameters where `sysctls`
+    /// has them.
+    ///
+    /// # Errors
+    ///
+    /// The kernel refuses a socket or a thread.
+    pub fn start(sysctls: Sysctls) -> anyhow::Result<Self> {
+        let reconciler = Reconciler::open()?.with_sysctls(sysctls);
+        let worker = Worker::start("kernel", reconciler, PATIENCE);
+        Ok(Self(worker.context("starting the thread that talks to the kernel")?))
+    }
+
+    /// As [`Reconciler::reconcile`].
+    ///
+    /// # Errors
+    ///
+    /// As there, and [`Failure::Unknown`] when there is no answer in time; what was begun is then
+    /// finished, so that the next call has less to do.
+    pub async fn reconcile(
+        &self,
+        spec: NodeSpec,
+        tun: impl TunOwner + 'static,
+        changes: Changes,
+    ) -> Result<Report, Failure> {
+        let job = move |reconciler: &mut Reconciler| {
+            let outcome = reconciler.reconcile(&spec, &tun, changes);
+            if outcome.is_err() {
+                // The way to the kernel may be what is broken.
+                reconciler.reopen();
+            }
+            outcome
+        };
+        self.0.ask(job).await.unwrap_or_else(|no_answer| Err(Failure::Unknown(no_answer.into())))
+    }
+
+    /// As [`Reconciler::preflight`].
+    ///
+    /// # Errors
+    ///
+    /// As there, and when there is no answer in time.
+    pub async fn preflight(
+        &self,
+        spec: NodeSpec,
+        service_networks: Vec<IpNet>,
+        node_addresses: Vec<IpAddr>,
+    ) -> anyhow::Result<()> {
+        let look = move |reconciler: &mut Reconciler| {
+            reconciler.preflight(&spec, &service_networks, &node_addresses)
+        };
+        self.look(look).await
+    }
+
+    /// As [`Reconciler::path_mtu`].
+    ///
+    /// # Errors
+    ///
+    /// As there, and when there is no answer in time.
+    pub async fn path_mtu(&self, flows: Vec<Flow>) -> anyhow::Result<Option<PathMtu>> {
+        self.look(move |reconciler: &mut Reconciler| reconciler.path_mtu(&flows)).await
+    }
+
+    /// Looks at something, and again if the look was interrupted.
+    async fn look<T: Send + 'static>(
+        &self,
+        look: impl Fn(&mut Reconciler) -> anyhow::Result<T> + Clone + Send + 'static,
+    ) -> anyhow::Result<T> {
+        for _interrupted in 1..LOOKS {
+            match self.0.ask(look.clone()).await?.map_err(Failure::of_look) {
+                Err(Failure::Unknown(_)) => tokio::time::sleep(PAUSE).await,
+                Err(Failure::Broken(error)) => return Err(error),
+                Ok(found) => return Ok(found),
+            }
+        }
+        self.0.ask(look).await?
+    }
+}

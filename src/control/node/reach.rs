@@ -1,0 +1,259 @@
+//! Whether packets between pods take the way that they should, as the kernel would route them.
+//!
+//! Devices, addresses and routes may all be as they should be, and packets go elsewhere all the same: a
+//! rule that looks into another table first, a narrower route, an equal one that was put in front. So
+//! the kernel is asked about packets as pods would send them. Pure but for the asking.
+
+use std::collections::HashMap;
+use std::fmt;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use ipnet::IpNet;
+
+use super::NodeSpec;
+use crate::platform::netlink::{Flow, MAIN_TABLE, Way, default_priority};
+
+/// Subnets of other nodes that are asked about at a time; the others have their turn later. Each takes
+/// the kernel some microseconds.
+const WINDOW: usize = 64;
+
+/// The devices that packets pass.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Devices {
+    pub(super) tun: u32,
+    pub(super) bridge: u32,
+}
+
+/// A packet to ask about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Probe {
+    pub(super) flow: Flow,
+    /// Index of the device that it should leave by.
+    expected: u32,
+    journey: Journey,
+}
+
+/// Where a packet comes from and where it goes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Journey {
+    PodToOtherNode,
+    OtherNodeToPod,
+    NodeToOtherNode,
+    NodeToPod,
+}
+
+impl fmt::Display for Journey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::PodToOtherNode => "packets of pods to other nodes' pods",
+            Self::OtherNodeToPod => "packets of other nodes' pods to pods",
+            Self::NodeToOtherNode => "packets of this node to other nodes' pods",
+            Self::NodeToPod => "packets of this node to its pods",
+        })
+    }
+}
+
+/// A packet that takes another way.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Detour {
+    /// What is wrong and what to do.
+    pub(super) obstacle: String,
+    /// The cluster network whose route another one of the same prefix and rank was put before.
+    pub(super) hidden: Option<IpNet>,
+}
+
+/// The packets to ask about; `turn` grows by one each time.
+pub(super) fn probes(spec: &NodeSpec, devices: Devices, turn: usize) -> Vec<Probe> {
+    let mut probes = Vec::new();
+    let local_of = |ipv4: bool| {
+        spec.local_subnets.iter().filter_map(pod_in).find(|address| address.is_ipv4() == ipv4)
+    };
+    for pod in spec.local_subnets.iter().filter_map(pod_in) {
+        let flow = Flow::to(pod);
+        probes.push(Probe { flow, expected: devices.bridge, journey: Journey::NodeToPod });
+    }
+    let windows = spec.remote_subnets.len().div_ceil(WINDOW).max(1);
+    let window = spec.remote_subnets.chunks(WINDOW).nth(turn % windows).unwrap_or_default();
+    for remote in window {
+        let remote = pod_in(remote).unwrap_or_else(|| remote.addr());
+        let flow = Flow::to(remote);
+        probes.push(Probe { flow, expected: devices.tun, journey: Journey::NodeToOtherNode });
+        let Some(pod) = local_of(remote.is_ipv4()) else { continue };
+        probes.push(Probe {
+            flow: Flow { source: Some(pod), incoming: Some(devices.bridge), ..flow },
+            expected: devices.tun,
+            journey: Journey::PodToOtherNode,
+        });
+        probes.push(Probe {
+            flow: Flow { source: Some(remote), incoming: Some(devices.tun), ..Flow::to(pod) },
+            expected: devices.bridge,
+            journey: Journey::OtherNodeToPod,
+        });
+    }
+    probes
+}
+
+/// An address in `subnet` that a pod may have: the first two are the network's and the bridge's.
+fn pod_in(subnet: &IpNet) -> Option<IpAddr> {
+    if subnet.max_prefix_len() - subnet.prefix_len() < 2 {
+        return None;
+    }
+    Some(match subnet.network() {
+        IpAddr::V4(network) => Ipv4Addr::from_bits(network.to_bits() + 2).into(),
+        IpAddr::V6(network) => Ipv6Addr::from_bits(network.to_bits() + 2).into(),
+    })
+}
+
+/// What is wrong with the way of a packet; `indexes` has those of the devices by their names.
+pub(super) fn detour(
+    spec: &NodeSpec,
+    probe: &Probe,
+    way: &Way,
+    indexes: &HashMap<String, u32>,
+) -> Option<Detour> {
+    let name = |index: u32| {
+        let mut names = indexes.iter().filter(|(_name, is)| **is == index);
+        names.next().map_or_else(|| format!("device {index}"), |(name, _index)| name.clone())
+    };
+    let mut hidden = None;
+    let what = match way {
+        Way::Out(path) if path.links == [probe.expected] => return None,
+        Way::Out(path) => {
+            let route = &path.route;
+            let is_ours = spec.cluster_networks.iter().any(|net| net.trunc() == route.destination);
+            let in_front = is_ours
+                && route.table == MAIN_TABLE
+                && route.priority == default_priority(&route.destination);
+            hidden = in_front.then_some(route.destination);
+            let devices: Vec<String> = path.links.iter().map(|link| name(*link)).collect();
+            format!(
+                "leave by {} instead of {} (route {} of table {})",
+                devices.join(", "),
+                name(probe.expected),
+                route.destination,
+                route.table
+            )
+        }
+        Way::Local => "end on this node".to_owned(),
+        Way::Refused(error) => format!("are dropped ({})", error.cause),
+    };
+    let Flow { destination, source, incoming, .. } = probe.flow;
+    let family = if destination.is_ipv4() { "ip" } else { "ip -6" };
+    let from = source.map_or_else(String::new, |source| format!(" from {source}"));
+    let iif = incoming.map_or_else(String::new, |index| format!(" iif {}", name(index)));
+    let obstacle = format!(
+        "{} {what}: a rule or route of another program comes before those of Culvert; see `{family} \
+         rule` and `{family} route get {destination}{from}{iif}`, and have it leave out the pod networks",
+        probe.journey
+    );
+    Some(Detour { obstacle, hidden })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::fixture::{net, route, spec};
+    use super::*;
+    use crate::platform::netlink::{Error, Path, Route};
+
+    const DEVICES: Devices = Devices { tun: 5, bridge: 6 };
+
+    fn out(route: Route, link: u32) -> Way {
+        Way::Out(Path { route: Route { link: Some(link), ..route }, links: vec![link] })
+    }
+
+    fn found(probe: &Probe, way: &Way) -> Option<Detour> {
+        let names = [("culvert0", 5), ("v-net-0", 6), ("vpn0", 7)];
+        let indexes = names.map(|(name, index)| (name.to_owned(), index)).into();
+        detour(&spec(), probe, way, &indexes)
+    }
+
+    #[test]
+    fn every_kind_of_packet_is_asked_about_in_both_families() {
+        let probes = probes(&spec(), DEVICES, 0);
+        assert_eq!(probes.len(), 2 + 2 * 3);
+        let out = Flow {
+            source: "10.244.1.2".parse().ok(),
+            incoming: Some(6),
+            ..Flow::to("10.244.2.2".parse().unwrap())
+        };
+        let back = Flow {
+            source: "fd00:10:244:2::2".parse().ok(),
+            incoming: Some(5),
+            ..Flow::to("fd00:10:244:1::2".parse().unwrap())
+        };
+        let expected = |flow| probes.iter().find(|probe| probe.flow == flow).unwrap().expected;
+        assert_eq!((expected(out), expected(back)), (5, 6));
+    }
+
+    #[test]
+    fn each_subnet_of_a_large_cluster_has_its_turn() {
+        let subnets: Vec<IpNet> =
+            (0..200).map(|node| net(&format!("10.244.{node}.0/24"))).collect();
+        let spec = NodeSpec { remote_subnets: subnets, ..spec() };
+        let mut asked = std::collections::BTreeSet::new();
+        for turn in 7..11 {
+            let probes = probes(&spec, DEVICES, turn);
+            assert!(probes.len() <= 2 + 3 * WINDOW);
+            asked.extend(
+                probes
+                    .iter()
+                    .filter(|probe| probe.expected == 5)
+                    .map(|probe| probe.flow.destination),
+            );
+        }
+        assert_eq!(asked.len(), 200);
+    }
+
+    #[test]
+    fn subnet_without_room_for_a_pod_is_not_asked_about() {
+        let spec = NodeSpec {
+            local_subnets: vec![net("10.244.1.0/32")],
+            remote_subnets: vec![net("10.244.2.9/32")],
+            ..spec()
+        };
+        let probes = probes(&spec, DEVICES, 0);
+        assert_eq!(probes.len(), 1);
+        assert_eq!(probes[0].flow, Flow::to("10.244.2.9".parse().unwrap()));
+    }
+
+    #[test]
+    fn right_way_is_no_detour() {
+        for probe in probes(&spec(), DEVICES, 0) {
+            assert_eq!(found(&probe, &out(route(), probe.expected)), None);
+        }
+    }
+
+    #[test]
+    fn detour_says_which_packets_go_where_and_how_to_see_it() {
+        let probe = probes(&spec(), DEVICES, 0)
+            .into_iter()
+            .find(|probe| probe.journey == Journey::PodToOtherNode)
+            .unwrap();
+        let by_rule = out(Route { table: 52, ..route() }, 7);
+        let text = found(&probe, &by_rule).unwrap().obstacle;
+        for words in [
+            "packets of pods to other nodes' pods leave by vpn0 instead of culvert0",
+            "(route 0.0.0.0/0 of table 52)",
+            "`ip route get 10.244.2.2 from 10.244.1.2 iif v-net-0`",
+        ] {
+            assert!(text.contains(words), "{words:?} is missing in {text}");
+        }
+        let refusal = Error::new("look up", "a route", std::io::Error::other("No route to host"));
+        let text = found(&probe, &Way::Refused(refusal)).unwrap().obstacle;
+        assert!(text.contains("are dropped (No route to host)"), "{text}");
+        assert!(found(&probe, &Way::Local).unwrap().obstacle.contains("end on this node"));
+    }
+
+    #[test]
+    fn only_a_route_in_the_very_place_of_ours_hides_it() {
+        let probe = probes(&spec(), DEVICES, 0)
+            .into_iter()
+            .find(|probe| probe.journey == Journey::PodToOtherNode)
+            .unwrap();
+        let hidden = |route: Route| found(&probe, &out(route, 7)).unwrap().hidden;
+        let ours = Route { destination: net("10.244.0.0/16"), ..route() };
+        assert_eq!(hidden(ours.clone()), Some(net("10.244.0.0/16")));
+        assert_eq!(hidden(Route { destination: net("10.244.2.0/24"), ..route() }), None);
+        assert_eq!(hidden(Route { table: 100, ..ours }), None);
+    }
+}

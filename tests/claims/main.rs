@@ -1,0 +1,116 @@
+//! How nodes come to their subnets, in one process under a virtual clock: thousands of runs, each drawn
+//! from a seed.
+//!
+//! The machines are the daemon's own. `etcd` runs many of them against a store in memory, `kubernetes`
+//! against an API server in memory. Nothing here needs root, and the same seed is the same run.
+//!
+//! `make simulate-claims RUNS=100000` looks further than `make test`; `make simulate-claims
+//! SOURCE=etcd SEED=…` shows one run.
+
+#![expect(clippy::unwrap_used, reason = "a test may fail where it stands")]
+
+#[path = "../../crates/dataplane/tests/simulation/clock.rs"]
+mod clock;
+mod etcd;
+mod kubernetes;
+#[path = "../../crates/dataplane/tests/simulation/random.rs"]
+#[expect(dead_code, reason = "the simulation of packets draws more kinds of things")]
+mod random;
+mod report;
+
+use std::collections::BTreeMap;
+use std::hash::{BuildHasher as _, RandomState};
+
+use report::Simulation;
+
+const ETCD: Simulation = Simulation { name: "etcd", run: etcd::run };
+const KUBERNETES: Simulation = Simulation { name: "kubernetes", run: kubernetes::run };
+
+/// Runs of one test, unless `CULVERT_SIM_RUNS` says otherwise.
+const RUNS: u64 = 500;
+
+fn variable(name: &str) -> Option<u64> {
+    let text = std::env::var(name).ok().filter(|text| !text.is_empty())?;
+    Some(text.parse().unwrap_or_else(|_| panic!("{name} is {text:?}; it must be a number")))
+}
+
+/// `CULVERT_SIM_SEED` shows one run instead, `CULVERT_SIM_RUNS` makes more of them, and
+/// `CULVERT_SIM_SOURCE` chooses the simulation.
+fn fresh(simulation: &Simulation) {
+    let wanted = std::env::var("CULVERT_SIM_SOURCE").unwrap_or_default();
+    if !wanted.is_empty() && wanted != simulation.name {
+        return;
+    }
+    if let Some(seed) = variable("CULVERT_SIM_SEED") {
+        return simulation.show(seed);
+    }
+    let first = RandomState::new().hash_one("culvert") >> 16;
+    let runs = variable("CULVERT_SIM_RUNS").unwrap_or(RUNS);
+    simulation.run_all(first..first + runs);
+}
+
+#[test]
+fn fixed_seeds_of_etcd_hold_every_invariant_and_reach_what_they_are_about() {
+    let fates = ETCD.run_all(0..RUNS);
+    reaches(
+        &fates,
+        &[
+            "a database was restored or emptied",
+            "a disk was full",
+            "a lease ran out",
+            "a lease was gone when it was used",
+            "a node looked at its pods",
+            "a node said that it is contested",
+            "a node was drained",
+            "a node was too late",
+            "a pod was attached",
+            "a session failed",
+            "a subnet was claimed",
+            "a watch was left behind",
+        ],
+    );
+}
+
+#[test]
+fn fixed_seeds_of_kubernetes_hold_every_invariant_and_reach_what_they_are_about() {
+    let fates = KUBERNETES.run_all(0..RUNS);
+    reaches(
+        &fates,
+        &[
+            "a change came too late",
+            "a node looked at its pods",
+            "a node said that it is contested",
+            "a node was drained",
+            "a pod was attached",
+            "a session failed",
+            "a watch was left behind",
+        ],
+    );
+}
+
+fn reaches(fates: &BTreeMap<&'static str, u64>, wanted: &[&str]) {
+    for fate in wanted {
+        assert!(fates.contains_key(fate), "it never came to this: {fate}: {fates:?}");
+    }
+}
+
+#[test]
+fn fresh_seeds_of_kubernetes_hold_every_invariant() {
+    fresh(&KUBERNETES);
+}
+
+#[test]
+fn fresh_seeds_of_etcd_hold_every_invariant() {
+    fresh(&ETCD);
+}
+
+#[test]
+fn a_seed_is_the_same_run_every_time() {
+    for simulation in [ETCD, KUBERNETES] {
+        for seed in [1, 2, 3] {
+            let (first, second) = ((simulation.run)(seed, true), (simulation.run)(seed, true));
+            assert!(first.trace.lines().count() > 100, "the trace tells what happened");
+            assert_eq!(first.trace, second.trace);
+        }
+    }
+}
