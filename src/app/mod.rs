@@ -14,11 +14,12 @@ mod offline;
 mod owner;
 mod path_mtus;
 mod path_questions;
+mod run;
 mod turn;
 mod view;
 
-pub use daemon::run;
 pub use offline::{Offline, offline};
+pub use run::run;
 
 use anyhow::Context as _;
 

@@ -13,8 +13,8 @@ use crate::config::Underlay;
 use crate::control::node::Kernel;
 use crate::dataplane::PathClaim;
 use crate::engine::{Membership, PeerRegistry, Table};
-use crate::platform::{clock, udp};
 use crate::platform::netlink::Flow;
+use crate::platform::{clock, udp};
 
 /// Underlay MTU while no route leads to any peer: that of Ethernet.
 const ETHERNET_MTU: u16 = 1500;
