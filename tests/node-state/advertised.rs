@@ -19,7 +19,7 @@ fn devices_that_go_by_advertisements_go_on_to() {
         ip("-6 route add default via fe80::1 dev eth9 proto ra");
 
         let mut node = Node::new();
-        let done = node.reconcile().await;
+        let done = node.reconcile();
         let place = |what: &str| done.iter().position(|action| action.contains(what));
         let forwarding = place("net.ipv6.conf.all.forwarding").expect("forwarding goes on");
         assert!(place("net.ipv6.conf.eth9.accept_ra").unwrap() < forwarding, "{done:?}");
@@ -29,7 +29,7 @@ fn devices_that_go_by_advertisements_go_on_to() {
 
         // Whoever has forwarding on has decided what its devices go by.
         set_sysctl("ipv6/conf/nic1/accept_ra", "1");
-        assert_eq!(node.reconcile().await, [""; 0]);
+        assert_eq!(node.reconcile(), [""; 0]);
         assert_eq!(sysctl("ipv6/conf/nic1/accept_ra"), "1");
     });
 }
