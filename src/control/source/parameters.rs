@@ -26,7 +26,7 @@ impl Parameters {
     pub fn configured(config: &Config) -> Option<Self> {
         let cidrs = config.network.cidrs.clone();
         let port = config.underlay.port;
-        (!cidrs.is_empty()).then(|| Self { cidrs, vni: config.network.vni, port })
+        (!cidrs.is_empty()).then_some(Self { cidrs, vni: config.network.vni, port })
     }
 
     /// What is in force by `overlay`.
