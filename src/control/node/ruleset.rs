@@ -164,12 +164,13 @@ fn output(families: &[ClusterFamily]) -> Chain {
 fn after_translation(spec: &NodeSpec, families: &[ClusterFamily]) -> Chain {
     let to_ours =
         |device: &str| [&Expression::output_name(Comparison::Equal, device)[..], &ACCEPT].concat();
-    let mut rules = vec![
-        to_ours(&spec.bridge),
-        to_ours(&spec.tun),
+    let mut rules = vec![to_ours(&spec.bridge), to_ours(&spec.tun)];
+    // Pods use the ports as they like, by whatever way their packets take.
+    rules.extend(families.iter().map(|family| [&family.to_cluster()[..], &ACCEPT].concat()));
+    rules.push(
         // As in `input`: it was sent to another port or address, by a pod or by a process.
         [&udp_port_in(TUNNEL_PORTS)[..], &Expression::is_tracked(), &DROP].concat(),
-    ];
+    );
     let translated: Vec<_> = families.iter().filter(|family| family.translated).collect();
     if !translated.is_empty() {
         // Somebody outside reached the pod under its own address, by a route of the administrator's.
@@ -349,7 +350,7 @@ mod tests {
             ["prerouting", "input", "path_errors", "output", "postrouting", "after_translation"];
         assert_eq!(chain_names(&table), expected);
         let rules: Vec<_> = table.chains.iter().map(|chain| chain.rules.len()).collect();
-        assert_eq!(rules, [6, 1, 8, 6, 2, 6]);
+        assert_eq!(rules, [6, 1, 8, 6, 2, 8]);
     }
 
     #[test]
