@@ -20,6 +20,9 @@ use overlay_proto::{CodecKind, Ecn, Family};
 /// Small packets in a round.
 const SMALL: u16 = 64;
 
+/// Peers of mixed traffic.
+const PEERS: u16 = 8;
+
 /// Payload of a small packet.
 const SMALL_LEN: usize = 64;
 
@@ -35,8 +38,8 @@ const SUPERS: usize = 4;
 /// A device that gives the same again and again, and forgets what it takes.
 #[derive(Default)]
 struct Replay {
-    /// Packets, or trains of datagrams of `segment_size`.
-    incoming: Vec<Bytes>,
+    /// Packets, or trains of datagrams of `segment_size`, each with the node that sends it.
+    incoming: Vec<(u32, Bytes)>,
     segment_size: usize,
     next: usize,
     taken: usize,
@@ -54,7 +57,7 @@ impl Replay {
 
 impl TunPort for Replay {
     fn recv(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        let packet = self.incoming.get(self.next).ok_or(io::ErrorKind::WouldBlock)?;
+        let (_, packet) = self.incoming.get(self.next).ok_or(io::ErrorKind::WouldBlock)?;
         self.next += 1;
         buffer[..packet.len()].copy_from_slice(packet);
         Ok(packet.len())
@@ -69,9 +72,8 @@ impl TunPort for Replay {
 impl UnderlayPort for Replay {
     fn recv(&mut self, batch: &mut RecvBatch) -> io::Result<CodecKind> {
         batch.clear();
-        let node1 = micro::underlay(1);
-        while let Some(train) = self.incoming.get(self.next)
-            && batch.push(node1, Ecn::NotEct, self.segment_size, train)
+        while let Some((node, train)) = self.incoming.get(self.next)
+            && batch.push(micro::underlay(*node), Ecn::NotEct, self.segment_size, train)
         {
             self.next += 1;
         }
@@ -140,7 +142,8 @@ impl Worker {
 fn egress(c: &mut Criterion) {
     let mut group = c.benchmark_group("egress");
     let packet = Packet::new(Transport::Udp, 0, 1, SMALL_LEN);
-    let packets = |index| micro::on_tun(&VnetHeader::default(), &packet.member(index).build());
+    let on_tun = |packet: Packet| (0, micro::on_tun(&VnetHeader::default(), &packet.build()));
+    let packets = |index| on_tun(packet.member(index));
     let tun = Replay { incoming: (0..SMALL).map(packets).collect(), ..Replay::default() };
     let mut worker = Worker::new(tun, Replay::default());
     assert_eq!(worker.round(), (0, 1), "small packets leave as a train");
@@ -149,9 +152,20 @@ fn egress(c: &mut Criterion) {
         b.iter(|| worker.round());
     });
 
+    let mixed = |index: u16| {
+        let to = 1 + u32::from(index % PEERS);
+        on_tun(Packet::new(Transport::Udp, 0, to, SMALL_LEN).member(index / PEERS))
+    };
+    let tun = Replay { incoming: (0..SMALL).map(mixed).collect(), ..Replay::default() };
+    let mut worker = Worker::new(tun, Replay::default());
+    assert_eq!(worker.round(), (0, usize::from(PEERS)), "each peer gets a train");
+    group.bench_function(format!("{SMALL} packets of {SMALL_LEN} bytes to {PEERS} peers"), |b| {
+        b.iter(|| worker.round());
+    });
+
     let payload_len = usize::from(TCP_PAYLOAD) * usize::from(SEGMENTS);
     let (header, bytes) = Packet::new(Transport::Tcp, 0, 1, payload_len).build_super(TCP_PAYLOAD);
-    let incoming = vec![micro::on_tun(&header, &bytes); SUPERS];
+    let incoming = vec![(0, micro::on_tun(&header, &bytes)); SUPERS];
     let mut worker = Worker::new(Replay { incoming, ..Replay::default() }, Replay::default());
     assert!(worker.round().1 >= SUPERS, "super-packets leave");
     group.throughput(Throughput::Bytes((SUPERS * bytes.len()) as u64));
@@ -171,9 +185,24 @@ fn ingress(c: &mut Criterion) {
         b.iter(|| worker.round());
     });
 
+    let mut mixed = Replay::default();
+    for turn in 0..SMALL / PEERS / 2 {
+        for peer in 1..=u32::from(PEERS) {
+            let first = Packet::new(Transport::Udp, peer, 0, SMALL_LEN).member(2 * turn);
+            let pair = trains(&first, 2, 1);
+            mixed.segment_size = pair.segment_size;
+            mixed.incoming.extend(pair.incoming);
+        }
+    }
+    let mut worker = Worker::new(Replay::default(), mixed);
+    assert_eq!(worker.round(), (usize::from(PEERS), 0), "each flow becomes a super-packet");
+    group.bench_function(format!("{SMALL} packets of {SMALL_LEN} bytes from {PEERS} peers"), |b| {
+        b.iter(|| worker.round());
+    });
+
     let packet = Packet::new(Transport::Tcp, 1, 0, usize::from(TCP_PAYLOAD));
     let large = trains(&packet, TRAIN, SUPERS);
-    let len: usize = large.incoming.iter().map(Bytes::len).sum();
+    let len: usize = large.incoming.iter().map(|(_, train)| train.len()).sum();
     let mut worker = Worker::new(Replay::default(), large);
     assert_eq!(worker.round(), (SUPERS, 0), "trains are joined");
     group.throughput(Throughput::Bytes(len as u64));
@@ -183,12 +212,12 @@ fn ingress(c: &mut Criterion) {
     group.finish();
 }
 
-/// An underlay that has `count` trains, each of `len` packets like `first`, as node 1 sends them.
+/// An underlay that has `count` trains, each of `len` packets like `first`, as its node sends them.
 fn trains(first: &Packet, len: u16, count: usize) -> Replay {
     let datagrams: Vec<Vec<u8>> =
         (0..len).map(|index| micro::datagram(Family::V4, &first.member(index).build())).collect();
     let segment_size = datagrams.first().map_or(0, Vec::len);
-    let incoming = vec![Bytes::from(datagrams.concat()); count];
+    let incoming = vec![(first.from, Bytes::from(datagrams.concat())); count];
     Replay { incoming, segment_size, ..Replay::default() }
 }
 

@@ -20,6 +20,7 @@ use crate::growth;
 use crate::machine::Machine;
 use crate::metric::{Measure, Metric, Run};
 use crate::micro;
+use crate::mixed;
 use crate::networks::{self, BASELINE, Culvert, Network, PREFIX, Recipe};
 use crate::programs::Programs;
 use crate::progress::Progress;
@@ -101,6 +102,7 @@ struct Plan {
     recipes: Vec<Box<dyn Recipe>>,
     skipped: Vec<String>,
     runs: Vec<Run>,
+    mixed: mixed::Plan,
     growth: growth::Plan,
     hot_path: bool,
 }
@@ -114,11 +116,13 @@ impl Plan {
             None => Programs::build()?,
         };
         let mut recipes = networks::recipes(&programs);
+        let mut builds = vec![(targets::CULVERT.to_owned(), programs.clone())];
         for also in &args.also {
             let (name, path) = also.split_once('=').context("--also takes NAME=PATH")?;
-            let recipe = Culvert::new(name, &Programs::at(Path::new(path))?)
-                .with_about(&format!("culvert of {path}"));
+            let others = Programs::at(Path::new(path))?;
+            let recipe = Culvert::new(name, &others).with_about(&format!("culvert of {path}"));
             recipes.push(Box::new(recipe));
+            builds.push((name.to_owned(), others));
         }
         let skipped = choose(&mut recipes, &args.only)?;
         let wanted =
@@ -128,10 +132,14 @@ impl Plan {
             .filter(|measure| wanted(measure))
             .flat_map(|measure| measure.runs())
             .collect();
+        builds.retain(|(name, _)| {
+            wanted(&Measure::Mixed) && recipes.iter().any(|recipe| recipe.name() == name)
+        });
         if runs.is_empty() {
             recipes.clear();
         }
         Ok(Self {
+            mixed: mixed::Plan { builds },
             growth: growth::Plan {
                 programs,
                 tables: wanted(&Measure::Tables),
@@ -148,6 +156,7 @@ impl Plan {
 
     fn steps(&self) -> usize {
         self.settings.rounds * self.runs.len() * self.recipes.len()
+            + self.mixed.steps(&self.settings)
             + self.growth.steps(&self.settings)
             + usize::from(self.hot_path)
     }
@@ -157,7 +166,10 @@ impl Plan {
             self.runs.iter().map(|run| run.duration(&self.settings) + BREATH).sum();
         let count = u32::try_from(self.settings.rounds * self.recipes.len()).unwrap_or(u32::MAX);
         let hot_path = if self.hot_path { HOT_PATH_TIME } else { Duration::ZERO };
-        each * count + self.growth.duration(&self.settings) + hot_path
+        each * count
+            + self.mixed.duration(&self.settings)
+            + self.growth.duration(&self.settings)
+            + hot_path
     }
 
     fn measure(&self, progress: &mut Progress) -> Result<Report> {
@@ -180,9 +192,10 @@ impl Plan {
         for round in 0..self.settings.rounds {
             self.round(round, &networks, &mut figures, &mut failures, progress)?;
         }
-        let facts = networks.iter().map(NetworkFacts::of).collect();
-        // Growth is measured on networks of its own, and idle daemons are not quite idle.
+        let mut facts = networks.iter().map(NetworkFacts::of).collect();
+        // What follows is measured on networks of its own, and idle daemons are not quite idle.
         drop(networks);
+        self.mixed.measure(&self.settings, progress, &mut figures, &mut facts, &mut failures)?;
         let growth = self.growth.measure(&self.settings, progress, &mut failures)?;
         let hot_path = if self.hot_path {
             progress.step("codec and lookup", HOT_PATH_TIME);
@@ -217,7 +230,7 @@ impl Plan {
                 let network = &networks[(turn + round + index) % networks.len()];
                 let what = format!("round {}: {}, {}", round + 1, run.title(), network.name);
                 progress.step(&what, run.duration(&self.settings) + BREATH);
-                let last = figures.last(&network.name, *run);
+                let last = figures.latest(&network.name, run.metric());
                 match run.on(network, &self.settings, last) {
                     Ok(found) => found.into_iter().for_each(|(metric, value)| {
                         figures.add(&network.name, metric, round, value);

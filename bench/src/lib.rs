@@ -11,6 +11,7 @@ mod growth;
 mod machine;
 mod metric;
 pub mod micro;
+mod mixed;
 mod networks;
 mod programs;
 mod progress;

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use serde::Serialize;
 
-use crate::networks::Network;
+use crate::networks::{Medium, Network};
 use crate::settings::Settings;
 use crate::traffic::ping_pong::{self, Transport};
 use crate::traffic::tcp::{self, Stream};
@@ -31,6 +31,12 @@ pub(crate) enum Metric {
     DaemonCpu1,
     DaemonCpu4,
     DaemonMemory,
+    WireTcp1,
+    WireTcp1Back,
+    WireTcp4,
+    WireTcp4Back,
+    WireUdp64,
+    Mixed,
 }
 
 /// Which way a figure gets better.
@@ -43,7 +49,7 @@ pub(crate) enum Better {
 
 impl Metric {
     /// Every figure, in the order of the rows.
-    pub(crate) const ALL: [Self; 17] = [
+    pub(crate) const ALL: [Self; 23] = [
         Self::Tcp1,
         Self::Tcp1Back,
         Self::Tcp4,
@@ -56,6 +62,12 @@ impl Metric {
         Self::TcpPingP99,
         Self::UdpPingP50,
         Self::UdpPingP99,
+        Self::Mixed,
+        Self::WireTcp1,
+        Self::WireTcp1Back,
+        Self::WireTcp4,
+        Self::WireTcp4Back,
+        Self::WireUdp64,
         Self::Cpu1,
         Self::Cpu4,
         Self::DaemonCpu1,
@@ -83,14 +95,30 @@ impl Metric {
             Self::DaemonCpu1 => "CPU of the daemons, 1 stream",
             Self::DaemonCpu4 => "CPU of the daemons, 4 streams",
             Self::DaemonMemory => "memory of a daemon",
+            Self::WireTcp1 => "wire: TCP, 1 stream →",
+            Self::WireTcp1Back => "wire: TCP, 1 stream ←",
+            Self::WireTcp4 => "wire: TCP, 4 streams →",
+            Self::WireTcp4Back => "wire: TCP, 4 streams ←",
+            Self::WireUdp64 => "wire: UDP, 64 bytes",
+            Self::Mixed => "UDP to 8 peers, mixed",
         }
     }
 
     /// What it is counted in.
     pub(crate) const fn unit(self) -> &'static str {
         match self {
-            Self::Tcp1 | Self::Tcp1Back | Self::Tcp4 | Self::Tcp4Back | Self::TcpBoth => "Gbit/s",
-            Self::Udp64 | Self::Udp512 | Self::Udp1400 => "k packets/s",
+            Self::Tcp1
+            | Self::Tcp1Back
+            | Self::Tcp4
+            | Self::Tcp4Back
+            | Self::TcpBoth
+            | Self::WireTcp1
+            | Self::WireTcp1Back
+            | Self::WireTcp4
+            | Self::WireTcp4Back => "Gbit/s",
+            Self::Udp64 | Self::Udp512 | Self::Udp1400 | Self::WireUdp64 | Self::Mixed => {
+                "k packets/s"
+            }
             Self::TcpPingP50 | Self::TcpPingP99 | Self::UdpPingP50 | Self::UdpPingP99 => "µs",
             Self::Cpu1 | Self::Cpu4 | Self::DaemonCpu1 | Self::DaemonCpu4 => "s/GB",
             Self::DaemonMemory => "MiB",
@@ -107,7 +135,13 @@ impl Metric {
             | Self::TcpBoth
             | Self::Udp64
             | Self::Udp512
-            | Self::Udp1400 => Better::Higher,
+            | Self::Udp1400
+            | Self::WireTcp1
+            | Self::WireTcp1Back
+            | Self::WireTcp4
+            | Self::WireTcp4Back
+            | Self::WireUdp64
+            | Self::Mixed => Better::Higher,
             Self::TcpPingP50
             | Self::TcpPingP99
             | Self::UdpPingP50
@@ -145,6 +179,11 @@ pub(crate) enum Measure {
     TcpPing,
     /// Latency of UDP messages.
     UdpPing,
+    /// TCP of one and of four streams, and small packets, where packets cross the underlay at their
+    /// size on a wire.
+    Wire,
+    /// Small and full packets, mixed, to the pods of eight peers at once.
+    Mixed,
     /// Growth: throughput and memory as the table gets longer.
     Tables,
     /// Growth: throughput and memory as more peers talk at once.
@@ -153,12 +192,17 @@ pub(crate) enum Measure {
     HotPath,
 }
 
+/// About how long the search for a rate takes: most take seven trials, each with a wait for stragglers.
+pub(crate) fn hunt_duration(settings: &Settings) -> Duration {
+    7 * (settings.udp_trial + Duration::from_millis(30))
+}
+
 /// One thing that is run on a network, once in a round.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Run {
-    Tcp { streams: usize, way: Way },
+    Tcp { streams: usize, way: Way, medium: Medium },
     TcpBoth,
-    Udp { payload_len: usize },
+    Udp { payload_len: usize, medium: Medium },
     Ping(Transport),
 }
 
@@ -172,19 +216,23 @@ pub(crate) enum Way {
 impl Measure {
     /// What it runs on each network: nothing, if it is not one of the comparison.
     pub(crate) fn runs(self) -> Vec<Run> {
-        let tcp = |streams| {
-            vec![Run::Tcp { streams, way: Way::Forth }, Run::Tcp { streams, way: Way::Back }]
+        let tcp = |streams, medium| {
+            [Way::Forth, Way::Back].map(|way| Run::Tcp { streams, way, medium }).to_vec()
         };
+        let udp = |payload_len, medium| vec![Run::Udp { payload_len, medium }];
         match self {
-            Self::Tcp1 => tcp(1),
-            Self::Tcp4 => tcp(4),
+            Self::Tcp1 => tcp(1, Medium::Veth),
+            Self::Tcp4 => tcp(4, Medium::Veth),
             Self::TcpBoth => vec![Run::TcpBoth],
-            Self::Udp64 => vec![Run::Udp { payload_len: 64 }],
-            Self::Udp512 => vec![Run::Udp { payload_len: 512 }],
-            Self::Udp1400 => vec![Run::Udp { payload_len: 1400 }],
+            Self::Udp64 => udp(64, Medium::Veth),
+            Self::Udp512 => udp(512, Medium::Veth),
+            Self::Udp1400 => udp(1400, Medium::Veth),
             Self::TcpPing => vec![Run::Ping(Transport::Tcp)],
             Self::UdpPing => vec![Run::Ping(Transport::Udp)],
-            Self::Tables | Self::Peers | Self::HotPath => Vec::new(),
+            Self::Wire => {
+                [tcp(1, Medium::Wire), tcp(4, Medium::Wire), udp(64, Medium::Wire)].concat()
+            }
+            Self::Mixed | Self::Tables | Self::Peers | Self::HotPath => Vec::new(),
         }
     }
 }
@@ -197,17 +245,32 @@ impl Run {
 
     /// The figure that it is mainly about.
     pub(crate) const fn metric(self) -> Metric {
+        use Medium::{Veth, Wire};
+        use Way::{Back, Forth};
         match self {
-            Self::Tcp { streams: 1, way: Way::Forth } => Metric::Tcp1,
-            Self::Tcp { streams: 1, way: Way::Back } => Metric::Tcp1Back,
-            Self::Tcp { streams: _, way: Way::Forth } => Metric::Tcp4,
-            Self::Tcp { streams: _, way: Way::Back } => Metric::Tcp4Back,
+            Self::Tcp { streams: 1, way: Forth, medium: Veth } => Metric::Tcp1,
+            Self::Tcp { streams: 1, way: Back, medium: Veth } => Metric::Tcp1Back,
+            Self::Tcp { streams: _, way: Forth, medium: Veth } => Metric::Tcp4,
+            Self::Tcp { streams: _, way: Back, medium: Veth } => Metric::Tcp4Back,
+            Self::Tcp { streams: 1, way: Forth, medium: Wire } => Metric::WireTcp1,
+            Self::Tcp { streams: 1, way: Back, medium: Wire } => Metric::WireTcp1Back,
+            Self::Tcp { streams: _, way: Forth, medium: Wire } => Metric::WireTcp4,
+            Self::Tcp { streams: _, way: Back, medium: Wire } => Metric::WireTcp4Back,
             Self::TcpBoth => Metric::TcpBoth,
-            Self::Udp { payload_len: 0..=64 } => Metric::Udp64,
-            Self::Udp { payload_len: 65..=512 } => Metric::Udp512,
-            Self::Udp { payload_len: _ } => Metric::Udp1400,
+            Self::Udp { payload_len: _, medium: Wire } => Metric::WireUdp64,
+            Self::Udp { payload_len: 0..=64, medium: Veth } => Metric::Udp64,
+            Self::Udp { payload_len: 65..=512, medium: Veth } => Metric::Udp512,
+            Self::Udp { payload_len: _, medium: Veth } => Metric::Udp1400,
             Self::Ping(Transport::Tcp) => Metric::TcpPingP50,
             Self::Ping(Transport::Udp) => Metric::UdpPingP50,
+        }
+    }
+
+    /// What must lie between the nodes.
+    const fn medium(self) -> Medium {
+        match self {
+            Self::Tcp { medium, .. } | Self::Udp { medium, .. } => medium,
+            Self::TcpBoth | Self::Ping(_) => Medium::Veth,
         }
     }
 
@@ -215,8 +278,7 @@ impl Run {
     pub(crate) fn duration(self, settings: &Settings) -> Duration {
         match self {
             Self::Tcp { .. } | Self::TcpBoth => settings.tcp.warm_up + settings.tcp.window,
-            // Most searches take seven trials, each with a wait for stragglers.
-            Self::Udp { .. } => 7 * (settings.udp_trial + Duration::from_millis(30)),
+            Self::Udp { .. } => hunt_duration(settings),
             Self::Ping(_) => settings.ping,
         }
     }
@@ -230,16 +292,21 @@ impl Run {
     ) -> anyhow::Result<Vec<(Metric, f64)>> {
         let [first, second] = &network.pods;
         let main = self.metric();
+        network.lay(self.medium())?;
         match self {
-            Self::Tcp { streams, way } => {
-                let (from, to) = match way {
-                    Way::Forth => (first, second),
-                    Way::Back => (second, first),
+            Self::Tcp { streams, way, medium } => {
+                let (from, to, receiver) = match way {
+                    Way::Forth => (first, second, 1),
+                    Way::Back => (second, first, 0),
                 };
                 let streams = vec![Stream { from, to }; streams];
+                let arrived = network.arrived(receiver)?;
                 let moved = tcp::bulk(&streams, settings.tcp, &network.daemons)?;
+                if medium == Medium::Wire {
+                    arrived.check_cut(network.arrived(receiver)?)?;
+                }
                 let mut figures = vec![(main, moved.gbits())];
-                if way == Way::Forth {
+                if way == Way::Forth && medium == Medium::Veth {
                     let (machine, daemons) = moved.cpu_per_gigabyte();
                     let (cpu, daemon_cpu) = if streams.len() == 1 {
                         (Metric::Cpu1, Metric::DaemonCpu1)
@@ -259,13 +326,9 @@ impl Run {
                 let moved = tcp::bulk(&streams, settings.tcp, &network.daemons)?;
                 Ok(vec![(main, moved.gbits())])
             }
-            Self::Udp { payload_len } => {
-                let mut flow = Flow::open(first, second, payload_len)?;
-                let (start_pps, stride) = match last {
-                    Some(last) => (last * 1000.0 * 0.97, 1.08),
-                    None => (60_000.0, 1.5),
-                };
-                let hunt = Hunt { start_pps, stride, trial: settings.udp_trial };
+            Self::Udp { payload_len, medium: _ } => {
+                let mut flow = Flow::open(first, &[(second, payload_len)])?;
+                let hunt = Hunt::near(last, settings.udp_trial);
                 Ok(vec![(main, flow.highest_rate(hunt)? / 1000.0)])
             }
             Self::Ping(transport) => {

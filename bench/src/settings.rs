@@ -27,7 +27,7 @@ pub(crate) struct Settings {
 }
 
 impl Settings {
-    /// Everything, in less than 15 minutes with six networks.
+    /// Everything, in less than 20 minutes with six networks.
     pub(crate) fn full() -> Self {
         Self {
             rounds: 5,

@@ -1,35 +1,31 @@
-//! `culvert run`: start, the loop that keeps the node as it should be, and the end.
+//! The daemon of a node: start, the loop that keeps the node as it should be, and the end.
 
-use std::collections::HashSet;
+mod table;
+
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use anyhow::Context as _;
-use culvert_cni::node_file::NodeFile;
 use ipnet::IpNet;
-use tokio::net::TcpListener;
 use tokio::sync::mpsc::Receiver;
 use tokio::time::{Interval, MissedTickBehavior, interval};
 
+use self::table::{binding, preflight};
 use super::announcer::Announcer;
-use super::capture::capture_source;
 use super::doubt::Doubt;
-use super::feed::{Feed, Refusal};
+use super::feed::Feed;
 use super::in_force::{InForce, underlay_address};
 use super::last_good::When;
 use super::owner::Owner;
 use super::path_mtus::PathMtus;
-use super::turn::Turn;
-use super::view::{Facts, explain_source, status_source};
+use super::view::Facts;
 use crate::config::Config;
 use crate::control::node::{Changes, Failure, Kernel, KernelEvents, Report, Stranded};
-use crate::control::sweep::keep_sweeping;
 use crate::dataplane::{DataPlane, Notice, Settings};
-use crate::engine::{Membership, PeerRegistry, Tunnel};
-use crate::lifecycle::{Need, Readiness, ReloadSignal, Signals};
-use crate::observe::{Services, serve_http};
+use crate::engine::{Membership, PeerRegistry};
+use crate::lifecycle::{Need, Readiness, ReloadSignal};
 use crate::platform::clock;
 use crate::platform::sysctl::Sysctls;
 use crate::platform::tun::Offload;
@@ -49,90 +45,8 @@ const WORKERS_PER_CPU: usize = 2;
 /// than the links of most nodes. Larger machines may set `tun.queues`.
 const MAX_WORKERS: usize = 8;
 
-/// Runs the daemon until a signal ends it.
-///
-/// # Errors
-///
-/// What prevents the start: the message says what to change.
-pub async fn run(config: Config) -> anyhow::Result<()> {
-    let config = Arc::new(config);
-    let mut signals = Signals::new().context("taking over signals")?;
-    std::fs::create_dir_all(&config.node.run_dir)
-        .with_context(|| format!("creating {}", config.node.run_dir.display()))?;
-    let Some(Turn { admin, claim }) = Turn::take(&config, &mut signals).await? else {
-        return Ok(());
-    };
-    let http = match config.observe.address {
-        Some(address) => Some(
-            TcpListener::bind(address)
-                .await
-                .with_context(|| format!("listening on observe.address {address}"))?,
-        ),
-        None => None,
-    };
-    NodeFile::remove(&config.node.run_dir).context("removing the node file of an earlier run")?;
-
-    // Whoever asks is answered from here on, whatever the start has to wait for.
-    let facts = Arc::new(Facts::new(clock::now()));
-    let readiness = Readiness::new();
-    let status = status_source(&config, Arc::clone(&facts), readiness.clone());
-    let services = Services {
-        status: status.clone(),
-        explain: explain_source(&config, Arc::clone(&facts)),
-        capture: capture_source(Arc::clone(&facts)),
-    };
-    let mut tasks = vec![tokio::spawn(admin.serve(services))];
-    tasks.extend(http.map(|listener| tokio::spawn(serve_http(listener, status))));
-    let sweeping = tokio::spawn(keep_sweeping(config.node.state_dir.clone()));
-
-    let served = serve(config, facts, readiness, &mut signals).await;
-    sweeping.abort();
-    for task in tasks {
-        task.abort();
-        // The admin socket's file and the HTTP port go with their tasks.
-        let _ = task.await;
-    }
-    let stopped = match served {
-        Ok(Some(daemon)) => daemon.stop().await,
-        Ok(None) => {
-            tracing::info!("stopped before there was a subnet table");
-            Ok(())
-        }
-        Err(error) => Err(error),
-    };
-    // A daemon that stands by takes all of this over in this moment.
-    drop(claim);
-    stopped
-}
-
-/// Starts the daemon and keeps it until a signal asks for the end; none if that was before there was
-/// a table to start with.
-async fn serve(
-    config: Arc<Config>,
-    facts: Arc<Facts>,
-    readiness: Readiness,
-    signals: &mut Signals,
-) -> anyhow::Result<Option<Daemon>> {
-    tracing::info!(node = config.node.name, ?config, "starting");
-    let Signals { stop, reload } = signals;
-    let mut feed = Feed::start(Arc::clone(&config), Arc::clone(&facts));
-    let members = tokio::select! {
-        members = feed.first(&readiness) => members?,
-        () = stop.next() => return Ok(None),
-    };
-    let mut daemon = tokio::select! {
-        daemon = Daemon::start(config, feed, members, facts, readiness) => daemon?,
-        () = stop.next() => return Ok(None),
-    };
-    // Whatever the daemon waits for, a signal ends the waiting.
-    tokio::select! {
-        failed = daemon.keep(reload) => failed?,
-        () = stop.next() => {}
-    }
-    Ok(Some(daemon))
-}
-
-struct Daemon {
+/// A node that is set up, and what keeps it so.
+pub(super) struct Daemon {
     config: Arc<Config>,
     feed: Feed,
     in_force: InForce,
@@ -156,20 +70,9 @@ struct Daemon {
     refused_here: bool,
 }
 
-/// Why a proposed table is not in force.
-#[derive(Debug, thiserror::Error)]
-enum NotTaken {
-    /// Only another proposal helps.
-    #[error(transparent)]
-    Wrong(#[from] Refusal),
-    /// This machine does not let it be at the moment; it is tried again.
-    #[error("{0:#}")]
-    Here(#[from] anyhow::Error),
-}
-
 impl Daemon {
     /// Checks the machine, starts the workers and brings the node up.
-    async fn start(
+    pub(super) async fn start(
         config: Arc<Config>,
         feed: Feed,
         members: Membership,
@@ -234,7 +137,7 @@ impl Daemon {
     /// # Cancel safety
     ///
     /// What is dropped is not continued: the daemon can only stop then.
-    async fn keep(&mut self, reload: &mut ReloadSignal) -> anyhow::Result<()> {
+    pub(super) async fn keep(&mut self, reload: &mut ReloadSignal) -> anyhow::Result<()> {
         let mut full_check = ticks(FULL_CHECK);
         let mut retry = ticks(RETRY);
         let mut broken = false;
@@ -371,70 +274,6 @@ impl Daemon {
         }
     }
 
-    /// Takes what the source proposes; keeps the old table if the new one cannot be used.
-    async fn take_table(&mut self) {
-        let taken = self.try_table().await;
-        self.refused_here = matches!(taken, Err(NotTaken::Here(_)));
-        match taken {
-            Ok(()) => {
-                self.feed.refused(None);
-                self.feed.taken(self.in_force.members.overlay()).await;
-            }
-            Err(reason) => self.feed.refused(Some(reason.to_string())),
-        }
-    }
-
-    async fn try_table(&mut self) -> Result<(), NotTaken> {
-        let before = &self.in_force.members;
-        let members = self.feed.members(Some(before.overlay()))?;
-        if members == *before {
-            return Ok(());
-        }
-        let mtus = self.paths.measure(&members, &self.kernel).await?;
-        let next = InForce { members, mtus };
-        preflight(&self.config, &next, &self.kernel).await?;
-        let (address, tunnels) = next.bound(&self.config);
-        let bound = self.in_force.bound(&self.config);
-        if (address, &tunnels) != (bound.0, &bound.1) {
-            let sockets = self
-                .plane
-                .bind(address, &tunnels)
-                .with_context(|| binding(&self.config, address, &tunnels))?;
-            // The rules first: pods must not reach a port that somebody listens on.
-            let spec = next.spec(&self.config);
-            let rules = self.kernel.reconcile(spec, self.owner.clone(), Changes::default()).await;
-            rules.context("protecting the tunnel's new ports from pods")?;
-            self.plane.listen(sockets);
-        }
-        if address != bound.0 {
-            tracing::info!(%address, "this node's underlay address changed");
-        }
-        self.put_in_force(next);
-        let known = self.plane.table();
-        // Only nodes of a table come into the registry, so that it is longer exactly when one left.
-        if self.registry.len() > known.peers().len() {
-            let names: HashSet<&str> = known.peers().iter().map(|peer| peer.name()).collect();
-            self.registry.retain(|name| names.contains(name));
-        }
-        let generation = self.facts.generation.fetch_add(1, Ordering::Relaxed) + 1;
-        tracing::info!(nodes = known.peers().len() + 1, generation, "took a new subnet table");
-        Ok(())
-    }
-
-    /// Goes by `next` from here on.
-    fn put_in_force(&mut self, next: InForce) {
-        let networks = &next.members.overlay().networks;
-        if *networks != self.in_force.members.overlay().networks {
-            tracing::info!(?networks, "the pod networks have changed");
-        }
-        if next.mtus != self.in_force.mtus {
-            tracing::info!(mtu = next.mtus.device.get(), "MTUs to the peers changed");
-        }
-        self.facts.set_mtu(next.mtus.device.get());
-        self.plane.publish(next.compile(&self.registry));
-        self.in_force = next;
-    }
-
     fn underlay_address(&self) -> IpAddr {
         underlay_address(&self.config, &self.in_force.members)
     }
@@ -486,7 +325,7 @@ impl Daemon {
     }
 
     /// Lets packets drain and leaves device, addresses and routes for the next start.
-    async fn stop(mut self) -> anyhow::Result<()> {
+    pub(super) async fn stop(mut self) -> anyhow::Result<()> {
         tracing::info!("stopping");
         let removed = self.announcer.stop().context("removing the node file");
         self.feed.keep(self.in_force.members.overlay(), When::Now).await;
@@ -494,19 +333,6 @@ impl Daemon {
         tokio::task::spawn_blocking(move || plane.stop()).await?;
         removed
     }
-}
-
-async fn preflight(config: &Config, next: &InForce, kernel: &Kernel) -> anyhow::Result<()> {
-    let nodes: Vec<IpAddr> = next.members.entries().iter().map(|node| node.address).collect();
-    kernel.preflight(next.spec(config), config.network.service_cidrs.clone(), nodes).await
-}
-
-/// What is being done while the sockets are bound, and which keys say so.
-fn binding(config: &Config, address: IpAddr, tunnels: &[Tunnel]) -> String {
-    let source =
-        if config.underlay.address.is_some() { "underlay.address" } else { "the subnet table" };
-    let tunnels: Vec<String> = tunnels.iter().map(ToString::to_string).collect();
-    format!("binding the underlay address {address} (from {source}) for {}", tunnels.join(", "))
 }
 
 fn default_workers() -> usize {

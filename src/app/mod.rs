@@ -13,11 +13,12 @@ mod last_good;
 mod offline;
 mod owner;
 mod path_mtus;
+mod run;
 mod turn;
 mod view;
 
-pub use daemon::run;
 pub use offline::{Offline, offline};
+pub use run::run;
 
 use anyhow::Context as _;
 

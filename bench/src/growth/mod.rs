@@ -1,6 +1,6 @@
 //! How Culvert takes a longer table, and more peers at once.
 
-mod peers;
+pub(crate) mod peers;
 mod tables;
 
 use std::time::Duration;

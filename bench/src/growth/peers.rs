@@ -7,12 +7,12 @@
 
 use std::fmt::Write as _;
 use std::net::{IpAddr, Ipv4Addr};
-use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
-use culvert_lab::{Lab, TableFile, TableNode, UNDERLAY_PORT, probe, wait_for};
+use culvert_lab::{Lab, TableFile, TableNode, UNDERLAY_PORT};
 
 use super::{Point, memory_mib};
+use crate::mixed::Crowd;
 use crate::networks::{PREFIX, bypass_filters, program};
 use crate::programs::Programs;
 use crate::progress::Progress;
@@ -29,12 +29,6 @@ const MTU: u16 = 1500 - 36;
 /// The virtual network, as the lab configures it.
 const VNI: u32 = 1;
 
-struct Setup {
-    lab: Lab,
-    pod: Pod,
-    peers: Vec<Pod>,
-}
-
 pub(super) fn measure(
     programs: &Programs,
     settings: &Settings,
@@ -42,7 +36,7 @@ pub(super) fn measure(
 ) -> Result<Vec<Point>> {
     let most = settings.peers.iter().copied().max().unwrap_or(1);
     progress.say(&format!("building a network of {most} peers"));
-    let setup = build(programs, most)?;
+    let setup = build(&format!("{PREFIX}peers"), programs, most)?;
     let daemon = setup.lab.node(1).pid().context("the daemon has ended")?;
     let mut points: Vec<Point> =
         settings.peers.iter().map(|count| Point::new(u32::from(*count))).collect();
@@ -66,12 +60,13 @@ pub(super) fn measure(
     Ok(points)
 }
 
-fn build(programs: &Programs, count: u8) -> Result<Setup> {
+/// Builds the lab `name`: a node with a daemon and a pod, and `count` peers.
+pub(crate) fn build(name: &str, programs: &Programs, count: u8) -> Result<Crowd> {
     if let Some(missing) = program::missing(&["ethtool"], "ethtool") {
         bail!(missing);
     }
     // The second node's namespace is that of all peers; no daemon runs there.
-    let lab = Lab::builder(format!("{PREFIX}peers"))
+    let lab = Lab::builder(name)
         .nodes(2)
         .pods(0)
         .without_daemons()
@@ -100,16 +95,10 @@ fn build(programs: &Programs, count: u8) -> Result<Setup> {
     let peers: Vec<Pod> = (1..=count)
         .map(|peer| Pod { netns: namespace.clone(), address: pod_address(peer).into() })
         .collect();
-    for peer in &peers {
-        let what = format!("the peer at {} to answer", peer.address);
-        let timeout = Duration::from_millis(200);
-        wait_for(Duration::from_secs(5), &what, || {
-            let echo = probe::udp_echo(&pod.netns, &peer.netns, peer.address, 64, timeout);
-            Ok(echo.ok())
-        })
-        .with_context(|| format!("{} says {}", node.name(), node.log_tail()))?;
-    }
-    Ok(Setup { lab, pod, peers })
+    let says = format!("{} says", node.name());
+    let crowd = Crowd { pod, peers, lab };
+    crowd.wait_reachable().with_context(|| format!("{says} {}", crowd.lab.node(1).log_tail()))?;
+    Ok(crowd)
 }
 
 fn peer(peer: u8) -> TableNode {

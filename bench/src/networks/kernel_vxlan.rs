@@ -4,8 +4,11 @@
 use std::fmt::Write as _;
 
 use anyhow::Result;
+use culvert_lab::Lab;
 
-use super::{BASELINE, Network, Recipe, routed};
+use super::{BASELINE, Network, Recipe, bypass_filters, routed};
+use crate::mixed::Crowd;
+use crate::traffic::Pod;
 
 /// Outer IPv4 and UDP header, VXLAN header, inner Ethernet header (RFC 7348 §5).
 const OVERHEAD: u16 = 20 + 8 + 8 + 14;
@@ -13,7 +16,7 @@ const OVERHEAD: u16 = 20 + 8 + 8 + 14;
 /// Inner packets' MTU.
 const MTU: u16 = routed::UNDERLAY_MTU - OVERHEAD;
 
-pub(super) struct KernelVxlan;
+pub(crate) struct KernelVxlan;
 
 impl Recipe for KernelVxlan {
     fn name(&self) -> &'static str {
@@ -27,29 +30,67 @@ impl Recipe for KernelVxlan {
     fn build(&self, lab: String) -> Result<Network> {
         let (lab, pods) = routed::build(lab, MTU)?;
         for (node, peer) in [(1, 2), (2, 1)] {
-            let (own, remote) = (lab.node(node).address(), lab.node(peer).address());
-            let mut script = String::new();
-            let _ = writeln!(
-                script,
-                "link add vxlan1 address {} mtu {MTU} type vxlan id 1 local {own} dev eth0 \
-                 dstport 4789 nolearning",
-                hardware_address(node)
-            );
-            let _ = writeln!(script, "address add 10.244.{node}.0/32 dev vxlan1");
-            script += "link set vxlan1 up\n";
-            let mac = hardware_address(peer);
-            let _ = writeln!(script, "neighbour add 10.244.{peer}.0 lladdr {mac} dev vxlan1");
-            let subnet = routed::subnet(peer);
-            let _ = writeln!(script, "route add {subnet} via 10.244.{peer}.0 dev vxlan1 onlink");
-            let netns = lab.node(node).netns();
-            netns.ip(&script)?;
-            // `ip -batch` knows only what `ip` does.
-            let mut bridge = netns.command("bridge");
-            bridge.args(["fdb", "add", &mac, "dev", "vxlan1", "dst", &remote.to_string()]);
-            super::program::run(&mut bridge)?;
+            add_device(&lab, node)?;
+            add_peer(&lab, node, peer)?;
         }
         Ok(Network::new(lab, pods))
     }
+}
+
+impl KernelVxlan {
+    /// Builds a node with a pod, and `count` nodes that have a pod's address themselves.
+    pub(crate) fn crowd(lab: String, count: u8) -> Result<Crowd> {
+        let count = u16::from(count);
+        let lab = Lab::builder(lab).nodes(1 + count).pods(0).without_daemons().replace().up()?;
+        bypass_filters(&lab)?;
+        let pod = routed::attach(&lab, 1, MTU)?;
+        add_device(&lab, 1)?;
+        let mut peers = Vec::new();
+        for peer in 2..=1 + count {
+            add_device(&lab, peer)?;
+            add_peer(&lab, 1, peer)?;
+            add_peer(&lab, peer, 1)?;
+            let netns = lab.node(peer).netns().clone();
+            let address = routed::pod_address(peer);
+            netns.ip(&format!("address add {address}/32 dev lo\n"))?;
+            peers.push(Pod { netns, address });
+        }
+        let crowd = Crowd { pod, peers, lab };
+        crowd.wait_reachable()?;
+        Ok(crowd)
+    }
+}
+
+/// Makes the device of `node`.
+fn add_device(lab: &Lab, node: u16) -> Result<()> {
+    let own = lab.node(node).address();
+    let mut script = String::new();
+    let _ = writeln!(
+        script,
+        "link add vxlan1 address {} mtu {MTU} type vxlan id 1 local {own} dev eth0 dstport 4789 \
+         nolearning",
+        hardware_address(node)
+    );
+    let _ = writeln!(script, "address add 10.244.{node}.0/32 dev vxlan1");
+    script += "link set vxlan1 up\n";
+    lab.node(node).netns().ip(&script)
+}
+
+/// Tells `node` the way to `peer`.
+fn add_peer(lab: &Lab, node: u16, peer: u16) -> Result<()> {
+    let mac = hardware_address(peer);
+    let mut script = String::new();
+    let _ = writeln!(script, "neighbour add 10.244.{peer}.0 lladdr {mac} dev vxlan1");
+    let subnet = routed::subnet(peer);
+    let _ = writeln!(script, "route add {subnet} via 10.244.{peer}.0 dev vxlan1 onlink");
+    let netns = lab.node(node).netns();
+    netns.ip(&script)?;
+    // `ip -batch` knows only what `ip` does.
+    let mut bridge = netns.command("bridge");
+    let remote = lab.node(peer).address().to_string();
+    bridge.args(["fdb", "add", &mac, "dev", "vxlan1", "dst", &remote]);
+    super::program::run(&mut bridge)?;
+    Ok(())
 }
 
 /// The address of `node`'s device, of the range for private use.

@@ -5,13 +5,15 @@
 //! network is one more file with a [`Recipe`], and a line in [`recipes`].
 
 mod culvert;
-mod kernel_vxlan;
+pub(crate) mod kernel_vxlan;
+mod medium;
 mod nebula;
 pub(crate) mod program;
 mod routed;
 mod underlay;
 mod wireguard_go;
 
+use std::cell::Cell;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Child;
@@ -21,6 +23,7 @@ use ::culvert_lab::{Lab, probe, wait_for};
 use anyhow::{Context as _, Result};
 
 pub(crate) use self::culvert::Culvert;
+pub(crate) use self::medium::{Arrived, Medium};
 
 use crate::programs::Programs;
 use crate::traffic::Pod;
@@ -59,6 +62,7 @@ pub(crate) struct Network {
     pub(crate) pods: [Pod; 2],
     /// The daemons' process ids; none if the kernel does it all.
     pub(crate) daemons: Vec<u32>,
+    medium: Cell<Medium>,
     lab: Lab,
     /// Dropped after the lab, whose end ends the processes.
     leftovers: Leftovers,
@@ -93,9 +97,24 @@ impl Network {
             about: String::new(),
             pods,
             daemons: Vec::new(),
+            medium: Cell::new(Medium::Veth),
             lab,
             leftovers: Leftovers::default(),
         }
+    }
+
+    /// Lays `medium` between the nodes, unless it is there already.
+    pub(crate) fn lay(&self, medium: Medium) -> Result<()> {
+        if self.medium.get() != medium {
+            medium.lay(&self.lab).with_context(|| format!("make a {medium:?} of {}", self.name))?;
+            self.medium.set(medium);
+        }
+        Ok(())
+    }
+
+    /// What has arrived on the underlay so far, at the first node (0) or the second (1).
+    pub(crate) fn arrived(&self, node: usize) -> Result<Arrived> {
+        Arrived::at(self.lab.nodes()[node].netns())
     }
 
     /// Takes note of a daemon.

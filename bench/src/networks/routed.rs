@@ -19,12 +19,19 @@ pub(super) fn build(name: String, mtu: u16) -> Result<(Lab, [Pod; 2])> {
     Ok((lab, pods))
 }
 
+/// The address of the pod of `node`.
+pub(super) fn pod_address(node: u16) -> IpAddr {
+    let octet = node.to_be_bytes()[1];
+    IpAddr::from(Ipv4Addr::new(10, 244, octet, 2))
+}
+
 /// The pod subnet of `node`.
 pub(super) fn subnet(node: u16) -> String {
     format!("10.244.{node}.0/24")
 }
 
-fn attach(lab: &Lab, node: u16, mtu: u16) -> Result<Pod> {
+/// Attaches a pod to `node`.
+pub(super) fn attach(lab: &Lab, node: u16, mtu: u16) -> Result<Pod> {
     // Named as the lab names pods, so that the pod goes with the lab.
     let pod = Netns::create(lab.plan().namespace(Place::Pod(node, 1)))?;
     let pod_name = pod.name();
@@ -43,6 +50,5 @@ fn attach(lab: &Lab, node: u16, mtu: u16) -> Result<Pod> {
     let _ = writeln!(script, "address add 10.244.{node}.2/24 dev eth0");
     let _ = writeln!(script, "route add default via 10.244.{node}.1 dev eth0");
     pod.ip(&script)?;
-    let octet = node.to_be_bytes()[1];
-    Ok(Pod { netns: pod, address: IpAddr::from(Ipv4Addr::new(10, 244, octet, 2)) })
+    Ok(Pod { netns: pod, address: pod_address(node) })
 }

@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 
 use crate::growth::Growth;
 use crate::machine::Machine;
-use crate::metric::{Better, Metric, Run};
+use crate::metric::{Better, Metric};
 use crate::micro::HotPath;
 use crate::networks::{BASELINE, Network};
 use crate::settings::Settings;
@@ -69,9 +69,9 @@ impl Figures {
         self.samples.get(&(network.to_owned(), metric)).map(Vec::as_slice).unwrap_or_default()
     }
 
-    /// The latest of the main figure of `run` on `network`.
-    pub(crate) fn last(&self, network: &str, run: Run) -> Option<f64> {
-        self.samples(network, run.metric()).iter().rev().find_map(|sample| *sample)
+    /// The latest of the figure `metric` on `network`.
+    pub(crate) fn latest(&self, network: &str, metric: Metric) -> Option<f64> {
+        self.samples(network, metric).iter().rev().find_map(|sample| *sample)
     }
 
     pub(crate) fn summary(&self, network: &str, metric: Metric) -> Option<Summary> {

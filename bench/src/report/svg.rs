@@ -10,13 +10,17 @@ use crate::metric::{Better, Metric};
 use crate::networks::BASELINE;
 
 /// The figures that are drawn; the others are in the table.
-const METRICS: [Metric; 7] = [
+const METRICS: [Metric; 11] = [
     Metric::Tcp1,
     Metric::Tcp4,
     Metric::TcpBoth,
     Metric::Udp64,
     Metric::Udp512,
     Metric::Udp1400,
+    Metric::Mixed,
+    Metric::WireTcp1,
+    Metric::WireTcp4,
+    Metric::WireUdp64,
     Metric::TcpPingP50,
 ];
 

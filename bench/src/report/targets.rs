@@ -10,7 +10,7 @@ use crate::networks::BASELINE;
 use crate::statistics::ratio;
 
 /// The network that the targets are about.
-const CULVERT: &str = "culvert";
+pub(crate) const CULVERT: &str = "culvert";
 
 /// The same daemon with offloads off.
 const PLAIN: &str = "culvert-plain";
@@ -83,7 +83,31 @@ pub(crate) fn check(report: &Report) -> Vec<Row> {
             0.6,
             worse(to_kernel(Metric::Tcp4), to_kernel(Metric::Tcp4Back)),
         ),
+        row(
+            "wire: TCP, 1 stream, the slower way, to kernel VXLAN",
+            "×",
+            Higher,
+            0.80,
+            1.0,
+            worse(to_kernel(Metric::WireTcp1), to_kernel(Metric::WireTcp1Back)),
+        ),
+        row(
+            "wire: TCP, 4 streams, the slower way, to kernel VXLAN",
+            "×",
+            Higher,
+            0.65,
+            0.9,
+            worse(to_kernel(Metric::WireTcp4), to_kernel(Metric::WireTcp4Back)),
+        ),
         row("64-byte UDP, to kernel VXLAN", "×", Higher, 0.70, 1.0, to_kernel(Metric::Udp64)),
+        row(
+            "mixed UDP to 8 peers, to kernel VXLAN",
+            "×",
+            Higher,
+            0.70,
+            1.0,
+            to_kernel(Metric::Mixed),
+        ),
         row(
             "TCP ping-pong p50, to kernel VXLAN",
             "×",

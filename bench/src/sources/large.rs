@@ -145,7 +145,7 @@ pub(super) fn measure(
 /// Changes the table over and over while packets flow between two pods.
 fn storm(stage: &mut Stage, pods: &[Pod; 2], time: Duration) -> Result<Storm> {
     let [from, to] = pods;
-    let mut flow = Flow::open(from, to, PAYLOAD_LEN)?;
+    let mut flow = Flow::open(from, &[(to, PAYLOAD_LEN)])?;
     // The first packets find neighbours and fill caches.
     flow.offer(RATE, Duration::from_millis(200))?;
     let (before, kernel) = (drops(&stage.lab)?, kernel_drops()?);

@@ -1,7 +1,7 @@
 //! The way onto the wire: trains are filled and sent, and what the kernel refuses is dealt with.
 //!
-//! Packets toward several peers come mixed, so several trains are filled at once, one for each peer
-//! and source port of late. Two packets of one flow have both in common: they never change places.
+//! Packets toward several peers come mixed, so several trains are filled at once, at most one for each
+//! peer and source port. Two packets of one flow have both in common: they never change places.
 
 use std::io::{self, IoSlice};
 

@@ -141,7 +141,7 @@ impl<'p> Outlet<'p> {
             self.write_out(env, index);
         }
         // An empty vector is collected in place, into one that may hold other borrows.
-        let emptied = |open: Open<'p>| open.members.into_iter().filter_map(|_| None).collect();
+        let emptied = |open: Open<'p>| open.members.into_iter().map_while(|_| None).collect();
         (self.offload, Room(self.open.map(emptied)))
     }
 
@@ -211,5 +211,34 @@ fn refused<T, U>(env: &Env<'_, T, U>, error: &io::Error, packets: &[&[u8]]) {
     env.counters.drops.add(reason, packets.len() as u64);
     if let Some(tap) = env.tap {
         packets.iter().for_each(|packet| tap.see(&Sight::Lost { packet, reason }));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::memory::{MemoryTun, MemoryUnderlay};
+    use crate::round::Notices;
+    use crate::tests::{packet_for_the_outlet, table};
+    use crate::{WorkerCounters, platform::clock};
+
+    /// Nothing is allocated from round to round: what collects in place does.
+    #[test]
+    fn the_room_outlives_the_packets() {
+        let (table, counters, notices) = (table(), WorkerCounters::default(), Notices::new().0);
+        let (mut tun, mut underlay) = (MemoryTun::default(), MemoryUnderlay::default());
+        let now = clock::now();
+        let mut env = Env::new(&mut tun, &mut underlay, &table, &counters, &notices, now);
+        let mut room = Room::new();
+        let places = room.0.each_ref().map(|members| members.as_ptr().addr());
+        for _ in 0..3 {
+            let bytes = packet_for_the_outlet();
+            let mut outlet = Outlet::new(Offload::TcpUdp, room);
+            outlet.push(&mut env, InnerPacket::parse(&bytes).unwrap());
+            (_, room) = outlet.finish(&mut env);
+        }
+        assert_eq!(env.tun.written.len(), 3);
+        assert_eq!(room.0.each_ref().map(|members| members.as_ptr().addr()), places);
+        assert!(room.0.iter().all(|members| members.capacity() >= MAX_MEMBERS));
     }
 }

@@ -38,6 +38,8 @@ pub(super) struct ActualDevice {
     pub(super) up: bool,
     /// Whether a bridge takes part in ARP and multicast.
     pub(super) neighbours: bool,
+    /// Whether a bridge keeps its ports apart by VLAN.
+    pub(super) filters_vlans: bool,
     /// Whether a bridge delivers frames to its own hardware address on this node.
     pub(super) delivers: bool,
     pub(super) mtu: u32,
@@ -205,6 +207,9 @@ fn set_up_bridge(desired: &Desired, bridge: Option<&ActualDevice>, actions: &mut
     if let Some(bridge) = bridge {
         if !bridge.neighbours {
             actions.push(Action::SetNeighbours { device: device() });
+        }
+        if bridge.filters_vlans {
+            actions.push(Action::UnsetVlanFiltering { device: device() });
         }
         if let (false, Some(mac)) = (bridge.delivers, bridge.mac) {
             actions.push(Action::Deliver { device: device(), mac });

@@ -214,7 +214,9 @@ impl Reconciler {
         let mut observed =
             observe::observe(&mut self.netlink, &self.sysctls, desired, tun.is_attached())?;
         // No port comes up without a look at what guards it.
-        let look = look || !observed.actual.ports.iter().all(Port::is_right);
+        let look = look
+            || !observed.actual.ports.iter().all(Port::is_right)
+            || self.firewall.is_surprised_by(&observed.pods);
         observed.actual.ruleset = self.ruleset_state(spec, desired, look)?;
         if look {
             observed.actual.source_check = self.pods_state(&observed.pods, &desired.pods)?;

@@ -145,6 +145,7 @@ fn device(link: &Link, wanted: &Device, addresses: &[Address]) -> ActualDevice {
         renamed: (link.name != wanted.name).then(|| link.name.clone()),
         up: link.up,
         neighbours: link.arp && link.multicast,
+        filters_vlans: link.vlan_filtering,
         delivers: true,
         mtu: link.mtu,
         alias: link.alias.clone(),
@@ -152,7 +153,6 @@ fn device(link: &Link, wanted: &Device, addresses: &[Address]) -> ActualDevice {
         tx_queue_len: link.tx_queue_len,
         plain: !link.spanning_tree
             && !link.multicast_snooping
-            && !link.vlan_filtering
             && !link.learns_from_groups
             && link.learning_limit != Some(0),
         addresses: addresses

@@ -24,8 +24,13 @@ use crate::platform::tun::{Offload, VNET_HEADER_LEN};
 const PORT: u16 = 4790;
 const MTU: u32 = 1464;
 
+/// A packet that may wait for more.
+pub(super) fn packet_for_the_outlet() -> Vec<u8> {
+    packets::Spec::incoming(Family::V4, true, vec![1; 100]).build()
+}
+
 /// node1, which the tests are on, and two peers.
-fn table() -> Table {
+pub(super) fn table() -> Table {
     table_with_mtu(MTU)
 }
 

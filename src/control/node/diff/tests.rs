@@ -42,6 +42,7 @@ fn apply(model: &mut Actual, action: &Action) {
             (renamed.renamed, renamed.up) = (None, false);
         }
         Action::SetNeighbours { device } => named(model, device).neighbours = true,
+        Action::UnsetVlanFiltering { device } => named(model, device).filters_vlans = false,
         Action::Deliver { device, .. } => named(model, device).delivers = true,
         Action::SetAlias { device, alias } => named(model, device).alias = (*alias).into(),
         Action::SetMac { device, mac } => named(model, device).mac = Some(*mac),
@@ -269,6 +270,10 @@ fn bridge_talks_to_its_neighbours() {
         ["set arp on, multicast on dev v-net-0"]
     );
     assert_eq!(
+        after(|actual| bridge(actual).filters_vlans = true),
+        ["set vlan_filtering off dev v-net-0"]
+    );
+    assert_eq!(
         after(|actual| bridge(actual).delivers = false),
         ["add forwarding entry 02:cf:0a:f4:01:00 dev v-net-0"]
     );
@@ -287,11 +292,7 @@ fn any_other_address_of_the_tun_is_removed() {
 fn each_property_of_the_bridge_is_restored() {
     assert_eq!(after(|actual| bridge(actual).up = false), ["set up dev v-net-0"]);
     assert_eq!(after(|actual| bridge(actual).mtu = 1500), ["set mtu 1464 dev v-net-0"]);
-    assert_eq!(
-        after(|actual| bridge(actual).plain = false),
-        ["set stp off, multicast snooping off, learning from reserved groups off, learning limit \
-             dev v-net-0"]
-    );
+    assert_eq!(after(|actual| bridge(actual).plain = false), ["set bridge options dev v-net-0"]);
     assert_eq!(
         after(|actual| bridge(actual).mac = Some([2, 0, 0, 0, 0, 1])),
         ["set address 02:cf:0a:f4:01:00 dev v-net-0"]
@@ -498,7 +499,7 @@ fn parameter_that_the_kernel_lacks_is_missed_only_where_it_is_needed() {
 fn drifted_source_check_is_repaired() {
     assert_eq!(
         after(|actual| actual.source_check = Ruleset::Drifted),
-        ["repair nft table bridge culvert"]
+        ["repair nft tables bridge culvert, inet culvert-pods"]
     );
 }
 
@@ -527,7 +528,7 @@ prop_compose! {
         alias in prop::sample::select(vec!["", "culvert: overlay", "culvert: pod bridge", "lab"]),
         mac in any::<Option<Mac>>(),
         renamed in prop::option::of("ren[0-9]"),
-        (neighbours, delivers) in any::<(bool, bool)>(),
+        (neighbours, delivers, filters_vlans) in any::<(bool, bool, bool)>(),
         tx_queue_len in prop::sample::select(vec![500_u32, 2_000]),
         plain in any::<bool>(),
         addresses in prop::collection::btree_map(some_net(), any::<bool>(), 0..5),
@@ -542,6 +543,7 @@ prop_compose! {
             up,
             neighbours,
             delivers,
+            filters_vlans,
             mtu,
             alias: alias.into(),
             mac,

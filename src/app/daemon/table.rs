@@ -1,0 +1,108 @@
+//! Another table comes into force, as a whole or not at all.
+
+use std::collections::HashSet;
+use std::net::IpAddr;
+use std::sync::atomic::Ordering;
+
+use anyhow::Context as _;
+
+use super::Daemon;
+use crate::app::feed::Refusal;
+use crate::app::in_force::InForce;
+use crate::config::Config;
+use crate::control::node::{Changes, Kernel};
+use crate::engine::Tunnel;
+
+/// Why a proposed table is not in force.
+#[derive(Debug, thiserror::Error)]
+enum NotTaken {
+    /// Only another proposal helps.
+    #[error(transparent)]
+    Wrong(#[from] Refusal),
+    /// This machine does not let it be at the moment; it is tried again.
+    #[error("{0:#}")]
+    Here(#[from] anyhow::Error),
+}
+
+impl Daemon {
+    /// Takes what the source proposes; keeps the old table if the new one cannot be used.
+    pub(super) async fn take_table(&mut self) {
+        let taken = self.try_table().await;
+        self.refused_here = matches!(taken, Err(NotTaken::Here(_)));
+        match taken {
+            Ok(()) => {
+                self.feed.refused(None);
+                self.feed.taken(self.in_force.members.overlay()).await;
+            }
+            Err(reason) => self.feed.refused(Some(reason.to_string())),
+        }
+    }
+
+    async fn try_table(&mut self) -> Result<(), NotTaken> {
+        let before = &self.in_force.members;
+        let members = self.feed.members(Some(before.overlay()))?;
+        if members == *before {
+            return Ok(());
+        }
+        let mtus = self.paths.measure(&members, &self.kernel).await?;
+        let next = InForce { members, mtus };
+        preflight(&self.config, &next, &self.kernel).await?;
+        let (address, tunnels) = next.bound(&self.config);
+        let bound = self.in_force.bound(&self.config);
+        if (address, &tunnels) != (bound.0, &bound.1) {
+            let sockets = self
+                .plane
+                .bind(address, &tunnels)
+                .with_context(|| binding(&self.config, address, &tunnels))?;
+            // The rules first: pods must not reach a port that somebody listens on.
+            let spec = next.spec(&self.config);
+            let rules = self.kernel.reconcile(spec, self.owner.clone(), Changes::default()).await;
+            rules.context("protecting the tunnel's new ports from pods")?;
+            self.plane.listen(sockets);
+        }
+        if address != bound.0 {
+            tracing::info!(%address, "this node's underlay address changed");
+        }
+        self.put_in_force(next);
+        let known = self.plane.table();
+        // Only nodes of a table come into the registry, so that it is longer exactly when one left.
+        if self.registry.len() > known.peers().len() {
+            let names: HashSet<&str> = known.peers().iter().map(|peer| peer.name()).collect();
+            self.registry.retain(|name| names.contains(name));
+        }
+        let generation = self.facts.generation.fetch_add(1, Ordering::Relaxed) + 1;
+        tracing::info!(nodes = known.peers().len() + 1, generation, "took a new subnet table");
+        Ok(())
+    }
+
+    /// Goes by `next` from here on.
+    pub(super) fn put_in_force(&mut self, next: InForce) {
+        let networks = &next.members.overlay().networks;
+        if *networks != self.in_force.members.overlay().networks {
+            tracing::info!(?networks, "the pod networks have changed");
+        }
+        if next.mtus != self.in_force.mtus {
+            tracing::info!(mtu = next.mtus.device.get(), "MTUs to the peers changed");
+        }
+        self.facts.set_mtu(next.mtus.device.get());
+        self.plane.publish(next.compile(&self.registry));
+        self.in_force = next;
+    }
+}
+
+pub(super) async fn preflight(
+    config: &Config,
+    next: &InForce,
+    kernel: &Kernel,
+) -> anyhow::Result<()> {
+    let nodes: Vec<IpAddr> = next.members.entries().iter().map(|node| node.address).collect();
+    kernel.preflight(next.spec(config), config.network.service_cidrs.clone(), nodes).await
+}
+
+/// What is being done while the sockets are bound, and which keys say so.
+pub(super) fn binding(config: &Config, address: IpAddr, tunnels: &[Tunnel]) -> String {
+    let source =
+        if config.underlay.address.is_some() { "underlay.address" } else { "the subnet table" };
+    let tunnels: Vec<String> = tunnels.iter().map(ToString::to_string).collect();
+    format!("binding the underlay address {address} (from {source}) for {}", tunnels.join(", "))
+}
