@@ -34,6 +34,7 @@ mod reach;
 mod repair;
 mod restart;
 mod scale;
+mod stall;
 mod table;
 mod translation;
 mod unreachable;
