@@ -202,9 +202,8 @@ fn daemon_makes_a_lost_store_anew_at_its_start() {
 #[test]
 fn list_of_a_directory_without_a_store_is_an_error() {
     let lab = lab("nt-nostore").nodes(1).pods(0).up().unwrap();
-    let output =
-        lab.node(1).netns().command(CULVERT).args(["ipam", "list", "--state-dir", "/nonexistent"]);
-    let output = output.output().unwrap();
+    let mut command = lab.node(1).netns().command(CULVERT);
+    let output = command.args(["ipam", "list", "--state-dir", "/nonexistent"]).output().unwrap();
     assert_eq!(output.status.code(), Some(1));
     let said = String::from_utf8_lossy(&output.stderr);
     assert!(said.contains("/nonexistent") && said.contains("--state-dir"), "{said}");
