@@ -7,9 +7,12 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// Each module of the daemon, and the modules that it may use.
-const LAYERS: [(&str, &[&str]); 16] = [
+const LAYERS: [(&str, &[&str]); 17] = [
     ("main", &["cli"]),
-    ("cli", &["app", "cni_install", "config", "control", "inspect", "lab", "observe", "replay"]),
+    (
+        "cli",
+        &["app", "cni_install", "config", "control", "inspect", "ipam", "lab", "observe", "replay"],
+    ),
     ("inspect", &["app", "explain", "lifecycle", "observe", "pcap"]),
     ("replay", &["app", "dataplane", "engine", "lifecycle", "pcap", "platform"]),
     (
@@ -32,6 +35,7 @@ const LAYERS: [(&str, &[&str]); 16] = [
     ("explain", &["dataplane", "engine", "platform"]),
     ("config", &["engine", "platform"]),
     ("cni_install", &["platform"]),
+    ("ipam", &[]),
     ("lab", &["platform"]),
     ("engine", &[]),
     ("pcap", &[]),

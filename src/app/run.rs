@@ -12,7 +12,7 @@ use super::feed::Feed;
 use super::turn::Turn;
 use super::view::{Facts, explain_source, status_source};
 use crate::config::Config;
-use crate::control::ipam::keep_sweeping;
+use crate::control::sweep::keep_sweeping;
 use crate::lifecycle::{Readiness, Signals};
 use crate::observe::{Services, serve_http};
 use crate::platform::clock;

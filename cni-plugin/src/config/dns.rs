@@ -13,6 +13,10 @@ use crate::error::Error;
 /// Longest resolver configuration that is read.
 const LIMIT_BYTES: u64 = 64 << 10;
 
+/// Members of what a result says of DNS: lists of strings, and one string.
+const MEMBERS: [&str; 4] = ["nameservers", DOMAIN, "search", "options"];
+const DOMAIN: &str = "domain";
+
 /// Members of `runtimeConfig.dns`, and what a result calls them.
 const CAPABILITY_MEMBERS: [(&str, &str); 3] =
     [("servers", "nameservers"), ("searches", "search"), ("options", "options")];
@@ -45,12 +49,28 @@ pub(super) fn read(
     if let Some(dns) = keys::object("", rest, "dns")?
         && !dns.is_empty()
     {
-        let known = ["nameservers", "domain", "search", "options"];
-        keys::refuse_members("dns", dns, &known, "a result has no such member; remove it")?;
+        keys::refuse_members("dns", dns, &MEMBERS, "a result has no such member; remove it")?;
+        check_members("dns", dns)?;
         return Ok(Some(Value::Object(dns.clone())));
     }
     let path = keys::text("ipam.", ipam, "resolvConf")?;
     path.map(resolv_conf).transpose()
+}
+
+/// Refuses members of the wrong kind.
+pub(crate) fn check_members(path: &str, dns: &Map<String, Value>) -> Result<(), Error> {
+    for key in MEMBERS {
+        let Some(value) = dns.get(key).filter(|value| !value.is_null()) else {
+            continue;
+        };
+        let path = format!("{path}.{key}");
+        if key != DOMAIN {
+            check_texts(&path, value)?;
+        } else if !value.is_string() {
+            return Err(bad(&path, value, "needs to be a string"));
+        }
+    }
+    Ok(())
 }
 
 fn check_texts(key: &str, value: &Value) -> Result<(), Error> {

@@ -216,8 +216,9 @@ fn port(link: &Link, bridge: Option<&Link>, links: &[Link], desired: &Desired) -
 /// plugged into a bridge that is no daemon's. Another daemon's pods have addresses of another node.
 fn is_lost(link: &Link, pod: Option<&PodPort>, links: &[Link], desired: &Desired) -> bool {
     let subnets = || desired.connected.iter().map(|route| route.destination);
-    let is_in_subnet =
-        |pod: &PodPort| pod.addresses.iter().any(|ip| subnets().any(|subnet| subnet.contains(ip)));
+    let is_in_subnet = |pod: &PodPort| {
+        pod.addresses.iter().any(|ip| subnets().any(|subnet| subnet.contains(&ip.addr())))
+    };
     match (link.controller, pod) {
         (None, None) => is_port_name(&link.name),
         (None, Some(pod)) => is_port_name(&link.name) || is_in_subnet(pod),
