@@ -118,7 +118,7 @@ fn service_that_leads_to_a_tunnels_port_is_no_way_out() {
     let table = format!(
         "table ip services {{\n\
          chain pods {{ type nat hook prerouting priority dstnat; {rule}; }}\n\
-         chain processes {{ type nat hook output priority dstnat; {rule}; }}\n\
+         chain processes {{ type nat hook output priority -100; {rule}; }}\n\
          }}"
     );
     run(node.netns(), "nft", &[&table]);
@@ -149,7 +149,7 @@ fn no_other_process_of_a_node_speaks_as_the_node() {
         assert!(refused.is_err(), "a process without the mark");
         mark_as_daemon(&socket);
         let good = in_overlay(VNI, &inner(GOOD));
-        seen.wait_for(GOOD, || drop(socket.send_to(&good, to).unwrap()));
+        seen.wait_for(GOOD, || assert!(socket.send_to(&good, to).is_ok()));
         assert!(!seen.has(EVIL));
     }
 }
@@ -177,8 +177,7 @@ fn connection_that_began_without_masquerade_begins_anew_with_it() {
     let (node, pod) = (lab.node(1), lab.pod(1, 1));
     let (source, outside) = (pod.ipv4(), lab.outside(Family::Ipv4));
     // Something else tracks connections, as whoever translates services does.
-    let tracking =
-        "table inet other { chain all { type filter hook forward priority 0; ct state new }; }";
+    let tracking = "table inet other { chain tracking { type filter hook forward priority 0; ct state new }; }";
     run(node.netns(), "nft", &[tracking]);
     node.stop().unwrap();
     run(node.netns(), "nft", &["delete", "table", "inet", "culvert"]);

@@ -52,6 +52,10 @@ fn what_others_turn_around_is_put_back() {
                 "ip route prepend 10.244.0.0/16 dev vpn0",
                 "prepend route 10.244.0.0/16 src 10.244.1.0 dev culvert0",
             ),
+            (
+                "ip route prepend blackhole 10.244.0.0/16",
+                "prepend route 10.244.0.0/16 src 10.244.1.0 dev culvert0",
+            ),
         ] {
             run(damage);
             let done = node.reconcile();
@@ -59,10 +63,6 @@ fn what_others_turn_around_is_put_back() {
             assert_eq!(node.reconcile(), [""; 0], "after {damage}");
             assert_eq!(node.report().obstacle, None, "after {damage}");
         }
-        // VLAN filtering: the words of the action are those of all options.
-        ip("link set v-net-0 type bridge vlan_filtering 1");
-        assert_eq!(node.reconcile().len(), 1);
-        assert_eq!(node.reconcile(), [""; 0]);
     });
 }
 
@@ -77,7 +77,7 @@ fn renamed_devices_get_their_names_back_with_everything_on_them() {
             ip(&format!("link set {device} name {other}"));
             ip(&format!("link set {other} up"));
             let done = node.reconcile();
-            assert_eq!(done[0], format!("rename {other} to {device}"), "{done:#?}");
+            assert!(done.contains(&format!("rename {other} to {device}")), "{done:#?}");
             assert_eq!(node.reconcile(), [""; 0]);
             assert!(ip(&format!("-o link show dev {device}")).starts_with(&index));
             assert_eq!(node.report().obstacle, None);

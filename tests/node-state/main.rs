@@ -5,6 +5,8 @@
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on says why and ends")]
 #![expect(clippy::unwrap_in_result, reason = "a result is what is tested, not how the test fares")]
 
+mod advertised;
+mod claim;
 mod events;
 mod interference;
 mod node;
@@ -105,11 +107,7 @@ fn every_deletion_is_repaired() {
                 "ip link set v-net-0 address 06:00:00:00:00:01",
                 "set address 02:cf:0a:f4:01:00 dev v-net-0",
             ),
-            (
-                "ip link set v-net-0 type bridge stp_state 1",
-                "set stp off, multicast snooping off, learning from reserved groups off, learning \
-                 limit dev v-net-0",
-            ),
+            ("ip link set v-net-0 type bridge stp_state 1", "set bridge options dev v-net-0"),
             ("ip link set culvert0 mtu 1300", "set mtu 1464 dev culvert0"),
             ("nft delete table inet culvert", "replace nft table inet culvert"),
             ("nft flush chain inet culvert postrouting", "replace nft table inet culvert"),

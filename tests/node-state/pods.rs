@@ -52,6 +52,7 @@ fn deleted_bridge_comes_back_with_its_pods() {
     Namespace::new("replug").run(async move || {
         let mut node = Node::ready();
         plug(&pod, "culv1a2b3c4d", "10.244.1.2/24");
+        node.reconcile();
         answer_at("0.0.0.0:7");
         assert_eq!(seen(&pod, "10.244.1.1:7").as_deref(), Some("10.244.1.2"));
         ip("link del v-net-0");
@@ -70,6 +71,7 @@ fn pod_learns_of_a_lowered_mtu_and_is_not_cut_off() {
     Namespace::new("lower").run(async move || {
         let mut node = Node::ready();
         plug(&pod, "culv1a2b3c4d", "10.244.1.2/24");
+        node.reconcile();
         node.spec.mtu = 1400;
         node.reconcile();
         // 1436 bytes of payload, 8 of UDP and 20 of IP: as much as the pod's own end carries.
@@ -95,6 +97,7 @@ fn only_traffic_that_leaves_the_cluster_is_masqueraded() {
     Namespace::new("masq").run(async move || {
         let mut node = Node::ready();
         plug(&pod, "culv1a2b3c4d", "10.244.1.2/24");
+        node.reconcile();
         ip(&format!("link add eth9 type veth peer name eth0 netns {outside}"));
         ip("addr add 192.168.1.11/24 dev eth9");
         ip("link set eth9 up");
@@ -119,8 +122,9 @@ fn tunnel_datagrams_are_not_tracked_and_pods_send_none() {
     let namespaces = [Namespace::new("track-pod"), Namespace::new("track-peer")];
     let [pod, peer] = namespaces.each_ref().map(|each| each.name().to_owned());
     Namespace::new("track").run(async move || {
-        let _node = Node::ready();
+        let mut node = Node::ready();
         plug(&pod, "culv1a2b3c4d", "10.244.1.2/24");
+        node.reconcile();
         ip(&format!("link add eth9 type veth peer name eth0 netns {peer}"));
         ip("addr add 192.168.1.11/24 dev eth9");
         ip("link set eth9 up");

@@ -79,7 +79,7 @@ fn own_addresses_leave_out_ours_and_loopback() {
 }
 
 #[test]
-fn subnet_changes_only_when_no_pod_has_an_address_of_the_old_one() {
+fn subnet_changes_at_once_and_pods_with_addresses_of_the_old_one_are_named() {
     Namespace::new("subnet").run(async || {
         let mut node = Node::ready();
         ip("link add culv1a2b3c4d type veth peer name far");
@@ -88,12 +88,12 @@ fn subnet_changes_only_when_no_pod_has_an_address_of_the_old_one() {
         let set = ["link", "set", "culv1a2b3c4d", "alias", note];
         assert!(std::process::Command::new("ip").args(set).status().unwrap().success());
         node.spec.local_subnets = nets(&["10.244.9.0/24"]);
-        let refused = node.reconciler.preflight(&node.spec, &[], &[]).unwrap_err();
-        assert!(matches!(refused.downcast().unwrap(), Conflict::Held { .. }));
-        ip("link del culv1a2b3c4d");
         node.reconciler.preflight(&node.spec, &[], &[]).unwrap();
         node.reconcile();
         let bridge = ip("addr show dev v-net-0");
         assert!(bridge.contains("10.244.9.1/24") && !bridge.contains("10.244.1.1"), "{bridge}");
+        assert_eq!(node.report().stranded.len(), 1);
+        ip("link del culv1a2b3c4d");
+        assert_eq!(node.report().stranded, []);
     });
 }

@@ -81,6 +81,10 @@ fn look_up(flow: &Flow) -> Request<RouteNetlinkMessage> {
             IpAddr::V6(_) => (AddressFamily::Inet6, 128),
         };
     message.header.flags = RouteFlags::FibMatch;
+    // kernel: IPv4 says which table it was only if asked, IPv6 always, and takes no such flag.
+    if flow.destination.is_ipv4() {
+        message.header.flags |= RouteFlags::LookupTable;
+    }
     message.attributes = vec![RouteAttribute::Destination(flow.destination.into())];
     if let Some(source) = flow.source {
         message.header.source_prefix_length = message.header.destination_prefix_length;

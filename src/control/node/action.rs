@@ -36,6 +36,11 @@ pub enum Action {
         /// The device.
         device: String,
     },
+    /// Have the bridge carry frames whatever their VLAN.
+    UnsetVlanFiltering {
+        /// The bridge.
+        device: String,
+    },
     /// Have the bridge deliver frames to its own hardware address on this node.
     Deliver {
         /// The bridge.
@@ -190,6 +195,7 @@ impl fmt::Display for Action {
             }
             Self::Rename { device, name } => write!(f, "rename {device} to {name}"),
             Self::SetNeighbours { device } => write!(f, "set arp on, multicast on dev {device}"),
+            Self::UnsetVlanFiltering { device } => write!(f, "set vlan_filtering off dev {device}"),
             Self::Deliver { device, mac } => {
                 write!(f, "add forwarding entry {} dev {device}", Hex(mac))
             }
@@ -199,13 +205,7 @@ impl fmt::Display for Action {
             Self::SetTxQueueLen { device, packets } => {
                 write!(f, "set txqueuelen {packets} dev {device}")
             }
-            Self::SetBridgeOptions { device } => {
-                write!(
-                    f,
-                    "set stp off, multicast snooping off, learning from reserved groups off, \
-                     learning limit dev {device}"
-                )
-            }
+            Self::SetBridgeOptions { device } => write!(f, "set bridge options dev {device}"),
             Self::SetSysctl { key, value, .. } => {
                 write!(f, "set sysctl {}={value}", sysctl::dotted(key))
             }

@@ -25,6 +25,9 @@ pub(super) struct Actual {
     pub(super) routes: Vec<ActualRoute>,
     /// The nodes' ends of pods' cables.
     pub(super) ports: Vec<Port>,
+    /// Devices that take routes from router advertisements, and would cease to once the node
+    /// forwards IPv6. Nobody looks once it does.
+    pub(super) advertised: Vec<String>,
     /// Values of the parameters that are desired; one whose device does not exist is missing.
     pub(super) sysctls: BTreeMap<String, String>,
     pub(super) ruleset: Ruleset,
@@ -38,6 +41,8 @@ pub(super) struct ActualDevice {
     pub(super) up: bool,
     /// Whether a bridge takes part in ARP and multicast.
     pub(super) neighbours: bool,
+    /// Whether a bridge keeps its ports apart by VLAN.
+    pub(super) filters_vlans: bool,
     /// Whether a bridge delivers frames to its own hardware address on this node.
     pub(super) delivers: bool,
     pub(super) mtu: u32,
@@ -122,6 +127,12 @@ pub(super) fn diff(desired: &Desired, actual: &Actual) -> Vec<Action> {
     let bridge = actual.bridge.as_ref().unwrap_or(&created);
     set_up_tun(desired, tun, &mut actions);
     set_up_bridge(desired, actual.bridge.as_ref(), &mut actions);
+    for device in &actual.advertised {
+        // kernel: 1 is "unless this node forwards"; when forwarding is switched on, the routes that
+        // were learned go, and no more are. 2 is "even so".
+        let key = format!("net/ipv6/conf/{device}/accept_ra");
+        actions.push(Action::SetSysctl { key, value: "2", needed: false });
+    }
     for Parameter { key, value, needed } in &desired.sysctls {
         let is = actual.sysctls.get(key).map(String::as_str);
         // A parameter of a device that is only being made is set where it then is.
@@ -205,6 +216,9 @@ fn set_up_bridge(desired: &Desired, bridge: Option<&ActualDevice>, actions: &mut
     if let Some(bridge) = bridge {
         if !bridge.neighbours {
             actions.push(Action::SetNeighbours { device: device() });
+        }
+        if bridge.filters_vlans {
+            actions.push(Action::UnsetVlanFiltering { device: device() });
         }
         if let (false, Some(mac)) = (bridge.delivers, bridge.mac) {
             actions.push(Action::Deliver { device: device(), mac });

@@ -65,8 +65,7 @@ impl KernelEvents {
         Ok(Self { notices: Notices::open(TABLES)?, pending: Changes::default() })
     }
 
-    /// Waits until something changed and it has been quiet for a moment; not so after a change of the
-    /// nftables tables.
+    /// Waits until something changed and it has been quiet for a moment.
     ///
     /// What a reconcile itself changed is reported once; a reconcile that changes nothing is silent.
     ///
@@ -81,22 +80,13 @@ impl KernelEvents {
         if !self.pending.is_any() {
             self.pending.add(self.notices.next().await?);
         }
-        if self.pending.nft {
-            return Ok(std::mem::take(&mut self.pending));
-        }
         let patience = tokio::time::sleep(PATIENCE);
         tokio::pin!(patience);
         loop {
             tokio::select! {
                 () = &mut patience => break,
                 notice = tokio::time::timeout(QUIET, self.notices.next()) => match notice {
-                    Ok(notice) => {
-                        self.pending.add(notice?);
-                        // Without a table pods pass for others.
-                        if self.pending.nft {
-                            break;
-                        }
-                    }
+                    Ok(notice) => self.pending.add(notice?),
                     Err(_quiet) => break,
                 }
             }

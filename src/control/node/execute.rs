@@ -70,6 +70,9 @@ impl Executor<'_> {
                 }
             }
             Action::SetNeighbours { device } => self.change(device, LinkChange::Neighbours)?,
+            Action::UnsetVlanFiltering { device } => {
+                self.change(device, LinkChange::NoVlanFiltering)?;
+            }
             Action::Deliver { device, mac } => {
                 let index = self.index(device)?;
                 self.netlink.deliver(index, device, *mac)?;

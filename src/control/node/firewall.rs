@@ -23,6 +23,8 @@ pub(super) struct Firewall {
     node: Option<(Table, Listing)>,
     /// How the kernel listed each of the pods' tables without its elements when we had put it there.
     pods: [Option<(Table, Listing)>; 2],
+    /// Whether there were strangers when somebody last looked.
+    strangers: Option<bool>,
 }
 
 /// What is behind the bridge.
@@ -71,8 +73,14 @@ impl Firewall {
         self.socket()?.forget_flows(is_wrong)
     }
 
+    /// Whether `pods` call for another look: somebody has come whom the rules would keep out.
+    pub(super) fn is_surprised_by(&self, pods: &Pods) -> bool {
+        self.strangers != Some(pods.has_strangers)
+    }
+
     /// Looks at the pods' tables.
     pub(super) fn look_at_pods(&mut self, pods: &Pods, bridge: &living::Bridge) -> Result<Ruleset> {
+        self.strangers = Some(pods.has_strangers);
         for (position, wanted) in tables(pods, bridge).iter().enumerate() {
             if self.difference(position, wanted)?.is_some() {
                 return Ok(Ruleset::Drifted);

@@ -34,8 +34,10 @@ pub enum LinkChange {
     Controller(u32),
     /// Put it in the group of devices with this number.
     Group(u32),
-    /// Switch spanning tree, multicast snooping, VLAN filtering, and learning from frames that are
-    /// not forwarded off at a bridge, and bound what it learns where the kernel can (6.7).
+    /// Have a bridge carry frames whatever their VLAN. A kernel that cannot do otherwise refuses.
+    NoVlanFiltering,
+    /// Switch spanning tree, multicast snooping, and learning from frames that are not forwarded off
+    /// at a bridge, and bound what it learns where the kernel can (6.7).
     PlainBridge {
         /// Most hardware addresses that it learns.
         learning_limit: u32,
@@ -96,10 +98,17 @@ impl Netlink {
                     .index(index)
                     .stp_state(BridgeStpState::Disabled)
                     .mcast_snooping(false)
-                    .vlan_filtering(false)
+                    .append_info_data(InfoBridge::NfCallIpTables(true))
+                    .append_info_data(InfoBridge::NfCallIp6Tables(true))
                     .append_info_data(InfoBridge::MultiBoolOpt(not_learning))
                     .fdb_max_learned(*learning_limit);
                 ("set the bridge options of", bridge.build())
+            }
+            LinkChange::NoVlanFiltering => {
+                let bridge = LinkMessageBuilder::<LinkBridge>::new_with_info_kind(InfoKind::Bridge)
+                    .index(index)
+                    .vlan_filtering(false);
+                ("switch VLAN filtering off at", bridge.build())
             }
             LinkChange::Port(port) => {
                 let port = LinkBridgePort::new(index)

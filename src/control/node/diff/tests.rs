@@ -42,6 +42,7 @@ fn apply(model: &mut Actual, action: &Action) {
             (renamed.renamed, renamed.up) = (None, false);
         }
         Action::SetNeighbours { device } => named(model, device).neighbours = true,
+        Action::UnsetVlanFiltering { device } => named(model, device).filters_vlans = false,
         Action::Deliver { device, .. } => named(model, device).delivers = true,
         Action::SetAlias { device, alias } => named(model, device).alias = (*alias).into(),
         Action::SetMac { device, mac } => named(model, device).mac = Some(*mac),
@@ -55,6 +56,7 @@ fn apply(model: &mut Actual, action: &Action) {
         Action::SetBridgeOptions { device } => named(model, device).plain = true,
         Action::SetSysctl { key, value, .. } => {
             model.sysctls.insert(key.clone(), (*value).into());
+            model.advertised.retain(|device| *key != format!("net/ipv6/conf/{device}/accept_ra"));
         }
         Action::SetUp { device } => {
             named(model, device).up = true;
@@ -269,6 +271,10 @@ fn bridge_talks_to_its_neighbours() {
         ["set arp on, multicast on dev v-net-0"]
     );
     assert_eq!(
+        after(|actual| bridge(actual).filters_vlans = true),
+        ["set vlan_filtering off dev v-net-0"]
+    );
+    assert_eq!(
         after(|actual| bridge(actual).delivers = false),
         ["add forwarding entry 02:cf:0a:f4:01:00 dev v-net-0"]
     );
@@ -287,11 +293,7 @@ fn any_other_address_of_the_tun_is_removed() {
 fn each_property_of_the_bridge_is_restored() {
     assert_eq!(after(|actual| bridge(actual).up = false), ["set up dev v-net-0"]);
     assert_eq!(after(|actual| bridge(actual).mtu = 1500), ["set mtu 1464 dev v-net-0"]);
-    assert_eq!(
-        after(|actual| bridge(actual).plain = false),
-        ["set stp off, multicast snooping off, learning from reserved groups off, learning limit \
-             dev v-net-0"]
-    );
+    assert_eq!(after(|actual| bridge(actual).plain = false), ["set bridge options dev v-net-0"]);
     assert_eq!(
         after(|actual| bridge(actual).mac = Some([2, 0, 0, 0, 0, 1])),
         ["set address 02:cf:0a:f4:01:00 dev v-net-0"]
@@ -391,6 +393,21 @@ fn changed_parameter_is_set_again() {
             actual.sysctls.insert("net/ipv4/ip_forward".into(), "0".into());
         }),
         ["set sysctl net.ipv4.ip_forward=1"]
+    );
+}
+
+#[test]
+fn devices_go_by_advertisements_before_the_node_forwards() {
+    assert_eq!(
+        after(|actual| {
+            actual.advertised = vec!["eth0".into(), "eth1.7".into()];
+            actual.sysctls.insert("net/ipv6/conf/all/forwarding".into(), "0".into());
+        }),
+        [
+            "set sysctl net.ipv6.conf.eth0.accept_ra=2",
+            "set sysctl net.ipv6.conf.eth1/7.accept_ra=2",
+            "set sysctl net.ipv6.conf.all.forwarding=1",
+        ]
     );
 }
 
@@ -498,7 +515,7 @@ fn parameter_that_the_kernel_lacks_is_missed_only_where_it_is_needed() {
 fn drifted_source_check_is_repaired() {
     assert_eq!(
         after(|actual| actual.source_check = Ruleset::Drifted),
-        ["repair nft table bridge culvert"]
+        ["repair nft tables bridge culvert, inet culvert-pods"]
     );
 }
 
@@ -527,7 +544,7 @@ prop_compose! {
         alias in prop::sample::select(vec!["", "culvert: overlay", "culvert: pod bridge", "lab"]),
         mac in any::<Option<Mac>>(),
         renamed in prop::option::of("ren[0-9]"),
-        (neighbours, delivers) in any::<(bool, bool)>(),
+        (neighbours, delivers, filters_vlans) in any::<(bool, bool, bool)>(),
         tx_queue_len in prop::sample::select(vec![500_u32, 2_000]),
         plain in any::<bool>(),
         addresses in prop::collection::btree_map(some_net(), any::<bool>(), 0..5),
@@ -542,6 +559,7 @@ prop_compose! {
             up,
             neighbours,
             delivers,
+            filters_vlans,
             mtu,
             alias: alias.into(),
             mac,
@@ -583,6 +601,7 @@ prop_compose! {
         bridge in prop::option::of(some_device()),
         routes in prop::collection::vec(some_route(), 0..6),
         ports in prop::collection::btree_map("culv[0-9a-f]{4}", (1400_u32..1600, any::<bool>()), 0..3),
+        advertised in prop::collection::vec("eth[0-9]", 0..3),
         known in any::<u8>(),
         drifted in any::<bool>(),
     ) -> Actual {
@@ -596,6 +615,7 @@ prop_compose! {
                 .into_iter()
                 .map(|(device, (mtu, plugged))| port(&device, mtu, plugged))
                 .collect(),
+            advertised,
             sysctls: desired()
                 .sysctls
                 .into_iter()
