@@ -17,6 +17,7 @@ mod firewall;
 mod fixture;
 mod kernel;
 mod observe;
+mod path_errors;
 mod path_mtu;
 mod preflight;
 mod reach;
