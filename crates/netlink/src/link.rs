@@ -55,6 +55,9 @@ pub struct Link {
     pub learning_limit: Option<u32>,
     /// Whether a bridge learns from frames to the group addresses that it does not forward.
     pub learns_from_groups: bool,
+    /// Whether the frames that a bridge forwards pass the rules and the address translation of IP only
+    /// if a parameter of the whole machine says so.
+    pub skips_translation: bool,
     /// The number of the group of devices that it is in.
     pub group: u32,
     /// What a bridge does for the port that the device is.
@@ -143,11 +146,18 @@ impl Socket<Rtnetlink> {
     ///
     /// When the kernel refuses, or the devices change faster than they can be listed.
     pub fn links(&mut self) -> Result<Vec<Link>> {
-        let mut message = LinkMessage::default();
-        // Statistics are two thirds of a link's description, and nobody here reads them.
-        message.attributes = vec![LinkAttribute::ExtMask(vec![LinkExtentMask::SkipStats])];
-        let request = Request::new("list", "devices", 0, RouteNetlinkMessage::GetLink(message));
-        Ok(self.dump(&request)?.into_iter().filter_map(parse).collect())
+        Ok(self.dump(&all_links())?.into_iter().filter_map(parse).collect())
+    }
+
+    /// Lists the devices of the socket's namespace, and puts up with changes meanwhile; see
+    /// [`dump_despite_changes`](Self::dump_despite_changes).
+    ///
+    /// # Errors
+    ///
+    /// When the kernel refuses.
+    pub fn links_despite_changes(&mut self) -> Result<Vec<Link>> {
+        let answers = self.dump_despite_changes(&all_links())?;
+        Ok(answers.into_iter().filter_map(parse).collect())
     }
 
     /// Looks a device up; none if there is none of that name.
@@ -158,6 +168,13 @@ impl Socket<Rtnetlink> {
     pub fn link(&mut self, name: &str) -> Result<Option<Link>> {
         Ok(self.query(&link_by_name(name))?.and_then(parse))
     }
+}
+
+fn all_links() -> Request<RouteNetlinkMessage> {
+    let mut message = LinkMessage::default();
+    // Statistics are two thirds of a link's description, and nobody here reads them.
+    message.attributes = vec![LinkAttribute::ExtMask(vec![LinkExtentMask::SkipStats])];
+    Request::new("list", "devices", 0, RouteNetlinkMessage::GetLink(message))
 }
 
 fn parse(answer: RouteNetlinkMessage) -> Option<Link> {
@@ -229,6 +246,10 @@ impl Link {
                         self.multicast_snooping = snooping;
                     } else if let InfoBridge::VlanFiltering(filtering) = option {
                         self.vlan_filtering = filtering;
+                    } else if let InfoBridge::NfCallIpTables(calls)
+                    | InfoBridge::NfCallIp6Tables(calls) = option
+                    {
+                        self.skips_translation |= !calls;
                     } else if let InfoBridge::FdbMaxLearned(limit) = option {
                         self.learning_limit = Some(limit);
                     } else if let InfoBridge::MultiBoolOpt(options) = option {
