@@ -11,6 +11,7 @@ pub mod config;
 pub mod control;
 pub mod explain;
 pub mod inspect;
+pub mod ipam;
 pub mod lifecycle;
 pub mod observe;
 pub mod pcap;

@@ -16,6 +16,9 @@ const HOST_DEVICE_PREFIX: &str = "culv";
 /// Hexadecimal digits of the hash in a host end's name: all that the prefix leaves room for.
 const HOST_DEVICE_DIGITS: usize = MAX_IFNAME_BYTES - HOST_DEVICE_PREFIX.len();
 
+/// Network and interface of an attachment whose names nobody knows.
+const UNNAMED: &str = "unknown";
+
 /// A name that breaks a rule of the CNI specification, and the rule.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 #[error("{rule}")]
@@ -46,6 +49,15 @@ impl Attachment {
             container: container.to_owned(),
             ifname: ifname.to_owned(),
         })
+    }
+
+    /// The attachment of a host end that does not say whose it is: a stand-in that follows from the
+    /// device's name.
+    #[must_use]
+    pub fn unnamed(host_device: &str) -> Self {
+        let readable = |letter: char| if letter.is_ascii_alphanumeric() { letter } else { '-' };
+        let container = format!("of-{}", host_device.chars().map(readable).collect::<String>());
+        Self { network: UNNAMED.to_owned(), container, ifname: UNNAMED.to_owned() }
     }
 
     /// Name of the network.
@@ -104,16 +116,22 @@ pub(crate) fn check_identifier(name: &str) -> Result<(), InvalidName> {
     }
 }
 
+/// Names that stand for something else: for directories, and for the kernel's parameters of all
+/// devices and of those to come.
+const RESERVED_IFNAMES: [&str; 4] = [".", "..", "all", "default"];
+
 /// Checks the name of an interface.
+///
+/// kernel: a `%d` in a name that is asked for becomes a number.
 pub(crate) fn check_ifname(name: &str) -> Result<(), InvalidName> {
     let rule = if name.is_empty() {
         "must not be empty"
     } else if name.len() > MAX_IFNAME_BYTES {
         "must not be longer than 15 bytes"
-    } else if name == "." || name == ".." {
-        "must not be `.` or `..`"
-    } else if name.contains(|c: char| c == '/' || c == ':' || c.is_whitespace() || c.is_control()) {
-        "must not contain `/`, `:`, white space or control characters"
+    } else if RESERVED_IFNAMES.contains(&name) {
+        "must not be `.`, `..`, `all` or `default`"
+    } else if name.contains(|c: char| "/:%".contains(c) || c.is_whitespace() || c.is_control()) {
+        "must not contain `/`, `:`, `%`, white space or control characters"
     } else {
         return Ok(());
     };
@@ -167,8 +185,32 @@ mod tests {
         for name in ["", ".", "..", "../x", "a/b", "-a", "_a", "a b", "a\0", "ä"] {
             assert!(check_identifier(name).is_err(), "{name:?}");
         }
-        for name in ["", ".", "..", "a/b", "a:b", "a b", "a\tb", "abcdefghijklmnop", "a\0"] {
+        for name in [
+            "",
+            ".",
+            "..",
+            "a/b",
+            "a:b",
+            "a b",
+            "a\tb",
+            "abcdefghijklmnop",
+            "a\0",
+            "eth%d",
+            "%",
+            "all",
+            "default",
+            "a\u{2028}b",
+        ] {
             assert!(check_ifname(name).is_err(), "{name:?}");
+        }
+    }
+
+    #[test]
+    fn stand_in_for_an_unknown_attachment_is_valid() {
+        for device in ["culv9597bc6a7ab", "odd@name.7", "-x"] {
+            let found = Attachment::unnamed(device);
+            let again = Attachment::new(found.network(), found.container(), found.ifname());
+            assert_eq!(again, Ok(found), "{device}");
         }
     }
 

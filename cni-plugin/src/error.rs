@@ -4,8 +4,9 @@
 //! way out; causes go into `details`.
 
 use std::error::Error as _;
-use std::io;
-use std::path::PathBuf;
+use std::net::IpAddr;
+use std::path::{Path, PathBuf};
+use std::{io, iter};
 
 use serde_json::{Value, json};
 use thiserror::Error;
@@ -39,32 +40,41 @@ pub(crate) enum Error {
     #[error("config key {key} is {value}, which is not supported: {remedy}")]
     UnsupportedKey { key: String, value: String, remedy: String },
     #[error(
-        "network namespace {path} does not exist: the container is gone, so nothing was set up"
+        "network namespace {} does not exist: the container is gone, so nothing was set up",
+        shown(.path)
     )]
     NetnsMissing { path: PathBuf, source: io::Error },
-    #[error("CNI_NETNS is {path}, which is not a network namespace this plugin can enter")]
+    #[error(
+        "CNI_NETNS is {}, which is not a network namespace this plugin can enter: name the pod's, and \
+         run the plugin as root",
+        shown(.path)
+    )]
     BadNetns { path: PathBuf, source: io::Error },
     #[error(
-        "CNI_NETNS is {path}, the namespace of the plugin itself: a pod needs a namespace of its own"
+        "CNI_NETNS is {}, the namespace of the plugin itself: a pod needs a namespace of its own",
+        shown(.path)
     )]
     OwnNetns { path: PathBuf },
     #[error(
-        "the node is not ready: {path} does not exist. Start the daemon (`culvert run`), or point \
-         config key runDir at the daemon's run directory"
+        "the node is not ready: {} does not exist. Start the daemon (`culvert run`), or point config \
+         key runDir at the daemon's run directory",
+        shown(.path)
     )]
     NodeNotReady { path: PathBuf },
     #[error(
-        "cannot read the node file {path}: restart the daemon (`culvert run`), which writes it"
+        "cannot read the node file {}: restart the daemon (`culvert run`), which writes it",
+        shown(.path)
     )]
     NodeFile { path: PathBuf, source: io::Error },
     #[error(
-        "the node is not ready: bridge {bridge} of the node file {path} does not exist. Start or \
-         restart the daemon (`culvert run`), which makes it"
+        "the node is not ready: bridge {bridge} of the node file {} does not exist. Start or restart \
+         the daemon (`culvert run`), which makes it",
+        shown(.path)
     )]
     BridgeMissing { bridge: String, path: PathBuf },
     #[error(
-        "interface {ifname} exists already in {netns}: choose another CNI_IFNAME, or remove it \
-         before ADD"
+        "interface {ifname} exists already in {}: choose another CNI_IFNAME, or remove it before ADD",
+        shown(.netns)
     )]
     InterfaceTaken { ifname: String, netns: PathBuf },
     #[error(
@@ -72,13 +82,25 @@ pub(crate) enum Error {
          was never undone. Call DEL first"
     )]
     HostDeviceExists { device: String },
+    #[error(
+        "the requested MAC address {mac} is kept for the pod that has {address}: ask for that address \
+         too, or for another MAC address, such as one that begins with 02"
+    )]
+    MacReserved { mac: String, address: IpAddr },
+    #[error(
+        "this node's MTU is {mtu} bytes, and the addresses of the pod need {min}: give the underlay a \
+         larger MTU, or name subnets of the other family in config key ipam"
+    )]
+    NodeMtu { mtu: u16, min: u64 },
     #[error("cannot start a thread: the machine is short of memory or processes")]
     Thread { source: io::Error },
     #[error("device {device} vanished while it was set up: something else removed it")]
     Vanished { device: String },
-    #[error("cannot write {value} to {path}")]
+    #[error(
+        "cannot write {value} to {}: the plugin needs root and a writable /proc/sys", shown(.path)
+    )]
     Sysctl { path: PathBuf, value: &'static str, source: io::Error },
-    #[error(transparent)]
+    #[error("{}: {}", .0, remedy(.0))]
     Netlink(#[from] netlink::Error),
     #[error(
         "cannot have the kernel check what the pod sends: it needs nftables for bridges. Set config \
@@ -135,6 +157,41 @@ pub(crate) fn shorten(text: &str) -> String {
     format!("{}… ({} bytes)", &text[..end], text.len())
 }
 
+/// A path that somebody else named, as a message can carry it: short, and without control characters.
+fn shown(path: &Path) -> String {
+    let text = shorten(&path.to_string_lossy());
+    text.chars().map(|letter| if letter.is_control() { '\u{fffd}' } else { letter }).collect()
+}
+
+/// What to do about a refusal by the kernel.
+fn remedy(error: &netlink::Error) -> &'static str {
+    use rustix::io::Errno;
+    match error.errno() {
+        Some(Errno::PERM | Errno::ACCESS) => {
+            "the plugin needs root, with CAP_NET_ADMIN in the node's network namespace and the pod's"
+        }
+        Some(Errno::EXIST) => {
+            "something else made it at the same time, or a DEL is missing. Call DEL, then ADD again"
+        }
+        Some(Errno::AGAIN | Errno::BUSY | Errno::INTR) => {
+            "the kernel was busy with other changes. Try again"
+        }
+        Some(Errno::NOBUFS | Errno::NOMEM) => "the machine is short of memory. Try again",
+        Some(Errno::MFILE | Errno::NFILE) => {
+            "too many files are open. Raise the limit (`ulimit -n`, fs.file-max)"
+        }
+        Some(Errno::NODEV) => "something else removed a device meanwhile. Try again",
+        Some(Errno::NETUNREACH | Errno::HOSTUNREACH) => {
+            "its gateway is in none of the pod's subnets. Name another in config key ipam.routes"
+        }
+        Some(Errno::XFULL) => "a Linux bridge has 1,023 ports at most. Delete pods of this node",
+        Some(Errno::AFNOSUPPORT | Errno::OPNOTSUPP) => {
+            "this kernel lacks what it needs. Compare `culvert check` with docs/operations.md"
+        }
+        _ => "nothing of it was kept; the kernel's log (`dmesg`) may say more",
+    }
+}
+
 impl Error {
     /// What a refusal by nftables means to whoever attaches a pod that is to be checked.
     pub(crate) fn source_check(source: culvert_nft::Error) -> Self {
@@ -155,7 +212,7 @@ impl Error {
             Self::ConfigTooLong { .. } | Self::DecodeConfig { .. } => 6,
             Self::BadConfig { .. } | Self::TooManyAddresses { .. } => 7,
             Self::BadNetns { .. } | Self::OwnNetns { .. } => 8,
-            Self::NodeNotReady { .. } | Self::BridgeMissing { .. } => 11,
+            Self::NodeNotReady { .. } | Self::BridgeMissing { .. } | Self::NodeMtu { .. } => 11,
             Self::Unavailable { .. } => 50,
             Self::Limited { .. } => 51,
             Self::Netlink(_)
@@ -165,13 +222,17 @@ impl Error {
             | Self::Vanished { .. } => CODE_KERNEL,
             Self::InterfaceTaken { .. }
             | Self::HostDeviceExists { .. }
+            | Self::MacReserved { .. }
             | Self::DuplicateAddress { .. } => CODE_EXISTS,
             Self::Mismatch { .. } => CODE_MISMATCH,
             Self::Ipam(error) => match error {
                 ipam::Error::NoSubnet | ipam::Error::Exhausted { .. } => CODE_NO_ADDRESS,
                 ipam::Error::NotInRange { .. } => 7,
-                ipam::Error::AlreadyAllocated { .. } | ipam::Error::Taken { .. } => CODE_EXISTS,
-                ipam::Error::Import { .. }
+                ipam::Error::AlreadyAllocated { .. }
+                | ipam::Error::Taken { .. }
+                | ipam::Error::MacTaken { .. } => CODE_EXISTS,
+                ipam::Error::Replaced { .. }
+                | ipam::Error::Import { .. }
                 | ipam::Error::Look { .. }
                 | ipam::Error::Directory { .. }
                 | ipam::Error::Database { .. }
@@ -181,12 +242,19 @@ impl Error {
         }
     }
 
+    /// The error and the chain of its causes, in one line.
+    pub(crate) fn with_causes(&self) -> String {
+        let causes = self.causes();
+        iter::once(self.to_string()).chain(causes).collect::<Vec<_>>().join(": ")
+    }
+
     /// The chain of causes below this error, outermost first.
     fn causes(&self) -> Vec<String> {
         let mut causes = Vec::new();
         let mut next = self.source();
         while let Some(cause) = next {
-            causes.push(cause.to_string());
+            // It may repeat what it could not read.
+            causes.push(shorten(&cause.to_string()));
             next = cause.source();
         }
         causes
@@ -226,11 +294,7 @@ impl Failure {
 
     fn details(&self) -> String {
         let mut parts = self.first.causes();
-        for error in &self.later {
-            let causes = error.causes();
-            let text = std::iter::once(error.to_string()).chain(causes);
-            parts.push(format!("also: {}", text.collect::<Vec<_>>().join(": ")));
-        }
+        parts.extend(self.later.iter().map(|error| format!("also: {}", error.with_causes())));
         parts.join("; ")
     }
 }

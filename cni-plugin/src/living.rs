@@ -142,7 +142,7 @@ fn interval(subnet: &IpNet) -> Vec<Element> {
 fn elements(port: &PodPort) -> Vec<(&'static str, Element)> {
     port.addresses
         .iter()
-        .map(|address| match address {
+        .map(|address| match address.addr() {
             IpAddr::V4(address) => (IPV4, Element::of(&[&address.octets()])),
             IpAddr::V6(address) => (IPV6, Element::of(&[&address.octets()])),
         })
@@ -200,7 +200,7 @@ mod tests {
             device: "culv9597bc6a7ab".to_owned(),
             attachment: None,
             mac: [0x0a, 0x58, 10, 244, 1, 2],
-            addresses: vec!["10.244.1.2".parse().unwrap(), "fd00:1::2".parse().unwrap()],
+            addresses: vec!["10.244.1.2/24".parse().unwrap(), "fd00:1::2/64".parse().unwrap()],
             is_checked: true,
             hairpin: true,
             isolated: false,

@@ -1,15 +1,15 @@
 //! The MAC address of a pod: the one that was asked for, or one that follows from its addresses.
 
 use std::fmt;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 
 use crate::attachment::Fnv1a;
 use crate::ipam::Allocation;
 
-/// First two bytes of a pod's MAC address: locally administered, unicast. The second tells the
-/// family of the address that the rest comes from.
+/// How a pod's MAC address begins: locally administered, unicast. With the first, an IPv4 address
+/// follows; with the second, a hash.
 const PREFIX_V4: [u8; 2] = [0x0a, 0x58];
-const PREFIX_V6: u8 = 0x0e;
+const PREFIX_HASHED: u8 = 0x0e;
 
 /// The bit of the first byte that makes an address one of a group.
 const GROUP_BIT: u8 = 0x01;
@@ -35,29 +35,45 @@ impl MacAddress {
         fits.then_some(Self(bytes))
     }
 
-    /// The address that follows from a pod's first IPv4 address, or else from its first address.
+    /// The addresses that a pod may get, in the order in which they are tried.
     ///
-    /// So an address that goes to another pod keeps its MAC, and no neighbour's cache of it can be
-    /// wrong, whether or not the announcement arrives. IPv4 addresses are unique on the bridge and go
-    /// in whole. Of an IPv6 address 40 bits of a hash go in: two of 1000 pods on one bridge get the
-    /// same with a chance of one in two million.
-    pub(crate) fn of(allocations: &[Allocation]) -> Self {
+    /// The first follows from the pod's first IPv4 address, or else from its first address. So an
+    /// address that goes to another pod keeps its MAC, and no neighbour's cache of it can be wrong,
+    /// whether or not the announcement arrives. IPv4 addresses are unique on the bridge and go in
+    /// whole. Of an IPv6 address 40 bits of a hash go in, which two pods may share; then, and when
+    /// somebody asked for the MAC of an address that was no pod's yet, the next one is taken.
+    pub(crate) fn candidates(allocations: &[Allocation]) -> impl Iterator<Item = Self> {
         let v4 = allocations.iter().find_map(|allocation| {
-            if let IpAddr::V4(address) = allocation.address { Some(address.octets()) } else { None }
+            if let IpAddr::V4(address) = allocation.address { Some(address) } else { None }
         });
+        let first = allocations.first().map(|allocation| allocation.address);
+        let hashed = (0u32..).map(move |attempt| Self::hashed(first, attempt));
+        v4.map(Self::of_ipv4).into_iter().chain(hashed)
+    }
+
+    fn of_ipv4(address: Ipv4Addr) -> Self {
         let mut mac = [0; 6];
-        if let Some(octets) = v4 {
-            mac[..2].copy_from_slice(&PREFIX_V4);
-            mac[2..].copy_from_slice(&octets);
-        } else {
-            let mut hash = Fnv1a::new();
-            for allocation in allocations.iter().take(1) {
-                hash.write(allocation.address.to_string().as_bytes());
-            }
-            mac[0] = PREFIX_V6;
-            mac[1..].copy_from_slice(&hash.finish().to_be_bytes()[..5]);
-        }
+        mac[..2].copy_from_slice(&PREFIX_V4);
+        mac[2..].copy_from_slice(&address.octets());
         Self(mac)
+    }
+
+    fn hashed(address: Option<IpAddr>, attempt: u32) -> Self {
+        let mut hash = Fnv1a::new();
+        hash.write(address.map(|address| address.to_string()).unwrap_or_default().as_bytes());
+        if attempt > 0 {
+            hash.write(&attempt.to_be_bytes());
+        }
+        let mut mac = [0; 6];
+        mac[0] = PREFIX_HASHED;
+        mac[1..].copy_from_slice(&hash.finish().to_be_bytes()[..5]);
+        Self(mac)
+    }
+
+    /// The IPv4 address whose pod gets this MAC address, unless that pod asks for another.
+    pub(crate) fn ipv4(self) -> Option<Ipv4Addr> {
+        let [a, b, address @ ..] = self.0;
+        ([a, b] == PREFIX_V4).then(|| Ipv4Addr::from(address))
     }
 }
 
@@ -70,6 +86,8 @@ impl fmt::Display for MacAddress {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::HashSet;
+
     use super::*;
 
     fn mac(addresses: &[&str]) -> String {
@@ -80,7 +98,24 @@ mod tests {
                 Allocation { address, subnet: address.into(), gateway: address }
             })
             .collect();
-        MacAddress::of(&allocations).to_string()
+        MacAddress::candidates(&allocations).next().unwrap().to_string()
+    }
+
+    #[test]
+    fn next_candidates_differ_and_are_of_one_device() {
+        let address: IpAddr = "10.244.1.2".parse().unwrap();
+        let allocation = Allocation { address, subnet: address.into(), gateway: address };
+        let found: HashSet<_> =
+            MacAddress::candidates(&[allocation]).take(100).map(|mac| mac.to_string()).collect();
+        assert_eq!(found.len(), 100);
+        assert!(found.iter().all(|mac| MacAddress::parse(mac).is_some()));
+    }
+
+    #[test]
+    fn mac_of_an_ipv4_address_tells_it() {
+        let of = |text: &str| MacAddress::parse(text).unwrap().ipv4();
+        assert_eq!(of("0a:58:0a:f4:01:02"), Some(Ipv4Addr::new(10, 244, 1, 2)));
+        assert_eq!(of("02:58:0a:f4:01:02"), None);
     }
 
     #[test]

@@ -1,11 +1,13 @@
 //! The node's end of a pod's cable, and the note about the pod that is written on it.
 //!
-//! Owns the text of the note, which is the alias of the device: whose the pod is, what it may send
-//! from, and how its port is to be. So whoever looks at the device can put back what else depends on
-//! that, without the store and without a file; the note lives and dies with the device.
+//! Owns the text of the note, which is the alias of the device: whose the pod is, which addresses it
+//! has, and how its port is to be. From the note alone the daemon restores the source check, and
+//! daemon and plugin restore a lost address store. The note lives and dies with the device.
 
 use std::fmt::Write as _;
 use std::net::IpAddr;
+
+use ipnet::IpNet;
 
 use crate::attachment::Attachment;
 use crate::mac::MacAddress;
@@ -39,8 +41,9 @@ pub struct PodPort {
     pub attachment: Option<Attachment>,
     /// MAC address of the pod.
     pub mac: [u8; 6],
-    /// Addresses of the pod.
-    pub addresses: Vec<IpAddr>,
+    /// Addresses of the pod, each with the prefix length of its subnet. A note that is short of room
+    /// leaves the prefix lengths out; each address then counts as a subnet of its own.
+    pub addresses: Vec<IpNet>,
     /// Whether the pod may send from these only.
     pub is_checked: bool,
     /// Whether the bridge may send a frame back to the pod that it came from.
@@ -51,32 +54,34 @@ pub struct PodPort {
 
 impl PodPort {
     /// The note about the pod, for its port's alias; none when it has more addresses than fit.
+    ///
+    /// What a rebuilt address store can do without is left out first: the owner, then the prefix
+    /// lengths.
     #[must_use]
     pub fn note(&self) -> Option<String> {
-        let mut note = format!("{NOTE_PREFIX}{}", MacAddress(self.mac));
+        let mut start = format!("{NOTE_PREFIX}{}", MacAddress(self.mac));
         for (flag, is_set) in
             [("checked", self.is_checked), ("hairpin", self.hairpin), ("isolated", self.isolated)]
         {
             if is_set {
-                let _infallible = write!(note, " {flag}");
+                let _infallible = write!(start, " {flag}");
             }
         }
-        for address in &self.addresses {
-            let _infallible = write!(note, " {address}");
-        }
-        if let Some(attachment) = &self.attachment {
-            let owner = format!(
-                " {}/{}/{}",
-                attachment.network(),
-                attachment.container(),
-                attachment.ifname()
-            );
-            // Only a rebuilt store needs the owner, and it finds the pods that have one.
-            if note.len() + owner.len() <= MAX_NOTE_BYTES {
-                note.push_str(&owner);
-            }
-        }
-        (note.len() <= MAX_NOTE_BYTES).then_some(note)
+        let list = |show: fn(&IpNet) -> String| {
+            self.addresses.iter().fold(start.clone(), |note, address| note + " " + &show(address))
+        };
+        let (whole, bare) = (list(IpNet::to_string), list(|address| address.addr().to_string()));
+        let owned = self.attachment.as_ref().map(|attachment| {
+            let (network, container) = (attachment.network(), attachment.container());
+            format!("{whole} {network}/{container}/{}", attachment.ifname())
+        });
+        owned.into_iter().chain([whole, bare]).find(|note| note.len() <= MAX_NOTE_BYTES)
+    }
+
+    /// Whose the pod is, or a stand-in if the note had no room for that.
+    #[must_use]
+    pub fn owner(&self) -> Attachment {
+        self.attachment.clone().unwrap_or_else(|| Attachment::unnamed(&self.device))
     }
 
     /// Reads the note on a device; none, if the alias is something else.
@@ -97,13 +102,18 @@ impl PodPort {
                 "checked" => port.is_checked = true,
                 "hairpin" => port.hairpin = true,
                 "isolated" => port.isolated = true,
-                // No name and no address can contain a slash.
-                owner if owner.contains('/') => port.attachment = Some(parse_owner(owner)?),
-                address => port.addresses.push(address.parse().ok()?),
+                word => match parse_address(word) {
+                    Some(address) => port.addresses.push(address),
+                    None => port.attachment = Some(parse_owner(word)?),
+                },
             }
         }
         Some(port)
     }
+}
+
+fn parse_address(text: &str) -> Option<IpNet> {
+    text.parse().ok().or_else(|| text.parse().ok().map(|address: IpAddr| address.into()))
 }
 
 fn parse_owner(text: &str) -> Option<Attachment> {
@@ -121,7 +131,7 @@ mod tests {
             device: "culv9597bc6a7ab".to_owned(),
             attachment: Some(Attachment::new("pods", "c1", "eth0").unwrap()),
             mac: [0x0a, 0x58, 10, 244, 1, 2],
-            addresses: vec!["10.244.1.2".parse().unwrap(), "fd00:1::2".parse().unwrap()],
+            addresses: vec!["10.244.1.2/24".parse().unwrap(), "fd00:1::2/64".parse().unwrap()],
             is_checked: true,
             hairpin: true,
             isolated: false,
@@ -131,8 +141,8 @@ mod tests {
     #[test]
     fn note_reads_back() {
         let note = port().note().unwrap();
-        let text =
-            "culvert pod 0a:58:0a:f4:01:02 checked hairpin 10.244.1.2 fd00:1::2 pods/c1/eth0";
+        let text = "culvert pod 0a:58:0a:f4:01:02 checked hairpin 10.244.1.2/24 fd00:1::2/64 \
+                    pods/c1/eth0";
         assert_eq!(note, text);
         assert_eq!(PodPort::from_note(&port().device, &note), Some(port()));
         let foreign = format!("{note} whatever");
@@ -156,14 +166,16 @@ mod tests {
     }
 
     #[test]
-    fn note_that_does_not_fit_loses_its_owner_first() {
-        let address: IpAddr = "fd00:1234:5678:9abc:def0:1234:5678:9abc".parse().unwrap();
+    fn note_that_does_not_fit_loses_its_owner_first_and_its_prefix_lengths_next() {
+        let address: IpNet = "fd00:1234:5678:9abc:def0:1234:5678:9abc/64".parse().unwrap();
         let long = Attachment::new("pods", &"c".repeat(200), "eth0").unwrap();
         let crowded = PodPort { attachment: Some(long), ..port() };
         let note = crowded.note().unwrap();
         let found = PodPort::from_note(&crowded.device, &note).unwrap();
         assert_eq!(found, PodPort { attachment: None, ..crowded });
-        assert!(PodPort { addresses: vec![address; 5], ..port() }.note().is_some());
+        let note = PodPort { addresses: vec![address; 5], ..port() }.note().unwrap();
+        let found = PodPort::from_note("culv0", &note).unwrap();
+        assert_eq!(found.addresses, vec![IpNet::from(address.addr()); 5]);
         assert!(PodPort { addresses: vec![address; 6], ..port() }.note().is_none());
     }
 }

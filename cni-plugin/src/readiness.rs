@@ -9,7 +9,7 @@ use std::path::Path;
 
 use thiserror::Error;
 
-use crate::ipam::{DATABASE, DIRECTORY};
+use crate::ipam::{DATABASE, DIRECTORY, Survey as _, Surveyor};
 use crate::netlink::Socket;
 use crate::node_file::{NodeFile, SOCKET_NAME};
 
@@ -40,12 +40,7 @@ pub fn check(run_dir: &Path, state_dir: &Path) -> Result<(), NotReady> {
                 path.display()
             )
         };
-        // The store appears with the first pod.
-        if state_dir.join(DIRECTORY).join(DATABASE).exists() {
-            NotReady::Limited(reason)
-        } else {
-            NotReady::Unavailable(reason)
-        }
+        if had_pods(state_dir) { NotReady::Limited(reason) } else { NotReady::Unavailable(reason) }
     })?;
     let socket = run_dir.join(SOCKET_NAME);
     UnixStream::connect(&socket).map_err(|error| {
@@ -68,4 +63,10 @@ pub fn check(run_dir: &Path, state_dir: &Path) -> Result<(), NotReady> {
             node.bridge
         ))),
     }
+}
+
+/// Whether there was a pod: the store appears with the first, and each running one has its port.
+fn had_pods(state_dir: &Path) -> bool {
+    let has_ports = || Surveyor::open()?.look().map(|ports| !ports.pods.is_empty());
+    state_dir.join(DIRECTORY).join(DATABASE).exists() || has_ports().unwrap_or(false)
 }

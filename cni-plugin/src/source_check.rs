@@ -64,12 +64,12 @@ fn elements(port: &PodPort) -> Vec<(&'static str, Element)> {
     let mut elements =
         vec![(PORTS, Element::of(&[&name])), (MACS, Element::of(&[&name, &port.mac]))];
     for address in &port.addresses {
-        elements.push(match address {
+        elements.push(match address.addr() {
             IpAddr::V4(address) => (IPV4, Element::of(&[&name, &address.octets()])),
             IpAddr::V6(address) => (IPV6, Element::of(&[&name, &address.octets()])),
         });
     }
-    if port.addresses.iter().any(IpAddr::is_ipv6) {
+    if port.addresses.iter().any(|address| address.addr().is_ipv6()) {
         let link_local = link_local(port.mac).octets();
         elements.push((IPV6, Element::of(&[&name, &link_local])));
     }
@@ -300,7 +300,7 @@ mod tests {
             device: "culv9597bc6a7ab".to_owned(),
             attachment: None,
             mac: [0x0a, 0x58, 10, 244, 1, 2],
-            addresses: vec!["10.244.1.2".parse().unwrap(), "fd00:1::2".parse().unwrap()],
+            addresses: vec!["10.244.1.2/24".parse().unwrap(), "fd00:1::2/64".parse().unwrap()],
             is_checked: true,
             hairpin: true,
             isolated: false,

@@ -12,7 +12,7 @@ use super::feed::Feed;
 use super::turn::Turn;
 use super::view::{Facts, explain_source, status_source};
 use crate::config::Config;
-use crate::control::ipam::keep_sweeping;
+use crate::control::sweep::keep_sweeping;
 use crate::lifecycle::{Readiness, Signals};
 use crate::observe::{Services, serve_http};
 use crate::platform::clock;
@@ -31,11 +31,12 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
         return Ok(());
     };
     let http = match config.observe.address {
-        Some(address) => Some(
-            TcpListener::bind(address)
-                .await
-                .with_context(|| format!("listening on observe.address {address}"))?,
-        ),
+        Some(address) => Some(TcpListener::bind(address).await.with_context(|| {
+            format!(
+                "listening on observe.address {address}, which must be an address of this \
+                         machine and a port that no other program has"
+            )
+        })?),
         None => None,
     };
     NodeFile::remove(&config.node.run_dir).context("removing the node file of an earlier run")?;

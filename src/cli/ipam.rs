@@ -10,7 +10,7 @@ use ipnet::IpNet;
 use serde::Serialize;
 
 use super::say;
-use crate::control::ipam::{self, Target};
+use crate::ipam::{self, Target};
 
 #[derive(Debug, Args)]
 pub(super) struct IpamArgs {
@@ -43,8 +43,8 @@ pub(super) struct IpamArgs {
 enum IpamCommand {
     /// Show which pod has which address, and since when.
     List,
-    /// Compare the store with the pods that run and with this node's subnets. Ends with 1 if they
-    /// differ.
+    /// Compare the store with the notes on pods' ports and with this node's subnets. Ends with 1 if
+    /// they differ, or if the ports cannot be seen.
     Check {
         /// A subnet of this node, instead of those of the node file.
         #[arg(long = "subnet", value_name = "CIDR")]
@@ -55,7 +55,8 @@ enum IpamCommand {
         /// An address, a container id, or CONTAINER/INTERFACE.
         #[arg(value_name = "ADDRESS|CONTAINER")]
         target: Target,
-        /// Free it even if the pod lives. Another pod will get its address.
+        /// Free it even if the pod lives. While the pod's port is there, no other pod gets its address,
+        /// and the daemon takes it up again.
         #[arg(long)]
         force: bool,
     },
@@ -74,12 +75,14 @@ enum IpamCommand {
         #[arg(long)]
         remove: bool,
     },
-    /// Replace a damaged store by one made from the pods that run. Keeps the old one.
+    /// Write down the running pods that the store lacks, by the notes on their ports. Replaces a damaged
+    /// store, and keeps the old one.
     Rebuild {
-        /// A subnet of this node, instead of those of the node file.
+        /// A subnet of this node, instead of those of the node file, for a note that has no room for
+        /// prefix lengths.
         #[arg(long = "subnet", value_name = "CIDR")]
         subnets: Vec<IpNet>,
-        /// Replace a store that is sound, too.
+        /// Replace a store that is sound, too, and even if no pod is seen.
         #[arg(long)]
         force: bool,
     },
@@ -92,7 +95,7 @@ pub(super) fn run(args: &IpamArgs) -> anyhow::Result<ExitCode> {
         IpamCommand::List => args.text(&ipam::list(state_dir)?)?,
         IpamCommand::Check { subnets } => {
             let check = ipam::check(state_dir, run_dir, subnets)?;
-            if !check.findings.is_empty() {
+            if !check.findings.is_empty() || check.not_compared.is_some() {
                 code = ExitCode::FAILURE;
             }
             args.text(&check)?

@@ -13,7 +13,7 @@ use std::thread;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail, ensure};
-use culvert_cni::ipam::Store;
+use culvert_cni::ipam::{Store, Survey, Surveyor};
 use culvert_cni::readiness;
 
 use crate::platform::clock;
@@ -87,7 +87,7 @@ fn uninstall(places: &Places, force: bool) -> Result<Vec<String>> {
         );
     }
     if !force {
-        refuse_with_pods(&places.state_dir)?;
+        refuse_with_pods(&places.state_dir, &mut Surveyor::open()?)?;
     }
     let mut done = Vec::new();
     remove(&path, &mut done)?;
@@ -100,7 +100,15 @@ fn uninstall(places: &Places, force: bool) -> Result<Vec<String>> {
 }
 
 /// Without the plugin nobody could take the network of running pods away.
-fn refuse_with_pods(state_dir: &Path) -> Result<()> {
+fn refuse_with_pods(state_dir: &Path, survey: &mut dyn Survey) -> Result<()> {
+    let pods = survey.look()?.pods;
+    ensure!(
+        pods.is_empty(),
+        "{} pods run on this node (device {} is one's), and could not be removed without the plugin: \
+         drain the node first, or repeat with --force",
+        pods.len(),
+        pods.first().map_or("?", |pod| pod.device.as_str())
+    );
     let Some(mut store) = Store::open(state_dir)? else {
         return Ok(());
     };

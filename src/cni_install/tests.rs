@@ -3,7 +3,9 @@ use std::os::unix::net::UnixListener;
 
 use clap::ValueEnum as _;
 use culvert_cni::Attachment;
+use culvert_cni::ipam::{Ports, Request};
 use culvert_cni::node_file::{NodeFile, SOCKET_NAME};
+use culvert_cni::pod_port::PodPort;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
@@ -218,13 +220,26 @@ fn uninstall_refuses_while_pods_hold_addresses_unless_forced() {
     let machine = Machine::new();
     let _daemon = machine.daemon();
     machine.install(&Conflist::default()).unwrap();
-    let mut store = Store::open_or_create(&machine.places.state_dir).unwrap();
+    let mut no_ports = Ports::default();
+    let mut store = Store::open_or_create(&machine.places.state_dir, &mut no_ports).unwrap();
     let attachment = Attachment::new("pods", "c1", "eth0").unwrap();
-    let subnets = ["10.244.1.0/24".parse().unwrap()];
-    store.allocate(&attachment, Path::new("/run/netns/x"), &subnets).unwrap();
+    let request = Request::one_of_each_family(&["10.244.1.0/24".parse().unwrap()]);
+    let netns = Path::new("/run/netns/x");
+    store.allocate(&attachment, netns, &request, &mut no_ports).unwrap();
     let error = uninstall(&machine.places, false).unwrap_err().to_string();
     assert!(error.contains("hold 1 addresses") && error.contains("--force"), "{error}");
     assert_eq!(machine.files(&machine.places.conf_dir), [CONFLIST]);
     uninstall(&machine.places, true).unwrap();
     assert_eq!(machine.files(&machine.places.conf_dir), Vec::<String>::new());
+}
+
+#[test]
+fn running_pods_are_seen_by_their_ports_when_the_store_is_lost() {
+    let state = tempfile::tempdir().unwrap();
+    let note = "culvert pod 0a:58:0a:f4:01:02 checked 10.244.1.2/24 pods/c1/eth0";
+    let pods = PodPort::from_note("culv0", note).into_iter().collect();
+    let mut ports = Ports { pods, ..Ports::default() };
+    let error = refuse_with_pods(state.path(), &mut ports).unwrap_err().to_string();
+    assert!(error.contains("culv0") && error.contains("--force"), "{error}");
+    refuse_with_pods(state.path(), &mut Ports::default()).unwrap();
 }

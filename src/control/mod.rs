@@ -3,8 +3,9 @@
 //! Runs on the control runtime. Never touches packet bytes and never makes a raw system call.
 
 pub mod etcd;
-pub mod ipam;
 pub mod kubernetes;
+pub mod narrow_paths;
 pub mod node;
 pub mod source;
+pub mod sweep;
 pub mod table_file;

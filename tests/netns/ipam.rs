@@ -1,4 +1,4 @@
-//! `culvert ipam`, and the daemon's sweep after a reboot.
+//! `culvert ipam`, and the daemon's sweep: after a reboot, and when the store is lost.
 
 use std::fs;
 use std::time::Duration;
@@ -96,4 +96,115 @@ fn command_lists_checks_and_frees() {
         String::from_utf8_lossy(&found.stdout).contains(&format!("{first}: used by")),
         "{found:?}"
     );
+}
+
+/// Runs `culvert ipam` as in the shipped DaemonSet: in the node's network namespace, with neither the
+/// names of namespaces nor other processes in sight.
+fn ipam_in_container(node: &Node, arguments: &[&str]) -> (Option<i32>, String) {
+    let hidden = "mount -t tmpfs none /run/netns && mount -t proc none /proc && exec \"$@\"";
+    let output = node
+        .netns()
+        .command("unshare")
+        .args(["--mount", "--pid", "--fork", "sh", "-c", hidden, "sh", CULVERT, "ipam"])
+        .args(arguments)
+        .arg("--state-dir")
+        .arg(node.state_dir())
+        .arg("--run-dir")
+        .arg(node.run_dir())
+        .output()
+        .unwrap();
+    let text =
+        [output.stdout, output.stderr].map(|text| String::from_utf8_lossy(&text).into_owned());
+    (output.status.code(), text.concat())
+}
+
+fn addresses(node: &Node) -> Vec<String> {
+    let mut store = Store::open(&node.state_dir()).unwrap().unwrap();
+    let records = store.records().unwrap().into_iter();
+    records.map(|record| record.allocation.interface_address().to_string()).collect()
+}
+
+#[test]
+fn pods_whose_namespaces_are_out_of_sight_are_healthy_and_are_rebuilt() {
+    let lab = two_pods("nt-container");
+    let node = lab.node(1);
+    let before = addresses(node);
+    let (code, said) = ipam_in_container(node, &["check"]);
+    assert_eq!(code, Some(0), "{said}");
+    assert!(said.starts_with("good: "), "{said}");
+    let (code, said) = ipam_in_container(node, &["rebuild"]);
+    assert_eq!(code, Some(1), "it is sound: {said}");
+    for arguments in [&["rebuild", "--force"][..], &["rebuild"]] {
+        if arguments.len() == 1 {
+            fs::remove_dir_all(node.state_dir().join(DIRECTORY)).unwrap();
+        }
+        let (code, said) = ipam_in_container(node, arguments);
+        assert_eq!(code, Some(0), "{said}");
+        assert_eq!(addresses(node), before);
+    }
+}
+
+#[test]
+fn command_in_another_network_namespace_says_that_it_compared_nothing() {
+    let lab = lab("nt-elsewhere").nodes(2).pods(1).up().unwrap();
+    let (node, other) = (lab.node(1), lab.node(2));
+    let elsewhere = |arguments: &[&str]| {
+        let output = other
+            .netns()
+            .command(CULVERT)
+            .arg("ipam")
+            .args(arguments)
+            .arg("--state-dir")
+            .arg(node.state_dir())
+            .arg("--run-dir")
+            .arg(node.run_dir())
+            .output()
+            .unwrap();
+        let text =
+            [output.stdout, output.stderr].map(|text| String::from_utf8_lossy(&text).into_owned());
+        (output.status.code(), text.concat())
+    };
+    let before = addresses(node);
+    for (arguments, part) in [
+        (&["check"][..], "nothing was compared, because"),
+        (&["rebuild"], "nothing was rebuilt, because"),
+        (&["free", &before[0][..before[0].find('/').unwrap()]], "cannot be seen"),
+    ] {
+        let (code, said) = elsewhere(arguments);
+        assert_eq!(code, Some(1), "{said}");
+        assert!(said.contains(part) && said.contains("network namespace"), "{said}");
+    }
+    assert_eq!(addresses(node), before);
+}
+
+#[test]
+fn daemon_makes_a_lost_store_anew_at_its_start() {
+    for damage in [false, true] {
+        let lab = two_pods("nt-loststore");
+        let node = lab.node(1);
+        node.stop().unwrap();
+        let before = addresses(node);
+        let directory = node.state_dir().join(DIRECTORY);
+        if damage {
+            fs::write(directory.join(DATABASE), [0x55; 8192]).unwrap();
+        } else {
+            fs::remove_dir_all(&directory).unwrap();
+        }
+        node.start().unwrap();
+        wait_until(Duration::from_secs(20), "the store to be made anew", || {
+            Store::open(&node.state_dir()).is_ok_and(|store| store.is_some())
+        })
+        .unwrap();
+        assert_eq!(addresses(node), before);
+    }
+}
+
+#[test]
+fn list_of_a_directory_without_a_store_is_an_error() {
+    let lab = lab("nt-nostore").nodes(1).pods(0).up().unwrap();
+    let mut command = lab.node(1).netns().command(CULVERT);
+    let output = command.args(["ipam", "list", "--state-dir", "/nonexistent"]).output().unwrap();
+    assert_eq!(output.status.code(), Some(1));
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(said.contains("/nonexistent") && said.contains("--state-dir"), "{said}");
 }

@@ -2,9 +2,10 @@
 
 use std::collections::BTreeSet;
 use std::fs;
+use std::path::Path;
 
 use culvert_cni::Attachment;
-use culvert_cni::ipam::Store;
+use culvert_cni::ipam::{Ports, Request, Store};
 use ipnet::IpNet;
 use tempfile::TempDir;
 
@@ -146,8 +147,10 @@ fn a_subnet_that_another_took_is_kept_while_pods_use_it_and_left_when_none_does(
     let listener = node(&etcd, 1, &state);
     let had = listener.until_names(&["node1"]).subnets("node1");
     let pod = Attachment::new("pods", "pod1", "eth0").unwrap();
-    let mut store = Store::open_or_create(state.path()).unwrap();
-    store.allocate(&pod, std::path::Path::new("/proc/self/ns/net"), &had).unwrap();
+    let mut no_ports = Ports::default();
+    let mut store = Store::open_or_create(state.path(), &mut no_ports).unwrap();
+    let (netns, request) = (Path::new("/proc/self/ns/net"), Request::one_of_each_family(&had));
+    store.allocate(&pod, netns, &request, &mut no_ports).unwrap();
 
     let key = format!("/culvert/subnets/{}-24", had[0].network());
     etcd.put(&key, r#"{"node":"thief","instance":"x","address":"192.168.1.66"}"#);

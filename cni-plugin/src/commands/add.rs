@@ -14,14 +14,14 @@ use super::plug::Plug;
 use crate::config::bad;
 use crate::error::{Error, Failure};
 use crate::fault::Step;
-use crate::ipam::Store;
+use crate::ipam::{Store, Surveyor};
 use crate::netlink::{self, Socket};
 use crate::netns::Netns;
 use crate::node_file::NodeFile;
 use crate::plan::Plan;
 use crate::result::CniResult;
 
-pub(super) fn add(call: &Call) -> Result<Value, Failure> {
+pub(super) fn add(call: &Call<'_>) -> Result<Value, Failure> {
     let settings = call.settings()?;
     let version = call.config.version;
     let prev_result = call.config.prev_result.as_ref();
@@ -48,6 +48,7 @@ pub(super) fn add(call: &Call) -> Result<Value, Failure> {
     } else {
         nftables()?
     };
+    let mut surveyor = Surveyor::open()?;
     // What is left to do on the host goes through the sockets, so nothing has to come back.
     netns.enter()?;
     let pod = Socket::open()?;
@@ -60,7 +61,8 @@ pub(super) fn add(call: &Call) -> Result<Value, Failure> {
     }
     call.reached(Step::Checked);
     let mut plug = Plug {
-        store: Store::open_or_create(&call.config.state_dir)?,
+        store: Store::open_or_create(&call.config.state_dir, &mut surveyor)?,
+        surveyor,
         host_device: call.attachment.host_device(),
         call,
         settings: &settings,
@@ -75,13 +77,17 @@ pub(super) fn add(call: &Call) -> Result<Value, Failure> {
         has_devices: false,
     };
     let plugged =
-        plug.run().map_err(|first| Failure { first: Box::new(first), later: plug.undo() })?;
+        plug.run().map_err(|first| Failure { first: Box::new(first), later: plug.undo() });
+    if let Some(restored) = plug.store.restored() {
+        call.warnings.add(restored);
+    }
+    let plugged = plugged?;
     result.append(version, plugged);
     result.set_dns(settings.dns.as_ref());
     Ok(result.into_document(version))
 }
 
-fn read_node_file(call: &Call) -> Result<NodeFile, Error> {
+fn read_node_file(call: &Call<'_>) -> Result<NodeFile, Error> {
     let run_dir = &call.config.run_dir;
     NodeFile::read(run_dir).map_err(|source| {
         let path = NodeFile::path(run_dir);

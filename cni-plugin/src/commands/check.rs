@@ -10,8 +10,9 @@ use ipnet::IpNet;
 use serde_json::Value;
 
 use super::Call;
+use crate::attachment::{Attachment, check_ifname};
 use crate::config::{RouteSpec, Settings, bad};
-use crate::error::{Error, Failure};
+use crate::error::{Error, Failure, shorten};
 use crate::ipam::Store;
 use crate::mac::MacAddress;
 use crate::netlink::{Route, RouteFilter, Socket};
@@ -20,13 +21,14 @@ use crate::plan;
 use crate::pod_port::PodPort;
 use crate::result::{CniResult, Interface, Ip};
 
-pub(super) fn check(call: &Call) -> Result<(), Failure> {
+pub(super) fn check(call: &Call<'_>) -> Result<(), Failure> {
     let settings = call.settings()?;
     let expected = Expected::read(call)?;
-    check_addresses_in_store(call, &expected)?;
-    check_host(call, &settings, &expected)?;
+    let note = check_host(call, &settings, &expected)?;
+    check_holder(call, note.as_ref(), &expected)?;
     let netns = Netns::open(call.netns()?)?;
-    netns.run(|| check_pod(call, &settings, &expected))?;
+    let attachment = &call.attachment;
+    netns.run(|| check_pod(attachment, &settings, &expected))?;
     Ok(())
 }
 
@@ -41,7 +43,7 @@ struct Expected {
 }
 
 impl Expected {
-    fn read(call: &Call) -> Result<Self, Error> {
+    fn read(call: &Call<'_>) -> Result<Self, Error> {
         let missing = || bad("prevResult", &Value::Null, "CHECK needs the result of ADD");
         let document = call.config.prev_result.as_ref().ok_or_else(missing)?;
         let result = CniResult::parse(document)?;
@@ -62,7 +64,11 @@ impl Expected {
             .filter(|interface| interface.sandbox.as_ref().is_none_or(String::is_empty));
         Ok(Self {
             mac: result.interfaces[position].mac.clone(),
-            host_devices: on_host.map(|interface| interface.name.clone()).collect(),
+            // What can be no device is none.
+            host_devices: on_host
+                .map(|interface| interface.name.clone())
+                .filter(|name| check_ifname(name).is_ok())
+                .collect(),
             routes: result
                 .routes
                 .iter()
@@ -78,33 +84,53 @@ impl Expected {
     }
 }
 
-fn check_addresses_in_store(call: &Call, expected: &Expected) -> Result<(), Error> {
-    let held = match Store::open(&call.config.state_dir)? {
-        Some(mut store) => store.allocations_of(&call.attachment)?,
+/// Compares what the pod is to have with what it holds, by the note on its port and by the store.
+///
+/// What the note has and the store lacks is no difference: the store was lost, and will be made anew.
+fn check_holder(call: &Call<'_>, note: Option<&PodPort>, expected: &Expected) -> Result<(), Error> {
+    let attachment = &call.attachment;
+    let expected: BTreeSet<IpAddr> = expected.ips.iter().map(|ip| ip.address.addr()).collect();
+    let noted = note.map(|port| port.addresses.iter().map(IpNet::addr).collect::<BTreeSet<_>>());
+    if let Some(noted) = noted.as_ref().filter(|noted| **noted != expected) {
+        return Err(mismatch(format!(
+            "the note on its port gives {} to {attachment}, but prevResult {}",
+            list(noted),
+            list(&expected)
+        )));
+    }
+    let records = match Store::open(&call.config.state_dir)? {
+        Some(mut store) => store.records_at(attachment, &expected)?,
         None => Vec::new(),
     };
-    for allocation in &held {
-        let address = allocation.interface_address();
-        if !expected.addresses().contains(&address) {
+    for record in &records {
+        let (address, holder) = (record.allocation.address, &record.attachment);
+        if holder != attachment && *holder != Attachment::unnamed(&attachment.host_device()) {
+            return Err(mismatch(format!("the store gives {address} to {holder}")));
+        }
+        if !expected.contains(&address) {
             return Err(mismatch(format!(
-                "the store gives {address} to {}, but prevResult does not have it",
-                call.attachment
+                "the store gives {address} to {attachment}, but prevResult does not have it"
             )));
         }
     }
-    for address in expected.addresses() {
-        let is_held = held.iter().any(|allocation| allocation.interface_address() == address);
-        if !is_held {
-            return Err(mismatch(format!(
-                "the store does not give {address} to {}",
-                call.attachment
-            )));
+    for address in expected.iter().filter(|_| noted.is_none()) {
+        if !records.iter().any(|record| record.allocation.address == *address) {
+            return Err(mismatch(format!("the store does not give {address} to {attachment}")));
         }
     }
     Ok(())
 }
 
-fn check_host(call: &Call, settings: &Settings, expected: &Expected) -> Result<(), Error> {
+fn list(addresses: &BTreeSet<IpAddr>) -> String {
+    shorten(&addresses.iter().map(ToString::to_string).collect::<Vec<_>>().join(", "))
+}
+
+/// Looks at the pod's port, and says what its note has.
+fn check_host(
+    call: &Call<'_>,
+    settings: &Settings,
+    expected: &Expected,
+) -> Result<Option<PodPort>, Error> {
     let mut host = Socket::open()?;
     let device = call.attachment.host_device();
     let Some(link) = host.link(&device)? else {
@@ -125,7 +151,7 @@ fn check_host(call: &Call, settings: &Settings, expected: &Expected) -> Result<(
     }
     let port = link.port.unwrap_or_default();
     let note = PodPort::from_note(&device, &link.alias);
-    let is_checked = note.is_some_and(|port| port.is_checked);
+    let is_checked = note.as_ref().is_some_and(|port| port.is_checked);
     for (option, found, wanted, key) in [
         ("hairpin mode", port.hairpin, settings.hairpin, "hairpinMode"),
         ("isolation", port.isolated, settings.isolated, "portIsolation"),
@@ -137,13 +163,17 @@ fn check_host(call: &Call, settings: &Settings, expected: &Expected) -> Result<(
             )));
         }
     }
-    Ok(())
+    Ok(note)
 }
 
 /// Runs on a thread inside the pod's namespace.
-fn check_pod(call: &Call, settings: &Settings, expected: &Expected) -> Result<(), Error> {
+fn check_pod(
+    attachment: &Attachment,
+    settings: &Settings,
+    expected: &Expected,
+) -> Result<(), Error> {
     let mut pod = Socket::open()?;
-    let ifname = call.attachment.ifname();
+    let ifname = attachment.ifname();
     let Some(link) = pod.link(ifname)? else {
         return Err(mismatch(format!("interface {ifname} does not exist")));
     };
@@ -154,6 +184,7 @@ fn check_pod(call: &Call, settings: &Settings, expected: &Expected) -> Result<()
     if let (Some(wanted), Some(found)) = (&expected.mac, &mac)
         && !wanted.eq_ignore_ascii_case(found)
     {
+        let wanted = shorten(wanted);
         return Err(mismatch(format!("interface {ifname} has MAC address {found}, not {wanted}")));
     }
     let mut addresses = pod.addresses()?;

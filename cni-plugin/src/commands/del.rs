@@ -1,8 +1,10 @@
 //! DEL: unplug a pod. Everything that is gone already is fine, in any combination.
 //!
-//! Needs neither the daemon, nor the node file, nor the namespace, nor a previous result: the host
-//! device's name follows from the attachment or is in the store, and removing one end of a pair
-//! removes the other. The address is freed last, and not at all while a device may still carry it.
+//! Needs neither the daemon, nor the node file, nor the namespace, nor a previous result, nor a store
+//! that can be written: the host device's name follows from the attachment or is in the store, and
+//! removing one end of a pair removes the other. The address is freed last, and not at all while a
+//! device may still carry it. If it cannot be freed, because the disk is full, say, the pod may go all
+//! the same: the daemon's sweep frees what no device carries.
 
 use std::collections::BTreeSet;
 
@@ -17,32 +19,39 @@ use crate::netlink::{self, Socket};
 use crate::pod_port::PodPort;
 use crate::source_check;
 
-pub(super) fn del(call: &Call) -> Result<(), Failure> {
-    // No store means that no ADD ever allocated anything, and DEL is not the one to make it.
-    let (mut store, mut errors) = match Store::open(&call.config.state_dir) {
-        Ok(store) => (store, Vec::new()),
-        Err(error) => (None, vec![Error::from(error)]),
-    };
-    let removed = remove_devices(call, store.as_mut());
+pub(super) fn del(call: &Call<'_>) -> Result<(), Failure> {
+    // DEL is not the one to make a store.
+    let mut store = Store::open(&call.config.state_dir).unwrap_or_else(|error| {
+        call.warn_of_held_addresses(&error.into());
+        None
+    });
+    remove_devices(call, store.as_mut())?;
     call.reached(Step::DevicesRemoved);
-    match removed {
-        Err(error) => errors.insert(0, error),
-        Ok(()) => {
-            let released = store.map_or(Ok(0), |mut store| store.release(&call.attachment));
-            errors.extend(released.err().map(Error::from));
-        }
+    if let Some(Err(error)) = store.map(|mut store| store.release(&call.attachment)) {
+        call.warn_of_held_addresses(&error.into());
     }
     call.reached(Step::AddressesReleased);
-    Failure::unless_empty(errors)
+    Ok(())
+}
+
+impl Call<'_> {
+    fn warn_of_held_addresses(&self, error: &Error) {
+        self.warnings.add(format_args!(
+            "{}. {} is unplugged; its addresses stay held until the daemon's sweep can free them",
+            error.with_causes(),
+            self.attachment
+        ));
+    }
 }
 
 /// Removes our device and those that the store knows: a pod that was imported has another plugin's.
-fn remove_devices(call: &Call, store: Option<&mut Store>) -> Result<(), Error> {
+fn remove_devices(call: &Call<'_>, store: Option<&mut Store>) -> Result<(), Error> {
     let mut devices = BTreeSet::from([call.attachment.host_device()]);
     if let Some(store) = store {
         // A store that cannot be read says so when the addresses are released.
         let records = store.records_of(&call.attachment).unwrap_or_default();
-        devices.extend(records.into_iter().map(|record| record.host_device));
+        let known = records.into_iter().map(|record| record.host_device);
+        devices.extend(known.filter(|device| !device.is_empty()));
     }
     let (mut host, mut nftables) = (Socket::open()?, nftables()?);
     for device in devices {

@@ -1,16 +1,17 @@
 //! GC: unplug whatever is not on the runtime's list any more.
 //!
-//! Works like DEL for each attachment of this network that the store has and the list has not, and
-//! like DEL needs neither daemon nor namespace. Goes on after an error and reports them all.
+//! Works like DEL for each attachment of this network that the store or a note on a port has and the
+//! list has not, and like DEL needs neither daemon nor namespace. Goes on after an error and reports
+//! them all.
 
-use std::collections::{BTreeSet, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 
 use super::del::{nftables, unplug};
 use crate::attachment::Attachment;
 use crate::config::Config;
-use crate::error::{Error, Failure};
+use crate::error::{Error, Failure, shorten};
 use crate::fault::{Fault, Step};
-use crate::ipam::Store;
+use crate::ipam::{Store, Survey as _, Surveyor};
 use crate::netlink::Socket;
 
 pub(super) fn gc(config: &Config, fault: Option<&Fault>) -> Result<(), Failure> {
@@ -19,15 +20,26 @@ pub(super) fn gc(config: &Config, fault: Option<&Fault>) -> Result<(), Failure> 
         // A list with nonsense in it may lack what it should have.
         Attachment::new(&config.name, container, ifname).map_err(|broken| Error::BadConfig {
             key: "cni.dev/valid-attachments".to_owned(),
-            value: format!("{container:?} and {ifname:?}"),
+            value: format!("{:?} and {:?}", shorten(container), shorten(ifname)),
             remedy: broken.to_string(),
         })?;
     }
-    // No store means that no ADD ever allocated anything.
-    let Some(mut store) = Store::open(&config.state_dir)? else {
-        return Ok(());
-    };
     let valid: HashSet<(String, String)> = keep.iter().cloned().collect();
+    let mut store = Store::open(&config.state_dir)?;
+    let records = store.as_mut().map_or_else(|| Ok(Vec::new()), Store::records)?;
+    let ports = Surveyor::open()?.look()?;
+    // A pod that was imported has another plugin's device; one of a lost store has only its port.
+    let recorded = records.into_iter().map(|record| (record.attachment, record.host_device));
+    let noted = ports.pods.into_iter().filter_map(|pod| Some((pod.attachment?, pod.device)));
+    let mut leaving: BTreeMap<(String, String), BTreeSet<String>> = BTreeMap::new();
+    for (held, device) in recorded.chain(noted) {
+        let name = (held.container().to_owned(), held.ifname().to_owned());
+        if held.network() == config.name && !valid.contains(&name) {
+            let devices = [held.host_device(), device];
+            let known = devices.into_iter().filter(|device| !device.is_empty());
+            leaving.entry(name).or_default().extend(known);
+        }
+    }
     let (mut host, mut nftables) = (Socket::open()?, nftables()?);
     let reached = |step| {
         if let Some(fault) = fault {
@@ -35,22 +47,18 @@ pub(super) fn gc(config: &Config, fault: Option<&Fault>) -> Result<(), Failure> 
         }
     };
     let mut errors = Vec::new();
-    for record in store.records()? {
-        let held = record.attachment;
-        let name = (held.container().to_owned(), held.ifname().to_owned());
-        if held.network() == config.name && !valid.contains(&name) {
-            // A pod that was imported has another plugin's device. An address is not freed while a
-            // device may still carry it.
-            for device in BTreeSet::from([held.host_device(), record.host_device]) {
-                if let Err(error) = unplug(&mut host, nftables.as_mut(), &device, &reached) {
-                    errors.push(error);
-                    keep.push(name.clone());
-                }
+    for (name, devices) in leaving {
+        for device in devices {
+            if let Err(error) = unplug(&mut host, nftables.as_mut(), &device, &reached) {
+                errors.push(error);
+                // An address is not freed while a device may still carry it.
+                keep.push(name.clone());
             }
         }
     }
     reached(Step::DevicesRemoved);
-    errors.extend(store.release_except(&config.name, &keep).err().map(Error::from));
+    let released = store.map(|mut store| store.release_except(&config.name, &keep));
+    errors.extend(released.and_then(Result::err).map(Error::from));
     reached(Step::AddressesReleased);
     Failure::unless_empty(errors)
 }

@@ -3,6 +3,8 @@
 //! Owns reading the request, choosing the verb, and the answer on stdout. A verb reads and checks
 //! everything before it changes anything.
 
+use std::cell::RefCell;
+use std::fmt;
 use std::io::{Read, Write};
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -21,18 +23,30 @@ mod check;
 mod del;
 mod gc;
 mod plug;
+mod reception;
 mod status;
 mod version;
 
 /// What ADD, CHECK and DEL are about.
-#[derive(Clone, Debug)]
-struct Call {
+#[derive(Debug)]
+struct Call<'a> {
     attachment: Attachment,
     /// Path of the pod's network namespace; DEL may come without.
     netns: Option<PathBuf>,
     config: Config,
     args: Args,
     fault: Option<Fault>,
+    warnings: &'a Warnings,
+}
+
+/// What a person should know of a verb that may well succeed; for stderr.
+#[derive(Debug, Default)]
+struct Warnings(RefCell<Vec<String>>);
+
+impl Warnings {
+    fn add(&self, warning: impl fmt::Display) {
+        self.0.borrow_mut().push(warning.to_string());
+    }
 }
 
 pub(crate) fn run(
@@ -42,7 +56,12 @@ pub(crate) fn run(
     stderr: &mut dyn Write,
 ) -> ExitCode {
     let mut cni_version = CniVersion::NEWEST;
-    let (answer, code) = match serve(variables, stdin, &mut cni_version) {
+    let warnings = Warnings::default();
+    let served = serve(variables, stdin, &mut cni_version, &warnings);
+    for warning in warnings.0.take() {
+        let _ = writeln!(stderr, "culvert-cni: {warning}");
+    }
+    let (answer, code) = match served {
         Ok(Answer::About) => {
             // Nobody reads an answer that cannot be written, here and below.
             let _ = stderr.write_all(about().as_bytes());
@@ -80,53 +99,64 @@ fn serve(
     variables: Variables<'_>,
     stdin: &mut dyn Read,
     cni_version: &mut CniVersion,
+    warnings: &Warnings,
 ) -> Result<Answer, Failure> {
     let Some(command) = Command::read(variables)? else {
         return Ok(Answer::About);
     };
-    if command == Command::Version {
-        return Ok(Answer::Document(version::version(stdin)?));
-    }
-    let document = config::read(stdin)?;
-    *cni_version = config::version(&document)?;
-    let since = CniVersion::that_brought(command);
-    if *cni_version < since {
-        return Err(Failure::from(Error::VerbNotInVersion {
-            version: cni_version.as_str(),
-            command: command.as_str(),
-            since: since.as_str(),
-        }));
-    }
-    let fault = Fault::read(variables);
-    let directories = Directories::read(variables)?;
-    if command == Command::Gc {
-        gc::gc(&Config::parse(document, directories)?, fault.as_ref())?;
-        return Ok(Answer::Nothing);
-    }
-    if command == Command::Status {
-        status::status(&Config::parse(document, directories)?)?;
-        return Ok(Answer::Nothing);
-    }
-    let target = Target::read(command, variables)?;
-    let config = Config::parse(document, directories)?;
-    // What DEL is told beside the names changes nothing, so nothing of it can be wrong.
-    let args = if command == Command::Del { Args::default() } else { Args::read(variables)? };
-    let call = Call::new(target, config, args, fault);
-    match command {
-        Command::Add => add::add(&call).map(Answer::Document),
-        Command::Check => check::check(&call).map(|()| Answer::Nothing),
-        Command::Del => del::del(&call).map(|()| Answer::Nothing),
-        Command::Gc | Command::Status | Command::Version => {
-            unreachable!("these have no container and were served above")
+    let mut config = || -> Result<Config, Error> {
+        let document = config::read(stdin)?;
+        *cni_version = config::version(&document)?;
+        let since = CniVersion::that_brought(command);
+        if *cni_version < since {
+            return Err(Error::VerbNotInVersion {
+                version: cni_version.as_str(),
+                command: command.as_str(),
+                since: since.as_str(),
+            });
         }
-    }
+        Config::parse(document, Directories::read(variables)?)
+    };
+    let fault = Fault::read(variables);
+    let call = |config: Config, args| -> Result<Call<'_>, Error> {
+        let target = Target::read(command, variables)?;
+        Ok(Call::new(target, config, args, fault.clone(), warnings))
+    };
+    let document = match command {
+        Command::Add => Some(add::add(&call(config()?, Args::read(variables)?)?)?),
+        Command::Check => {
+            check::check(&call(config()?, Args::read(variables)?)?)?;
+            None
+        }
+        // What DEL is told beside the names changes nothing, so nothing of it can be wrong.
+        Command::Del => {
+            del::del(&call(config()?, Args::default())?)?;
+            None
+        }
+        Command::Gc => {
+            gc::gc(&config()?, fault.as_ref())?;
+            None
+        }
+        Command::Status => {
+            status::status(&config()?)?;
+            None
+        }
+        Command::Version => Some(version::version(stdin)?),
+    };
+    Ok(document.map_or(Answer::Nothing, Answer::Document))
 }
 
-impl Call {
-    fn new(target: Target, config: Config, args: Args, fault: Option<Fault>) -> Self {
+impl<'a> Call<'a> {
+    fn new(
+        target: Target,
+        config: Config,
+        args: Args,
+        fault: Option<Fault>,
+        warnings: &'a Warnings,
+    ) -> Self {
         let attachment = Attachment::new(&config.name, &target.container, &target.ifname)
             .expect("the target and the config have checked the names");
-        Self { attachment, netns: target.netns, config, args, fault }
+        Self { attachment, netns: target.netns, config, args, fault, warnings }
     }
 
     /// What the configuration and the runtime want, for the verbs that must understand all of it.

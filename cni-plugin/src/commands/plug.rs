@@ -7,18 +7,18 @@ use std::time::Duration;
 
 use culvert_nft::Socket as Nftables;
 
-use super::Call;
 use super::del::unplug;
+use super::{Call, reception};
 use crate::config::{RouteSpec, Settings};
 use crate::error::Error;
 use crate::fault::Step;
-use crate::ipam::{Allocation, Store};
+use crate::ipam::{Allocation, Grant, Store, Surveyor};
 use crate::living;
 use crate::mac::MacAddress;
 use crate::netlink::{self, Address, Detection, Link, PortChange, Route, Socket, Veth};
 use crate::netns::{Netns, Sysctl, kernel_has_ipv6};
 use crate::node_file::NodeFile;
-use crate::plan::{self, Plan};
+use crate::plan::{self, MIN_MTU_V6, Plan};
 use crate::pod_port::PodPort;
 use crate::result::{Interface, Plugged};
 use crate::source_check;
@@ -34,7 +34,7 @@ const DETECTION_PAUSE: Duration = Duration::from_millis(20);
 
 /// One pod being plugged in, and how far that has come.
 pub(super) struct Plug<'a> {
-    pub(super) call: &'a Call,
+    pub(super) call: &'a Call<'a>,
     pub(super) settings: &'a Settings,
     pub(super) plan: &'a Plan,
     pub(super) netns: &'a Netns,
@@ -45,6 +45,7 @@ pub(super) struct Plug<'a> {
     pub(super) nftables: Option<Nftables>,
     pub(super) pod: Socket,
     pub(super) store: Store,
+    pub(super) surveyor: Surveyor,
     pub(super) host_device: String,
     pub(super) has_addresses: bool,
     pub(super) has_devices: bool,
@@ -56,18 +57,26 @@ impl Plug<'_> {
         let (call, plan) = (self.call, self.plan);
         let attachment = &call.attachment;
         let netns = self.netns.path();
-        let allocations = self.store.allocate_from(attachment, netns, &plan.request)?;
+        let grant = self.store.allocate(attachment, netns, &plan.request, &mut self.surveyor)?;
+        let Grant { allocations, mac } = grant;
         self.has_addresses = true;
         call.reached(Step::AddressesAllocated);
         let addresses = plan::pairs(&allocations);
         let routes = plan::routes(self.settings, &self.node.cluster_networks, &addresses)?;
-        let pod_mac = self.settings.mac.unwrap_or_else(|| MacAddress::of(&allocations));
+        let pod_mac = MacAddress(mac);
         self.create_devices(pod_mac, &allocations)?;
         self.configure_pod(&allocations, &routes)?;
         call.reached(Step::PodConfigured);
         let port = self.wait_for_port()?;
         if self.settings.duplicate_detection {
             self.wait_for_detection()?;
+        }
+        let given = allocations.iter().map(|allocation| allocation.address);
+        if !reception::wait(&mut self.pod, given)? {
+            call.warnings.add(format_args!(
+                "{attachment} may not hear its neighbours for a second: the kernel has not finished \
+                 with its IPv6 addresses"
+            ));
         }
         call.reached(Step::PortRunning);
         self.pod.execute(netlink::announce(attachment.ifname(), pod_mac))?;
@@ -122,7 +131,7 @@ impl Plug<'_> {
             name: &self.host_device,
             hairpin: self.settings.hairpin,
             isolated: self.settings.isolated,
-            kernel_has_ipv6: kernel_has_ipv6(),
+            device_has_ipv6: kernel_has_ipv6() && u64::from(self.plan.mtu) >= MIN_MTU_V6,
         }))?;
         self.call.reached(Step::PortStarted);
         Ok(())
@@ -141,7 +150,7 @@ impl Plug<'_> {
             device: self.host_device.clone(),
             attachment: Some(self.call.attachment.clone()),
             mac: pod_mac.0,
-            addresses: allocations.iter().map(|allocation| allocation.address).collect(),
+            addresses: allocations.iter().map(Allocation::interface_address).collect(),
             is_checked: self.settings.source_check,
             hairpin: self.settings.hairpin,
             isolated: self.settings.isolated,
@@ -149,6 +158,7 @@ impl Plug<'_> {
         let note =
             port.note().ok_or_else(|| Error::TooManyAddresses { device: port.device.clone() })?;
         self.host.execute(netlink::set_alias(&port.device, &note))?;
+        self.store.confirm(&self.call.attachment, allocations)?;
         if let Some(nftables) = &mut self.nftables {
             source_check::enter(nftables, &port).map_err(Error::source_check)?;
             living::enter(nftables, &port)?;
@@ -168,7 +178,8 @@ impl Plug<'_> {
         let duplicate_detection = self.settings.duplicate_detection;
         for sysctl in sysctls(ifname, has_v6, duplicate_detection) {
             match sysctl.write() {
-                // A kernel without IPv6 has nothing to switch off.
+                // A kernel without IPv6, or a device whose MTU is too small for it, has nothing to
+                // switch off.
                 Err(Error::Sysctl { source, .. })
                     if source.kind() == io::ErrorKind::NotFound && !has_v6 => {}
                 result => result?,
@@ -238,10 +249,12 @@ impl Plug<'_> {
             errors.extend(outcome.err());
         }
         self.call.reached(Step::DevicesUndone);
-        if self.has_addresses
-            && let Err(error) = self.store.release(&self.call.attachment)
-        {
-            errors.push(error.into());
+        if self.has_addresses {
+            // Opened anew: it may have been replaced meanwhile.
+            let released = Store::open(&self.call.config.state_dir).and_then(|store| {
+                store.map_or(Ok(0), |mut store| store.release(&self.call.attachment))
+            });
+            errors.extend(released.err().map(Error::from));
         }
         errors
     }

@@ -5,7 +5,7 @@ use serde_json::json;
 use tempfile::TempDir;
 
 use super::*;
-use crate::ipam::Store;
+use crate::ipam::{Ports, Store};
 use crate::node_file::{NodeFile, SOCKET_NAME};
 
 /// What the program answered: exit code, stdout, stderr.
@@ -180,7 +180,7 @@ fn status_says_what_is_missing() {
     config["vlan"] = json!(7);
     assert_eq!(status(&config).document()["code"], 51);
     NodeFile::remove(&run_dir).unwrap();
-    Store::open_or_create(&dir.path().join("state")).unwrap();
+    Store::open_or_create(&dir.path().join("state"), &mut Ports::default()).unwrap();
     assert_eq!(status(&config).document()["code"], 51, "there were pods before");
 }
 
@@ -217,6 +217,9 @@ fn hostile_environment_is_refused_by_name() {
         ("CNI_IFNAME", "../eth0"),
         ("CNI_IFNAME", ".."),
         ("CNI_IFNAME", "eth0\n"),
+        ("CNI_IFNAME", "eth%d"),
+        ("CNI_IFNAME", "all"),
+        ("CNI_IFNAME", "default"),
         ("CNI_IFNAME", &long),
         ("CNI_ARGS", &long),
         ("CULVERT_STATE_DIR", "../state"),
@@ -234,6 +237,42 @@ fn hostile_environment_is_refused_by_name() {
         assert_eq!(error["code"], 4, "{name}");
         let text = error["msg"].as_str().unwrap();
         assert!(text.contains(name) && text.len() < 1_000, "{text}");
+    }
+}
+
+#[test]
+fn what_others_made_is_repeated_in_short_and_without_control_characters() {
+    let dir = TempDir::new().unwrap();
+    let long = format!("/{}\u{1b}[2J\n{}", "x".repeat(10), "y".repeat(100_000));
+    let config = latest(&dir);
+    let with = |key: &str, value: Value| {
+        let mut config = latest(&dir);
+        config[key] = value;
+        config
+    };
+    let netns = [
+        ("CNI_COMMAND", "ADD"),
+        ("CNI_CONTAINERID", "c1"),
+        ("CNI_IFNAME", "eth0"),
+        ("CNI_NETNS", long.as_str()),
+    ];
+    let result = |member: Value| json!({"interfaces": [member]});
+    for outcome in [
+        call(&netns, &config.to_string()),
+        verb("ADD", &with("runDir", json!(long))),
+        verb("ADD", &with("name", json!(long))),
+        verb("ADD", &with("mtu", json!(long))),
+        verb("ADD", &with("dns", json!({"nameservers": [1, long]}))),
+        verb("ADD", &with(&long, json!(1))),
+        verb("ADD", &with("prevResult", result(json!(long)))),
+        verb("CHECK", &with("prevResult", result(json!({"name": long, "mtu": long})))),
+        verb("ADD", &json!(long)),
+        call(&[("CNI_COMMAND", &long)], "{}"),
+    ] {
+        assert!(!outcome.is_success());
+        let text = outcome.stderr;
+        assert!(text.len() < 1_500, "{} bytes", text.len());
+        assert!(text.chars().all(|letter| letter == '\n' || !letter.is_control()), "{text:?}");
     }
 }
 

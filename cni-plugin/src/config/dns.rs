@@ -1,17 +1,19 @@
 //! DNS settings for the result: the plugin reports them and sets nothing up.
 
-use std::fs::OpenOptions;
-use std::io::Read as _;
-use std::os::unix::fs::OpenOptionsExt as _;
+use std::path::Path;
 
-use rustix::fs::OFlags;
 use serde_json::{Map, Value, json};
 
 use super::{bad, keys};
+use crate::bounded_file;
 use crate::error::Error;
 
 /// Longest resolver configuration that is read.
 const LIMIT_BYTES: u64 = 64 << 10;
+
+/// Members of what a result says of DNS: lists of strings, and one string.
+const MEMBERS: [&str; 4] = ["nameservers", DOMAIN, "search", "options"];
+const DOMAIN: &str = "domain";
 
 /// Members of `runtimeConfig.dns`, and what a result calls them.
 const CAPABILITY_MEMBERS: [(&str, &str); 3] =
@@ -45,12 +47,28 @@ pub(super) fn read(
     if let Some(dns) = keys::object("", rest, "dns")?
         && !dns.is_empty()
     {
-        let known = ["nameservers", "domain", "search", "options"];
-        keys::refuse_members("dns", dns, &known, "a result has no such member; remove it")?;
+        keys::refuse_members("dns", dns, &MEMBERS, "a result has no such member; remove it")?;
+        check_members("dns", dns)?;
         return Ok(Some(Value::Object(dns.clone())));
     }
     let path = keys::text("ipam.", ipam, "resolvConf")?;
     path.map(resolv_conf).transpose()
+}
+
+/// Refuses members of the wrong kind.
+pub(crate) fn check_members(path: &str, dns: &Map<String, Value>) -> Result<(), Error> {
+    for key in MEMBERS {
+        let Some(value) = dns.get(key).filter(|value| !value.is_null()) else {
+            continue;
+        };
+        let path = format!("{path}.{key}");
+        if key != DOMAIN {
+            check_texts(&path, value)?;
+        } else if !value.is_string() {
+            return Err(bad(&path, value, "needs to be a string"));
+        }
+    }
+    Ok(())
 }
 
 fn check_texts(key: &str, value: &Value) -> Result<(), Error> {
@@ -61,17 +79,8 @@ fn check_texts(key: &str, value: &Value) -> Result<(), Error> {
 /// Reads a file as the resolver does: resolv.conf(5).
 fn resolv_conf(path: &str) -> Result<Value, Error> {
     let wrong = |remedy: String| bad("ipam.resolvConf", &Value::String(path.to_owned()), &remedy);
-    // A pipe under this name must not hold the plugin up.
-    let flags = OFlags::NONBLOCK.bits().cast_signed();
-    let file = OpenOptions::new().read(true).custom_flags(flags).open(path);
-    let file = file.map_err(|error| wrong(format!("name a file that can be read ({error})")))?;
-    if !file.metadata().is_ok_and(|metadata| metadata.is_file()) {
-        return Err(wrong("name a regular file".to_owned()));
-    }
-    let mut text = String::new();
-    file.take(LIMIT_BYTES)
-        .read_to_string(&mut text)
-        .map_err(|error| wrong(format!("name a text file ({error})")))?;
+    let text = bounded_file::read_text(Path::new(path), LIMIT_BYTES)
+        .map_err(|error| wrong(format!("name a regular text file that can be read ({error})")))?;
     Ok(parse(&text))
 }
 

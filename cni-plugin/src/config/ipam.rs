@@ -5,6 +5,7 @@
 //! reference plugin host-local: requests for addresses from all sources add up, and ranges of the
 //! runtime come before those of the network.
 
+use std::collections::HashMap;
 use std::net::IpAddr;
 
 use ipnet::IpNet;
@@ -85,22 +86,34 @@ pub(super) fn wishes(
     cni: &Map<String, Value>,
     runtime: &Map<String, Value>,
 ) -> Result<Vec<Wish>, Error> {
-    let mut wishes: Vec<Wish> = Vec::new();
-    wishes.extend(args.ip.map(|address| Wish { key: "CNI_ARGS IP".to_owned(), address }));
-    let asked = keys::list("args.cni.", cni, "ips")?;
-    for (key, value) in asked.into_iter().chain(keys::list("runtimeConfig.", runtime, "ips")?) {
-        let text = value.as_str().unwrap_or_default();
-        // With or without a prefix length, of which the subnet's counts.
-        let address = text.parse().ok().or_else(|| text.parse().ok().map(|net: IpNet| net.addr()));
-        let Some(address) = address else {
-            return Err(bad(&key, value, "needs to be an address, such as 10.244.1.9"));
-        };
-        // The same address from two sources is one wish.
-        if !wishes.iter().any(|wish| wish.address == address) {
-            wishes.push(Wish { key, address });
+    // By address: the same one from two sources is one wish.
+    let mut wishes: HashMap<IpAddr, Wish> = HashMap::new();
+    let mut order: Vec<IpAddr> = Vec::new();
+    let mut add = |wish: Wish| {
+        order.push(wish.address);
+        wishes.entry(wish.address).or_insert(wish);
+    };
+    if let Some(address) = args.ip {
+        add(Wish { key: "CNI_ARGS IP".to_owned(), address });
+    }
+    for (path, object) in [("args.cni.", cni), ("runtimeConfig.", runtime)] {
+        let mut own: HashMap<IpAddr, String> = HashMap::new();
+        for (key, value) in keys::list(path, object, "ips")? {
+            let address = address(&key, value)?;
+            if let Some(first) = own.insert(address, key.clone()) {
+                return Err(bad(&key, value, &format!("{first} is the same; remove one of them")));
+            }
+            add(Wish { key, address });
         }
     }
-    Ok(wishes)
+    Ok(order.iter().filter_map(|address| wishes.remove(address)).collect())
+}
+
+/// An address with or without a prefix length, of which the subnet's counts.
+fn address(key: &str, value: &Value) -> Result<IpAddr, Error> {
+    let text = value.as_str().unwrap_or_default();
+    let address = text.parse().ok().or_else(|| text.parse().ok().map(|net: IpNet| net.addr()));
+    address.ok_or_else(|| bad(key, value, "needs to be an address, such as 10.244.1.9"))
 }
 
 fn sets(path: &str, object: &Map<String, Value>, key: &str) -> Result<Vec<Vec<RangeWish>>, Error> {

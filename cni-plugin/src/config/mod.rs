@@ -21,6 +21,7 @@ mod keys;
 mod route;
 mod settings;
 
+pub(crate) use self::dns::check_members as check_dns;
 pub(crate) use self::ipam::{RangeWish, Wish};
 pub(crate) use self::route::RouteSpec;
 pub(crate) use self::settings::Settings;

@@ -11,9 +11,11 @@ use rusqlite::{OptionalExtension as _, Row, Transaction, params};
 
 use super::address::{from_key, successor, to_key};
 use super::error::{Error, Full};
+use super::noted::Noted;
 use super::range::{Range, Request};
-use super::record::{Allocation, Namespace, Record, boot_id};
+use super::record::{Allocation, Namespace, Record};
 use crate::attachment::Attachment;
+use crate::mac::MacAddress;
 
 /// Freed addresses that a pool collects before it reuses the oldest instead of a fresh one.
 ///
@@ -24,8 +26,8 @@ pub(super) const MAX_RESTING: i64 = 4096;
 
 /// The columns of a [`Record`], in the order of [`parse_record`].
 pub(super) const RECORD: &str = "SELECT a.address, p.subnet, p.gateway, a.network, a.container, \
-     a.ifname, a.netns, a.netns_inode, a.host_device, a.boot, a.allocated_at FROM allocation a \
-     JOIN pool p ON p.id = a.pool";
+     a.ifname, a.netns, a.netns_inode, a.host_device, a.boot, a.allocated_at, a.mac, a.host_netns \
+     FROM allocation a JOIN pool p ON p.id = a.pool";
 
 /// One transaction on the store.
 pub(super) struct Change<'a> {
@@ -45,13 +47,14 @@ struct Pool<'a> {
 }
 
 impl Change<'_> {
-    /// Gives `attachment` what it asks for, all or nothing.
+    /// Gives `attachment` what it asks for, all or nothing, and nothing that is on a port's note.
     pub(super) fn allocate(
         &self,
         attachment: &Attachment,
         netns: &Path,
         request: &Request,
-    ) -> Result<Vec<Allocation>, Error> {
+        noted: &mut Noted<'_>,
+    ) -> Result<Grant, Error> {
         if let Some(held) = self.records_of(attachment)?.first() {
             return Err(Error::AlreadyAllocated {
                 attachment: Box::new(attachment.clone()),
@@ -59,52 +62,118 @@ impl Change<'_> {
             });
         }
         let mut wanted = request.addresses.clone();
-        let mut holder = Holder::new(attachment, Namespace::at(netns));
-        holder.boot = boot_id();
+        let holder = Holder {
+            netns: Namespace::at(netns),
+            boot: noted.ports().boot.clone(),
+            host_netns: noted.ports().netns,
+            ..Holder::of(attachment)
+        };
         let mut allocations = Vec::new();
         for set in &request.sets {
             let fixed = wanted.iter().position(|address| find(set, *address).is_some());
             let (pool, allocation) = match fixed {
-                Some(position) => self.take_fixed(set, wanted.remove(position))?,
-                None => self.take_from_any(set)?,
+                Some(position) => self.take_fixed(set, wanted.remove(position), noted)?,
+                None => self.take_from_any(set, noted)?,
             };
             self.insert(pool, allocation.address, &holder)?;
             allocations.push(allocation);
         }
-        match wanted.first() {
-            None => Ok(allocations),
-            Some(address) => Err(Error::NotInRange {
+        if let Some(address) = wanted.first() {
+            return Err(Error::NotInRange {
                 address: *address,
                 ranges: request.sets.iter().flatten().map(ToString::to_string).collect(),
-            }),
+            });
         }
+        let mac = self.choose_mac(request.mac, &allocations, noted)?;
+        self.set_mac(attachment, mac)?;
+        Ok(Grant { allocations, mac })
+    }
+
+    /// The MAC address that was asked for, unless somebody has it; or else one that nobody has.
+    fn choose_mac(
+        &self,
+        asked: Option<[u8; 6]>,
+        allocations: &[Allocation],
+        noted: &mut Noted<'_>,
+    ) -> Result<[u8; 6], Error> {
+        if let Some(mac) = asked {
+            return match self.holder_of_mac(mac, noted)? {
+                None => Ok(mac),
+                Some(holder) => Err(Error::MacTaken { mac: MacAddress(mac).to_string(), holder }),
+            };
+        }
+        for mac in MacAddress::candidates(allocations) {
+            if self.holder_of_mac(mac.0, noted)?.is_none() {
+                return Ok(mac.0);
+            }
+        }
+        unreachable!("there are more candidates than devices")
+    }
+
+    /// Who has `mac`: a pod, by the store or by its port's note, or a device of this node.
+    fn holder_of_mac(&self, mac: [u8; 6], noted: &mut Noted<'_>) -> Result<Option<String>, Error> {
+        let found = self
+            .transaction
+            .prepare_cached("SELECT network, container, ifname FROM allocation WHERE mac = ?1")
+            .and_then(|mut statement| statement.query_row([mac], names).optional())
+            .map_err(Error::database("read", self.path))?;
+        if let Some(names) = found {
+            return Ok(Some(parse_attachment(self.path, &names)?.to_string()));
+        }
+        noted.holder_of_mac(self, mac)
+    }
+
+    fn set_mac(&self, attachment: &Attachment, mac: [u8; 6]) -> Result<usize, Error> {
+        let [network, container, ifname] = owner(attachment);
+        self.execute(
+            "UPDATE allocation SET mac = ?4 WHERE network = ?1 AND container = ?2 AND ifname = ?3",
+            params![network, container, ifname, mac],
+        )
     }
 
     /// Takes an address from the first of `ranges` that has room.
-    fn take_from_any(&self, ranges: &[Range]) -> Result<(i64, Allocation), Error> {
+    fn take_from_any(
+        &self,
+        ranges: &[Range],
+        noted: &mut Noted<'_>,
+    ) -> Result<(i64, Allocation), Error> {
         let mut full = Vec::new();
         for range in ranges {
-            let mut in_use = 0;
-            if let Some(mut pool) = self.pool(range)? {
-                if let Some(address) = self.take(&mut pool)? {
-                    return Ok((pool.id, allocation(range, address)));
-                }
-                in_use = u64::try_from(pool.in_use).unwrap_or(0);
+            if let Some(mut pool) = self.pool(range)?
+                && let Some(address) = self.take(&mut pool, noted)?
+            {
+                return Ok((pool.id, allocation(range, address)));
             }
+            // Counted afterwards: what the search has found on notes counts too.
+            let in_use = self.pool(range)?.map_or(0, |pool| pool.in_use);
+            let in_use = u64::try_from(in_use).unwrap_or(0);
             full.push(Full { subnet: range.subnet(), range: range.narrowed(), in_use });
         }
         Err(Error::Exhausted { full })
     }
 
     /// Takes `address`, which is in one of `ranges`, or says who has it.
-    fn take_fixed(&self, ranges: &[Range], address: IpAddr) -> Result<(i64, Allocation), Error> {
+    fn take_fixed(
+        &self,
+        ranges: &[Range],
+        address: IpAddr,
+        noted: &mut Noted<'_>,
+    ) -> Result<(i64, Allocation), Error> {
+        if self.holder(address)?.is_none() {
+            noted.holds(self, address)?;
+        }
         if let Some(holder) = self.holder(address)? {
             return Err(Error::Taken { address, holder: Box::new(holder) });
         }
         let range = find(ranges, address).expect("the caller has looked");
+        Ok((self.place(range, address)?, allocation(range, address)))
+    }
+
+    /// The pool of `range`, out of whose free addresses `address` is taken.
+    fn place(&self, range: &Range, address: IpAddr) -> Result<i64, Error> {
         let pool = self.pool(range)?.expect("a range that contains an address has bounds");
         self.execute("DELETE FROM resting WHERE address = ?1", [to_key(address)])?;
-        Ok((pool.id, allocation(range, address)))
+        Ok(pool.id)
     }
 
     /// Reads the state of `range`, making its row when it is new; `None` if it has no address at all.
@@ -140,7 +209,7 @@ impl Change<'_> {
     }
 
     /// Takes the next address of `pool`: a fresh one, or the one that has rested longest.
-    fn take(&self, pool: &mut Pool<'_>) -> Result<Option<IpAddr>, Error> {
+    fn take(&self, pool: &mut Pool<'_>, noted: &mut Noted<'_>) -> Result<Option<IpAddr>, Error> {
         let mut adopted = false;
         loop {
             let candidate = if pool.next.is_none() || pool.resting >= MAX_RESTING {
@@ -152,6 +221,8 @@ impl Change<'_> {
                 // Another pool that overlaps this one may have given it away: a /24 that became a
                 // /23 in the subnet table, a range that was widened.
                 Some(address) if self.holder(address)?.is_some() => {}
+                // A pod has it of which the store knows nothing.
+                Some(address) if noted.holds(self, address)? => {}
                 Some(address) => return Ok(Some(address)),
                 None if pool.next.is_some() => {}
                 None if adopted => return Ok(None),
@@ -223,11 +294,7 @@ impl Change<'_> {
         let found = self
             .transaction
             .prepare_cached("SELECT network, container, ifname FROM allocation WHERE address = ?1")
-            .and_then(|mut statement| {
-                let names =
-                    |row: &Row<'_>| Ok([row.get::<_, String>(0)?, row.get(1)?, row.get(2)?]);
-                statement.query_row([to_key(address)], names).optional()
-            })
+            .and_then(|mut statement| statement.query_row([to_key(address)], names).optional())
             .map_err(Error::database("read", self.path))?;
         found.map(|names| parse_attachment(self.path, &names)).transpose()
     }
@@ -239,8 +306,10 @@ impl Change<'_> {
         address: IpAddr,
         holder: &Holder<'_>,
     ) -> Result<(), Error> {
-        let (pool, _) = self.take_fixed(std::slice::from_ref(range), address)?;
-        self.insert(pool, address, holder)
+        if let Some(holder) = self.holder(address)? {
+            return Err(Error::Taken { address, holder: Box::new(holder) });
+        }
+        self.insert(self.place(range, address)?, address, holder)
     }
 
     /// Goes on after `address` in `range`, as if what is before it had been used and freed.
@@ -274,8 +343,8 @@ impl Change<'_> {
     fn insert(&self, pool: i64, address: IpAddr, holder: &Holder<'_>) -> Result<(), Error> {
         self.execute(
             "INSERT INTO allocation \
-             (address, pool, network, container, ifname, netns, netns_inode, host_device, boot) \
-             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)",
+             (address, pool, network, container, ifname, netns, netns_inode, host_device, boot, \
+             host_netns, mac) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11)",
             params![
                 to_key(address),
                 pool,
@@ -286,6 +355,8 @@ impl Change<'_> {
                 holder.netns.inode.cast_signed(),
                 holder.host_device,
                 holder.boot,
+                holder.host_netns.cast_signed(),
+                holder.mac,
             ],
         )
         .map(|_| ())
@@ -315,16 +386,23 @@ impl Change<'_> {
         Ok(records)
     }
 
+    /// Frees what `attachment` holds, also under the stand-in that its host device has if its note
+    /// had no room for its names.
     pub(super) fn release(&self, attachment: &Attachment) -> Result<usize, Error> {
-        self.execute(
-            "INSERT INTO resting (pool, address) SELECT pool, address FROM allocation \
-             WHERE network = ?1 AND container = ?2 AND ifname = ?3 ORDER BY address",
-            owner(attachment),
-        )?;
-        self.execute(
-            "DELETE FROM allocation WHERE network = ?1 AND container = ?2 AND ifname = ?3",
-            owner(attachment),
-        )
+        let unnamed = Attachment::unnamed(&attachment.host_device());
+        let mut freed = 0;
+        for held in [attachment, &unnamed] {
+            self.execute(
+                "INSERT INTO resting (pool, address) SELECT pool, address FROM allocation \
+                 WHERE network = ?1 AND container = ?2 AND ifname = ?3 ORDER BY address",
+                owner(held),
+            )?;
+            freed += self.execute(
+                "DELETE FROM allocation WHERE network = ?1 AND container = ?2 AND ifname = ?3",
+                owner(held),
+            )?;
+        }
+        Ok(freed)
     }
 
     /// Frees one address, if it is held.
@@ -349,17 +427,36 @@ impl Change<'_> {
     }
 }
 
+/// What an attachment was given.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Grant {
+    /// The addresses, in the order of the sets that were asked for.
+    pub allocations: Vec<Allocation>,
+    /// The MAC address.
+    pub mac: [u8; 6],
+}
+
 /// Who gets an address, and what is known about it.
 pub(super) struct Holder<'a> {
     pub(super) attachment: &'a Attachment,
     pub(super) netns: Namespace,
     pub(super) host_device: String,
+    pub(super) host_netns: u64,
+    pub(super) mac: Option<[u8; 6]>,
     pub(super) boot: String,
 }
 
 impl<'a> Holder<'a> {
-    pub(super) fn new(attachment: &'a Attachment, netns: Namespace) -> Self {
-        Self { attachment, netns, host_device: attachment.host_device(), boot: String::new() }
+    /// All that follows from the attachment.
+    pub(super) fn of(attachment: &'a Attachment) -> Self {
+        Self {
+            attachment,
+            netns: Namespace::default(),
+            host_device: attachment.host_device(),
+            host_netns: 0,
+            mac: None,
+            boot: String::new(),
+        }
     }
 }
 
@@ -373,6 +470,10 @@ fn allocation(range: &Range, address: IpAddr) -> Allocation {
 
 fn owner(attachment: &Attachment) -> [&str; 3] {
     [attachment.network(), attachment.container(), attachment.ifname()]
+}
+
+fn names(row: &Row<'_>) -> rusqlite::Result<[String; 3]> {
+    Ok([row.get(0)?, row.get(1)?, row.get(2)?])
 }
 
 fn parse_record(path: &Path, row: &Row<'_>) -> Result<Record, Error> {
@@ -395,6 +496,8 @@ fn parse_record(path: &Path, row: &Row<'_>) -> Result<Record, Error> {
         host_device: text(8)?,
         boot: text(9)?,
         allocated_at: row.get(10).map_err(&failed)?,
+        mac: row.get(11).map_err(&failed)?,
+        host_netns: row.get::<_, i64>(12).map_err(&failed)?.cast_unsigned(),
     })
 }
 

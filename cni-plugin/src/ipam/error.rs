@@ -82,8 +82,8 @@ pub enum Error {
     },
     /// The file belongs to another version.
     #[error(
-        "the address store {path} has schema {found}, this plugin knows {known}: install the \
-         culvert-cni that wrote it"
+        "the address store {path} has schema {found}, this plugin knows {known}: {}",
+        if found < known { REBUILD } else { "install the culvert-cni that wrote it" }
     )]
     UnknownSchema {
         /// The database file.
@@ -100,6 +100,26 @@ pub enum Error {
         path: PathBuf,
         /// What was found.
         what: String,
+    },
+    /// The MAC address that was asked for is somebody's.
+    #[error(
+        "the requested MAC address {mac} is that of {holder}: choose another, such as one that begins \
+         with 02, or leave the choice to the plugin"
+    )]
+    MacTaken {
+        /// What was asked for.
+        mac: String,
+        /// Whose it is.
+        holder: String,
+    },
+    /// The file was replaced, or rows of it were removed, while a pod was attached.
+    #[error(
+        "the address store {path} was replaced while the pod was attached, so its address may be \
+         another pod's by now: try again"
+    )]
+    Replaced {
+        /// The database file.
+        path: PathBuf,
     },
     /// Something that is to be imported cannot be.
     #[error("cannot import {path}: {what}")]
@@ -118,8 +138,8 @@ pub enum Error {
 }
 
 /// The way out when the file itself is broken.
-const REBUILD: &str =
-    "`culvert ipam rebuild` keeps a copy and makes a new store from the pods that run";
+const REBUILD: &str = "the next ADD, the daemon, or `culvert ipam rebuild` keeps a copy and makes a \
+                       new store from the notes on the pods' ports";
 
 /// A range without a free address.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -163,13 +183,16 @@ impl Error {
         match self {
             Self::Corrupt { .. } => true,
             Self::Database { source, .. } => is_damage(source),
+            // This version cannot read it, and nobody else will.
+            Self::UnknownSchema { found, known, .. } => found < known,
             Self::NoSubnet
             | Self::Exhausted { .. }
             | Self::NotInRange { .. }
             | Self::Taken { .. }
             | Self::AlreadyAllocated { .. }
+            | Self::MacTaken { .. }
+            | Self::Replaced { .. }
             | Self::Directory { .. }
-            | Self::UnknownSchema { .. }
             | Self::Import { .. }
             | Self::Look { .. } => false,
         }
@@ -217,19 +240,26 @@ fn file_remedy(error: &std::io::Error) -> &'static str {
 }
 
 fn describe_full(full: &[Full]) -> String {
-    let each = full.iter().map(|full| match full.range {
+    let each = full.iter().take(SHOWN).map(|full| match full.range {
         None => format!("{} ({} in use)", full.subnet, full.in_use),
         Some((first, last)) => {
             format!("{first} to {last} of {} ({} in use)", full.subnet, full.in_use)
         }
     });
-    each.collect::<Vec<_>>().join(" or ")
+    each.collect::<Vec<_>>().join(" or ") + &more(full.len())
 }
 
 fn list(ranges: &[String]) -> String {
     if ranges.is_empty() {
         "none, because this node has no subnet".to_owned()
     } else {
-        ranges.join(", ")
+        ranges.iter().take(SHOWN).cloned().collect::<Vec<_>>().join(", ") + &more(ranges.len())
     }
+}
+
+/// How many items of a list that a configuration may make long are shown.
+const SHOWN: usize = 8;
+
+fn more(count: usize) -> String {
+    if count > SHOWN { format!(" and {} more", count - SHOWN) } else { String::new() }
 }

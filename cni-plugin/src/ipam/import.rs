@@ -1,5 +1,4 @@
-//! Allocations that come from elsewhere: the directory of the `host-local` plugin, and the pods
-//! themselves when the store is lost.
+//! Allocations that come from the directory of the `host-local` plugin.
 //!
 //! Owns reading that directory, under its own lock, and writing what was found. All of it is written,
 //! or nothing; doing it again changes nothing.
@@ -15,6 +14,7 @@ use super::range::Range;
 use super::record::{Record, boot_id};
 use super::{Error, Store};
 use crate::attachment::Attachment;
+use crate::bounded_file;
 
 /// Files that `host-local` locks its directory with, and notes the last address in.
 const LOCK: &str = "lock";
@@ -70,7 +70,8 @@ impl HostLocal {
             if name == LOCK {
                 continue;
             }
-            let text = fs::read_to_string(&path).map_err(unreadable(&path))?;
+            let text =
+                bounded_file::read_text(&path, bounded_file::SMALL).map_err(unreadable(&path))?;
             if name.starts_with(LAST_RESERVED) {
                 host_local.last.extend(text.trim().parse::<IpAddr>().ok());
             } else if let Ok(address) = name.parse() {
@@ -115,7 +116,7 @@ fn parse_entry(network: &str, text: &str) -> Result<Attachment, String> {
     })
 }
 
-/// What an import or a rebuild came to.
+/// What an import came to.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Import {
     /// Addresses that the store holds now and did not before.
@@ -152,9 +153,11 @@ impl Store {
                     });
                 };
                 let pod = pods.iter().find(|pod| has(pod, *address));
-                let mut holder =
-                    Holder::new(attachment, pod.map(|pod| pod.netns.clone()).unwrap_or_default());
-                holder.boot = boot_id();
+                let mut holder = Holder {
+                    boot: boot_id(),
+                    netns: pod.map(|pod| pod.netns.clone()).unwrap_or_default(),
+                    ..Holder::of(attachment)
+                };
                 match pod {
                     Some(pod) => holder.host_device.clone_from(&pod.host_device),
                     None => import.without_pod.push(*address),
@@ -165,40 +168,6 @@ impl Store {
             for last in &host_local.last {
                 if let Some(range) = ranges.iter().find(|range| range.contains(*last)) {
                     change.continue_after(range, *last)?;
-                }
-            }
-            Ok(import)
-        })?;
-        self.flush()?;
-        Ok(import)
-    }
-
-    /// Writes down the addresses of `pods` that say whose they are, each in the first of `ranges` that
-    /// has it, or else in the subnet that its interface names.
-    ///
-    /// # Errors
-    ///
-    /// Two pods with one address, or an unusable store; then nothing is written.
-    pub fn rebuild(&mut self, ranges: &[Range], pods: &[LivePod]) -> Result<Import, Error> {
-        let import = self.change("rebuild", |change| {
-            let mut import = Import::default();
-            for pod in pods {
-                let Some(attachment) = &pod.attachment else {
-                    continue;
-                };
-                for net in pod.addresses.iter().filter(|net| !is_link_local(net.addr())) {
-                    let address = net.addr();
-                    if change.holder(address)?.as_ref() == Some(attachment) {
-                        import.known += 1;
-                        continue;
-                    }
-                    let own = Range::whole(*net);
-                    let known = ranges.iter().find(|range| range.contains(address));
-                    let mut holder = Holder::new(attachment, pod.netns.clone());
-                    holder.boot = boot_id();
-                    holder.host_device.clone_from(&pod.host_device);
-                    change.record(known.unwrap_or(&own), address, &holder)?;
-                    import.added.extend(added(change, attachment, address)?);
                 }
             }
             Ok(import)
@@ -219,13 +188,6 @@ fn added(
 
 fn has(pod: &LivePod, address: IpAddr) -> bool {
     pod.addresses.iter().any(|net| net.addr() == address)
-}
-
-fn is_link_local(address: IpAddr) -> bool {
-    match address {
-        IpAddr::V4(v4) => v4.is_link_local(),
-        IpAddr::V6(v6) => v6.is_unicast_link_local(),
-    }
 }
 
 fn outside(ranges: &[Range]) -> String {

@@ -1,8 +1,8 @@
 //! Which pods live on this node, by what the kernel has.
 //!
-//! Two proofs that a pod lives: its namespace is where it was, or its veth end is on the host (which
-//! goes with the namespace, however that goes). Only when both fail is it gone. Looks in the network
-//! namespace of the calling thread; enters others on threads of their own. Changes nothing.
+//! A pod lives if its port is on the node, or its namespace is where it was. Its port goes with the
+//! namespace, however that goes, so a pod without either is gone. [`live_pods`] enters the pods'
+//! namespaces on threads of its own, for pods of other plugins, whose ports bear no note.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -11,12 +11,11 @@ use std::path::{Path, PathBuf};
 
 use ipnet::IpNet;
 
+use super::Error;
+use super::ports::Ports;
 use super::record::{Namespace, Record};
-use super::{Error, Store};
-use crate::attachment::Attachment;
 use crate::netlink::{self, Link, Socket};
 use crate::netns::Netns;
-use crate::pod_port::PodPort;
 
 /// Where container runtimes keep names of namespaces.
 const NAMED: [&str; 2] = ["/run/netns", "/run/docker/netns"];
@@ -24,64 +23,39 @@ const NAMED: [&str; 2] = ["/run/netns", "/run/docker/netns"];
 /// Whether the pod that holds an address lives.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Pulse {
-    /// Its namespace or its device is there.
+    /// Its device or its namespace is there.
     Alive,
-    /// Both are gone.
+    /// Both are gone, as far as they are known.
     Gone,
-    /// Its device is not there, and nobody knows which namespace it had.
+    /// Nobody knows which device and which namespace it has.
     Unknown,
+    /// Its device is in another network namespace than the one that was looked at.
+    Elsewhere,
 }
 
-/// Asks whether pods live.
-pub struct Pulses {
-    host: Socket,
+impl Pulse {
+    /// Whether the pod of `record` lives, by what `ports` and the file system say.
+    #[must_use]
+    pub fn of(record: &Record, ports: &Ports) -> Self {
+        let netns_is_there = record.netns.is_there();
+        let knows_device = !record.host_device.is_empty();
+        if netns_is_there == Some(true) || ports.devices.contains_key(&record.host_device) {
+            Self::Alive
+        } else if is_elsewhere(record, ports) {
+            Self::Elsewhere
+        } else if knows_device || netns_is_there.is_some() {
+            Self::Gone
+        } else {
+            Self::Unknown
+        }
+    }
 }
 
-impl Pulses {
-    /// Opens the way to the devices of this network namespace.
-    ///
-    /// # Errors
-    ///
-    /// The kernel refuses a netlink socket.
-    pub fn open() -> Result<Self, Error> {
-        Ok(Self { host: Socket::open().map_err(look)? })
-    }
-
-    /// Whether the pod of `record` lives.
-    ///
-    /// # Errors
-    ///
-    /// The kernel does not answer.
-    pub fn of(&mut self, record: &Record) -> Result<Pulse, Error> {
-        let is_there = record.netns.is_there();
-        if is_there == Some(true) || self.has_device(&record.host_device)? {
-            return Ok(Pulse::Alive);
-        }
-        Ok(if is_there.is_some() { Pulse::Gone } else { Pulse::Unknown })
-    }
-
-    /// Whether this namespace has a device called `name`.
-    ///
-    /// # Errors
-    ///
-    /// The kernel does not answer.
-    pub fn has_device(&mut self, name: &str) -> Result<bool, Error> {
-        Ok(self.host.link(name).map_err(look)?.is_some())
-    }
-
-    /// What each allocation of `store` has to say for itself.
-    ///
-    /// # Errors
-    ///
-    /// An unusable store, or a kernel that does not answer.
-    pub fn of_all(&mut self, store: &mut Store) -> Result<Vec<(Record, Pulse)>, Error> {
-        let mut pulses = Vec::new();
-        for record in store.records()? {
-            let pulse = self.of(&record)?;
-            pulses.push((record, pulse));
-        }
-        Ok(pulses)
-    }
+/// Whether the pod was attached in this boot and in another network namespace than that of `ports`.
+fn is_elsewhere(record: &Record, ports: &Ports) -> bool {
+    let is_of_this_boot = !ports.boot.is_empty() && record.boot == ports.boot;
+    let are_known = record.host_netns != 0 && ports.netns != 0;
+    is_of_this_boot && are_known && record.host_netns != ports.netns
 }
 
 /// A pod that a device of this node leads to.
@@ -89,8 +63,6 @@ impl Pulses {
 pub struct LivePod {
     /// Its end on this node.
     pub host_device: String,
-    /// Whose it is, if the device says so.
-    pub attachment: Option<Attachment>,
     /// Its namespace.
     pub netns: Namespace,
     /// The addresses of its interface.
@@ -98,14 +70,23 @@ pub struct LivePod {
 }
 
 /// The pods that devices of this network namespace lead to.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct LivePods {
+    /// Those whose namespaces this process could enter.
+    pub pods: Vec<LivePod>,
+    /// Devices that lead to namespaces which this process cannot see.
+    pub unseen: Vec<String>,
+}
+
+/// Looks into the pods that devices of this network namespace lead to.
 ///
 /// Finds namespaces by the names that runtimes give them and by the processes inside; one that has
-/// neither, in this process's view, is not found.
+/// neither, in this process's view, is not seen.
 ///
 /// # Errors
 ///
 /// The kernel does not answer, or refuses to let this process into a namespace.
-pub fn live_pods() -> Result<Vec<LivePod>, Error> {
+pub fn live_pods() -> Result<LivePods, Error> {
     let mut host = Socket::open().map_err(look)?;
     let mut pairs: BTreeMap<i32, Vec<(u32, Link)>> = BTreeMap::new();
     for link in host.links().map_err(look)? {
@@ -113,7 +94,7 @@ pub fn live_pods() -> Result<Vec<LivePod>, Error> {
             pairs.entry(peer.netns).or_default().push((peer.index, link));
         }
     }
-    let mut pods = Vec::new();
+    let mut found = LivePods::default();
     for namespace in namespaces() {
         // One that has gone meanwhile, is our own, or is no namespace, is none of a pod.
         let Ok(netns) = Netns::open(&namespace.path) else {
@@ -127,10 +108,8 @@ pub fn live_pods() -> Result<Vec<LivePod>, Error> {
         let addresses = netns
             .run(|| Socket::open()?.addresses().map_err(crate::error::Error::from))
             .map_err(|error| Error::Look { what: error.to_string() })?;
-        pods.extend(pairs.into_iter().map(|(peer, link)| {
-            let note = PodPort::from_note(&link.name, &link.alias);
+        found.pods.extend(pairs.into_iter().map(|(peer, link)| {
             LivePod {
-                attachment: note.and_then(|port| port.attachment),
                 netns: namespace.clone(),
                 addresses: addresses
                     .iter()
@@ -141,7 +120,8 @@ pub fn live_pods() -> Result<Vec<LivePod>, Error> {
             }
         }));
     }
-    Ok(pods)
+    found.unseen = pairs.into_values().flatten().map(|(_, link)| link.name).collect();
+    Ok(found)
 }
 
 /// Every namespace that has a name or a process, each once, named ones first.
@@ -170,6 +150,6 @@ fn is_number(name: &std::ffi::OsStr) -> bool {
     name.as_encoded_bytes().iter().all(u8::is_ascii_digit)
 }
 
-fn look(error: netlink::Error) -> Error {
-    Error::Look { what: error.to_string() }
+pub(super) fn look(error: netlink::Error) -> Error {
+    Error::Look { what: crate::error::Error::from(error).to_string() }
 }

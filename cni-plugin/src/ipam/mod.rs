@@ -6,13 +6,18 @@
 //! is killed leaves the state before it or after it. A process that finds the store locked waits for
 //! its turn, and gives up after [`BUSY_TIMEOUT`].
 //!
+//! The notes on the pods' ports ([`Ports`]) are the truth about running pods, and the store is what
+//! makes a choice quick and what remembers the order in which addresses were freed. So a store that is
+//! lost is made anew from the notes, and an address that a note holds is never given away.
+//!
 //! An address that was never used comes before one that was, and of those that were, the one that
 //! was freed first; so an address rests as long as it can before another pod gets it. Each step is a
 //! look-up by key, so the cost does not grow with the number of pods.
 
+use std::collections::BTreeSet;
+use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
-use ipnet::IpNet;
 use rusqlite::{Connection, TransactionBehavior};
 
 use crate::attachment::Attachment;
@@ -24,6 +29,8 @@ mod change;
 mod error;
 mod import;
 mod live;
+mod noted;
+mod ports;
 mod range;
 mod record;
 mod schema;
@@ -31,23 +38,32 @@ mod sweep;
 #[cfg(test)]
 mod tests;
 
+use self::noted::Noted;
+
+pub use self::change::Grant;
 pub use self::error::{Error, Full};
 pub use self::import::{HostLocal, Import};
-pub use self::live::{LivePod, Pulse, Pulses, live_pods};
-pub use self::range::{InvalidRange, Range, Request};
+pub use self::live::{LivePod, LivePods, Pulse, live_pods};
+pub use self::ports::{Ports, Survey, Surveyor};
+pub use self::range::{Range, Request};
 pub use self::record::{Allocation, Namespace, Record, boot_id};
-pub use self::schema::{BUSY_TIMEOUT, DATABASE, DIRECTORY, set_aside};
-pub use self::sweep::{GRACE, Sweep};
+pub use self::schema::{BUSY_TIMEOUT, DATABASE, DIRECTORY, Restored};
+pub use self::sweep::{GRACE, Sweep, Swept};
 
 /// The open store.
 #[derive(Debug)]
 pub struct Store {
     connection: Connection,
     path: PathBuf,
+    /// What makes the file another one than any that was at this path before.
+    file: (u64, u64),
+    restored: Option<Restored>,
 }
 
 impl Store {
-    /// Opens the store under `state_dir`, or says `None` if none was made yet.
+    /// Opens the store under `state_dir`, or says `None` if there is no file.
+    ///
+    /// That there is no file does not mean that there are no pods.
     ///
     /// # Errors
     ///
@@ -56,50 +72,155 @@ impl Store {
         schema::open(state_dir)
     }
 
-    /// Opens the store under `state_dir`, making it first if there is none.
+    /// Opens the store under `state_dir`; one that is missing or damaged is first made anew, with the
+    /// pods that `survey` finds.
     ///
     /// # Errors
     ///
-    /// A file that cannot be opened, made or is not ours.
-    pub fn open_or_create(state_dir: &Path) -> Result<Self, Error> {
-        schema::open_or_create(state_dir)
+    /// A file that cannot be opened or made, or is of a later version, or a kernel that does not answer.
+    pub fn open_or_create(state_dir: &Path, survey: &mut dyn Survey) -> Result<Self, Error> {
+        match schema::open(state_dir) {
+            Ok(Some(store)) => Ok(store),
+            Err(error) if !error.is_damage() => Err(error),
+            Ok(None) | Err(_) => schema::restore(state_dir, survey),
+        }
     }
 
-    /// Hands out one address for each family that `subnets` has, in the order of first appearance.
-    ///
-    /// Of several subnets of one family the first with room gives the address. All addresses are
-    /// handed out, or none.
+    /// As [`open_or_create`](Self::open_or_create), but says `None` where there is neither a file nor
+    /// a pod; nothing is made then.
     ///
     /// # Errors
     ///
-    /// As [`allocate_from`](Self::allocate_from).
-    pub fn allocate(
-        &mut self,
-        attachment: &Attachment,
-        netns: &Path,
-        subnets: &[IpNet],
-    ) -> Result<Vec<Allocation>, Error> {
-        self.allocate_from(attachment, netns, &Request::one_of_each_family(subnets))
+    /// As [`open_or_create`](Self::open_or_create).
+    pub fn open_unless_unused(
+        state_dir: &Path,
+        survey: &mut dyn Survey,
+    ) -> Result<Option<Self>, Error> {
+        match schema::open(state_dir) {
+            Ok(Some(store)) => Ok(Some(store)),
+            Ok(None) if survey.look()?.pods.is_empty() => Ok(None),
+            Err(error) if !error.is_damage() => Err(error),
+            Ok(None) | Err(_) => schema::restore(state_dir, survey).map(Some),
+        }
     }
 
-    /// Hands out what `request` asks for: one address out of each set, in the order of the sets.
+    /// Looks through the whole file; one that is damaged is made anew, with the pods that `survey`
+    /// finds.
     ///
-    /// All addresses are handed out, or none. `netns` is the path of the pod's namespace.
+    /// # Errors
+    ///
+    /// A file that cannot be read, moved or made, or a kernel that does not answer.
+    pub(crate) fn examined(mut self, survey: &mut dyn Survey) -> Result<Self, Error> {
+        match schema::whole_records(&mut self) {
+            Ok(_) => Ok(self),
+            Err(error) if !error.is_damage() => Err(error),
+            Err(_) => schema::restore(&self.state_dir(), survey),
+        }
+    }
+
+    fn state_dir(&self) -> PathBuf {
+        let state_dir = self.path.ancestors().nth(2);
+        state_dir.expect("the file is two levels down").to_owned()
+    }
+
+    /// Makes the store under `state_dir` anew, sound or not, with the pods that `survey` finds. The old
+    /// file is kept beside it.
+    ///
+    /// # Errors
+    ///
+    /// A file that cannot be moved or made, or a kernel that does not answer.
+    pub fn rebuild(state_dir: &Path, survey: &mut dyn Survey) -> Result<Self, Error> {
+        schema::rebuild(state_dir, survey)
+    }
+
+    /// What was done to open a store that was lost; nothing, if it was not lost.
+    #[must_use]
+    pub fn restored(&self) -> Option<&Restored> {
+        self.restored.as_ref()
+    }
+
+    /// Hands out what `request` asks for: one address out of each set, in the order of the sets, and a
+    /// MAC address.
+    ///
+    /// All of it is handed out, or nothing, and nothing that a note of `survey` holds. `netns` is the
+    /// path of the pod's namespace. A store that turns out to be damaged is made anew first.
     ///
     /// # Errors
     ///
     /// Nothing to choose from, no room, a requested address that is taken or not for pods, an
-    /// attachment that has addresses already, or an unusable store.
-    pub fn allocate_from(
+    /// attachment that has addresses already, an unusable store, or a kernel that does not answer.
+    pub fn allocate(
         &mut self,
         attachment: &Attachment,
         netns: &Path,
         request: &Request,
-    ) -> Result<Vec<Allocation>, Error> {
+        survey: &mut dyn Survey,
+    ) -> Result<Grant, Error> {
         if request.sets.is_empty() {
             return Err(Error::NoSubnet);
         }
-        self.change("allocate in", |change| change.allocate(attachment, netns, request))
+        match self.try_allocate(attachment, netns, request, survey) {
+            Err(error) if error.is_damage() => {
+                *self = schema::restore(&self.state_dir(), survey)?;
+                self.try_allocate(attachment, netns, request, survey)
+            }
+            outcome => outcome,
+        }
+    }
+
+    fn try_allocate(
+        &mut self,
+        attachment: &Attachment,
+        netns: &Path,
+        request: &Request,
+        survey: &mut dyn Survey,
+    ) -> Result<Grant, Error> {
+        let mut noted = Noted::look(survey)?;
+        self.change("allocate in", |change| change.allocate(attachment, netns, request, &mut noted))
+    }
+
+    /// Makes sure that `attachment` still holds what it was given, now that its port bears a note.
+    ///
+    /// If the store was lost in between, whoever made it anew did not see the note, and may have given
+    /// the addresses to another pod.
+    ///
+    /// # Errors
+    ///
+    /// The file was replaced, or does not have the addresses any more.
+    pub fn confirm(
+        &mut self,
+        attachment: &Attachment,
+        allocations: &[Allocation],
+    ) -> Result<(), Error> {
+        let is_same_file = schema::identity(&self.path).is_ok_and(|file| file == self.file);
+        let held = self.allocations_of(attachment)?;
+        if is_same_file && allocations.iter().all(|allocation| held.contains(allocation)) {
+            return Ok(());
+        }
+        Err(Error::Replaced { path: self.path.clone() })
+    }
+
+    /// Writes down every address that a note of `survey` holds and the store does not; says how many
+    /// there were.
+    ///
+    /// # Errors
+    ///
+    /// An unusable store, or a kernel that does not answer.
+    pub fn adopt(&mut self, survey: &mut dyn Survey) -> Result<usize, Error> {
+        let ports = survey.look()?;
+        let lacks = self.read(|change| {
+            for (_, address) in ports.addresses() {
+                if change.holder(address.addr())?.is_none() {
+                    return Ok(true);
+                }
+            }
+            Ok(false)
+        })?;
+        if !lacks {
+            return Ok(0);
+        }
+        // Once more, while no pod comes or goes in the store.
+        self.change("rebuild", |change| change.adopt_notes(&survey.look()?))
     }
 
     /// Frees every address of `attachment` and says how many there were.
@@ -174,6 +295,26 @@ impl Store {
     /// An unusable store.
     pub fn records_of(&mut self, attachment: &Attachment) -> Result<Vec<Record>, Error> {
         self.read(|change| change.records_of(attachment))
+    }
+
+    /// Everything about the addresses of `attachment`, and about `addresses`, whoever holds them.
+    ///
+    /// # Errors
+    ///
+    /// An unusable store.
+    pub(crate) fn records_at(
+        &mut self,
+        attachment: &Attachment,
+        addresses: &BTreeSet<IpAddr>,
+    ) -> Result<Vec<Record>, Error> {
+        self.read(|change| {
+            let mut records = change.records_of(attachment)?;
+            for address in addresses {
+                let found = change.query("WHERE a.address = ?1", [address::to_key(*address)])?;
+                records.extend(found.into_iter().filter(|found| found.attachment != *attachment));
+            }
+            Ok(records)
+        })
     }
 
     /// Everything in the store, sorted by family and address.

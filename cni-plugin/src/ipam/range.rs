@@ -6,11 +6,9 @@
 use std::fmt;
 use std::net::IpAddr;
 
-use ipnet::IpNet;
-use thiserror::Error;
-
 use super::address::{first, last};
 use crate::node_file;
+use ipnet::IpNet;
 
 /// Addresses of one subnet that pods may get: all between two bounds but the gateway.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -19,14 +17,6 @@ pub struct Range {
     /// `None` when the subnet has no address for a pod at all.
     bounds: Option<(IpAddr, IpAddr)>,
     gateway: IpAddr,
-}
-
-/// A bound or gateway that the subnet cannot have.
-#[derive(Clone, Debug, PartialEq, Eq, Error)]
-#[error("{address} {fault}")]
-pub struct InvalidRange {
-    address: IpAddr,
-    fault: String,
 }
 
 impl Range {
@@ -61,41 +51,16 @@ impl Range {
         (start <= end).then_some(Self { bounds: Some((start, end)), ..whole })
     }
 
-    /// Only the addresses from `start` to `end`, both included; what is `None` stays as it is.
-    ///
-    /// # Errors
-    ///
-    /// A bound that is not for pods of the subnet, or bounds in the wrong order.
-    pub fn between(self, start: Option<IpAddr>, end: Option<IpAddr>) -> Result<Self, InvalidRange> {
-        let whole = Self::whole(self.subnet).bounds;
-        for bound in [start, end].into_iter().flatten() {
-            if !whole.is_some_and(|(first, last)| (first..=last).contains(&bound)) {
-                let fault = format!("is no address for pods of {}", self.subnet);
-                return Err(InvalidRange { address: bound, fault });
-            }
+    /// The range that a pod's address is of, by what its interface says: its whole subnet, or the
+    /// address alone if it is no address for pods there.
+    #[must_use]
+    pub(super) fn around(address: IpNet) -> Self {
+        let whole = Self::whole(address);
+        if whole.contains(address.addr()) {
+            return whole;
         }
-        let bounds = self.bounds.map(|(first, last)| (start.unwrap_or(first), end.unwrap_or(last)));
-        if let Some((first, last)) = bounds
-            && first > last
-        {
-            let fault = format!("is above the end of the range, {last}");
-            return Err(InvalidRange { address: first, fault });
-        }
-        Ok(Self { bounds, ..self })
-    }
-
-    /// With another gateway, which no pod gets.
-    ///
-    /// # Errors
-    ///
-    /// A gateway of another family or outside of the subnet.
-    pub fn with_gateway(self, gateway: IpAddr) -> Result<Self, InvalidRange> {
-        if self.subnet.contains(&gateway) {
-            Ok(Self { gateway, ..self })
-        } else {
-            let fault = format!("cannot be the gateway of {}: it is outside", self.subnet);
-            Err(InvalidRange { address: gateway, fault })
-        }
+        let alone = Self::whole(address.addr().into());
+        Self { bounds: Some((address.addr(), address.addr())), ..alone }
     }
 
     /// The subnet that the addresses are of.
@@ -143,6 +108,8 @@ pub struct Request {
     pub sets: Vec<Vec<Range>>,
     /// Addresses that must be the ones; each takes the place of a free one of its set.
     pub addresses: Vec<IpAddr>,
+    /// The MAC address that must be the one, if any must.
+    pub mac: Option<[u8; 6]>,
 }
 
 impl Request {
@@ -160,7 +127,7 @@ impl Request {
             }
         }
         let sets = [first, second].into_iter().filter(|family| !family.is_empty()).collect();
-        Self { sets, addresses: Vec::new() }
+        Self { sets, ..Self::default() }
     }
 }
 
@@ -193,28 +160,32 @@ mod tests {
     }
 
     #[test]
-    fn another_gateway_leaves_the_first_address_to_a_pod() {
-        let range = whole("10.0.0.0/24").with_gateway(ip("10.0.0.254")).unwrap();
-        assert!(range.contains(ip("10.0.0.1")));
-        assert!(!range.contains(ip("10.0.0.254")));
-        assert!(whole("10.0.0.0/24").with_gateway(ip("10.0.1.1")).is_err());
+    fn range_around_an_address_has_it_whatever_the_prefix_length() {
+        for (address, subnet) in [
+            ("10.0.0.9/24", "10.0.0.0/24"),
+            ("10.0.0.9/32", "10.0.0.9/32"),
+            ("10.0.0.1/24", "10.0.0.1/32"),
+            ("fd00::7/64", "fd00::/64"),
+            ("fd00::7/128", "fd00::7/128"),
+        ] {
+            let address: IpNet = address.parse().unwrap();
+            let range = Range::around(address);
+            assert!(range.contains(address.addr()), "{address}");
+            assert_eq!(range.subnet(), subnet.parse().unwrap(), "{address}");
+        }
     }
 
     #[test]
-    fn bounds_must_be_pod_addresses_in_order() {
-        let between =
-            |start: &str, end: &str| whole("10.0.0.0/24").between(Some(ip(start)), Some(ip(end)));
-        let range = between("10.0.0.10", "10.0.0.20").unwrap();
-        assert_eq!(range.to_string(), "10.0.0.10 to 10.0.0.20 of 10.0.0.0/24");
-        for (start, end, fault) in [
-            ("10.0.0.20", "10.0.0.10", "above the end"),
-            ("10.0.0.0", "10.0.0.10", "no address for pods"),
-            ("10.0.0.10", "10.0.0.255", "no address for pods"),
-            ("fd00::1", "10.0.0.10", "no address for pods"),
-        ] {
-            let error = between(start, end).unwrap_err().to_string();
-            assert!(error.contains(fault), "{error}");
-        }
+    fn part_has_no_address_that_is_not_for_pods() {
+        let subnet: IpNet = "10.0.0.0/24".parse().unwrap();
+        let part = |start: &str, end: &str| {
+            Range::part(subnet, subnet, Some(ip(start)), Some(ip(end))).map(|part| part.to_string())
+        };
+        let text = |bounds: &str| Some(format!("{bounds} of 10.0.0.0/24"));
+        assert_eq!(part("10.0.0.10", "10.0.0.20"), text("10.0.0.10 to 10.0.0.20"));
+        assert_eq!(part("10.0.0.0", "10.0.0.10"), text("10.0.0.1 to 10.0.0.10"));
+        assert_eq!(part("10.0.0.10", "10.0.0.255"), text("10.0.0.10 to 10.0.0.254"));
+        assert_eq!(part("10.0.0.20", "10.0.0.10"), None);
     }
 
     #[test]

@@ -46,8 +46,12 @@ pub struct Record {
     pub allocation: Allocation,
     /// The pod's network namespace at the time of ADD.
     pub netns: Namespace,
-    /// The veth end on the host.
+    /// The veth end on the host; empty if it is not known.
     pub host_device: String,
+    /// MAC address of the pod, if it is known.
+    pub mac: Option<[u8; 6]>,
+    /// The kernel's number of the network namespace that the host end is in; 0 if it is not known.
+    pub host_netns: u64,
     /// The boot in which the address was handed out; empty if that is not known.
     pub boot: String,
     /// When the address was handed out, in seconds since 1970.

@@ -1,23 +1,24 @@
-//! The database file: where it is, how it is made, opened, upgraded, examined and set aside.
+//! The database file: where it is, how it is made, opened, examined, and made anew when it is lost.
 //!
 //! The file appears in one step, complete: it is made under another name while the directory is
-//! locked, and then renamed. A process that finds the file can therefore rely on its schema.
+//! locked, and then renamed. A process that finds the file can therefore rely on its schema, and on
+//! its knowing every pod that was running when it was made.
 
 use std::fs::{self, DirBuilder, File, OpenOptions};
-use std::io;
-use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
+use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::Duration;
+use std::{fmt, io};
 
 use rusqlite::config::DbConfig;
-use rusqlite::{Connection, OpenFlags, TransactionBehavior, params};
+use rusqlite::{Connection, OpenFlags, TransactionBehavior};
 
-use super::address::to_key;
-use super::change::{corrupt, parse_key};
+use super::change::{Change, Holder, corrupt};
+use super::ports::{Ports, Survey};
 use super::range::Range;
+use super::record::Record;
 use super::{Error, Store};
-use crate::attachment::Attachment;
 
 /// Directory of the store under the state directory.
 pub const DIRECTORY: &str = "ipam";
@@ -39,8 +40,8 @@ const BUSY_LONGEST: Duration = Duration::from_millis(4);
 /// Files that SQLite keeps beside the database.
 const SIDE_FILES: [&str; 3] = ["-wal", "-shm", "-journal"];
 
-/// `user_version` of the schema below. A later schema adds a step from this one.
-const SCHEMA_VERSION: i64 = 2;
+/// `user_version` of the schema below. A store of an earlier one is made anew, as a lost one is.
+pub(super) const SCHEMA_VERSION: i64 = 3;
 
 /// Triggers keep the two counters, so that no statement elsewhere can forget one.
 const SCHEMA: &str = "
@@ -69,10 +70,15 @@ const SCHEMA: &str = "
         netns TEXT NOT NULL,
         netns_inode INTEGER NOT NULL,
         host_device TEXT NOT NULL,
+        -- Number of the network namespace that the host device is in; 0 when it is not known.
+        host_netns INTEGER NOT NULL,
+        -- MAC address of the pod; NULL when it is not known.
+        mac BLOB,
         boot TEXT NOT NULL,
         allocated_at INTEGER NOT NULL DEFAULT (unixepoch())
     ) STRICT, WITHOUT ROWID;
     CREATE INDEX allocation_owner ON allocation (network, container, ifname);
+    CREATE INDEX allocation_mac ON allocation (mac);
 
     -- Freed addresses; the sequence is the order in which they were freed.
     CREATE TABLE resting (
@@ -109,39 +115,100 @@ pub(super) fn open(state_dir: &Path) -> Result<Option<Store>, Error> {
     }
 }
 
-pub(super) fn open_or_create(state_dir: &Path) -> Result<Store, Error> {
-    if let Some(store) = open(state_dir)? {
-        return Ok(store);
-    }
-    let parent = state_dir.join(DIRECTORY);
-    DirBuilder::new()
-        .recursive(true)
-        .mode(0o700)
-        .create(&parent)
-        .map_err(Error::directory("create", &parent))?;
-    let lock = lock_directory(&parent)?;
-    if let Some(store) = open(state_dir)? {
-        return Ok(store);
-    }
-    create(&parent.join(DATABASE))?;
-    // The name must survive a power cut as the file does.
-    lock.sync_all().map_err(Error::directory("flush", &parent))?;
-    connect(parent.join(DATABASE))
+/// What was done about a store that was lost.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Restored {
+    /// Where the damaged file is now; none if there was no file at all.
+    pub old: Option<PathBuf>,
+    /// What the new store holds.
+    pub records: Vec<Record>,
 }
 
-/// Renames the database of `state_dir` and its side files, so that a new one can be made; says the
-/// new name, or `None` if there is no database. Earlier copies stay.
+impl fmt::Display for Restored {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.old {
+            Some(old) => {
+                write!(f, "the address store was damaged and is now {}; a new one", old.display())?;
+            }
+            None => f.write_str("the address store was missing; a new one")?,
+        }
+        write!(f, " was made from the notes on pods' ports, with {} addresses", self.records.len())
+    }
+}
+
+/// Makes the store of `state_dir` anew from the notes on pods' ports, unless another process has just
+/// done so. A damaged file is kept beside the new one.
 ///
-/// # Errors
+/// Whoever allocated something in the old file and has not noted it on a port yet finds out when it
+/// has: see [`Store::confirm`].
+pub(super) fn restore(state_dir: &Path, survey: &mut dyn Survey) -> Result<Store, Error> {
+    let (parent, lock) = lock_store(state_dir)?;
+    let rescued = match open(state_dir) {
+        Ok(None) => Vec::new(),
+        Ok(Some(mut store)) => match whole_records(&mut store) {
+            Ok(_) => return Ok(store),
+            Err(error) if error.is_damage() => store.records().unwrap_or_default(),
+            Err(error) => return Err(error),
+        },
+        Err(error) if error.is_damage() => Vec::new(),
+        Err(error) => return Err(error),
+    };
+    replace(&parent, &lock, survey, rescued)
+}
+
+/// As [`restore`], even if the store is sound.
+pub(super) fn rebuild(state_dir: &Path, survey: &mut dyn Survey) -> Result<Store, Error> {
+    let (parent, lock) = lock_store(state_dir)?;
+    let rescued = open(state_dir).ok().flatten().and_then(|mut store| store.records().ok());
+    replace(&parent, &lock, survey, rescued.unwrap_or_default())
+}
+
+/// The records of a store that has no fault.
+pub(super) fn whole_records(store: &mut Store) -> Result<Vec<Record>, Error> {
+    let faults = faults(store)?;
+    if !faults.is_empty() {
+        return Err(corrupt(&store.path, faults.join(", ")));
+    }
+    store.records()
+}
+
+/// Puts a new file in the place of the old one, if there is any. The directory is locked.
 ///
-/// A file that cannot be renamed.
-pub fn set_aside(state_dir: &Path) -> Result<Option<PathBuf>, Error> {
-    let parent = state_dir.join(DIRECTORY);
+/// A process that is killed meanwhile leaves the old file, or the complete new one under its other
+/// name and none in its place; the next one begins with what either has. Whoever allocates something
+/// in the old file meanwhile has noted it on a port before it is done, or finds out.
+fn replace(
+    parent: &Path,
+    lock: &File,
+    survey: &mut dyn Survey,
+    mut rescued: Vec<Record>,
+) -> Result<Store, Error> {
+    let path = parent.join(DATABASE);
+    let partial = path.with_extension("new");
+    rescued
+        .extend(connect(partial.clone()).and_then(|mut store| store.records()).unwrap_or_default());
+    // If the kernel does not answer, or the disk is full, everything stays as it is.
+    create(&partial, &survey.look()?, &rescued)?;
+    let old = set_aside(parent)?;
+    fs::rename(&partial, &path).map_err(Error::directory("rename", partial))?;
+    // The name must survive a power cut as the file does.
+    lock.sync_all().map_err(Error::directory("flush", parent))?;
+    let mut store = connect(path)?;
+    let records = store.records()?;
+    // A node without pods has lost nothing.
+    store.restored = (old.is_some() || !records.is_empty()).then_some(Restored { old, records });
+    Ok(store)
+}
+
+/// Renames the database in `parent` and its side files, so that a new one can be made; says the new
+/// name, or `None` if there is no database. Earlier copies stay. The directory is locked.
+fn set_aside(parent: &Path) -> Result<Option<PathBuf>, Error> {
     let path = parent.join(DATABASE);
     if !fs::exists(&path).map_err(Error::directory("look for", &path))? {
+        // A log whose database somebody has removed.
+        remove(SIDE_FILES.map(|side| with_suffix(&path, side)))?;
         return Ok(None);
     }
-    let _lock = lock_directory(&parent)?;
     let aside = (1u32..)
         .map(|number| parent.join(format!("{DATABASE}.damaged-{number}")))
         .find(|copy| !copy.exists())
@@ -159,6 +226,46 @@ pub fn set_aside(state_dir: &Path) -> Result<Option<PathBuf>, Error> {
     Ok(Some(aside))
 }
 
+/// Makes the directory of the store if there is none, and locks it.
+fn lock_store(state_dir: &Path) -> Result<(PathBuf, File), Error> {
+    let parent = state_dir.join(DIRECTORY);
+    DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(&parent)
+        .map_err(Error::directory("create", &parent))?;
+    let lock = lock_directory(&parent)?;
+    Ok((parent, lock))
+}
+
+impl Change<'_> {
+    /// Writes down what was known of pods that live and have no note, because another plugin attached
+    /// them and their addresses were imported.
+    fn keep(&self, rescued: &[Record], ports: &Ports) -> Result<(), Error> {
+        for record in rescued {
+            let device = record.host_device.as_str();
+            let has_note = ports.pods.iter().any(|pod| pod.device == device);
+            let address = record.allocation.interface_address();
+            if has_note
+                || !ports.devices.contains_key(device)
+                || self.holder(address.addr())?.is_some()
+            {
+                continue;
+            }
+            let holder = Holder {
+                netns: record.netns.clone(),
+                host_device: record.host_device.clone(),
+                host_netns: record.host_netns,
+                mac: record.mac,
+                boot: record.boot.clone(),
+                ..Holder::of(&record.attachment)
+            };
+            self.record(&Range::around(address), address.addr(), &holder)?;
+        }
+        Ok(())
+    }
+}
+
 /// Only one process makes or moves the file; the others wait here and then find what it did. The
 /// kernel drops the lock when its holder ends, however it ends.
 fn lock_directory(parent: &Path) -> Result<File, Error> {
@@ -167,28 +274,20 @@ fn lock_directory(parent: &Path) -> Result<File, Error> {
     Ok(lock)
 }
 
-fn create(path: &Path) -> Result<(), Error> {
-    let partial = path.with_extension("new");
-    // What a killed process left, and a log whose database somebody has removed.
-    let stale = SIDE_FILES.map(|side| with_suffix(path, side));
-    let stale = stale.into_iter().chain(SIDE_FILES.map(|side| with_suffix(&partial, side)));
-    for file in stale.chain([partial.clone()]) {
-        match fs::remove_file(&file) {
-            Err(source) if source.kind() != io::ErrorKind::NotFound => {
-                return Err(Error::directory("remove", file)(source));
-            }
-            _ => {}
-        }
-    }
+/// Makes the file at `partial`, with what the notes on `ports` hold, and with those of `rescued` whose
+/// pods live and have no note.
+fn create(partial: &Path, ports: &Ports, rescued: &[Record]) -> Result<(), Error> {
+    // What a killed process left.
+    remove(SIDE_FILES.into_iter().chain([""]).map(|side| with_suffix(partial, side)))?;
     // SQLite gives its side files the mode of the database, so this is where it is decided.
     let file = OpenOptions::new()
         .write(true)
         .create_new(true)
         .mode(0o600)
-        .open(&partial)
-        .map_err(Error::directory("create", &partial))?;
-    let failed = Error::database("create", path);
-    let connection = Connection::open(&partial).map_err(&failed)?;
+        .open(partial)
+        .map_err(Error::directory("create", partial))?;
+    let failed = Error::database("create", partial);
+    let mut connection = Connection::open(partial).map_err(&failed)?;
     // Readers and the one writer do not wait for each other, and a commit is one append. The mode
     // stays with the file.
     connection
@@ -196,14 +295,44 @@ fn create(path: &Path) -> Result<(), Error> {
         .and_then(|()| connection.execute_batch(SCHEMA))
         .and_then(|()| connection.pragma_update(None, "user_version", SCHEMA_VERSION))
         .map_err(&failed)?;
+    write_down(&mut connection, partial, ports, rescued)?;
     // Closing folds the log into the file, so that the file alone is renamed.
     connection.close().map_err(|(_, source)| failed(source))?;
     // Else a power cut could leave the name without the content.
-    file.sync_all().map_err(Error::directory("flush", &partial))?;
-    fs::rename(&partial, path).map_err(Error::directory("rename", partial))
+    file.sync_all().map_err(Error::directory("flush", partial))
+}
+
+/// Removes files, unless they are gone already.
+fn remove(files: impl IntoIterator<Item = PathBuf>) -> Result<(), Error> {
+    for file in files {
+        match fs::remove_file(&file) {
+            Err(source) if source.kind() != io::ErrorKind::NotFound => {
+                return Err(Error::directory("remove", file)(source));
+            }
+            _ => {}
+        }
+    }
+    Ok(())
+}
+
+fn write_down(
+    connection: &mut Connection,
+    path: &Path,
+    ports: &Ports,
+    rescued: &[Record],
+) -> Result<(), Error> {
+    let failed = Error::database("create", path);
+    let transaction =
+        connection.transaction_with_behavior(TransactionBehavior::Immediate).map_err(&failed)?;
+    let change = Change { transaction, path };
+    change.adopt_notes(ports)?;
+    change.keep(rescued, ports)?;
+    change.transaction.commit().map_err(failed)
 }
 
 fn connect(path: PathBuf) -> Result<Store, Error> {
+    // Before the file is opened: if it is replaced in between, `Store::confirm` notices.
+    let file = identity(&path).map_err(Error::directory("look at", &path))?;
     let failed = Error::database("open", &path);
     let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
     let mut connection = Connection::open_with_flags(&path, flags).map_err(&failed)?;
@@ -216,7 +345,6 @@ fn connect(path: PathBuf) -> Result<Store, Error> {
     let found = schema_version(&connection).map_err(&failed)?;
     match found {
         SCHEMA_VERSION => {}
-        1 => upgrade(&mut connection, &path)?,
         // SQLite takes an empty file for a new database.
         0 => return Err(corrupt(&path, "it is empty".to_owned())),
         found => return Err(Error::UnknownSchema { path, found, known: SCHEMA_VERSION }),
@@ -228,7 +356,12 @@ fn connect(path: PathBuf) -> Result<Store, Error> {
         .set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true)
         .and_then(|_| connection.pragma_update(None, "wal_autocheckpoint", 0))
         .map_err(&failed)?;
-    Ok(Store { connection, path })
+    Ok(Store { connection, path, file, restored: None })
+}
+
+/// What makes the file at `path` another one than any that was there before.
+pub(super) fn identity(path: &Path) -> io::Result<(u64, u64)> {
+    fs::metadata(path).map(|file| (file.dev(), file.ino()))
 }
 
 /// A file is whole pages. SQLite reads zeros for what the last one lacks, and notices a missing page
@@ -265,82 +398,6 @@ fn wait_for_turn(attempt: i32) -> bool {
     !is_late
 }
 
-/// A row of the old table of subnets: id, prefix, lowest address never handed out.
-type OldSubnet = (i64, String, Option<Vec<u8>>);
-
-/// From the schema that knew whole subnets only.
-fn upgrade(connection: &mut Connection, path: &Path) -> Result<(), Error> {
-    let failed = Error::database("upgrade", path);
-    let transaction =
-        connection.transaction_with_behavior(TransactionBehavior::Immediate).map_err(&failed)?;
-    if schema_version(&transaction).map_err(&failed)? == SCHEMA_VERSION {
-        // Another process was faster.
-        return Ok(());
-    }
-    let renamed = "DROP INDEX allocation_owner; DROP INDEX resting_order; \
-        DROP TRIGGER allocation_added; DROP TRIGGER allocation_removed; \
-        DROP TRIGGER resting_added; DROP TRIGGER resting_removed; \
-        ALTER TABLE allocation RENAME TO old_allocation; ALTER TABLE resting RENAME TO old_resting;";
-    transaction
-        .execute_batch(renamed)
-        .and_then(|()| transaction.execute_batch(SCHEMA))
-        .map_err(&failed)?;
-    let old_subnets = || -> rusqlite::Result<Vec<OldSubnet>> {
-        let mut statement = transaction.prepare("SELECT id, prefix, next FROM subnet")?;
-        let rows = statement.query_map([], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))?;
-        rows.collect()
-    };
-    for (id, prefix, next) in old_subnets().map_err(&failed)? {
-        let subnet = prefix.parse().map_err(|_| corrupt(path, format!("the subnet {prefix:?}")))?;
-        let range = Range::whole(subnet);
-        // A subnet without room was written down too; nothing can refer to it.
-        if let Some((first, last)) = range.bounds() {
-            transaction
-                .execute(
-                    "INSERT INTO pool (id, subnet, first, last, gateway, next) \
-                     VALUES (?1, ?2, ?3, ?4, ?5, ?6)",
-                    params![id, prefix, to_key(first), to_key(last), to_key(range.gateway()), next],
-                )
-                .map_err(&failed)?;
-        }
-    }
-    let mut statement = transaction
-        .prepare("SELECT address, subnet, network, container, ifname, netns, allocated_at FROM old_allocation")
-        .map_err(&failed)?;
-    let mut rows = statement.query([]).map_err(&failed)?;
-    while let Some(row) = rows.next().map_err(&failed)? {
-        let text = |column: usize| row.get::<_, String>(column).map_err(&failed);
-        let key: Vec<u8> = row.get(0).map_err(&failed)?;
-        let attachment = Attachment::new(&text(2)?, &text(3)?, &text(4)?)
-            .map_err(|error| corrupt(path, format!("a name that {error}")))?;
-        transaction
-            .execute(
-                "INSERT INTO allocation VALUES (?1, ?2, ?3, ?4, ?5, ?6, 0, ?7, '', ?8)",
-                params![
-                    to_key(parse_key(path, &key)?),
-                    row.get::<_, i64>(1).map_err(&failed)?,
-                    attachment.network(),
-                    attachment.container(),
-                    attachment.ifname(),
-                    text(5)?,
-                    attachment.host_device(),
-                    row.get::<_, i64>(6).map_err(&failed)?,
-                ],
-            )
-            .map_err(&failed)?;
-    }
-    drop(rows);
-    drop(statement);
-    transaction
-        .execute_batch(
-            "INSERT INTO resting SELECT sequence, subnet, address FROM old_resting; \
-             DROP TABLE old_resting; DROP TABLE old_allocation; DROP TABLE subnet;",
-        )
-        .and_then(|()| transaction.pragma_update(None, "user_version", SCHEMA_VERSION))
-        .and_then(|()| transaction.commit())
-        .map_err(&failed)
-}
-
 /// What SQLite's own examination finds, and counters that do not count what is there.
 pub(super) fn faults(store: &Store) -> Result<Vec<String>, Error> {
     let failed = Error::database("examine", &store.path);
@@ -359,6 +416,15 @@ pub(super) fn faults(store: &Store) -> Result<Vec<String>, Error> {
          NATURAL JOIN (SELECT address FROM resting)",
     );
     faults.extend(counted.map_err(&failed)?);
+    // `records` looks at the addresses that are held.
+    let misshapen = texts(
+        "WITH key (bytes) AS (SELECT next FROM pool WHERE next IS NOT NULL \
+         UNION ALL SELECT address FROM resting) \
+         SELECT 'an address has ' || length(bytes) || ' bytes' FROM key WHERE NOT ( \
+         (length(bytes) = 5 AND substr(bytes, 1, 1) = x'04') OR \
+         (length(bytes) = 17 AND substr(bytes, 1, 1) = x'06')) LIMIT 10",
+    );
+    faults.extend(misshapen.map_err(&failed)?);
     Ok(faults)
 }
 

@@ -9,8 +9,10 @@ use std::net::IpAddr;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use super::live::{Pulse, Pulses};
+use super::live::Pulse;
+use super::ports::Survey;
 use super::record::Record;
+use super::schema::Restored;
 use super::{Error, Store};
 
 /// How long a pod must have been gone.
@@ -24,14 +26,26 @@ pub const GRACE: Duration = Duration::from_secs(300);
 pub struct Sweep {
     grace: Duration,
     boot: String,
+    has_examined: bool,
     gone_since: HashMap<IpAddr, (Record, Instant)>,
+}
+
+/// What one look has led to.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Swept {
+    /// What was freed.
+    pub freed: Vec<Record>,
+    /// How many addresses of running pods the store had lost, and has again.
+    pub adopted: usize,
+    /// What was done about a store that was lost altogether.
+    pub restored: Option<Restored>,
 }
 
 impl Sweep {
     /// A sweep in the boot called `boot` (see [`boot_id`](super::boot_id)) that waits for `grace`.
     #[must_use]
     pub fn new(boot: String, grace: Duration) -> Self {
-        Self { grace, boot, gone_since: HashMap::new() }
+        Self { grace, boot, has_examined: false, gone_since: HashMap::new() }
     }
 
     /// Takes in what was seen at `now` and says which of it may go.
@@ -41,10 +55,14 @@ impl Sweep {
         for (record, pulse) in seen {
             match pulse {
                 Pulse::Alive => {}
-                Pulse::Gone | Pulse::Unknown if self.is_of_earlier_boot(record) => {
+                Pulse::Gone | Pulse::Unknown | Pulse::Elsewhere
+                    if self.is_of_earlier_boot(record) =>
+                {
                     due.push(record.clone());
                 }
-                Pulse::Gone => {
+                // The daemon's network namespace is the node's. What was attached in another one was
+                // attached before the node was started anew, as containers that play nodes are.
+                Pulse::Gone | Pulse::Elsewhere => {
                     let address = record.allocation.address;
                     let since = earlier
                         .remove(&address)
@@ -62,22 +80,41 @@ impl Sweep {
         due
     }
 
-    /// Looks at every allocation of the store under `state_dir` and frees those that may go; says
-    /// which. Blocks on the file and on the kernel.
+    /// Looks at every allocation of the store under `state_dir` and frees those that may go. Before
+    /// that, a store that was lost is made anew, and what it lacks is written down. Blocks on the file
+    /// and on the kernel.
     ///
     /// # Errors
     ///
     /// An unusable store, or a kernel that does not answer; nothing is freed then.
-    pub fn run(&mut self, state_dir: &Path, now: Instant) -> Result<Vec<Record>, Error> {
-        let Some(mut store) = Store::open(state_dir)? else {
-            return Ok(Vec::new());
+    pub fn run(
+        &mut self,
+        state_dir: &Path,
+        survey: &mut dyn Survey,
+        now: Instant,
+    ) -> Result<Swept, Error> {
+        let Some(mut store) = Store::open_unless_unused(state_dir, survey)? else {
+            return Ok(Swept::default());
         };
-        let seen = Pulses::open()?.of_all(&mut store)?;
-        let due = self.due(&seen, now);
-        if due.is_empty() {
-            return Ok(due);
+        if !self.has_examined {
+            // The whole file, so that damage is known before a pod meets it.
+            store = store.examined(survey)?;
+            self.has_examined = true;
         }
-        store.release_unchanged(&due)
+        let adopted = store.adopt(survey)?;
+        let restored = store.restored().cloned();
+        let records = store.records()?;
+        let ports = survey.look()?;
+        let seen: Vec<_> = records
+            .into_iter()
+            .map(|record| {
+                let pulse = Pulse::of(&record, &ports);
+                (record, pulse)
+            })
+            .collect();
+        let due = self.due(&seen, now);
+        let freed = if due.is_empty() { due } else { store.release_unchanged(&due)? };
+        Ok(Swept { freed, adopted, restored })
     }
 
     fn is_of_earlier_boot(&self, record: &Record) -> bool {

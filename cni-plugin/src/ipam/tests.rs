@@ -2,6 +2,7 @@ use std::collections::{HashSet, VecDeque};
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
 
+use ipnet::IpNet;
 use proptest::prelude::*;
 use tempfile::TempDir;
 
@@ -11,6 +12,7 @@ use super::*;
 mod damage;
 mod import;
 mod leaving;
+mod lost;
 mod requests;
 
 fn pod(number: usize) -> Attachment {
@@ -21,16 +23,21 @@ fn nets(subnets: &[&str]) -> Vec<IpNet> {
     subnets.iter().map(|subnet| subnet.parse().unwrap()).collect()
 }
 
+fn no_ports() -> Ports {
+    Ports { netns: 7, boot: boot_id(), ..Ports::default() }
+}
+
 fn store() -> (TempDir, Store) {
     let dir = TempDir::new().unwrap();
-    let store = Store::open_or_create(dir.path()).unwrap();
+    let store = Store::open_or_create(dir.path(), &mut no_ports()).unwrap();
     (dir, store)
 }
 
 fn add(store: &mut Store, number: usize, subnets: &[&str]) -> Result<Vec<String>, Error> {
+    let request = Request::one_of_each_family(&nets(subnets));
     let netns = Path::new("/run/netns/x");
-    let allocations = store.allocate(&pod(number), netns, &nets(subnets))?;
-    Ok(allocations.iter().map(|allocation| allocation.address.to_string()).collect())
+    let grant = store.allocate(&pod(number), netns, &request, &mut no_ports())?;
+    Ok(grant.allocations.iter().map(|allocation| allocation.address.to_string()).collect())
 }
 
 #[test]
@@ -109,10 +116,10 @@ fn same_attachment_twice_is_an_error_that_names_its_address() {
 #[test]
 fn other_interface_of_the_same_container_is_another_attachment() {
     let (_dir, mut store) = store();
-    let subnets = nets(&["10.0.0.0/24"]);
+    let request = Request::one_of_each_family(&nets(&["10.0.0.0/24"]));
     let second = Attachment::new("pods", "c0", "net1").unwrap();
     add(&mut store, 0, &["10.0.0.0/24"]).unwrap();
-    store.allocate(&second, Path::new("/x"), &subnets).unwrap();
+    store.allocate(&second, Path::new("/x"), &request, &mut no_ports()).unwrap();
     assert_eq!(store.release(&second).unwrap(), 1);
     assert_eq!(store.allocations_of(&pod(0)).unwrap().len(), 1);
 }
@@ -206,7 +213,10 @@ fn uncommitted_allocation_is_gone_after_a_crash() {
         let path = Path::new("x");
         let change = Change { transaction, path };
         let request = Request::one_of_each_family(&nets(&["10.0.0.0/24"]));
-        assert_eq!(change.allocate(&pod(0), path, &request).unwrap().len(), 1);
+        let mut survey = no_ports();
+        let mut noted = Noted::look(&mut survey).unwrap();
+        let grant = change.allocate(&pod(0), path, &request, &mut noted).unwrap();
+        assert_eq!(grant.allocations.len(), 1);
     }
     drop(store);
     let mut reopened = Store::open(dir.path()).unwrap().unwrap();
@@ -221,7 +231,7 @@ fn half_made_file_of_a_killed_process_is_replaced() {
     fs::create_dir(&ipam).unwrap();
     fs::write(ipam.join("addresses.new"), b"half").unwrap();
     fs::write(ipam.join("addresses.new-wal"), b"half").unwrap();
-    let mut store = Store::open_or_create(dir.path()).unwrap();
+    let mut store = Store::open_or_create(dir.path(), &mut no_ports()).unwrap();
     assert_eq!(add(&mut store, 0, &["10.0.0.0/24"]).unwrap(), ["10.0.0.2"]);
 }
 
@@ -238,7 +248,7 @@ fn garbage_is_an_error_that_names_the_file() {
     let ipam = dir.path().join(DIRECTORY);
     fs::create_dir(&ipam).unwrap();
     fs::write(ipam.join(DATABASE), vec![0x55; 8192]).unwrap();
-    let error = Store::open_or_create(dir.path()).unwrap_err();
+    let error = Store::open(dir.path()).unwrap_err();
     assert!(matches!(&error, Error::Database { .. }), "{error:?}");
     assert!(error.to_string().contains(DATABASE), "{error}");
 }
@@ -259,6 +269,8 @@ fn records_show_who_holds_what() {
     assert_eq!(records[0].netns.path, Path::new("/run/netns/x"));
     assert_eq!(records[0].boot, boot_id());
     assert_eq!(records[0].host_device, pod(0).host_device());
+    assert_eq!(records[0].host_netns, 7);
+    assert_eq!(records[0].mac, Some([0x0a, 0x58, 10, 0, 0, 2]));
     assert_eq!(records[0].allocation.gateway().to_string(), "10.0.0.1");
     assert_eq!(records[0].allocation.interface_address().to_string(), "10.0.0.2/24");
     assert!(records[0].allocated_at > 1_700_000_000);
@@ -281,6 +293,8 @@ fn allocation_reads_no_table_from_end_to_end() {
         "UPDATE resting SET pool = ?1 WHERE address BETWEEN ?2 AND ?3 AND pool != ?1",
         "DELETE FROM allocation WHERE network = ?1 AND container = ?2 AND ifname = ?3",
         "DELETE FROM allocation WHERE address = ?1",
+        "SELECT network, container, ifname FROM allocation WHERE mac = ?1",
+        "UPDATE allocation SET mac = ?4 WHERE network = ?1 AND container = ?2 AND ifname = ?3",
     ];
     for sql in statements {
         let mut statement = store.connection.prepare(&format!("EXPLAIN QUERY PLAN {sql}")).unwrap();
@@ -296,7 +310,7 @@ fn allocation_reads_no_table_from_end_to_end() {
 fn threads_with_stores_of_their_own_never_share_an_address() {
     let dir = TempDir::new().unwrap();
     let each = |thread: usize| {
-        let mut store = Store::open_or_create(dir.path()).unwrap();
+        let mut store = Store::open_or_create(dir.path(), &mut no_ports()).unwrap();
         (0..20)
             .map(|n| add(&mut store, thread * 100 + n, &["10.0.0.0/22"]).unwrap().remove(0))
             .collect::<Vec<_>>()

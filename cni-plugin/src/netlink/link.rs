@@ -33,8 +33,10 @@ pub(crate) struct PortChange<'a> {
     pub(crate) name: &'a str,
     pub(crate) hairpin: bool,
     pub(crate) isolated: bool,
-    /// Whether the kernel has IPv6, so that there is something to switch off.
-    pub(crate) kernel_has_ipv6: bool,
+    /// Whether the device has IPv6, so that there is something to switch off.
+    ///
+    /// kernel: it has none if its MTU is below 1280, and then a word about IPv6 is refused.
+    pub(crate) device_has_ipv6: bool,
 }
 
 /// The index of a device; `None` if there is none of that name.
@@ -101,7 +103,7 @@ pub(crate) fn start_port(port: &PortChange<'_>) -> Request {
             InfoBridgePort::GroupFwdMask(FORWARDED_GROUPS),
         ])),
     ]));
-    if port.kernel_has_ipv6 {
+    if port.device_has_ipv6 {
         let no_address = AfSpecInet6::AddrGenMode(In6AddrGenMode::None);
         message
             .attributes

@@ -15,7 +15,7 @@ use crate::node_file::{self, NodeFile};
 
 /// Smallest MTU of a device with IPv4 (RFC 791) and with IPv6 (RFC 8200), in bytes.
 const MIN_MTU_V4: u64 = 68;
-const MIN_MTU_V6: u64 = 1280;
+pub(crate) const MIN_MTU_V6: u64 = 1280;
 
 /// What a pod is to get.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -51,11 +51,13 @@ impl Plan {
         for wish in &settings.addresses {
             check_wish(wish, &node.subnets)?;
         }
+        check_mac(settings, &node.subnets)?;
         Ok(Self {
             mtu: mtu(settings.mtu, node.mtu, has_v6)?,
             request: Request {
                 sets,
                 addresses: settings.addresses.iter().map(|wish| wish.address).collect(),
+                mac: settings.mac.map(|mac| mac.0),
             },
         })
     }
@@ -116,16 +118,20 @@ pub(crate) fn routes(
 const SCOPE_LINK: u8 = 253;
 
 fn mtu(wanted: Option<u64>, of_node: u16, has_v6: bool) -> Result<u16, Error> {
+    let min = if has_v6 { MIN_MTU_V6 } else { MIN_MTU_V4 };
+    if u64::from(of_node) < min {
+        return Err(Error::NodeMtu { mtu: of_node, min });
+    }
     let Some(wanted) = wanted else {
         return Ok(of_node);
     };
-    let min = if has_v6 { MIN_MTU_V6 } else { MIN_MTU_V4 };
     match u16::try_from(wanted) {
         Ok(mtu) if mtu <= of_node && wanted >= min => Ok(mtu),
         _ => {
             let remedy = format!(
-                "it needs to be from {min} to {of_node} here, which is what the daemon found to fit \
-                 the underlay; remove the key to have that"
+                "it needs to be from {min}, the least that {} needs, to {of_node}, which is what the \
+                 daemon found to fit the underlay; remove the key to have that",
+                if has_v6 { "IPv6" } else { "IPv4" }
             );
             Err(bad("mtu", &Value::from(wanted), &remedy))
         }
@@ -174,6 +180,19 @@ fn check_wish(wish: &Wish, subnets: &[IpNet]) -> Result<(), Error> {
              bridge's, and IPv4's last is for broadcast"
         );
         return Err(bad(&wish.key, &value, &remedy));
+    }
+    Ok(())
+}
+
+/// Refuses the MAC address of a pod that has another address of this node, or will have: it would take
+/// that pod's frames.
+fn check_mac(settings: &Settings, subnets: &[IpNet]) -> Result<(), Error> {
+    let Some(mac) = settings.mac else { return Ok(()) };
+    let Some(address) = mac.ipv4().map(IpAddr::from) else { return Ok(()) };
+    let is_of_node = subnets.iter().any(|subnet| subnet.contains(&address));
+    let is_own = settings.addresses.iter().any(|wish| wish.address == address);
+    if is_of_node && !is_own {
+        return Err(Error::MacReserved { mac: mac.to_string(), address });
     }
     Ok(())
 }

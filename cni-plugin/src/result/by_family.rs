@@ -8,7 +8,7 @@ use serde_json::{Map, Value};
 
 use super::{CniResult, Ip, Route};
 use crate::config::bad;
-use crate::error::Error;
+use crate::error::{Error, shorten};
 
 #[derive(Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -47,7 +47,8 @@ pub(super) fn fits(addresses: &[IpNet]) -> bool {
 /// Reads a result.
 pub(super) fn parse(result: &Value) -> Result<CniResult, Error> {
     let document = Document::deserialize(result).map_err(|error| {
-        bad("prevResult", result, &format!("needs to be a result of CNI ({error})"))
+        let fault = shorten(&error.to_string());
+        bad("prevResult", result, &format!("needs to be a result of CNI ({fault})"))
     })?;
     let mut parsed = CniResult { dns: document.dns, ..CniResult::default() };
     for family in [document.ip4, document.ip6].into_iter().flatten() {

@@ -10,8 +10,8 @@ use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-use crate::config::{RouteSpec, bad};
-use crate::error::Error;
+use crate::config::{RouteSpec, bad, check_dns};
+use crate::error::{Error, shorten};
 use crate::version::CniVersion;
 
 mod by_family;
@@ -46,6 +46,12 @@ pub(crate) struct Interface {
     /// Path of the pod's network namespace; absent on the host.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) sandbox: Option<String>,
+    /// Path of a socket that leads to the interface, in place of a namespace.
+    #[serde(default, rename = "socketPath", skip_serializing_if = "Option::is_none")]
+    pub(crate) socket_path: Option<String>,
+    /// Place of the device on the PCI bus.
+    #[serde(default, rename = "pciID", skip_serializing_if = "Option::is_none")]
+    pub(crate) pci_id: Option<String>,
     #[serde(flatten)]
     pub(crate) other: Map<String, Value>,
 }
@@ -121,12 +127,28 @@ impl Route {
 impl CniResult {
     /// Reads the result of the plugin before this one.
     pub(crate) fn parse(prev_result: &Value) -> Result<Self, Error> {
-        if by_family::is_one(prev_result) {
-            return by_family::parse(prev_result);
+        let result = if by_family::is_one(prev_result) {
+            by_family::parse(prev_result)?
+        } else {
+            Self::deserialize(prev_result).map_err(|error| {
+                let fault = shorten(&error.to_string());
+                bad("prevResult", prev_result, &format!("needs to be a result of CNI ({fault})"))
+            })?
+        };
+        if let Some(dns) = result.dns.as_object() {
+            check_dns("prevResult.dns", dns)?;
+        } else if !result.dns.is_null() {
+            return Err(bad("prevResult.dns", &result.dns, "needs to be an object"));
         }
-        Self::deserialize(prev_result).map_err(|error| {
-            bad("prevResult", prev_result, &format!("needs to be a result of CNI ({error})"))
-        })
+        let count = result.interfaces.len();
+        for (place, ip) in result.ips.iter().enumerate() {
+            if let Some(interface) = ip.interface.filter(|interface| *interface >= count) {
+                let key = format!("prevResult.ips[{place}].interface");
+                let remedy = format!("there are {count} interfaces, counted from 0");
+                return Err(bad(&key, &Value::from(interface), &remedy));
+            }
+        }
+        Ok(result)
     }
 
     /// Appends what this plugin has set up.
@@ -188,7 +210,7 @@ mod tests {
             mac: Some(mac.to_owned()),
             mtu: Some(1400),
             sandbox: sandbox.map(str::to_owned),
-            other: Map::new(),
+            ..Interface::default()
         };
         let route = |dst: &str, gateway: &str| {
             RouteSpec::new(dst.parse().unwrap(), gateway.parse().unwrap())
@@ -279,7 +301,16 @@ mod tests {
 
     #[test]
     fn previous_result_of_another_shape_is_refused() {
-        for previous in [json!({"ips": [{"address": "nowhere"}]}), json!({"ip4": 7}), json!([])] {
+        for previous in [
+            json!({"ips": [{"address": "nowhere"}]}),
+            json!({"ip4": 7}),
+            json!([]),
+            json!({"dns": 7}),
+            json!({"dns": {"nameservers": [1]}}),
+            json!({"ip4": {"ip": "10.0.0.2/24"}, "dns": {"domain": 7}}),
+            json!({"interfaces": [{"name": "eth0", "pciID": 7}]}),
+            json!({"ips": [{"address": "10.0.0.2/24", "interface": 0}]}),
+        ] {
             let error = CniResult::parse(&previous).unwrap_err();
             assert_eq!(error.code(), 7);
             assert!(error.to_string().contains("prevResult"), "{error}");

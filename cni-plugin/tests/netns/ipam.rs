@@ -6,10 +6,11 @@ use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
+use culvert_cni::Attachment;
 use culvert_cni::ipam::{
-    DATABASE, DIRECTORY, HostLocal, Pulse, Pulses, Range, Store, live_pods, set_aside,
+    self, DATABASE, DIRECTORY, HostLocal, Ports, Pulse, Range, Request, Store, Survey as _,
+    Surveyor, live_pods,
 };
-use culvert_cni::{Attachment, ipam};
 use serde_json::{Value, json};
 
 use crate::harness::*;
@@ -30,8 +31,10 @@ fn sixty_four_adds_at_once_share_the_last_ten_addresses() {
     let path = Path::new("/held");
     for number in 0..243 {
         let held = Attachment::new("pods", &format!("held{number}"), "eth0").expect("valid names");
-        let mut store = Store::open_or_create(&node.state_dir()).expect("a store");
-        store.allocate(&held, path, &node.node_file().subnets).expect("room");
+        let request = Request::one_of_each_family(&node.node_file().subnets);
+        let mut no_ports = Ports::default();
+        let mut store = Store::open_or_create(&node.state_dir(), &mut no_ports).expect("a store");
+        store.allocate(&held, path, &request, &mut no_ports).expect("room");
     }
     let pods: Vec<_> = (0..64).map(|number| node.pod(&format!("p{number}"))).collect();
     let running: Vec<_> = pods.iter().map(|pod| pod.start("ADD", None)).collect();
@@ -118,7 +121,12 @@ fn full_disk_is_named_loses_nothing_and_is_over_when_there_is_room() {
     let text = refused["msg"].to_string();
     assert!(text.contains("free some space") || text.contains("free space"), "{text}");
     assert_eq!(node.host_devices().len(), attached.len());
+    let going = attached.pop().expect("there is one");
+    going.del().expect("a full disk keeps no pod from going");
+    assert!(!going.has_link("eth0"));
+    assert_eq!(node.host_devices().len(), attached.len());
     disk.make_room();
+    going.del().expect("DEL may be repeated");
     assert_eq!(node.held_addresses(), attached.len());
     node.pod("last").add().expect("ADD succeeds with room");
     for pod in &attached {
@@ -141,57 +149,189 @@ fn read_only_disk_is_named_and_del_still_removes_the_devices() {
         text.contains(DATABASE) && text.contains("stateDir") || text.contains("writable"),
         "{text}"
     );
-    pod.del().expect_err("the address cannot be freed");
+    let output = pod.start("DEL", None).wait_with_output().expect("the plugin ends");
+    outcome(&output).expect("the pod may go");
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(said.contains("stay held until the daemon's sweep"), "{said}");
     assert_eq!(node.host_devices(), Vec::<String>::new());
     disk.remount("rw");
     assert_eq!(node.held_addresses(), 1);
+    // What the daemon does within minutes.
+    let record = store(&node).records().expect("a sound store").remove(0);
+    delete_netns(&pod.netns);
+    let ports = in_netns(&node.netns, || Surveyor::open().and_then(|mut surveyor| surveyor.look()));
+    assert_eq!(Pulse::of(&record, &ports.expect("the kernel answers")), Pulse::Gone);
     pod.del().expect("DEL succeeds");
     node.assert_clean();
 }
 
-#[test]
-fn damaged_store_is_rebuilt_from_the_pods_that_run() {
-    let node = Node::new("rebuild", &DUAL_STACK);
-    let pods = ["p1", "p2", "p3"].map(|name| node.pod(name));
-    let results = pods.each_ref().map(|pod| pod.add().expect("ADD succeeds"));
-    pods[1].del().expect("DEL succeeds");
-    let before = store(&node).records().expect("a sound store");
-    let file = node.state_dir().join(DIRECTORY).join(DATABASE);
-    fs::OpenOptions::new()
-        .write(true)
-        .open(&file)
-        .and_then(|file| file.set_len(100))
-        .expect("it is cut");
-    let _ = fs::remove_file(file.with_extension("sqlite3-wal"));
-    let error = node.pod("p4").add().expect_err("the store is damaged");
-    assert_eq!(error["code"], 104, "{error}");
-    assert!(error["msg"].to_string().contains("culvert ipam rebuild"), "{error}");
-
-    set_aside(&node.state_dir()).expect("the file is renamed").expect("there was one");
-    let found = in_netns(&node.netns, || live_pods().expect("the pods are found"));
-    let mut store = Store::open_or_create(&node.state_dir()).expect("a new store");
-    let import = store.rebuild(&ranges(&node), &found).expect("the pods are written down");
-    assert_eq!(import.added.len(), 4);
-    let known = |record: &ipam::Record| {
-        (
-            record.allocation,
-            record.attachment.clone(),
-            record.host_device.clone(),
-            record.netns.inode,
-        )
-    };
-    let after = store.records().expect("a sound store");
-    assert!(after.iter().map(known).eq(before.iter().map(known)), "{after:?}");
-    drop(store);
-    pods[0].check(&results[0]).expect("CHECK succeeds");
-    let taken = set(&["10.244.1.2/24", "10.244.1.4/24"]);
-    let next = node.pod("p5");
-    let result = next.add().expect("ADD succeeds");
-    assert!(!taken.contains(result["ips"][0]["address"].as_str().expect("an address")));
-    for pod in [&pods[0], &pods[2], &next] {
-        pod.del().expect("DEL succeeds");
+/// The ways to lose a store.
+fn lose(node: &Node, how: &str) {
+    let directory = node.state_dir().join(DIRECTORY);
+    let file = directory.join(DATABASE);
+    match how {
+        "removed" => fs::remove_dir_all(&directory).expect("the directory is removed"),
+        "cut" => {
+            let file = fs::OpenOptions::new().write(true).open(&file);
+            file.and_then(|file| file.set_len(100)).expect("it is cut");
+            let _ = fs::remove_file(directory.join(format!("{DATABASE}-wal")));
+        }
+        "overwritten" => fs::write(&file, [0x55; 8192]).expect("it is overwritten"),
+        "truncated" => fs::write(&file, []).expect("it is truncated"),
+        _ => unreachable!("{how}"),
     }
-    node.assert_clean();
+}
+
+#[test]
+fn lost_store_is_made_anew_from_the_ports_before_an_address_is_given() {
+    for how in ["removed", "cut", "overwritten", "truncated"] {
+        let node = Node::new(&format!("lost{how}"), &DUAL_STACK);
+        let pods = ["p1", "p2", "p3"].map(|name| node.pod(name));
+        let results = pods.each_ref().map(|pod| pod.add().expect("ADD succeeds"));
+        pods[1].del().expect("DEL succeeds");
+        let before = store(&node).records().expect("a sound store");
+        lose(&node, how);
+
+        let taken: Vec<_> =
+            [&pods[0], &pods[2]].iter().flat_map(|pod| pod.addresses("eth0")).collect();
+        let next = node.pod("p4");
+        let output = next.start("ADD", None).wait_with_output().expect("the plugin ends");
+        outcome(&output).expect("ADD succeeds");
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert!(said.contains("was made from the notes on pods' ports"), "{how}: {said}");
+        let given = next.addresses("eth0");
+        assert!(given.iter().all(|address| !taken.contains(address)), "{how}: {given:?}");
+        let known = |record: &ipam::Record| {
+            (
+                record.allocation,
+                record.attachment.clone(),
+                record.host_device.clone(),
+                record.mac,
+                record.host_netns,
+            )
+        };
+        let after = store(&node).records().expect("a sound store");
+        let kept: Vec<_> =
+            after.iter().filter(|record| record.attachment.container() != "p4").collect();
+        assert!(kept.into_iter().map(known).eq(before.iter().map(known)), "{how}: {after:?}");
+        pods[0].check(&results[0]).expect("CHECK finds nothing");
+        for pod in [&pods[0], &pods[2], &next] {
+            pod.del().expect("DEL succeeds");
+        }
+        node.assert_clean();
+    }
+}
+
+#[test]
+fn check_and_gc_go_by_the_ports_while_the_store_is_lost() {
+    let node = Node::new("lostcheck", &DUAL_STACK);
+    let [kept, gone] = ["p1", "p2"].map(|name| node.pod(name));
+    let result = kept.add().expect("ADD succeeds");
+    gone.add().expect("ADD succeeds");
+    lose(&node, "removed");
+    kept.check(&result).expect("the pod is as it was");
+    let listed = json!({"containerID": kept.container, "ifname": "eth0"});
+    let keys = json!({"cniVersion": "1.1.0", "cni.dev/valid-attachments": [listed]});
+    node.call("GC", &keys).expect("GC succeeds");
+    assert!(!gone.has_link("eth0") && kept.has_link("eth0"));
+    kept.del().expect("DEL succeeds");
+    assert_eq!(node.host_devices(), Vec::<String>::new());
+}
+
+#[test]
+fn store_that_is_lost_in_the_midst_of_an_add_gives_no_address_twice() {
+    let node = Node::new("lostmidst", &ONE);
+    let mut slow = node.pod("p1");
+    // It has its address, and no port that bears a note yet.
+    let running = slow.held_after("ADD", culvert_cni::fault::Step::AddressesAllocated);
+    lose(&node, "removed");
+    let quick = node.pod("p2");
+    quick.add().expect("ADD succeeds");
+    assert_eq!(quick.addresses("eth0"), set(&["10.244.1.2/24"]));
+    let error = running.go_on().expect_err("its address is another's");
+    assert_eq!(error["code"], 104, "{error}");
+    assert!(error["msg"].to_string().contains("try again"), "{error}");
+    assert!(!slow.has_link("eth0"));
+    slow.add().expect("ADD succeeds");
+    assert_eq!(slow.addresses("eth0"), set(&["10.244.1.3/24"]));
+}
+
+#[test]
+fn mac_addresses_of_others_are_refused_and_leave_nothing_behind() {
+    let node = Node::new("macs", &ONE);
+    let mut first = node.pod("p1");
+    first.keys = json!({"runtimeConfig": {"mac": "02:11:22:33:44:55"}});
+    first.add().expect("ADD succeeds");
+    let of_link = |name: &str| node.link(name)["address"].as_str().expect("a MAC").to_owned();
+    let taken = [
+        "02:11:22:33:44:55".to_owned(),
+        of_link(BRIDGE),
+        of_link(&first.host_device()),
+        // Of the pod that will have the last address.
+        "0a:58:0a:f4:01:fe".to_owned(),
+    ];
+    let mut second = node.pod("p2");
+    for mac in taken {
+        for by_args in [false, true] {
+            second.keys = json!({});
+            second.environment.clear();
+            if by_args {
+                second.environment = vec![("CNI_ARGS", format!("MAC={mac}"))];
+            } else {
+                second.keys = json!({"runtimeConfig": {"mac": mac}});
+            }
+            let error = second.add().expect_err("the MAC address is somebody's");
+            assert_eq!(error["code"], 102, "{error}");
+            assert!(error["msg"].to_string().contains("begins with 02"), "{error}");
+            assert_eq!(node.host_devices().len(), 1);
+            assert_eq!(node.held_addresses(), 1);
+        }
+    }
+    // That of an address goes with the address.
+    second.environment.clear();
+    second.keys = json!({"runtimeConfig": {"mac": "0a:58:0a:f4:01:fe", "ips": ["10.244.1.254"]}});
+    second.add().expect("ADD succeeds");
+    // The store is lost; the notes still know.
+    lose(&node, "removed");
+    let mut third = node.pod("p3");
+    third.keys = first.keys.clone();
+    assert_eq!(third.add().expect_err("the note has it")["code"], 102);
+}
+
+#[test]
+fn adds_at_once_that_ask_for_one_mac_address_get_it_once() {
+    let node = Node::new("macsatonce", &ONE);
+    let pods: Vec<_> = (0..12)
+        .map(|number| {
+            let mut pod = node.pod(&format!("p{number}"));
+            pod.keys = json!({"runtimeConfig": {"mac": "02:11:22:33:44:55"}});
+            pod
+        })
+        .collect();
+    let running: Vec<_> = pods.iter().map(|pod| pod.start("ADD", None)).collect();
+    let outcomes = running.into_iter().map(|child| {
+        outcome(&child.wait_with_output().expect("the plugin ends"))
+            .map_err(|error| error["code"].clone())
+    });
+    let (given, refused): (Vec<_>, Vec<_>) = outcomes.partition(Result::is_ok);
+    assert_eq!((given.len(), refused.len()), (1, 11));
+    assert!(refused.iter().all(|refused| *refused == Err(json!(102))), "{refused:?}");
+}
+
+#[test]
+fn mtu_below_what_ipv6_needs_is_for_pods_with_ipv4_only() {
+    let node = Node::new("small", &DUAL_STACK);
+    let mut pod = node.pod("p1");
+    pod.keys = json!({"mtu": 1000});
+    let error = pod.add().expect_err("IPv6 needs more");
+    assert_eq!(error["code"], 7, "{error}");
+    let text = error["msg"].to_string();
+    assert!(text.contains("1280") && text.contains("IPv6"), "{text}");
+    pod.keys = json!({"mtu": 1000, "ipam": {"subnet": "10.244.1.0/24"}});
+    let result = pod.add().expect("ADD succeeds");
+    assert_eq!(pod.link("eth0")["mtu"], 1000);
+    assert_talk(&node.netns, "10.244.1.1".parse().expect("an address"), &pod.netns);
+    pod.check(&result).expect("CHECK finds nothing");
 }
 
 #[test]
@@ -202,7 +342,8 @@ fn pod_is_gone_only_when_its_namespace_and_its_device_are() {
     let record = store(&node).records().expect("a sound store").remove(0);
     let pulse = || {
         in_netns(&node.netns, || {
-            Pulses::open().and_then(|mut pulses| pulses.of(&record)).expect("the kernel answers")
+            let mut surveyor = Surveyor::open().expect("a socket");
+            Pulse::of(&record, &surveyor.look().expect("the kernel answers"))
         })
     };
     assert_eq!(pulse(), Pulse::Alive);
@@ -302,8 +443,10 @@ fn pods_of_bridge_and_host_local_keep_their_addresses() {
     let directory = stock.data.join("pods");
     let host_local = HostLocal::read(&directory, "pods").expect("host-local's directory");
     let found = in_netns(&node.netns, || live_pods().expect("the pods are found"));
-    let mut store = Store::open_or_create(&node.state_dir()).expect("a store");
-    let import = store.import(&host_local, &ranges(&node), &found).expect("it is imported");
+    assert_eq!(found.unseen, Vec::<String>::new());
+    let mut no_ports = Ports::default();
+    let mut store = Store::open_or_create(&node.state_dir(), &mut no_ports).expect("a store");
+    let import = store.import(&host_local, &ranges(&node), &found.pods).expect("it is imported");
     assert_eq!((import.added.len(), import.without_pod.len()), (6, 0));
     drop(store);
     drop(host_local);

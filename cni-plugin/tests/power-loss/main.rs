@@ -16,7 +16,8 @@ use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::path::Path;
 
 use culvert_cni::Attachment;
-use culvert_cni::ipam::{DATABASE, DIRECTORY, LivePod, Namespace, Range, Store};
+use culvert_cni::ipam::{DATABASE, DIRECTORY, Ports, Request, Store};
+use culvert_cni::pod_port::PodPort;
 use disk::{Disk, Image, Luck};
 use ipnet::IpNet;
 use tape::Event;
@@ -38,6 +39,8 @@ struct Life {
     held: Vec<Held>,
     /// The calls whose answer promises that all up to them stays.
     promises: Vec<usize>,
+    /// The pods that run, and whose ports' notes a lost store is made anew from.
+    ports: Ports,
 }
 
 impl Life {
@@ -46,8 +49,13 @@ impl Life {
         let directory = tempfile::tempdir().unwrap();
         let state = directory.path().to_owned();
         fs::create_dir(state.join(DIRECTORY)).unwrap();
-        let mut life =
-            Self { directory, events: Vec::new(), held: vec![Vec::new()], promises: Vec::new() };
+        let mut life = Self {
+            directory,
+            events: Vec::new(),
+            held: vec![Vec::new()],
+            promises: Vec::new(),
+            ports: Ports::default(),
+        };
         tape::start(&state.join(DIRECTORY));
         live(&state, &mut life);
         life.events = tape::stop();
@@ -89,7 +97,7 @@ impl Life {
                     // The call that was under way may be done as well.
                     let last = (answers + 1).min(self.held.len() - 1);
                     let context = || format!("after event {place}, {luck:?}, {answers} answers");
-                    assert_recovers(&image, &self.held[promised..=last], promised, &context);
+                    self.assert_recovers(&image, &self.held[promised..=last], promised, &context);
                 }
             }
         }
@@ -97,28 +105,41 @@ impl Life {
     }
 }
 
-/// Demands that the store on the disk is one of `possible` and goes on.
-#[track_caller]
-fn assert_recovers(
-    image: &Image,
-    possible: &[Held],
-    promised: usize,
-    context: &dyn Fn() -> String,
-) {
-    let directory = tempfile::tempdir().unwrap();
-    lay_out(image, directory.path());
-    let opened = Store::open(directory.path());
-    let opened = opened.unwrap_or_else(|error| panic!("{}: {error:?}", context()));
-    let Some(mut store) = opened else {
-        assert_eq!(promised, 0, "{}: the file is lost", context());
-        return;
-    };
-    let found = held(&mut store);
-    assert!(possible.contains(&found), "{}: {found:?}, not one of {possible:?}", context());
-    assert_eq!(store.faults().unwrap(), Vec::<String>::new(), "{}", context());
-    let next = call_add(&mut store, "next");
-    assert!(found.iter().all(|(address, _)| !next.contains(address)), "{}", context());
-    assert_eq!(store.faults().unwrap(), Vec::<String>::new(), "{}", context());
+impl Life {
+    /// Demands that the store on the disk is one of `possible` and goes on.
+    #[track_caller]
+    fn assert_recovers(
+        &self,
+        image: &Image,
+        possible: &[Held],
+        promised: usize,
+        context: &dyn Fn() -> String,
+    ) {
+        let directory = tempfile::tempdir().unwrap();
+        lay_out(image, directory.path());
+        let opened = Store::open(directory.path());
+        let opened = opened.unwrap_or_else(|error| panic!("{}: {error:?}", context()));
+        let mut store = match opened {
+            Some(store) => store,
+            None if self.ports.pods.is_empty() => {
+                assert_eq!(promised, 0, "{}: the file is lost", context());
+                return;
+            }
+            // Whoever needs it next makes it anew.
+            None => {
+                let mut ports = self.ports.clone();
+                let mut store = Store::open_or_create(directory.path(), &mut ports).unwrap();
+                assert_eq!(held(&mut store), noted(&ports), "{}", context());
+                return;
+            }
+        };
+        let found = held(&mut store);
+        assert!(possible.contains(&found), "{}: {found:?}, not one of {possible:?}", context());
+        assert_eq!(store.faults().unwrap(), Vec::<String>::new(), "{}", context());
+        let next = call_add(&mut store, "next");
+        assert!(found.iter().all(|(address, _)| !next.contains(address)), "{}", context());
+        assert_eq!(store.faults().unwrap(), Vec::<String>::new(), "{}", context());
+    }
 }
 
 fn lay_out(image: &Image, state: &Path) {
@@ -131,12 +152,25 @@ fn lay_out(image: &Image, state: &Path) {
     fs::write(directory.join(format!("{DATABASE}-shm")), [0x55; 0x8000]).unwrap();
 }
 
+fn create(state: &Path) -> Store {
+    Store::open_or_create(state, &mut Ports::default()).unwrap()
+}
+
 fn held(store: &mut Store) -> Held {
     let records = store.records().unwrap().into_iter();
     records
         .map(|record| {
             (record.allocation.address.to_string(), record.attachment.container().to_owned())
         })
+        .collect()
+}
+
+fn noted(ports: &Ports) -> Held {
+    let addresses = ports.addresses().map(|(pod, net)| (net.addr(), pod.owner()));
+    let mut held: Vec<_> = addresses.collect();
+    held.sort_by_key(|(address, _)| *address);
+    held.into_iter()
+        .map(|(address, owner)| (address.to_string(), owner.container().to_owned()))
         .collect()
 }
 
@@ -149,14 +183,16 @@ fn pod(name: &str) -> Attachment {
 }
 
 fn call_add(store: &mut Store, name: &str) -> Vec<String> {
-    let given = store.allocate(&pod(name), Path::new("/run/netns/x"), &subnets()).unwrap();
-    given.iter().map(|allocation| allocation.address.to_string()).collect()
+    let request = Request::one_of_each_family(&subnets());
+    let netns = Path::new("/run/netns/x");
+    let grant = store.allocate(&pod(name), netns, &request, &mut Ports::default()).unwrap();
+    grant.allocations.iter().map(|allocation| allocation.address.to_string()).collect()
 }
 
 #[test]
 fn whatever_a_power_cut_leaves_is_the_store_as_it_was_after_one_of_its_calls() {
     let life = Life::record(|state, life| {
-        life.answered_with_promise(&mut Store::open_or_create(state).unwrap());
+        life.answered_with_promise(&mut create(state));
         for number in 0..CALLS {
             // As processes do it: each opens the store, and often another has it open too.
             let _other = (number % 7 < 3).then(|| Store::open(state).unwrap());
@@ -175,19 +211,38 @@ fn whatever_a_power_cut_leaves_is_the_store_as_it_was_after_one_of_its_calls() {
     assert!(disks > CALLS, "{disks} different disks");
 }
 
+/// Twenty pods, each with one address, as their ports' notes have it.
+fn running() -> Ports {
+    let pods = (0..20).filter_map(|number| {
+        let address = number + 2;
+        let note = format!(
+            "culvert pod 0a:58:0a:00:00:{address:02x} 10.0.0.{address}/24 pods/c{number}/eth0"
+        );
+        PodPort::from_note(&format!("culv{number}"), &note)
+    });
+    Ports { pods: pods.collect(), ..Ports::default() }
+}
+
 #[test]
 fn what_was_rebuilt_is_there_however_soon_the_power_goes() {
     let life = Life::record(|state, life| {
-        let mut store = Store::open_or_create(state).unwrap();
+        life.ports = running();
+        life.answered_with_promise(&mut create(state));
+        let mut store = Store::rebuild(state, &mut running()).unwrap();
+        assert_eq!(held(&mut store).len(), 20);
         life.answered_with_promise(&mut store);
-        let living = |number: u64| LivePod {
-            host_device: format!("culv{number}"),
-            attachment: Some(pod(&format!("c{number}"))),
-            netns: Namespace { path: "/run/netns/x".into(), inode: number },
-            addresses: vec![format!("10.0.0.{}/24", number + 2).parse().unwrap()],
-        };
-        let ranges = subnets().map(Range::whole);
-        store.rebuild(&ranges, &(0..20).map(living).collect::<Vec<_>>()).unwrap();
+        call_add(&mut store, "later");
+        life.answered(&mut store);
+    });
+    life.cut_everywhere();
+}
+
+#[test]
+fn store_that_is_made_while_pods_run_has_all_of_them_from_its_first_moment() {
+    let life = Life::record(|state, life| {
+        life.ports = running();
+        let mut store = Store::open_or_create(state, &mut running()).unwrap();
+        assert_eq!(held(&mut store).len(), 20);
         life.answered_with_promise(&mut store);
         call_add(&mut store, "later");
         life.answered(&mut store);
@@ -199,7 +254,7 @@ fn what_was_rebuilt_is_there_however_soon_the_power_goes() {
 fn the_tape_has_all_that_was_written() {
     let life = Life::record(|state, life| {
         for name in ["a", "b", "c"] {
-            let mut store = Store::open_or_create(state).unwrap();
+            let mut store = create(state);
             call_add(&mut store, name);
             life.answered(&mut store);
         }

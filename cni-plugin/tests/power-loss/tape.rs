@@ -105,14 +105,19 @@ impl Tape {
         if name.is_empty() {
             return None;
         }
+        Some(self.known(inode, name))
+    }
+
+    /// The file with this inode, which is called `name` if it was not heard of before.
+    fn known(&mut self, inode: u64, name: String) -> FileId {
         if let Some(file) = self.files.get(&inode) {
-            return Some(*file);
+            return *file;
         }
         let file = self.made;
         self.made += 1;
         self.files.insert(inode, file);
         self.events.push(Event::Create { file, name });
-        Some(file)
+        file
     }
 
     fn write(&mut self, descriptor: c_int, at: off_t, bytes: &[u8]) {
@@ -233,7 +238,11 @@ unsafe extern "C" fn rename(from: *const c_char, to: *const c_char) -> c_int {
         // SAFETY: the kernel has just read both.
         let [from, to] = [from, to].map(|path| unsafe { path_of(path) });
         with(|tape| {
-            if let (Some(from), Some(to)) = (tape.name(&from), tape.name(&to)) {
+            if let (Some(from), Some(name)) = (tape.name(&from), tape.name(&to)) {
+                // One that nobody has written to is heard of for the first time.
+                let inode = fs::metadata(&to).expect("it was renamed").ino();
+                tape.known(inode, from.clone());
+                let to = name;
                 tape.events.push(Event::Rename { from, to });
             }
         });

@@ -146,11 +146,18 @@ impl Socket<Rtnetlink> {
     ///
     /// When the kernel refuses, or the devices change faster than they can be listed.
     pub fn links(&mut self) -> Result<Vec<Link>> {
-        let mut message = LinkMessage::default();
-        // Statistics are two thirds of a link's description, and nobody here reads them.
-        message.attributes = vec![LinkAttribute::ExtMask(vec![LinkExtentMask::SkipStats])];
-        let request = Request::new("list", "devices", 0, RouteNetlinkMessage::GetLink(message));
-        Ok(self.dump(&request)?.into_iter().filter_map(parse).collect())
+        Ok(self.dump(&all_links())?.into_iter().filter_map(parse).collect())
+    }
+
+    /// Lists the devices of the socket's namespace, and puts up with changes meanwhile; see
+    /// [`dump_despite_changes`](Self::dump_despite_changes).
+    ///
+    /// # Errors
+    ///
+    /// When the kernel refuses.
+    pub fn links_despite_changes(&mut self) -> Result<Vec<Link>> {
+        let answers = self.dump_despite_changes(&all_links())?;
+        Ok(answers.into_iter().filter_map(parse).collect())
     }
 
     /// Looks a device up; none if there is none of that name.
@@ -161,6 +168,13 @@ impl Socket<Rtnetlink> {
     pub fn link(&mut self, name: &str) -> Result<Option<Link>> {
         Ok(self.query(&link_by_name(name))?.and_then(parse))
     }
+}
+
+fn all_links() -> Request<RouteNetlinkMessage> {
+    let mut message = LinkMessage::default();
+    // Statistics are two thirds of a link's description, and nobody here reads them.
+    message.attributes = vec![LinkAttribute::ExtMask(vec![LinkExtentMask::SkipStats])];
+    Request::new("list", "devices", 0, RouteNetlinkMessage::GetLink(message))
 }
 
 fn parse(answer: RouteNetlinkMessage) -> Option<Link> {

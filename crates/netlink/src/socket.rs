@@ -34,6 +34,9 @@ const BUFFER_BYTES: usize = 32 * 1024;
 /// How often a dump is started over when the objects changed meanwhile.
 const DUMP_ATTEMPTS: usize = 20;
 
+/// How often a dump is tried whose objects need not be of one moment.
+const CHANGING_DUMP_ATTEMPTS: usize = 3;
+
 /// Requests in one datagram. The answers to one occupy up to 4 KiB of the default 208 KiB receive
 /// buffer, and an answer that does not fit is lost.
 const WINDOW: usize = 32;
@@ -226,6 +229,28 @@ impl<F: Family> Socket<F> {
             io::ErrorKind::Interrupted,
             format!("they changed during each of {DUMP_ATTEMPTS} attempts to list them"),
         )))
+    }
+
+    /// Reads every object that `request` selects, and puts up with changes meanwhile: whatever is there
+    /// all the time is among the objects; what comes or goes may be, and some may be there twice.
+    ///
+    /// kernel: devices are listed by their index since 6.8, so that one attempt has all that stay.
+    /// Before, one that went could hide another in that one attempt.
+    ///
+    /// # Errors
+    ///
+    /// The kernel refused or did not answer in time.
+    pub fn dump_despite_changes(
+        &mut self,
+        request: &Request<F::Message>,
+    ) -> Result<Vec<F::Message>> {
+        let mut objects = Vec::new();
+        for _ in 0..CHANGING_DUMP_ATTEMPTS {
+            if self.visit(request, &mut |object| objects.push(object))? {
+                break;
+            }
+        }
+        Ok(objects)
     }
 
     /// One attempt at a dump; none when the objects changed meanwhile, or answers were lost.

@@ -29,10 +29,11 @@ impl fmt::Display for Stranded {
 /// The addresses of `pods` that are in none of `subnets`.
 pub(super) fn stranded(subnets: &[IpNet], pods: &[PodPort]) -> Vec<Stranded> {
     let is_ours = |address: &IpAddr| subnets.iter().any(|subnet| subnet.contains(address));
-    let addresses = pods.iter().flat_map(|pod| pod.addresses.iter().map(move |of| (of, pod)));
+    let addresses =
+        pods.iter().flat_map(|pod| pod.addresses.iter().map(move |of| (of.addr(), pod)));
     addresses
         .filter(|(address, _)| !is_ours(address))
-        .map(|(address, pod)| Stranded { address: *address, device: pod.device.clone() })
+        .map(|(address, pod)| Stranded { address, device: pod.device.clone() })
         .collect()
 }
 

@@ -1,4 +1,4 @@
-//! Taking over from `host-local`, and from the pods themselves.
+//! Taking over from `host-local`.
 
 use super::*;
 
@@ -25,7 +25,6 @@ fn import(store: &mut Store, dir: &TempDir, pods: &[LivePod]) -> Result<Import, 
 fn live(device: &str, inode: u64, address: &str) -> LivePod {
     LivePod {
         host_device: device.to_owned(),
-        attachment: None,
         netns: Namespace { path: "/run/netns/a".into(), inode },
         addresses: vec![address.parse().unwrap(), "fe80::1/64".parse().unwrap()],
     }
@@ -136,26 +135,4 @@ fn removed_entries_leave_the_rest_of_the_directory() {
         fs::read_dir(dir.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
     left.sort();
     assert_eq!(left, ["last_reserved_ip.0", "lock"]);
-}
-
-#[test]
-fn rebuild_takes_the_addresses_of_pods_that_say_whose_they_are() {
-    let (_dir, mut store) = store();
-    let mut first = live("culv1", 7, "10.0.0.5/24");
-    first.attachment = Some(pod(0));
-    let mut elsewhere = live("culv2", 8, "10.7.0.9/16");
-    elsewhere.attachment = Some(pod(1));
-    let stranger = live("veth9", 9, "10.0.0.6/24");
-    let pods = [first, elsewhere, stranger];
-    let done = store.rebuild(&ranges(), &pods).unwrap();
-    assert_eq!((done.added.len(), done.known), (2, 0));
-    let records = store.records().unwrap();
-    let shown: Vec<_> = records
-        .iter()
-        .map(|record| {
-            (record.attachment.clone(), record.allocation.interface_address().to_string())
-        })
-        .collect();
-    assert_eq!(shown, [(pod(0), "10.0.0.5/24".to_owned()), (pod(1), "10.7.0.9/16".to_owned())]);
-    assert_eq!(store.rebuild(&ranges(), &pods).unwrap().known, 2);
 }

@@ -27,7 +27,8 @@ fn gc_frees_what_is_not_listed_and_only_in_its_network() {
         add(&mut store, number, &SUBNET).unwrap();
     }
     let other = Attachment::new("other", "c0", "eth0").unwrap();
-    store.allocate(&other, Path::new("/x"), &nets(&SUBNET)).unwrap();
+    let request = Request::one_of_each_family(&nets(&SUBNET));
+    store.allocate(&other, Path::new("/x"), &request, &mut no_ports()).unwrap();
     let valid = [("c1", "eth0"), ("c2", "net1"), ("c9", "eth0")];
     let valid = valid.map(|(container, ifname)| (container.to_owned(), ifname.to_owned()));
     let freed = store.release_except("pods", &valid).unwrap();
@@ -128,26 +129,46 @@ fn sweep_frees_in_the_store_what_is_due() {
     fs::write(&netns, "").unwrap();
     for number in 0..2 {
         let path = if number == 0 { &netns } else { &dir.path().join("gone") };
-        store.allocate(&pod(number), path, &nets(&SUBNET)).unwrap();
+        let request = Request::one_of_each_family(&nets(&SUBNET));
+        store.allocate(&pod(number), path, &request, &mut no_ports()).unwrap();
     }
     let mut sweep = Sweep::new(boot_id(), GRACE);
     let start = some_moment();
-    assert_eq!(sweep.run(dir.path(), start).unwrap(), []);
-    let freed = sweep.run(dir.path(), start + GRACE).unwrap();
+    let mut run = |passed| sweep.run(dir.path(), &mut no_ports(), start + passed).unwrap().freed;
+    assert_eq!(run(Duration::ZERO), []);
+    let freed = run(GRACE);
     assert_eq!(freed.len(), 1);
     assert_eq!(freed[0].attachment, pod(1));
-    assert_eq!(sweep.run(dir.path(), start + GRACE * 2).unwrap(), []);
+    assert_eq!(run(GRACE * 2), []);
     fs::remove_file(&netns).unwrap();
-    assert_eq!(sweep.run(dir.path(), start + GRACE * 3).unwrap(), []);
-    assert_eq!(sweep.run(dir.path(), start + GRACE * 4).unwrap().len(), 1);
+    assert_eq!(run(GRACE * 3), []);
+    assert_eq!(run(GRACE * 4).len(), 1);
     assert_eq!(store.records().unwrap(), []);
 }
 
 #[test]
-fn sweep_without_a_store_makes_none() {
+fn pod_lives_by_its_port_where_namespaces_cannot_be_seen() {
+    let (_dir, mut store) = store();
+    add(&mut store, 0, &SUBNET).unwrap();
+    let record = store.records().unwrap().remove(0);
+    let with_port = Ports { devices: [(pod(0).host_device(), None)].into(), ..no_ports() };
+    assert_eq!(Pulse::of(&record, &with_port), Pulse::Alive);
+    assert_eq!(Pulse::of(&record, &no_ports()), Pulse::Gone);
+    // Another network namespace says nothing, unless it is of another boot.
+    let elsewhere = Ports { netns: 8, ..no_ports() };
+    assert_eq!(Pulse::of(&record, &elsewhere), Pulse::Elsewhere);
+    let later = Ports { boot: "the next".to_owned(), ..elsewhere };
+    assert_eq!(Pulse::of(&record, &later), Pulse::Gone);
+    let nowhere = Record { netns: Namespace::default(), host_device: String::new(), ..record };
+    assert_eq!(Pulse::of(&nowhere, &no_ports()), Pulse::Unknown);
+}
+
+#[test]
+fn sweep_without_a_store_and_without_pods_makes_none() {
     let dir = TempDir::new().unwrap();
     let mut sweep = Sweep::new(boot_id(), GRACE);
-    assert_eq!(sweep.run(dir.path(), some_moment()).unwrap(), []);
+    let swept = sweep.run(dir.path(), &mut no_ports(), some_moment()).unwrap();
+    assert_eq!(swept, Swept::default());
     assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0);
 }
 
@@ -166,5 +187,7 @@ fn address_that_changed_hands_since_it_was_looked_at_stays() {
 fn own_namespace_has_no_pods_device() {
     // The namespace of a test is no pod's: `Netns` refuses it, and so nothing is found by it.
     assert!(Netns::open(Path::new("/proc/self/ns/net")).is_err());
-    assert!(!Pulses::open().unwrap().has_device(&pod(0).host_device()).unwrap());
+    let ports = Surveyor::open().unwrap().look().unwrap();
+    assert!(!ports.devices.contains_key(&pod(0).host_device()));
+    assert!(ports.netns != 0 && ports.devices.contains_key("lo"));
 }

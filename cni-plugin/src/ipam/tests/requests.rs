@@ -1,19 +1,21 @@
-//! Ranges, gateways, and addresses that are asked for.
+//! Ranges, and addresses that are asked for.
 
 use super::*;
+use crate::pod_port::PodPort;
 
 fn range(subnet: &str, start: &str, end: &str) -> Range {
-    let whole = Range::whole(subnet.parse().unwrap());
-    whole.between(Some(start.parse().unwrap()), Some(end.parse().unwrap())).unwrap()
+    let subnet = subnet.parse().unwrap();
+    let [start, end] = [start, end].map(|bound| bound.parse().unwrap());
+    Range::part(subnet, subnet, Some(start), Some(end)).unwrap()
 }
 
 fn ask(store: &mut Store, number: usize, request: &Request) -> Result<Vec<String>, Error> {
-    let allocations = store.allocate_from(&pod(number), Path::new("/x"), request)?;
-    Ok(allocations.iter().map(|allocation| allocation.address.to_string()).collect())
+    let grant = store.allocate(&pod(number), Path::new("/x"), request, &mut no_ports())?;
+    Ok(grant.allocations.iter().map(|allocation| allocation.address.to_string()).collect())
 }
 
 fn of(sets: &[&[Range]]) -> Request {
-    Request { sets: sets.iter().map(|set| set.to_vec()).collect(), addresses: Vec::new() }
+    Request { sets: sets.iter().map(|set| set.to_vec()).collect(), ..Request::default() }
 }
 
 fn with(addresses: &[&str], request: Request) -> Request {
@@ -46,22 +48,6 @@ fn full_range_is_named_with_its_bounds_and_the_knob() {
         "{text}"
     );
     assert!(text.contains("rangeEnd"), "{text}");
-}
-
-#[test]
-fn gateway_of_the_request_is_handed_to_the_pod_and_to_no_other() {
-    let (_dir, mut store) = store();
-    let subnet = Range::whole("10.0.0.0/29".parse().unwrap());
-    let request = of(&[&[subnet.with_gateway("10.0.0.3".parse().unwrap()).unwrap()]]);
-    let mut given = Vec::new();
-    for number in 0..5 {
-        let allocations = store.allocate_from(&pod(number), Path::new("/x"), &request).unwrap();
-        assert_eq!(allocations[0].gateway().to_string(), "10.0.0.3");
-        assert_eq!(store.allocations_of(&pod(number)).unwrap(), allocations);
-        given.push(allocations[0].address.to_string());
-    }
-    assert_eq!(given, ["10.0.0.1", "10.0.0.2", "10.0.0.4", "10.0.0.5", "10.0.0.6"]);
-    assert!(matches!(ask(&mut store, 9, &request), Err(Error::Exhausted { .. })));
 }
 
 #[test]
@@ -134,4 +120,68 @@ fn addresses_of_a_range_that_was_changed_are_never_lost() {
     assert_eq!(taken, ["10.0.0.11", "10.0.0.10", "10.0.0.12"]);
     assert!(matches!(ask(&mut store, 9, &wide), Err(Error::Exhausted { .. })));
     assert_eq!(store.faults().unwrap(), Vec::<String>::new());
+}
+
+fn with_mac(mac: [u8; 6]) -> Request {
+    Request { mac: Some(mac), ..Request::one_of_each_family(&nets(&["10.0.0.0/24"])) }
+}
+
+#[test]
+fn mac_address_goes_to_one_pod_at_a_time() {
+    let (_dir, mut store) = store();
+    let mac = [2, 0, 0, 0, 0, 9];
+    let ask = |store: &mut Store, number| {
+        store.allocate(&pod(number), Path::new("/x"), &with_mac(mac), &mut no_ports())
+    };
+    assert_eq!(ask(&mut store, 0).unwrap().mac, mac);
+    let error = ask(&mut store, 1).unwrap_err();
+    assert!(matches!(&error, Error::MacTaken { .. }), "{error}");
+    let text = error.to_string();
+    assert!(text.contains("02:00:00:00:00:09") && text.contains("container c0"), "{text}");
+    assert_eq!(store.records().unwrap().len(), 1, "nothing was allocated");
+    store.release(&pod(0)).unwrap();
+    assert_eq!(ask(&mut store, 1).unwrap().mac, mac);
+}
+
+#[test]
+fn mac_address_of_a_device_of_the_node_or_of_a_noted_pod_is_given_to_nobody() {
+    let (_dir, mut store) = store();
+    let (bridge, noted) = ([2, 0, 0, 0, 0, 1], [2, 0, 0, 0, 0, 2]);
+    let note = "culvert pod 02:00:00:00:00:02 checked 10.0.0.77/24 pods/c77/eth0";
+    let mut ports = Ports {
+        devices: [("v-net-0".to_owned(), Some(bridge)), ("culv77".to_owned(), None)].into(),
+        pods: PodPort::from_note("culv77", note).into_iter().collect(),
+        ..no_ports()
+    };
+    for (mac, holder) in [(bridge, "device v-net-0"), (noted, "container c77")] {
+        let asked = store.allocate(&pod(0), Path::new("/x"), &with_mac(mac), &mut ports);
+        let text = asked.unwrap_err().to_string();
+        assert!(text.contains(holder), "{text}");
+    }
+}
+
+#[test]
+fn mac_address_that_would_follow_is_passed_over_when_somebody_has_it() {
+    let (_dir, mut store) = store();
+    let taken = [0x0a, 0x58, 10, 0, 0, 3];
+    store.allocate(&pod(0), Path::new("/x"), &with_mac(taken), &mut no_ports()).unwrap();
+    let request = Request::one_of_each_family(&nets(&["10.0.0.0/24"]));
+    let grant = store.allocate(&pod(1), Path::new("/x"), &request, &mut no_ports()).unwrap();
+    assert_eq!(grant.allocations[0].address.to_string(), "10.0.0.3");
+    assert_ne!(grant.mac, taken);
+}
+
+#[test]
+fn threads_that_ask_for_one_mac_address_at_once_get_it_once() {
+    let dir = TempDir::new().unwrap();
+    let ask = |number| {
+        let mut store = Store::open_or_create(dir.path(), &mut no_ports()).unwrap();
+        let mac = with_mac([2, 0, 0, 0, 0, 9]);
+        store.allocate(&pod(number), Path::new("/x"), &mac, &mut no_ports()).is_ok()
+    };
+    let given = std::thread::scope(|scope| {
+        let threads: Vec<_> = (0..16).map(|number| scope.spawn(move || ask(number))).collect();
+        threads.into_iter().filter_map(|thread| thread.join().unwrap().then_some(())).count()
+    });
+    assert_eq!(given, 1);
 }

@@ -6,15 +6,15 @@ use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
-use anyhow::{Context as _, bail};
+use anyhow::{Context as _, bail, ensure};
 use culvert_cni::ipam::{
-    HostLocal, Import, Pulse, Pulses, Range, Record, Store, live_pods, set_aside,
+    self, HostLocal, Import, Ports, Pulse, Range, Record, Store, Survey, Surveyor, live_pods,
 };
 use ipnet::IpNet;
 use serde::Serialize;
 
 use super::listing::Entry;
-use super::{open, subnets};
+use super::{elsewhere, open, subnets};
 
 /// What to free.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -84,22 +84,28 @@ pub struct Freed {
 /// Nobody holds it; or its pod lives, and `force` is not set.
 pub fn free(state_dir: &Path, target: &Target, force: bool) -> anyhow::Result<Freed> {
     let mut store = open(state_dir)?;
-    let mut pulses = Pulses::open()?;
+    let ports = Surveyor::open()?.look()?;
     let mut records = store.records()?;
     records.retain(|record| target.matches(record));
     if records.is_empty() {
         bail!("{target} holds no address: `culvert ipam list` shows what is held");
     }
-    for record in &records {
-        if !force && pulses.of(record)? == Pulse::Alive {
-            bail!(
-                "{} is held by {}, which lives (namespace {}, device {}): delete the pod instead, or \
-                 free the address with --force and have another pod get it",
-                record.allocation.address,
+    for record in records.iter().filter(|_| !force) {
+        let address = record.allocation.address;
+        match Pulse::of(record, &ports) {
+            Pulse::Gone | Pulse::Unknown => {}
+            Pulse::Alive => bail!(
+                "{address} is held by {}, which lives (device {}): delete the pod instead, or free the \
+                 address with --force; the daemon takes it up again while the device is there",
                 record.attachment,
-                record.netns.path.display(),
                 record.host_device
-            );
+            ),
+            Pulse::Elsewhere => bail!(
+                "{address} is held by {}, and whether that lives cannot be seen: {}. Or free the \
+                 address with --force",
+                record.attachment,
+                elsewhere(record)
+            ),
         }
     }
     let freed = store.release_unchanged(&records)?;
@@ -122,8 +128,10 @@ pub struct Imported {
     pub added: Vec<Entry>,
     /// How many addresses it held already, for the same pods.
     pub known: usize,
-    /// Those of `added` for which no pod was found.
+    /// Those of `added` for which no pod was seen.
     pub without_pod: Vec<IpAddr>,
+    /// Devices that lead to namespaces that could not be seen.
+    pub unseen: Vec<String>,
     /// Whether the files were removed.
     pub removed_files: bool,
 }
@@ -150,7 +158,8 @@ pub fn import(
     let ranges = ranges(&subnets(named, run_dir)?);
     let host_local = HostLocal::read(directory, network)?;
     let pods = live_pods()?;
-    let import = Store::open_or_create(state_dir)?.import(&host_local, &ranges, &pods)?;
+    let mut store = Store::open_or_create(state_dir, &mut Surveyor::open()?)?;
+    let import = store.import(&host_local, &ranges, &pods.pods)?;
     if remove {
         host_local.remove_entries()?;
     }
@@ -158,6 +167,7 @@ pub fn import(
         added: entries(&import),
         known: import.known,
         without_pod: import.without_pod,
+        unseen: pods.unseen,
         removed_files: remove,
     })
 }
@@ -167,8 +177,17 @@ impl fmt::Display for Imported {
         for address in &self.without_pod {
             writeln!(
                 f,
-                "{address}: no running pod has it; kept all the same (`culvert ipam free {address}` \
-                 if it is a leak)"
+                "{address}: no pod that can be seen from here has it; kept all the same (`culvert \
+                 ipam free {address}` if it is a leak)"
+            )?;
+        }
+        if !self.without_pod.is_empty() && !self.unseen.is_empty() {
+            writeln!(
+                f,
+                "the pods behind {} cannot be seen from here: their DEL frees the address, and leaves \
+                 the device until its namespace goes. Run the import on the node itself, where \
+                 /run/netns is",
+                self.unseen.join(", ")
             )?;
         }
         write!(f, "imported {} addresses; {} were known already", self.added.len(), self.known)
@@ -178,50 +197,92 @@ impl fmt::Display for Imported {
 /// What a rebuild did.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Rebuilt {
-    /// What the new store holds.
+    /// What the store holds now and did not before; all of it, if it was made anew.
     pub added: Vec<Entry>,
-    /// Where the old store is now, if there was one.
+    /// Where the old store is now, if there was one and it was not kept.
     pub old: Option<PathBuf>,
 }
 
-/// Sets the store under `state_dir` aside, as a copy beside it, and makes a new one from the pods that
-/// run.
+/// Makes the store under `state_dir` agree with the notes on pods' ports: writes down what a sound one
+/// lacks; sets a damaged one aside, as a copy beside it, and makes a new one.
 ///
 /// # Errors
 ///
-/// A store that is sound, unless `force` is set; or a kernel that does not answer. A store that
-/// cannot be moved stays as it is.
+/// A store that is sound and lacks nothing, or no note at all, unless `force` is set; or a kernel that
+/// does not answer. A store that cannot be moved stays as it is.
 pub fn rebuild(
     state_dir: &Path,
     run_dir: &Path,
     named: &[IpNet],
     force: bool,
 ) -> anyhow::Result<Rebuilt> {
-    if !force && is_sound(state_dir)? {
-        bail!(
-            "the store under {} is sound: nothing needs to be rebuilt (--force does it all the same)",
-            state_dir.display()
+    // The notes say nearly everything, so a node file that is missing is no hindrance.
+    let subnets = subnets(named, run_dir).unwrap_or_default();
+    let mut survey = InSubnets { surveyor: Surveyor::open()?, subnets };
+    if !force {
+        let sound = sound_store(state_dir)?;
+        let records = sound.as_ref().map(|(_, records)| records.as_slice()).unwrap_or_default();
+        let ports = survey.look()?;
+        let hidden = records.iter().find(|record| Pulse::of(record, &ports) == Pulse::Elsewhere);
+        if let Some(record) = hidden {
+            bail!("nothing was rebuilt, because {}. Or repeat with --force", elsewhere(record));
+        }
+        ensure!(
+            sound.is_some() || !ports.pods.is_empty(),
+            "no device of this network namespace bears the note of a pod, so the new store would be \
+             empty: run this in the node's own network namespace, or repeat with --force if the node \
+             has no pods"
         );
+        if let Some((mut store, before)) = sound {
+            let added = store.adopt(&mut survey)?;
+            ensure!(
+                added > 0,
+                "the store under {} is sound and has every pod that runs: nothing needs to be rebuilt \
+                 (--force does it all the same)",
+                state_dir.display()
+            );
+            let mut records = store.records()?;
+            records.retain(|record| !before.contains(record));
+            return Ok(Rebuilt { added: records.iter().map(Entry::of).collect(), old: None });
+        }
     }
-    let subnets = subnets(named, run_dir)?;
-    // Before anything is moved: without the pods there would be nothing to make a store from.
-    let pods = live_pods()?;
-    let old = set_aside(state_dir)?;
-    let mut store = Store::open_or_create(state_dir)?;
-    let import = store.rebuild(&ranges(&subnets), &pods).context("writing the pods down anew")?;
-    Ok(Rebuilt { added: entries(&import), old })
+    let store = Store::rebuild(state_dir, &mut survey).context("writing the pods down anew")?;
+    let (old, records) = store
+        .restored()
+        .map(|restored| (restored.old.clone(), restored.records.as_slice()))
+        .unwrap_or_default();
+    Ok(Rebuilt { added: records.iter().map(Entry::of).collect(), old })
 }
 
-/// Whether there is a store and nothing is wrong with it.
-fn is_sound(state_dir: &Path) -> anyhow::Result<bool> {
-    let faults = match Store::open(state_dir) {
-        Ok(None) => return Ok(false),
-        Ok(Some(mut store)) => store.records().and_then(|_| store.faults()),
-        Err(error) => Err(error),
+/// Finds the subnets of addresses whose note had no room for the prefix length.
+struct InSubnets {
+    surveyor: Surveyor,
+    subnets: Vec<IpNet>,
+}
+
+impl Survey for InSubnets {
+    fn look(&mut self) -> Result<Ports, ipam::Error> {
+        let mut ports = self.surveyor.look()?;
+        let addresses = ports.pods.iter_mut().flat_map(|pod| &mut pod.addresses);
+        for net in addresses.filter(|net| net.prefix_len() == net.max_prefix_len()) {
+            if let Some(subnet) = self.subnets.iter().find(|subnet| subnet.contains(&net.addr())) {
+                *net = IpNet::new_assert(net.addr(), subnet.prefix_len());
+            }
+        }
+        Ok(ports)
+    }
+}
+
+/// The store and what it holds, if there is one and nothing is wrong with it.
+fn sound_store(state_dir: &Path) -> anyhow::Result<Option<(Store, Vec<Record>)>> {
+    let look = || -> Result<_, ipam::Error> {
+        let Some(mut store) = Store::open(state_dir)? else { return Ok(None) };
+        let records = store.records()?;
+        Ok(store.faults()?.is_empty().then_some((store, records)))
     };
-    match faults {
-        Ok(faults) => Ok(faults.is_empty()),
-        Err(error) if error.is_damage() => Ok(false),
+    match look() {
+        Ok(store) => Ok(store),
+        Err(error) if error.is_damage() => Ok(None),
         // A full disk, say, is not mended by a new file.
         Err(error) => Err(error.into()),
     }
@@ -232,7 +293,11 @@ impl fmt::Display for Rebuilt {
         if let Some(old) = &self.old {
             writeln!(f, "the old store is now {}", old.display())?;
         }
-        write!(f, "the new store holds {} addresses of running pods", self.added.len())
+        let count = self.added.len();
+        match &self.old {
+            Some(_) => write!(f, "the new store holds {count} addresses of running pods"),
+            None => write!(f, "{count} addresses of running pods were written down"),
+        }
     }
 }
 

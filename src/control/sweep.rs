@@ -1,15 +1,17 @@
-//! The daemon's sweep: addresses of pods that are gone although nobody called DEL.
+//! The daemon's sweep: makes the address store agree with the pods that run.
 //!
-//! Several runtimes never call GC, and a node that lost its power calls no DEL. Looks once at start,
-//! when what an earlier boot left is freed, and then at a slow interval. Each look runs on a thread
+//! Frees addresses of pods that are gone although nobody called DEL: several runtimes never call GC,
+//! and a node that lost its power calls no DEL. Makes a store anew that was lost, and writes down what
+//! it lacks, by the notes on pods' ports. Looks once at start, when what an earlier boot left is
+//! freed and the file is examined, and then at a slow interval. Each look runs on a thread
 //! that may block, so that neither SQLite nor a slow disk holds up the control runtime; when it is
 //! slow, the next one comes later.
 
 use std::convert::Infallible;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use culvert_cni::ipam::{self, GRACE, Record, Store, Sweep, boot_id};
+use culvert_cni::ipam::{self, GRACE, Surveyor, Sweep, Swept, boot_id};
 
 use crate::platform::clock;
 
@@ -20,7 +22,6 @@ const INTERVAL: Duration = Duration::from_secs(60);
 /// Sweeps the store under `state_dir` until the task is aborted.
 pub async fn keep_sweeping(state_dir: PathBuf) -> Infallible {
     let mut sweep = Sweep::new(boot_id(), GRACE);
-    examine(state_dir.clone()).await;
     loop {
         sweep = sweep_once(sweep, state_dir.clone()).await;
         tokio::time::sleep(INTERVAL).await;
@@ -31,12 +32,13 @@ pub async fn keep_sweeping(state_dir: PathBuf) -> Infallible {
 async fn sweep_once(mut sweep: Sweep, state_dir: PathBuf) -> Sweep {
     let path = state_dir.clone();
     let look = tokio::task::spawn_blocking(move || {
-        let freed = sweep.run(&state_dir, clock::now());
-        (sweep, freed)
+        let swept = Surveyor::open()
+            .and_then(|mut surveyor| sweep.run(&state_dir, &mut surveyor, clock::now()));
+        (sweep, swept)
     });
     match look.await {
-        Ok((sweep, freed)) => {
-            report(freed, &path);
+        Ok((sweep, swept)) => {
+            report(swept, &path);
             sweep
         }
         Err(error) => {
@@ -46,9 +48,19 @@ async fn sweep_once(mut sweep: Sweep, state_dir: PathBuf) -> Sweep {
     }
 }
 
-fn report(freed: Result<Vec<Record>, ipam::Error>, state_dir: &std::path::Path) {
-    match freed {
-        Ok(freed) => {
+fn report(swept: Result<Swept, ipam::Error>, state_dir: &Path) {
+    match swept {
+        Ok(Swept { freed, adopted, restored }) => {
+            if let Some(restored) = restored {
+                tracing::warn!(state_dir = %state_dir.display(), "{restored}");
+            }
+            if adopted > 0 {
+                tracing::warn!(
+                    addresses = adopted,
+                    state_dir = %state_dir.display(),
+                    "the address store lacked pods that run; it has them again, by their ports' notes"
+                );
+            }
             for record in freed {
                 tracing::info!(
                     container = record.attachment.container(),
@@ -62,24 +74,7 @@ fn report(freed: Result<Vec<Record>, ipam::Error>, state_dir: &std::path::Path) 
     }
 }
 
-/// Looks through the whole file once, so that damage is known before a pod meets it.
-async fn examine(state_dir: PathBuf) {
-    let path = state_dir.clone();
-    let faults = tokio::task::spawn_blocking(move || {
-        Store::open(&path)?.map_or_else(|| Ok(Vec::new()), |mut store| store.faults())
-    });
-    match faults.await {
-        Ok(Ok(faults)) => {
-            for fault in faults {
-                tracing::error!(fault, "the address store is damaged; see `culvert ipam rebuild`");
-            }
-        }
-        Ok(Err(error)) => complain(&error, &state_dir),
-        Err(error) => tracing::error!(%error, "examining the address store failed; this is a bug"),
-    }
-}
-
-fn complain(error: &ipam::Error, state_dir: &std::path::Path) {
+fn complain(error: &ipam::Error, state_dir: &Path) {
     let cause = std::error::Error::source(error).map(ToString::to_string);
     tracing::warn!(%error, cause, state_dir = %state_dir.display(), "looking at the pods' addresses failed");
 }

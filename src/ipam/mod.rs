@@ -1,26 +1,24 @@
-//! The addresses of this node's pods, as a person or the daemon looks at them.
+//! The addresses of this node's pods, as a person looks at them: what `culvert ipam` does.
 //!
-//! Owns what `culvert ipam` does and the daemon's sweep. The store itself, and the rules by which
-//! addresses are given, are the plugin's; all of this goes through its library, takes the store's
-//! locks, and blocks. The command's functions run on the thread of the command, the sweep on a thread
-//! that may block; never on the control runtime.
+//! The store itself, and the rules by which addresses are given, are the plugin's; all of this goes
+//! through its library, takes the store's locks, and blocks. It runs on the thread of the command, in
+//! the node's network namespace, and goes by the notes on pods' ports: what cannot be seen there is
+//! said, never guessed.
 
 mod check;
 mod listing;
 mod repair;
-mod sweep;
 
 use std::path::Path;
 
 use anyhow::Context as _;
-use culvert_cni::ipam::Store;
+use culvert_cni::ipam::{Record, Store};
 use culvert_cni::node_file::NodeFile;
 use ipnet::IpNet;
 
 pub use self::check::{Check, Finding, check};
 pub use self::listing::{Entry, Listing, list};
 pub use self::repair::{Freed, Imported, Rebuilt, Target, free, import, rebuild};
-pub use self::sweep::keep_sweeping;
 
 /// The store under `state_dir`, which must be there.
 fn open(state_dir: &Path) -> anyhow::Result<Store> {
@@ -46,4 +44,13 @@ fn subnets(named: &[IpNet], run_dir: &Path) -> anyhow::Result<Vec<IpNet>> {
         )
     })?;
     Ok(node.subnets)
+}
+
+/// Why nothing can be said about the pod of `record`, whose port is in another network namespace.
+fn elsewhere(record: &Record) -> String {
+    format!(
+        "its device {} is in network namespace {}, and this command is in another: run it in the \
+         node's own (`nsenter --net=/proc/PID/ns/net` with the daemon's PID)",
+        record.host_device, record.host_netns
+    )
 }
