@@ -1,47 +1,77 @@
-//! The direction of dependencies between modules, as `ARCHITECTURE.md` draws it.
+//! The direction of dependencies, as `ARCHITECTURE.md` draws it: between crates, which cargo enforces,
+//! and between the modules of the daemon's crate.
 
 #![expect(clippy::unwrap_used, reason = "a test may fail where it stands")]
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use serde_json::Value;
 
 /// Each module of the daemon, and the modules that it may use.
-const LAYERS: [(&str, &[&str]); 17] = [
+const LAYERS: [(&str, &[&str]); 14] = [
     ("main", &["cli"]),
-    (
-        "cli",
-        &["app", "cni_install", "config", "control", "inspect", "ipam", "lab", "observe", "replay"],
-    ),
+    ("cli", &["app", "cni_install", "config", "control", "inspect", "ipam", "observe", "replay"]),
     ("inspect", &["app", "explain", "lifecycle", "observe", "pcap"]),
-    ("replay", &["app", "dataplane", "engine", "lifecycle", "pcap", "platform"]),
-    (
-        "app",
-        &[
-            "config",
-            "control",
-            "dataplane",
-            "engine",
-            "explain",
-            "lifecycle",
-            "observe",
-            "pcap",
-            "platform",
-        ],
-    ),
-    ("control", &["config", "engine", "lifecycle", "platform"]),
-    ("dataplane", &["engine", "lifecycle", "platform"]),
-    ("observe", &["engine", "explain", "lifecycle"]),
-    ("explain", &["dataplane", "engine", "platform"]),
-    ("config", &["engine", "platform"]),
+    ("replay", &["app", "lifecycle", "pcap", "platform"]),
+    ("app", &["config", "control", "explain", "lifecycle", "observe", "pcap", "platform"]),
+    ("control", &["config", "lifecycle", "platform"]),
+    ("observe", &["explain", "lifecycle"]),
+    ("explain", &["platform"]),
+    ("config", &["platform"]),
     ("cni_install", &["platform"]),
     ("ipam", &[]),
-    ("lab", &["platform"]),
-    ("engine", &[]),
     ("pcap", &[]),
     ("platform", &[]),
     ("lifecycle", &[]),
 ];
+
+/// Each crate that is shipped or shipped with, and those of ours that it uses, as cargo says.
+fn crates() -> BTreeMap<String, BTreeSet<String>> {
+    let output = Command::new(env!("CARGO"))
+        .args(["metadata", "--format-version", "1", "--no-deps", "--locked", "--offline"])
+        .current_dir(env!("CARGO_MANIFEST_DIR"))
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let metadata: Value = serde_json::from_slice(&output.stdout).unwrap();
+    let name = |of: &Value| of["name"].as_str().unwrap().to_owned();
+    let packages = metadata["packages"].as_array().unwrap();
+    let ours: BTreeSet<String> = packages.iter().map(name).collect();
+    packages
+        .iter()
+        .filter(|package| {
+            let manifest = package["manifest_path"].as_str().unwrap();
+            !manifest.contains("/tests/") && !manifest.contains("/bench/")
+        })
+        .map(|package| {
+            let uses = package["dependencies"].as_array().unwrap().iter();
+            let uses = uses.filter(|used| used["kind"].is_null()).map(name);
+            (name(package), uses.filter(|used| ours.contains(used)).collect())
+        })
+        .collect()
+}
+
+/// The same, as the first picture of `ARCHITECTURE.md` has it: a line `crate → crates`.
+fn drawn() -> BTreeMap<String, BTreeSet<String>> {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("ARCHITECTURE.md");
+    let text = fs::read_to_string(path).unwrap();
+    let picture = text.split("```").nth(1).unwrap();
+    let lines = picture.lines().filter_map(|line| line.split_once('→'));
+    lines
+        .map(|(user, used)| {
+            let used = used.split_whitespace().filter(|word| *word != "–").map(str::to_owned);
+            (user.trim().to_owned(), used.collect())
+        })
+        .collect()
+}
+
+#[test]
+fn crates_use_one_another_as_drawn() {
+    assert_eq!(drawn(), crates());
+}
 
 fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("src")
@@ -115,4 +145,24 @@ fn unsafe_code_stays_in_platform() {
         code(&text).any(|line| line.contains("unsafe {") || line.contains("unsafe fn"))
     });
     assert!(files.is_empty(), "{files:?}");
+}
+
+/// What decides in a table source is pure: a simulation runs the same code.
+#[test]
+fn machines_of_table_sources_have_no_io() {
+    let drivers = ["mod.rs", "client.rs", "address.rs", "memory.rs", "rpc.rs"];
+    let mut files = Vec::new();
+    for source in ["etcd", "kubernetes"] {
+        sources(&root().join("control").join(source), &mut files);
+    }
+    files.retain(|file| !drivers.iter().any(|driver| file.ends_with(driver)));
+    assert!(files.len() > 10, "{files:?}");
+    for file in files {
+        let text = fs::read_to_string(&file).unwrap();
+        for foreign in ["tokio", "tonic", "kube::", "std::fs", "std::net::Udp", "clock::", "async "]
+        {
+            let used = code(&text).find(|line| line.contains(foreign));
+            assert_eq!(used, None, "{} uses {foreign}", file.display());
+        }
+    }
 }

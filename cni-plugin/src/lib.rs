@@ -16,6 +16,7 @@ use std::process::ExitCode;
 pub use crate::attachment::{Attachment, InvalidName};
 
 mod attachment;
+pub mod bounded_file;
 mod commands;
 mod config;
 mod environment;

@@ -12,6 +12,8 @@ use std::path::{Path, PathBuf};
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
+use crate::bounded_file;
+
 /// Name of the node file under the run directory.
 pub const FILE_NAME: &str = "node.json";
 
@@ -59,7 +61,7 @@ impl NodeFile {
     ///
     /// `NotFound` while the daemon has not been ready yet, `InvalidData` for a file that is not ours.
     pub fn read(run_dir: &Path) -> io::Result<Self> {
-        let text = fs::read(Self::path(run_dir))?;
+        let text = bounded_file::read(&Self::path(run_dir), bounded_file::SMALL)?;
         serde_json::from_slice(&text)
             .map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))
     }

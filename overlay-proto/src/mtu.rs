@@ -22,6 +22,9 @@ impl Mtu {
     /// [`carries`](Self::carries).
     pub const MIN: u16 = Family::V4.min_mtu();
 
+    /// What every network that carries IPv6 carries: 1280 (RFC 8200 §5).
+    pub const IPV6_MIN: Self = Self(Family::V6.min_mtu());
+
     /// The largest MTU: an IPv4 total length has 16 bits.
     pub const MAX: u16 = u16::MAX;
 

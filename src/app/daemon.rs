@@ -165,11 +165,14 @@ impl Daemon {
                     changes
                 }
                 Some(notice) = self.notices.recv() => {
-                    self.note(notice);
+                    if !self.note(notice) {
+                        continue;
+                    }
                     Changes::default()
                 }
+                () = self.paths.changed() => Changes::default(),
                 _ = full_check.tick() => {
-                    self.paths.look_at_narrow(self.underlay_address(), &self.in_force.members);
+                    self.paths.renew_narrow(self.underlay_address(), &self.in_force.members);
                     self.feed.keep(self.in_force.members.overlay(), When::Due).await;
                     again = true;
                     Changes::ALL
@@ -312,16 +315,23 @@ impl Daemon {
         Ok(())
     }
 
-    /// Takes what a worker found out.
-    fn note(&mut self, notice: Notice) {
+    /// Takes what a worker found out; says whether the node may need a repair.
+    fn note(&mut self, notice: Notice) -> bool {
         match notice {
             // The repair that follows says what it did.
             Notice::TunGone => tracing::debug!("a worker lost the TUN device"),
-            Notice::PathTooNarrow(peer) => {
+            Notice::RouteTooNarrow(peer) => {
+                tracing::debug!(%peer, "a datagram was longer than its device carries");
+                self.paths.outdate();
+            }
+            // Anybody can have these come by the thousand.
+            Notice::PathClaim(claim) => {
                 let from = self.underlay_address();
-                self.paths.note_narrow(peer, from, &self.in_force.members);
+                self.paths.on_claim(claim, from, &self.in_force.members);
+                return false;
             }
         }
+        true
     }
 
     /// Lets packets drain and leaves device, addresses and routes for the next start.

@@ -13,6 +13,7 @@ mod last_good;
 mod offline;
 mod owner;
 mod path_mtus;
+mod path_questions;
 mod run;
 mod turn;
 mod view;

@@ -8,8 +8,10 @@ use culvert_cni::node_file;
 use foldhash::fast::RandomState;
 use overlay_proto::{CodecKind, Family, Mtu};
 
+use super::path_questions::PathQuestions;
 use crate::config::Underlay;
 use crate::control::node::Kernel;
+use crate::dataplane::PathClaim;
 use crate::engine::{Membership, PeerRegistry, Table};
 use crate::platform::netlink::Flow;
 use crate::platform::{clock, udp};
@@ -42,7 +44,7 @@ pub(super) struct PathMtus {
     asked: Option<Instant>,
     routes_outdated: bool,
     /// Paths that turned out narrower than their routes.
-    narrow: HashMap<IpAddr, u16>,
+    narrow: PathQuestions,
     narrow_outdated: bool,
 }
 
@@ -55,31 +57,38 @@ impl PathMtus {
     /// Takes note that routes may have changed.
     pub(super) fn outdate(&mut self) {
         self.routes_outdated = true;
+        self.narrow.outdate();
     }
 
-    /// Takes note that the path to `peer` is narrower than its route, and asks how narrow.
-    pub(super) fn note_narrow(&mut self, peer: IpAddr, from: IpAddr, members: &Membership) {
-        self.narrow.insert(peer, u16::MAX);
-        self.look_at_narrow(from, members);
+    /// Considers what somebody claims of a path. Questions leave from this node's address `from`.
+    pub(super) fn on_claim(&mut self, claim: PathClaim, from: IpAddr, members: &Membership) {
+        let route = self.route_to(claim.peer);
+        self.narrow.on_claim(claim, route, from, members);
     }
 
-    /// Asks again about paths that turned out narrower than their routes, from this node's address
-    /// `from`: the kernel forgets what it has found out after some minutes, and so the path is tried
-    /// anew.
-    pub(super) fn look_at_narrow(&mut self, from: IpAddr, members: &Membership) {
-        if self.narrow.is_empty() {
-            return;
-        }
-        self.narrow_outdated = true;
+    /// Asks the paths again of which it is no longer certain that they are narrow.
+    pub(super) fn renew_narrow(&mut self, from: IpAddr, members: &Membership) {
         let peers: HashSet<IpAddr> = members.peers().map(|peer| peer.address).collect();
-        self.narrow.retain(|peer, known| {
-            let Ok(mtu) = udp::path_mtu(from, *peer) else { return peers.contains(peer) };
-            if *known != mtu {
-                tracing::info!(%peer, mtu, "path MTU");
-            }
-            *known = mtu;
-            peers.contains(peer)
-        });
+        self.narrow.retain(|peer| peers.contains(&peer));
+        let mut narrow = std::mem::take(&mut self.narrow);
+        narrow.renew(|peer| self.route_to(peer), from, members);
+        self.narrow = narrow;
+    }
+
+    /// Waits until a path turns out narrower, or as wide as its route again.
+    ///
+    /// # Cancel safety
+    ///
+    /// Nothing is lost.
+    pub(super) async fn changed(&mut self) {
+        self.narrow.changed().await;
+        self.narrow_outdated = true;
+    }
+
+    /// What the route to `peer` promises, as far as it is known.
+    fn route_to(&self, peer: IpAddr) -> u16 {
+        let configured = self.configured.map_or(ETHERNET_MTU, Mtu::get);
+        self.routes.get(&peer).copied().flatten().unwrap_or(configured)
     }
 
     /// Asks for what is not known, or for everything if that may have changed and it is time, and
@@ -196,10 +205,9 @@ impl PathMtus {
         };
         let mut to = HashMap::new();
         for (peer, room) in members.peers().zip(rooms) {
-            // A path that claims to carry less than the overlay needs is not believed: anybody on
-            // the way can say so.
-            let found = self.narrow.get(&peer.address);
-            let found = found.and_then(|mtu| inner(*mtu, members.tunnel_to(peer).codec));
+            // No network carries less than the overlay needs: a machine that says so is not believed.
+            let found = self.narrow.mtu(peer.address);
+            let found = found.and_then(|mtu| inner(mtu, members.tunnel_to(peer).codec));
             let room = found.map_or(room, |narrow| narrow.min(room));
             if room != device {
                 to.insert(peer.address, room);

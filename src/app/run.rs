@@ -31,11 +31,12 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
         return Ok(());
     };
     let http = match config.observe.address {
-        Some(address) => Some(
-            TcpListener::bind(address)
-                .await
-                .with_context(|| format!("listening on observe.address {address}"))?,
-        ),
+        Some(address) => Some(TcpListener::bind(address).await.with_context(|| {
+            format!(
+                "listening on observe.address {address}, which must be an address of this \
+                         machine and a port that no other program has"
+            )
+        })?),
         None => None,
     };
     NodeFile::remove(&config.node.run_dir).context("removing the node file of an earlier run")?;

@@ -11,6 +11,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use culvert_cni::bounded_file;
 use ipnet::IpNet;
 use overlay_proto::{Mtu, Vni};
 
@@ -192,7 +193,7 @@ impl Config {
     ///
     /// The first thing that is wrong with it: where, what, and what to write instead.
     pub fn read(path: &Path, overrides: &Overrides) -> Result<Self, Complaint> {
-        let text = std::fs::read_to_string(path).map_err(|error| {
+        let text = bounded_file::read_text(path, bounded_file::SMALL).map_err(|error| {
             Complaint::of_file(path, format!("cannot be read: {error}"))
                 .remedy("name an existing file with --config")
         })?;

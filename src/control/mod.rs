@@ -4,6 +4,7 @@
 
 pub mod etcd;
 pub mod kubernetes;
+pub mod narrow_paths;
 pub mod node;
 pub mod source;
 pub mod sweep;

@@ -10,6 +10,7 @@ use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use culvert_cni::bounded_file;
 use overlay_proto::{CodecNameError, MacError};
 use serde::Deserialize;
 use toml::Spanned;
@@ -81,7 +82,7 @@ impl TableFile {
     pub fn read(&mut self) -> Result<Proposal, ReadError> {
         // Before the content, so that a change in between is noticed as one.
         self.seen = stamp(&self.path);
-        let text = fs::read_to_string(&self.path).map_err(|error| {
+        let text = bounded_file::read_text(&self.path, bounded_file::LARGE).map_err(|error| {
             let complaint = Complaint::of_file(&self.path, format!("cannot be read: {error}"));
             ReadError::Unreadable(complaint.remedy("create it, or correct table.path"))
         })?;

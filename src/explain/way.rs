@@ -124,7 +124,8 @@ fn onward(
     seen: &Seen,
     step: &mut impl FnMut(&str, String),
 ) {
-    let Peer { endpoint, codec, mtu, .. } = peer;
+    let Peer { endpoint, codec, .. } = peer;
+    let mtu = peer.mtu_for(Family::of(destination));
     let name = peer.name();
     let subnet = subnet(peer.subnets(), destination);
     step("peer", format!("{destination} is in {subnet} of {name}, by longest match"));

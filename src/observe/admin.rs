@@ -197,10 +197,15 @@ pub fn ask(run_dir: &Path, question: &Question) -> anyhow::Result<Explanation> {
 /// As [`query`]; or the daemon refuses.
 pub fn open_capture(run_dir: &Path, query: &CaptureQuery) -> anyhow::Result<impl CaptureStream> {
     let stream = send(&Request::Capture(query.clone()), run_dir)?;
-    // Packets come when they come.
-    stream.set_read_timeout(None)?;
     let mut reader = BufReader::with_capacity(STREAM_LEN, stream);
-    if reader.fill_buf()?.first() == Some(&b'{') {
+    // The header comes at once.
+    let first = reader.fill_buf().map_err(|error| unanswered(&error, run_dir))?.first().copied();
+    // Packets come when they come.
+    reader.get_ref().set_read_timeout(None)?;
+    if first.is_none() {
+        return Err(unanswered(&io::ErrorKind::UnexpectedEof.into(), run_dir));
+    }
+    if first == Some(b'{') {
         let mut line = String::new();
         reader.read_line(&mut line)?;
         refused(&line)?;
@@ -239,6 +244,26 @@ fn refused(line: &str) -> anyhow::Result<()> {
     }
 }
 
+/// Says for an operator why the daemon has not answered.
+fn unanswered(error: &io::Error, run_dir: &Path) -> anyhow::Error {
+    let path = run_dir.join(FILE_NAME);
+    let path = path.display();
+    match error.kind() {
+        io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut => anyhow::anyhow!(
+            "the daemon of {path} has not answered within {} seconds: it is stopped or very busy; its \
+             log and `ps` tell more",
+            PATIENCE.as_secs()
+        ),
+        io::ErrorKind::UnexpectedEof
+        | io::ErrorKind::BrokenPipe
+        | io::ErrorKind::ConnectionReset => anyhow::anyhow!(
+            "the daemon of {path} closed the connection without an answer: it is ending, or another \
+             version than this program; ask again"
+        ),
+        _ => anyhow::anyhow!("asking the daemon of {path}: {error}"),
+    }
+}
+
 fn send(request: &Request, run_dir: &Path) -> anyhow::Result<UnixStream> {
     let path = run_dir.join(FILE_NAME);
     let mut stream = UnixStream::connect(&path).with_context(|| {
@@ -248,14 +273,58 @@ fn send(request: &Request, run_dir: &Path) -> anyhow::Result<UnixStream> {
         )
     })?;
     stream.set_read_timeout(Some(PATIENCE))?;
+    stream.set_write_timeout(Some(PATIENCE))?;
     let mut line = serde_json::to_vec(request)?;
     line.push(b'\n');
-    stream.write_all(&line)?;
+    stream.write_all(&line).map_err(|error| unanswered(&error, run_dir))?;
     Ok(stream)
 }
 
 fn answer_to(request: &Request, run_dir: &Path) -> anyhow::Result<String> {
     let mut line = String::new();
-    BufReader::new(send(request, run_dir)?).read_line(&mut line)?;
-    Ok(line)
+    let read = BufReader::new(send(request, run_dir)?).read_line(&mut line);
+    match read {
+        Ok(_) if line.ends_with('\n') => Ok(line),
+        Ok(_) => Err(unanswered(&io::ErrorKind::UnexpectedEof.into(), run_dir)),
+        Err(error) => Err(unanswered(&error, run_dir)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::net::UnixListener as Listener;
+
+    use super::*;
+
+    fn status_of(serve: impl FnOnce(UnixStream) + Send + 'static) -> String {
+        let directory = tempfile::tempdir().unwrap();
+        let listener = Listener::bind(directory.path().join(FILE_NAME)).unwrap();
+        let serving = std::thread::spawn(move || serve(listener.accept().unwrap().0));
+        let error = query(directory.path()).unwrap_err();
+        serving.join().unwrap();
+        format!("{error:#}")
+    }
+
+    #[test]
+    fn a_daemon_that_closes_without_an_answer_is_said_to() {
+        for answer in ["", "{\"node\":"] {
+            let said = status_of(|mut stream| {
+                let mut request = String::new();
+                BufReader::new(stream.try_clone().unwrap()).read_line(&mut request).unwrap();
+                stream.write_all(answer.as_bytes()).unwrap();
+            });
+            assert!(said.contains("closed the connection without an answer"), "{said}");
+            assert!(said.contains(FILE_NAME), "{said}");
+        }
+    }
+
+    #[test]
+    fn no_error_number_is_left_for_the_operator_to_look_up() {
+        let kinds = [io::ErrorKind::WouldBlock, io::ErrorKind::BrokenPipe];
+        for kind in kinds {
+            let said = format!("{:#}", unanswered(&kind.into(), Path::new("/run/culvert")));
+            assert!(said.contains("/run/culvert/culvert.sock"), "{said}");
+            assert!(!said.contains("os error") && !said.contains("temporarily"), "{said}");
+        }
+    }
 }

@@ -1,35 +1,81 @@
 //! `/metrics`, `/healthz` and `/readyz` over HTTP.
 
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
 use axum::Router;
 use axum::extract::State;
 use axum::http::{StatusCode, header};
 use axum::response::IntoResponse;
 use axum::routing::get;
+use bytes::Bytes;
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric as _, text};
 use prometheus_client::metrics::counter::ConstCounter;
 use prometheus_client::metrics::gauge::ConstGauge;
 use prometheus_client::registry::Registry;
 use tokio::net::TcpListener;
+use tokio::time::Instant;
 
 use super::limit::Limited;
 use super::{Status, StatusSource};
 
+/// How long an answer of `/metrics` and one of `/readyz` is given to all who ask. Each is made of the
+/// whole status, which takes milliseconds with thousands of peers, and anybody may ask as often as he
+/// likes.
+const METRICS_SPAN: Duration = Duration::from_millis(500);
+const READINESS_SPAN: Duration = Duration::from_millis(100);
+
 /// Serves on `listener`, for ever.
 pub async fn serve_http(listener: TcpListener, status: StatusSource) {
+    let answers = Arc::new(Answers {
+        status,
+        metrics: Recent::new(METRICS_SPAN),
+        readiness: Recent::new(READINESS_SPAN),
+    });
     let routes = Router::new()
         .route("/metrics", get(metrics))
         // That it answers is the answer: the process lives and its control runtime turns.
         .route("/healthz", get(|| async { "ok\n" }))
         .route("/readyz", get(readyz))
-        .with_state(status);
+        .with_state(answers);
     if let Err(error) = axum::serve(Limited::new(listener), routes).await {
         tracing::error!(%error, "serving metrics ended");
     }
 }
 
-async fn readyz(State(status): State<StatusSource>) -> impl IntoResponse {
-    let Status { ready, missing, table, .. } = status();
+struct Answers {
+    status: StatusSource,
+    metrics: Recent<Result<Bytes, std::fmt::Error>>,
+    readiness: Recent<(StatusCode, String)>,
+}
+
+/// Something that is made anew only after a while.
+struct Recent<T> {
+    span: Duration,
+    last: Mutex<Option<(Instant, T)>>,
+}
+
+impl<T: Clone> Recent<T> {
+    fn new(span: Duration) -> Self {
+        Self { span, last: Mutex::default() }
+    }
+
+    fn get(&self, now: Instant, make: impl FnOnce() -> T) -> T {
+        let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
+        match &*last {
+            Some((made, value)) if now.duration_since(*made) < self.span => value.clone(),
+            _ => last.insert((now, make())).1.clone(),
+        }
+    }
+}
+
+async fn readyz(State(answers): State<Arc<Answers>>) -> impl IntoResponse {
+    answers.readiness.get(Instant::now(), || readiness((answers.status)()))
+}
+
+fn readiness(status: Status) -> (StatusCode, String) {
+    let Status { ready, missing, table, .. } = status;
     let (code, mut text) = if ready {
         (StatusCode::OK, "ready\n".to_owned())
     } else {
@@ -45,14 +91,15 @@ async fn readyz(State(status): State<StatusSource>) -> impl IntoResponse {
     (code, text)
 }
 
-async fn metrics(State(status): State<StatusSource>) -> impl IntoResponse {
+async fn metrics(State(answers): State<Arc<Answers>>) -> impl IntoResponse {
     const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
-    match exposition(status()) {
+    let make = || exposition((answers.status)()).map(Bytes::from);
+    match answers.metrics.get(Instant::now(), make) {
         Ok(text) => (StatusCode::OK, [(header::CONTENT_TYPE, CONTENT_TYPE)], text),
         Err(error) => (
             StatusCode::INTERNAL_SERVER_ERROR,
             [(header::CONTENT_TYPE, "text/plain")],
-            error.to_string(),
+            error.to_string().into(),
         ),
     }
 }
@@ -153,3 +200,6 @@ fn packets(traffic: &crate::engine::Traffic) -> u64 {
 fn bytes(traffic: &crate::engine::Traffic) -> u64 {
     traffic.bytes
 }
+
+#[cfg(test)]
+mod tests;

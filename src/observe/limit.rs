@@ -1,33 +1,43 @@
-//! A listener that serves a bounded number of connections, each for a bounded time.
+//! A listener whose connections are bounded in number, time and size, and which always has room.
+//!
+//! Whoever can reach the port can open connections and hold them. A new connection is therefore never
+//! kept waiting: when all places are taken, one that is held goes, out of those of the client that holds
+//! the most. A probe that comes, asks and goes is served in a moment of which nobody can rob it without
+//! opening connections faster than they are served.
 
 use std::future::Future as _;
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::pin::Pin;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
 use axum::serve::Listener;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
-use tokio::time::{Sleep, sleep};
+use tokio::sync::oneshot;
+use tokio::time::{Instant, Sleep, sleep_until};
 
-/// Connections at once; more wait in the kernel's queue.
-const CONNECTIONS: usize = 32;
+/// Connections at once.
+const CONNECTIONS: usize = 64;
+
+/// Time from the first byte to the end of a request, and bytes of all requests of one connection: a
+/// probe's and a scraper's have some hundreds.
+const REQUEST_PATIENCE: Duration = Duration::from_secs(5);
+const REQUEST_LEN: usize = 16 << 10;
 
 /// Time that one connection may last; scrapers connect anew.
-const PATIENCE: Duration = Duration::from_secs(30);
+const PATIENCE: Duration = Duration::from_secs(10);
 
 pub(super) struct Limited {
     listener: TcpListener,
-    slots: Arc<Semaphore>,
+    places: Arc<Mutex<Places>>,
 }
 
 impl Limited {
     pub(super) fn new(listener: TcpListener) -> Self {
-        Self { listener, slots: Arc::new(Semaphore::new(CONNECTIONS)) }
+        Self { listener, places: Arc::default() }
     }
 }
 
@@ -36,10 +46,20 @@ impl Listener for Limited {
     type Addr = SocketAddr;
 
     async fn accept(&mut self) -> (Connection, SocketAddr) {
-        // Nobody closes the semaphore; a connection without a slot would be one too many at worst.
-        let slot = Arc::clone(&self.slots).acquire_owned().await.ok();
         let (stream, address) = Listener::accept(&mut self.listener).await;
-        (Connection { stream, end: Box::pin(sleep(PATIENCE)), _slot: slot }, address)
+        let (number, told_to_go) = lock(&self.places).take(address.ip());
+        let now = Instant::now();
+        let place = Place { number, places: Arc::clone(&self.places) };
+        let connection = Connection {
+            stream,
+            told_to_go,
+            is_over: false,
+            deadline: Box::pin(sleep_until(now + REQUEST_PATIENCE)),
+            end: now + PATIENCE,
+            left: REQUEST_LEN,
+            _place: place,
+        };
+        (connection, address)
     }
 
     fn local_addr(&self) -> io::Result<SocketAddr> {
@@ -47,19 +67,101 @@ impl Listener for Limited {
     }
 }
 
-/// A connection that holds a slot and ends in time.
+/// Who holds a connection, the oldest first.
+#[derive(Default)]
+struct Places {
+    next: u64,
+    taken: Vec<Taken>,
+}
+
+struct Taken {
+    number: u64,
+    client: IpAddr,
+    /// Ends the connection when it is dropped.
+    _hold: oneshot::Sender<()>,
+}
+
+impl Places {
+    /// Gives a place to a connection of `address`; the other end tells it when it has lost it.
+    fn take(&mut self, address: IpAddr) -> (u64, oneshot::Receiver<()>) {
+        let client = client(address);
+        if self.taken.len() >= CONNECTIONS {
+            let held = |client| self.taken.iter().filter(|taken| taken.client == client).count();
+            // The new one counts too, so that a client with as many as the others pays for its own.
+            let share = |taken: &Taken| held(taken.client) + usize::from(taken.client == client);
+            let most = self.taken.iter().map(share).max().unwrap_or_default();
+            if let Some(oldest) = self.taken.iter().position(|taken| share(taken) == most) {
+                self.taken.remove(oldest);
+            }
+        }
+        self.next += 1;
+        let (hold, told_to_go) = oneshot::channel();
+        self.taken.push(Taken { number: self.next, client, _hold: hold });
+        (self.next, told_to_go)
+    }
+
+    fn give_back(&mut self, number: u64) {
+        self.taken.retain(|taken| taken.number != number);
+    }
+}
+
+/// What counts as one client: an IPv4 address, or the 64 bits of an IPv6 address that lead to a link.
+fn client(address: IpAddr) -> IpAddr {
+    match address.to_canonical() {
+        IpAddr::V6(address) if !address.is_loopback() => {
+            Ipv6Addr::from_bits(address.to_bits() >> 64 << 64).into()
+        }
+        address => address,
+    }
+}
+
+fn lock(places: &Mutex<Places>) -> std::sync::MutexGuard<'_, Places> {
+    places.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// A place that is given back when this is dropped.
+struct Place {
+    number: u64,
+    places: Arc<Mutex<Places>>,
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        lock(&self.places).give_back(self.number);
+    }
+}
+
+/// A connection that holds a place and ends in time.
 pub(super) struct Connection {
     stream: TcpStream,
-    end: Pin<Box<Sleep>>,
-    _slot: Option<OwnedSemaphorePermit>,
+    told_to_go: oneshot::Receiver<()>,
+    is_over: bool,
+    /// When the request must be there, and later when the connection ends.
+    deadline: Pin<Box<Sleep>>,
+    end: Instant,
+    /// Bytes that may still be asked with.
+    left: usize,
+    _place: Place,
 }
 
 impl Connection {
-    fn check_time(&mut self, cx: &mut Context<'_>) -> io::Result<()> {
-        match self.end.as_mut().poll(cx) {
-            Poll::Ready(()) => Err(io::ErrorKind::TimedOut.into()),
-            Poll::Pending => Ok(()),
+    fn check(&mut self, cx: &mut Context<'_>) -> io::Result<()> {
+        self.is_over = self.is_over
+            || Pin::new(&mut self.told_to_go).poll(cx).is_ready()
+            || self.deadline.as_mut().poll(cx).is_ready();
+        if self.is_over { Err(io::ErrorKind::TimedOut.into()) } else { Ok(()) }
+    }
+
+    /// It has asked, so that it may have its answer.
+    fn extend(&mut self, cx: &mut Context<'_>) -> io::Result<()> {
+        self.check(cx)?;
+        let end = self.end;
+        if self.deadline.deadline() != end {
+            self.deadline.as_mut().reset(end);
+            // So that the new deadline wakes this task.
+            self.check(cx)?;
         }
+        Ok(())
     }
 }
 
@@ -69,8 +171,14 @@ impl AsyncRead for Connection {
         cx: &mut Context<'_>,
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        self.check_time(cx)?;
-        Pin::new(&mut self.stream).poll_read(cx, buf)
+        self.check(cx)?;
+        let before = buf.filled().len();
+        let result = Pin::new(&mut self.stream).poll_read(cx, buf);
+        match self.left.checked_sub(buf.filled().len() - before) {
+            Some(left) => self.left = left,
+            None => return Poll::Ready(Err(io::ErrorKind::FileTooLarge.into())),
+        }
+        result
     }
 }
 
@@ -80,8 +188,22 @@ impl AsyncWrite for Connection {
         cx: &mut Context<'_>,
         buf: &[u8],
     ) -> Poll<io::Result<usize>> {
-        self.check_time(cx)?;
+        self.extend(cx)?;
         Pin::new(&mut self.stream).poll_write(cx, buf)
+    }
+
+    // Else a long answer would be copied for each connection.
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        self.extend(cx)?;
+        Pin::new(&mut self.stream).poll_write_vectored(cx, bufs)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -90,5 +212,58 @@ impl AsyncWrite for Connection {
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         Pin::new(&mut self.stream).poll_shutdown(cx)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const CROWD: IpAddr = IpAddr::V4(std::net::Ipv4Addr::LOCALHOST);
+
+    fn others() -> impl Iterator<Item = IpAddr> {
+        (1..).map(|number: u8| IpAddr::from([192, 168, 1, number]))
+    }
+
+    fn is_held(receiver: &mut oneshot::Receiver<()>) -> bool {
+        matches!(receiver.try_recv(), Err(oneshot::error::TryRecvError::Empty))
+    }
+
+    #[test]
+    fn the_newest_connection_always_has_a_place_and_the_oldest_goes() {
+        let mut places = Places::default();
+        let mut held: Vec<_> = (0..3 * CONNECTIONS).map(|_| places.take(CROWD).1).collect();
+        let alive: Vec<bool> = held.iter_mut().map(is_held).collect();
+        let expected: Vec<bool> =
+            (0..3 * CONNECTIONS).map(|number| number >= 2 * CONNECTIONS).collect();
+        assert_eq!(alive, expected);
+        assert_eq!(places.taken.len(), CONNECTIONS);
+    }
+
+    #[test]
+    fn who_holds_the_most_loses_and_nobody_else() {
+        let mut places = Places::default();
+        let few: Vec<IpAddr> = others().take(10).collect();
+        let mut first: Vec<_> = few.iter().map(|client| places.take(*client).1).collect();
+        for _ in 0..10 * CONNECTIONS {
+            places.take(CROWD);
+        }
+        assert!(first.iter_mut().all(is_held));
+        // Ten of a link are one client.
+        let one = "2001:db8::1".parse().unwrap();
+        let other = "2001:db8::ffff".parse().unwrap();
+        assert_eq!(client(one), client(other));
+        assert_ne!(client(one), client("2001:db8:0:1::1".parse().unwrap()));
+    }
+
+    #[test]
+    fn a_place_that_is_given_back_costs_nobody_his() {
+        let mut places = Places::default();
+        let mut held: Vec<_> = (0..CONNECTIONS).map(|_| places.take(CROWD)).collect();
+        places.give_back(held[7].0);
+        let (_, _new) = places.take(CROWD);
+        let alive =
+            held.iter_mut().map(|(_, receiver)| usize::from(is_held(receiver))).sum::<usize>();
+        assert_eq!(alive, CONNECTIONS - 1);
     }
 }

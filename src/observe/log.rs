@@ -1,7 +1,9 @@
 //! Logs, to standard error: fields, not prose; levels as `CONTRIBUTING.md` has them.
 
+use anyhow::Context as _;
 use clap::ValueEnum;
 use tracing_subscriber::EnvFilter;
+use tracing_subscriber::filter::LevelFilter;
 
 /// How log lines look.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
@@ -19,16 +21,61 @@ pub enum Format {
 ///
 /// The filter cannot be understood.
 pub fn start_logging(filter: &str, format: Format) -> anyhow::Result<()> {
-    let filter = EnvFilter::try_new(filter)?;
+    let filter = parse(filter)?;
     let builder = tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_target(false)
         .with_writer(std::io::stderr);
     match format {
-        Format::Text => {
-            builder.with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr())).init();
-        }
+        Format::Text => builder.with_ansi(is_coloured()).init(),
         Format::Json => builder.json().init(),
     }
     Ok(())
+}
+
+/// Whether lines have colours: on a terminal, unless the user wants none anywhere (no-color.org).
+fn is_coloured() -> bool {
+    let unwanted = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
+    !unwanted && std::io::IsTerminal::is_terminal(&std::io::stderr())
+}
+
+/// Reads a filter. A word that is no level is refused: the library takes it for a module, of which it
+/// then shows everything, and of all others nothing.
+fn parse(filter: &str) -> anyhow::Result<EnvFilter> {
+    const LEVELS: &str = "error, warn, info, debug, trace or off";
+    let is_level = |word: &str| word.parse::<LevelFilter>().is_ok();
+    for part in filter.split(',').map(str::trim) {
+        // With a span in brackets the library is strict itself.
+        let is_good = match part.rsplit_once('=') {
+            _ if part.contains('[') => true,
+            Some((_module, level)) => is_level(level),
+            None => is_level(part),
+        };
+        anyhow::ensure!(
+            is_good,
+            "--log \"{filter}\" (CULVERT_LOG): \"{part}\" is no level; write {LEVELS}, or for one \
+             module MODULE=LEVEL, several separated by commas"
+        );
+    }
+    EnvFilter::try_new(filter).with_context(|| format!("--log \"{filter}\" (CULVERT_LOG)"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn levels_and_modules_with_levels_are_taken() {
+        for filter in ["info", "WARN", "off", "culvert::control=debug", "warn, culvert=trace"] {
+            assert!(parse(filter).is_ok(), "{filter}");
+        }
+    }
+
+    #[test]
+    fn a_misspelt_level_is_refused_with_the_flag_and_the_levels() {
+        for filter in ["inof", "culvert", "info,debgu", "culvert=inof", ""] {
+            let error = format!("{:#}", parse(filter).unwrap_err());
+            assert!(error.contains("--log") && error.contains("info"), "{error}");
+        }
+    }
 }

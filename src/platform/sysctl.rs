@@ -7,6 +7,8 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
+use culvert_cni::bounded_file;
+
 use crate::platform::{Error, Result};
 
 /// Where the kernel shows its parameters, unless somebody has mounted them elsewhere.
@@ -39,7 +41,7 @@ impl Sysctls {
     ///
     /// Whatever opening or reading the file says, other than that it does not exist.
     pub fn read(&self, key: &str) -> Result<Option<String>> {
-        match std::fs::read_to_string(self.root.join(key)) {
+        match bounded_file::read_text(&self.root.join(key), bounded_file::SMALL) {
             Ok(value) => Ok(Some(value.trim_end().to_owned())),
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
             Err(error) => Err(Error::new("read sysctl", dotted(key), error)),

@@ -19,6 +19,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use anyhow::Context as _;
 use clap::{Args, ValueEnum};
+use culvert_cni::bounded_file;
 
 use crate::app;
 use crate::lifecycle::{INTERRUPTED, on_interrupt};
@@ -243,7 +244,7 @@ fn results(path: &Path) -> anyhow::Result<Box<dyn Write>> {
 }
 
 fn read_expectation(path: &Path) -> anyhow::Result<Expectation> {
-    let text = std::fs::read_to_string(path).with_context(|| {
+    let text = bounded_file::read_text(path, bounded_file::LARGE).with_context(|| {
         format!("reading {}; --bless writes it from what happens now", path.display())
     })?;
     Expectation::parse(&text).map_err(|error| anyhow::anyhow!("{}:{error}", path.display()))

@@ -16,7 +16,8 @@ use std::process::{Command, ExitCode, Output};
 
 /// The rungs that a mutant must get past: all that need no root.
 const TESTS: &str = "test --locked --no-fail-fast -p overlay-proto -p culvert-dataplane -p culvert -p culvert-fuzz --lib \
-                     --test golden --test properties --test simulation --test replay";
+                     --test golden --test properties --test simulation --test claims \
+                     --test replay";
 
 /// A mutant that makes a test go on for ever is noticed as well.
 const PATIENCE: &str = "180";

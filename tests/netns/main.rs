@@ -9,6 +9,7 @@
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on says why and ends")]
 #![expect(clippy::unwrap_in_result, reason = "a result is what is tested, not how the test fares")]
 
+mod advertised;
 mod capture;
 mod chained;
 mod cleanup;
@@ -25,6 +26,7 @@ mod ipam;
 mod mtu;
 mod observe;
 mod packets;
+mod path_errors;
 mod plugin;
 mod pod;
 mod preflight;
@@ -32,6 +34,7 @@ mod reach;
 mod repair;
 mod restart;
 mod scale;
+mod stall;
 mod table;
 mod translation;
 mod unreachable;

@@ -2,6 +2,8 @@
 
 use std::io::{Read as _, Write as _};
 use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::os::linux::net::SocketAddrExt as _;
+use std::os::unix;
 use std::process::Stdio;
 
 use culvert_cni::node_file::NodeFile;
@@ -132,14 +134,45 @@ fn a_daemon_that_stands_by_takes_over_when_the_first_one_ends() {
     assert_eq!(second.wait().unwrap().code(), Some(0), "{}", said());
 }
 
+#[test]
+fn no_other_user_of_the_machine_keeps_a_daemon_from_starting() {
+    let lab = lab("nt-squat").up().unwrap();
+    let node = lab.node(1);
+    node.stop().unwrap();
+    // Whatever name a user without rights can take.
+    let name = unix::net::SocketAddr::from_abstract_name("culvert/culvert0").unwrap();
+    let _squatter =
+        node.netns().run(|| unix::net::UnixDatagram::bind_addr(&name)).unwrap().unwrap();
+    let table = ["nft", "add", "table", "inet", "culvert-claim-culvert0"];
+    let mut stranger = node.netns().command("setpriv");
+    stranger.args(["--reuid", "65534", "--regid", "65534", "--clear-groups", "--"]).args(table);
+    assert!(!stranger.output().unwrap().status.success(), "a stranger can take the name");
+    node.start().unwrap();
+    assert_reaches(lab.pod(1, 1).netns(), lab.pod(2, 1).ipv4());
+    // Nobody but the daemon lets it go.
+    run(node.netns(), "nft", &["flush", "ruleset"]);
+    let (code, said) = refused_start(node);
+    assert_eq!(code, Some(1), "{said}");
+    let name = format!("inet {}", table[4]);
+    assert!(run(node.netns(), "nft", &["list", "tables"]).contains(&name));
+}
+
 /// Devices, addresses, routes and rules. Whether the TUN device has a carrier does not count.
 fn kernel_state(netns: &Netns) -> Vec<String> {
     let ip = |arguments: &[&str]| netns.ip_output(arguments).unwrap();
-    let text = [
+    let rules = run(netns, "nft", &["list", "ruleset"]);
+    // The claim to be the only daemon goes with the daemon.
+    let mut is_claim = false;
+    let rules = rules.lines().filter(|line| {
+        is_claim = line.starts_with("table inet culvert-claim-") || (is_claim && *line != "}");
+        !is_claim && *line != "}"
+    });
+    let rules = rules.map(|line| format!("{line}\n")).collect();
+    let text: String = [
         ip(&["-oneline", "address"]),
         ip(&["-4", "route", "show", "table", "all"]),
         ip(&["-6", "route", "show", "table", "all"]),
-        run(netns, "nft", &["list", "ruleset"]),
+        rules,
     ]
     .concat();
     text.lines().map(|line| line.replace(" linkdown", "").trim_end().to_owned()).collect()

@@ -3,7 +3,7 @@
 use culvert_lab::probe::{self, Transfer};
 use culvert_lab::{Family, Lab};
 
-use crate::harness::{FAMILIES, lab};
+use crate::harness::{FAMILIES, assert_reaches, lab};
 
 const TRANSFER: Transfer = Transfer::of(1 << 20);
 
@@ -24,6 +24,15 @@ fn without_masquerade_the_world_outside_sees_the_pod() {
         let node = lab.node(1).address_in(family);
         lab.switch().ip(&format!("route add {subnet} via {node}\n")).unwrap();
         assert_eq!(seen_outside(&lab, family), lab.pod(1, 1).address(family));
+    }
+}
+
+#[test]
+fn without_masquerade_pods_reach_every_node() {
+    let lab = lab("nt-nomasqnode").config("[egress]\nmasquerade = false").up().unwrap();
+    for node in lab.nodes() {
+        // Nobody on the underlay knows the way to the pods: the answer comes through the tunnel.
+        assert_reaches(lab.pod(1, 1).netns(), node.address());
     }
 }
 

@@ -52,6 +52,10 @@ fn what_others_turn_around_is_put_back() {
                 "ip route prepend 10.244.0.0/16 dev vpn0",
                 "prepend route 10.244.0.0/16 src 10.244.1.0 dev culvert0",
             ),
+            (
+                "ip route prepend blackhole 10.244.0.0/16",
+                "prepend route 10.244.0.0/16 src 10.244.1.0 dev culvert0",
+            ),
         ] {
             run(damage);
             let done = node.reconcile();

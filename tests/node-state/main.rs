@@ -5,6 +5,8 @@
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on says why and ends")]
 #![expect(clippy::unwrap_in_result, reason = "a result is what is tested, not how the test fares")]
 
+mod advertised;
+mod claim;
 mod events;
 mod interference;
 mod node;

@@ -4,7 +4,7 @@ use std::net::{IpAddr, Ipv4Addr};
 
 use culvert::platform::netlink::Flow;
 
-use crate::node::{Namespace, Node, ip};
+use crate::node::{Namespace, Node, ip, set_sysctl};
 
 fn flows(peers: impl IntoIterator<Item = IpAddr>) -> Vec<Flow> {
     peers.into_iter().map(Flow::to).collect()
@@ -40,6 +40,11 @@ fn mtu_comes_from_the_route_or_its_device() {
         assert_eq!((found.smallest, found.peer), (1400, peers[1]));
         let mtus: Vec<u16> = found.per_peer.iter().map(|(_peer, mtu)| *mtu).collect();
         assert_eq!(mtus, [9000, 1400, 9000, 9000]);
+        // A router on the link may advertise less for IPv6 than the device carries.
+        set_sysctl("ipv6/conf/eth9/mtu", "1400");
+        let found = node.reconciler.path_mtu(&flows(peers.clone())).unwrap().unwrap();
+        let mtus: Vec<u16> = found.per_peer.iter().map(|(_peer, mtu)| *mtu).collect();
+        assert_eq!(mtus, [9000, 1400, 9000, 1400]);
         let unreachable = node.reconciler.path_mtu(&flows(peers[4..].to_vec())).unwrap();
         assert_eq!(unreachable, None);
     });

@@ -1,13 +1,11 @@
 //! DNS settings for the result: the plugin reports them and sets nothing up.
 
-use std::fs::OpenOptions;
-use std::io::Read as _;
-use std::os::unix::fs::OpenOptionsExt as _;
+use std::path::Path;
 
-use rustix::fs::OFlags;
 use serde_json::{Map, Value, json};
 
 use super::{bad, keys};
+use crate::bounded_file;
 use crate::error::Error;
 
 /// Longest resolver configuration that is read.
@@ -81,17 +79,8 @@ fn check_texts(key: &str, value: &Value) -> Result<(), Error> {
 /// Reads a file as the resolver does: resolv.conf(5).
 fn resolv_conf(path: &str) -> Result<Value, Error> {
     let wrong = |remedy: String| bad("ipam.resolvConf", &Value::String(path.to_owned()), &remedy);
-    // A pipe under this name must not hold the plugin up.
-    let flags = OFlags::NONBLOCK.bits().cast_signed();
-    let file = OpenOptions::new().read(true).custom_flags(flags).open(path);
-    let file = file.map_err(|error| wrong(format!("name a file that can be read ({error})")))?;
-    if !file.metadata().is_ok_and(|metadata| metadata.is_file()) {
-        return Err(wrong("name a regular file".to_owned()));
-    }
-    let mut text = String::new();
-    file.take(LIMIT_BYTES)
-        .read_to_string(&mut text)
-        .map_err(|error| wrong(format!("name a text file ({error})")))?;
+    let text = bounded_file::read_text(Path::new(path), LIMIT_BYTES)
+        .map_err(|error| wrong(format!("name a regular text file that can be read ({error})")))?;
     Ok(parse(&text))
 }
 

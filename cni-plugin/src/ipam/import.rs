@@ -14,6 +14,7 @@ use super::range::Range;
 use super::record::{Record, boot_id};
 use super::{Error, Store};
 use crate::attachment::Attachment;
+use crate::bounded_file;
 
 /// Files that `host-local` locks its directory with, and notes the last address in.
 const LOCK: &str = "lock";
@@ -69,7 +70,8 @@ impl HostLocal {
             if name == LOCK {
                 continue;
             }
-            let text = fs::read_to_string(&path).map_err(unreadable(&path))?;
+            let text =
+                bounded_file::read_text(&path, bounded_file::SMALL).map_err(unreadable(&path))?;
             if name.starts_with(LAST_RESERVED) {
                 host_local.last.extend(text.trim().parse::<IpAddr>().ok());
             } else if let Ok(address) = name.parse() {

@@ -9,7 +9,7 @@ use overlay_proto::{CodecKind, Ecn};
 
 use super::port::{TunPort, UnderlayPort};
 use super::underlay::bucket;
-use crate::platform::udp::{RecvBatch, Transmit};
+use crate::platform::udp::{RecvBatch, Report, Transmit};
 
 /// A TUN queue made of two lists.
 #[derive(Debug, Default)]
@@ -65,6 +65,8 @@ pub struct MemoryUnderlay {
     pub sent: Vec<MemoryTrain>,
     /// Errors to answer the next sends with, as the kernel would.
     pub send_errors: VecDeque<i32>,
+    /// ICMP errors about what was sent before.
+    pub reports: VecDeque<Report>,
     /// Whether trains of several datagrams are refused, as where nobody cuts them apart.
     pub refuses_trains: bool,
 }
@@ -95,6 +97,10 @@ impl UnderlayPort for MemoryUnderlay {
             bytes: gather(transmit.parts),
         });
         Ok(())
+    }
+
+    fn report(&mut self, _flow_hash: u32) -> Option<Report> {
+        self.reports.pop_front()
     }
 }
 

@@ -6,6 +6,7 @@
 use std::io::{self, IoSlice};
 
 use super::io_error::{Class, classify};
+use super::path_claim::PathClaim;
 use super::port::UnderlayPort;
 use super::round::{Env, Notice};
 use super::tap::Sight;
@@ -20,6 +21,13 @@ const OPEN: usize = 8;
 /// A train of this many bytes does not wait for more while another is being filled: one call for so
 /// many is cheap, and if they waited, they would no longer be in the cache when the kernel copies them.
 const LONG: usize = 16 << 10;
+
+/// How often a train is offered to the kernel: each ICMP error that arrives takes one sending call with
+/// it, and more than two between two calls is a flood.
+const ATTEMPTS: usize = 3;
+
+/// ICMP errors that are looked at after a failed call; a socket keeps some twenty.
+const MAX_REPORTS: usize = 32;
 
 pub(super) struct Outbox {
     trains: [Train; OPEN],
@@ -137,8 +145,7 @@ fn send<T, U: UnderlayPort>(
         return Segmentation::Fine;
     };
     let class = classify(&error);
-    // EIO: the way out does not finish checksums, which segmentation needs (udp_send_skb).
-    let segmentation = class == Class::Unsupported || error.raw_os_error() == Some(libc::EIO);
+    let segmentation = refuses_segmentation(&error);
     if count > 1 && (segmentation || class == Class::TooBig) {
         for datagram in bytes.chunks(segment_len) {
             send(env, key, datagram, segment_len);
@@ -148,8 +155,9 @@ fn send<T, U: UnderlayPort>(
     let reason = match class {
         Class::Empty | Class::Full => DropReason::UnderlayFull,
         Class::TooBig => {
-            // The table will know soon, and then the engine tells senders.
-            env.notices.send(Notice::PathTooNarrow(key.endpoint.ip()));
+            // The device has become narrower. The table will know soon, and then the engine tells
+            // senders.
+            env.notices.send(Notice::RouteTooNarrow(key.endpoint.ip()));
             DropReason::TooBig
         }
         Class::Unsupported | Class::Gone | Class::Refused => {
@@ -178,6 +186,7 @@ fn show<T, U>(
     }
 }
 
+/// Sends once more what an ICMP error about another datagram kept from leaving.
 fn send_once<T, U: UnderlayPort>(
     env: &mut Env<'_, T, U>,
     key: &Key,
@@ -191,5 +200,36 @@ fn send_once<T, U: UnderlayPort>(
             .then(|| u16::try_from(segment_len).unwrap_or(u16::MAX)),
         parts: &[IoSlice::new(bytes)],
     };
-    env.underlay.send(key.flow_hash, &transmit)
+    let mut attempts = 1;
+    loop {
+        let result = env.underlay.send(key.flow_hash, &transmit);
+        match &result {
+            Err(error) if attempts < ATTEMPTS && may_be_about_another(error) => {}
+            _ => return result,
+        }
+        attempts += 1;
+        // Another worker may have taken the report, so that there being none says nothing.
+        for _ in 0..MAX_REPORTS {
+            let Some(report) = env.underlay.report(key.flow_hash) else { break };
+            if let Some(claim) = PathClaim::of(&report, env.table) {
+                env.notices.send(Notice::PathClaim(claim));
+            }
+        }
+    }
+}
+
+/// Whether an error of a sending call may come from an ICMP error about a datagram that left before.
+fn may_be_about_another(error: &io::Error) -> bool {
+    match classify(error) {
+        _ if refuses_segmentation(error) => false,
+        Class::TooBig | Class::Refused | Class::Unsupported => true,
+        Class::Empty | Class::Full | Class::Gone => false,
+    }
+}
+
+/// Whether the kernel will not cut a train apart. EIO: the way out does not finish checksums, which
+/// that needs (udp_send_skb). No ICMP error is put into these words, so that nobody can talk us out of
+/// segmentation.
+fn refuses_segmentation(error: &io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(libc::EINVAL | libc::EIO))
 }

@@ -4,7 +4,7 @@ use std::io::{self, IoSlice};
 
 use overlay_proto::CodecKind;
 
-use crate::platform::udp::{RecvBatch, Transmit};
+use crate::platform::udp::{RecvBatch, Report, Transmit};
 
 /// The pods' side: packets behind a virtio-net header.
 pub trait TunPort {
@@ -39,4 +39,10 @@ pub trait UnderlayPort {
     ///
     /// As [`Sender::send`](crate::platform::udp::Sender::send).
     fn send(&mut self, flow_hash: u32, transmit: &Transmit<'_>) -> io::Result<()>;
+
+    /// Takes the oldest ICMP error about a datagram of the flow with this hash, or of another that
+    /// leaves by the same source port.
+    fn report(&mut self, _flow_hash: u32) -> Option<Report> {
+        None
+    }
 }

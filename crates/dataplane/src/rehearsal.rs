@@ -173,7 +173,7 @@ fn super_packet(table: &Table, packet: &[u8]) -> Option<VnetHeader> {
     let packet = InnerPacket::parse(packet).ok()?;
     let upper = packet.upper_layer();
     let mtu = match table.owner(packet.destination())? {
-        Owner::Peer(peer) => table.peer(peer).mtu,
+        Owner::Peer(peer) => table.peer(peer).mtu_for(packet.family()),
         Owner::Local => return None,
     };
     if mtu.fits(packet.len()) || upper.protocol != TCP || upper.fragment != Fragment::Whole {

@@ -8,6 +8,7 @@ use tokio::sync::mpsc;
 
 use super::counters::WorkerCounters;
 use super::offload::VnetHeader;
+use super::path_claim::PathClaim;
 use super::port::TunPort;
 use super::tap::Tap;
 use crate::engine::Table;
@@ -60,8 +61,10 @@ impl<'a, T, U> Env<'a, T, U> {
 /// What workers find out and control should know.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Notice {
-    /// A datagram toward this address did not fit the path.
-    PathTooNarrow(IpAddr),
+    /// A datagram toward this address was longer than the device carries by which it should leave.
+    RouteTooNarrow(IpAddr),
+    /// Somebody says that a path carries less than its route promises.
+    PathClaim(PathClaim),
     /// The TUN device has been deleted.
     TunGone,
 }

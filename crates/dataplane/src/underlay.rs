@@ -9,7 +9,7 @@ use overlay_proto::CodecKind;
 use super::capture::Place;
 use super::port::UnderlayPort;
 use crate::engine::Tunnel;
-use crate::platform::udp::{Gro, Receiver, RecvBatch, Sender, Transmit};
+use crate::platform::udp::{Gro, Receiver, RecvBatch, Report, Sender, Transmit};
 use crate::platform::{Result, tun};
 
 /// Source ports that flows are spread over. A power of two; more than the paths or queues that an
@@ -151,6 +151,10 @@ impl UnderlayPort for Underlay {
 
     fn send(&mut self, flow_hash: u32, transmit: &Transmit<'_>) -> io::Result<()> {
         self.senders[bucket(flow_hash)].send(transmit)
+    }
+
+    fn report(&mut self, flow_hash: u32) -> Option<Report> {
+        self.senders[bucket(flow_hash)].report().ok()
     }
 }
 

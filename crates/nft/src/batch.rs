@@ -52,6 +52,14 @@ impl Batch {
         self.fill(table);
     }
 
+    /// Makes an empty table that must not exist yet, that nobody else can change or remove, and that
+    /// the kernel removes when the socket is closed that commits this, however its process ends
+    /// (Linux 5.12).
+    pub fn claim(&mut self, table: &str) {
+        let attributes = message::owned_table(table);
+        self.push("claim", table, message::NEW_TABLE, NLM_F_CREATE | NLM_F_EXCL, attributes);
+    }
+
     /// Makes a table in place of one that may exist.
     pub fn replace(&mut self, table: &Table) {
         self.remove(table.name);

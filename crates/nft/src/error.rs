@@ -40,12 +40,12 @@ impl Error {
         self.0.cause.raw_os_error() == Some(STALE)
     }
 
-    /// Whether this kernel lacks nftables, or the table's family.
+    /// Whether this kernel lacks nftables, the table's family, or tables with an owner.
     #[must_use]
     pub fn is_unsupported(&self) -> bool {
         match self.0.errno() {
             Some(Errno::AFNOSUPPORT | Errno::PROTONOSUPPORT | Errno::OPNOTSUPP) => true,
-            Some(Errno::INVAL) => self.0.op == "open",
+            Some(Errno::INVAL) => ["open", "claim"].contains(&self.0.op),
             _ => false,
         }
     }

@@ -25,6 +25,10 @@ pub(crate) const GET_GENERATION: u8 = 16;
 /// The attribute of every object that names its table.
 pub(crate) const TABLE: u16 = 1;
 
+/// `NFTA_TABLE_FLAGS`, and `NFT_TABLE_F_OWNER`.
+const TABLE_FLAGS: u16 = 2;
+const FLAG_OWNER: u32 = 2;
+
 /// `NFTA_GEN_ID`.
 pub(crate) const GENERATION_ID: u16 = 1;
 
@@ -78,6 +82,13 @@ const TYPE_BITS: u32 = 6;
 pub(crate) fn table(name: &str) -> Attributes {
     let mut out = Attributes::default();
     out.text(TABLE, name);
+    out
+}
+
+/// A table that goes with the socket that made it.
+pub(crate) fn owned_table(name: &str) -> Attributes {
+    let mut out = table(name);
+    out.number(TABLE_FLAGS, FLAG_OWNER);
     out
 }
 

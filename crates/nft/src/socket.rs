@@ -49,6 +49,22 @@ impl Socket {
         Ok(self.0.transact(&batch.begin(), &batch.messages, &Batch::end())?)
     }
 
+    /// Whether there is such a table. Takes no lock.
+    ///
+    /// # Errors
+    ///
+    /// When the kernel refuses.
+    pub fn has_table(&mut self, family: Family, table: &str) -> Result<bool> {
+        let target = format!("{} {table}", family.as_str());
+        let named = message::table(table).0;
+        let number = family.number();
+        match self.0.query(&request("look for table", &target, number, message::GET_TABLE, &named))
+        {
+            Err(error) if error.is_missing() => Ok(false),
+            found => Ok(found?.is_some()),
+        }
+    }
+
     /// Reads a table back; none, if it does not exist.
     ///
     /// # Errors

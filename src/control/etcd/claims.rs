@@ -51,8 +51,9 @@ pub struct Claims {
     address: Option<IpAddr>,
     agreement: Agreement,
     contested: Option<String>,
-    /// The database that was seen last.
+    /// The database that was seen last, and whether it is another than the daemon was told of.
     last: Option<Database>,
+    another: bool,
     peers: Peers,
     session: Session,
     updates: VecDeque<Update>,
@@ -89,6 +90,9 @@ enum Step {
     Release(Transaction),
     /// With why the claim was refused, if it was.
     Remember(Memory, Option<String>),
+    Tell {
+        owned: bool,
+    },
     Watch,
     Follow,
     End(Option<Ended>),
@@ -105,6 +109,7 @@ impl Claims {
             agreement: Agreement::new(identity.parameters),
             contested: None,
             last: memory.database,
+            another: false,
             peers: Peers::new(&memory.node, known),
             session: Session::new(&keys, Step::End(None)),
             memory,
@@ -139,6 +144,13 @@ impl Claims {
         if matches!(self.session.step, Step::Follow) {
             self.session.step = self.next_step(now);
         }
+        if let Step::Tell { owned } = self.session.step {
+            self.tell_everything(now);
+            if owned {
+                self.contest(None);
+            }
+            self.session.step = Step::Watch;
+        }
         let (first, end) = self.keys.followed();
         match &mut self.session.step {
             Step::Read => Request::Read { first, end },
@@ -159,7 +171,9 @@ impl Claims {
             Step::Heard(_) => Request::Heard,
             Step::Pods(subnets) => Request::Pods(subnets.clone()),
             Step::Remember(memory, _) => Request::Remember(memory.clone()),
-            Step::Watch => Request::Watch { first, end, revision: self.session.store.revision + 1 },
+            Step::Tell { .. } | Step::Watch => {
+                Request::Watch { first, end, revision: self.session.store.revision + 1 }
+            }
             Step::Follow => {
                 let moments = [self.session.renew_at, self.session.look_at];
                 let latest = now + RENEW_AT_LEAST_EVERY;
@@ -170,7 +184,7 @@ impl Claims {
     }
 
     /// Everything was read.
-    pub fn read(&mut self, now: Instant, found: &Found) {
+    pub fn read(&mut self, found: &Found) {
         let mut store = Store::load(self.keys.clone(), found.revision, &found.keys);
         let key = self.keys.settings();
         let Some((settings, kv)) = &store.settings else {
@@ -180,20 +194,19 @@ impl Claims {
             };
             return;
         };
-        if let Err(failure) = self.agreement.take(&key, settings) {
-            self.session.step = failed(failure);
-            return;
-        }
         let seen = Database {
             cluster: found.cluster,
             revision: found.revision,
             settings: kv.mod_revision,
         };
-        let another = self.last.is_some_and(|last| !last.is_older_than(seen));
+        self.another |= self.last.is_some_and(|last| !last.is_older_than(seen));
         self.last = Some(seen);
+        if let Err(failure) = self.agreement.take(&key, settings) {
+            self.session.step = failed(failure);
+            return;
+        }
         self.session.told = self.agreement.in_force().cloned();
         store.set_port(self.session.told.as_ref().map_or(0, |parameters| parameters.port));
-        self.peers.read(&self.memory.node, &store, another, now);
         self.session.store = store;
         self.session.step = Step::Renew;
     }
@@ -429,7 +442,8 @@ impl Claims {
     }
 
     fn plan(&mut self, held: Option<Result<Vec<HeldAddress>, PodsUnknown>>) {
-        let (settings, retained) = (self.settings(), self.peers.retained_subnets());
+        let (settings, retained) =
+            (self.settings(), self.peers.missing_subnets(&self.session.store, self.another));
         let Some(claimant) = self.claimant(&settings) else {
             self.session.step = failed(Failure::SettingsGone { key: self.keys.settings() });
             return;
@@ -460,7 +474,8 @@ impl Claims {
 
     /// `memory` with the present database, once no node is missed there.
     fn with_database(&self, memory: Memory) -> Memory {
-        let database = if self.peers.is_patient() { memory.database } else { self.last };
+        let patient = self.another || self.peers.is_patient();
+        let database = if patient { memory.database } else { self.last };
         Memory { database, ..memory }
     }
 
@@ -479,21 +494,33 @@ impl Claims {
         }
     }
 
-    /// Tells what came of a claim.
+    /// Tells what came of a claim. That a node has its subnets is told after them, so that no pod gets
+    /// an address of those before.
     fn settle(&mut self, refused: Option<String>) {
-        self.contest(refused);
-        self.session.claim_again = false;
-        if self.session.following {
-            self.updates.extend(self.own().map(Update::Put));
-            self.session.step = Step::Follow;
-        } else {
-            let mut proposal = Proposal::of_nodes(self.peers.all().chain(self.own()));
-            proposal.parameters.clone_from(&self.session.told);
-            let unreadable = self.session.store.problems();
-            self.updates.push_back(Update::Everything(proposal.with_unreadable(unreadable)));
-            self.updates.push_back(Update::Differs(self.agreement.differs()));
-            self.session.step = Step::Watch;
+        let owned = refused.is_none();
+        if !owned {
+            self.contest(refused);
         }
+        self.session.claim_again = false;
+        if !self.session.following {
+            self.session.step = Step::Tell { owned };
+            return;
+        }
+        self.updates.extend(self.own().map(Update::Put));
+        if owned {
+            self.contest(None);
+        }
+        self.session.step = Step::Follow;
+    }
+
+    fn tell_everything(&mut self, now: Instant) {
+        let another = std::mem::take(&mut self.another);
+        self.peers.read(&self.memory.node, &self.session.store, another, now);
+        let mut proposal = Proposal::of_nodes(self.peers.all().chain(self.own()));
+        proposal.parameters.clone_from(&self.session.told);
+        let unreadable = self.session.store.problems();
+        self.updates.push_back(Update::Everything(proposal.with_unreadable(unreadable)));
+        self.updates.push_back(Update::Differs(self.agreement.differs()));
     }
 
     /// This node as its own table has it: what it claimed stays its own until it has claimed something

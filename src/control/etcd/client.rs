@@ -8,6 +8,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use culvert_cni::bounded_file;
 use futures_util::{StreamExt as _, stream};
 use http::uri::PathAndQuery;
 use prost::Message;
@@ -298,7 +299,7 @@ impl Secrets {
         let login = match &config.login {
             None => None,
             Some((user, path)) => {
-                let password = std::fs::read_to_string(path);
+                let password = bounded_file::read_text(path, bounded_file::SMALL);
                 let password = password.map_err(file("password_file", path))?;
                 Some((user.clone(), password.trim_end_matches(['\r', '\n']).to_owned()))
             }
@@ -313,7 +314,8 @@ fn file(key: &'static str, path: &Path) -> impl FnOnce(io::Error) -> CallError {
 }
 
 fn tls(config: &Etcd) -> Result<ClientTlsConfig, CallError> {
-    let read = |path: &Path, key| std::fs::read(path).map_err(file(key, path));
+    let read =
+        |path: &Path, key| bounded_file::read(path, bounded_file::SMALL).map_err(file(key, path));
     let Some(path) = &config.ca_file else { return Err(CallError::NoAuthority) };
     let authority = Certificate::from_pem(read(path, "ca_file")?);
     let mut tls = ClientTlsConfig::new().ca_certificate(authority);

@@ -6,6 +6,7 @@ use std::io;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
+use culvert_cni::bounded_file;
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
@@ -72,7 +73,7 @@ impl Memory {
     /// Reads the file under `state_dir`, or makes one for a machine that has none.
     pub(super) fn open(state_dir: &Path, node: &str) -> Result<Self, MemoryError> {
         let path = state_dir.join(FILE_NAME);
-        let mut memory: Self = match fs::read(&path) {
+        let mut memory: Self = match bounded_file::read(&path, bounded_file::SMALL) {
             Ok(text) => serde_json::from_slice(&text)
                 .map_err(|error| MemoryError::Understand { path, error })?,
             Err(error) if error.kind() == io::ErrorKind::NotFound => {

@@ -123,7 +123,7 @@ impl Driver {
             match request {
                 Request::Read { first, end } => {
                     let found = client.range(&first, &end).await?;
-                    claims.read(clock::now(), &found);
+                    claims.read(&found);
                 }
                 Request::Keys(keys) => {
                     let mut found = Vec::with_capacity(keys.len());

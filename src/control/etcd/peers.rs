@@ -39,9 +39,14 @@ impl Peers {
         !self.retained.is_empty()
     }
 
-    /// Subnets of the nodes that the database does not have.
-    pub(super) fn retained_subnets(&self) -> Vec<IpNet> {
-        self.retained.values().flat_map(|node| node.entry.subnets.clone()).collect()
+    /// Subnets of nodes that stay although the database does not have them, or, if it is `another` than
+    /// before, are about to.
+    pub(super) fn missing_subnets(&self, store: &Store, another: bool) -> Vec<IpNet> {
+        let told = self.told.values().filter(|_| another);
+        let missing = told
+            .chain(self.retained.values())
+            .filter(|node| store.candidate(&node.entry.name).is_none());
+        missing.flat_map(|node| node.entry.subnets.clone()).collect()
     }
 
     /// Takes everything that was read. In a database that is `another` than before, nodes that are

@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use culvert_cni::bounded_file;
 use futures_util::StreamExt as _;
 use futures_util::stream::{self, BoxStream};
 use hyper_util::client::legacy::connect::HttpConnector;
@@ -10,7 +11,7 @@ use hyper_util::rt::TokioExecutor;
 use kube::Client;
 use kube::api::{ListParams, PatchParams, Request, WatchEvent, WatchParams};
 use kube::client::{ClientBuilder, ConfigExt as _};
-use kube::config::{KubeConfigOptions, Kubeconfig};
+use kube::config::{KubeConfigOptions, Kubeconfig, KubeconfigError};
 use serde::Deserialize;
 use serde_json::Value;
 use thiserror::Error;
@@ -56,7 +57,7 @@ pub(super) const CONFLICT: u16 = 409;
 #[derive(Debug, Error)]
 pub enum CallError {
     #[error("reading kubernetes.kubeconfig {}: {error}", .path.display())]
-    Kubeconfig { path: PathBuf, error: kube::config::KubeconfigError },
+    Kubeconfig { path: PathBuf, error: KubeconfigError },
     #[error(
         "finding the API server: {0}; run as a pod with a service account, or set \
          kubernetes.kubeconfig"
@@ -118,7 +119,12 @@ impl Api {
             Some(path) => {
                 let failed = |error| CallError::Kubeconfig { path: path.clone(), error };
                 let reading = path.clone();
-                let read = tokio::task::spawn_blocking(move || Kubeconfig::read_from(reading));
+                let read = tokio::task::spawn_blocking(move || {
+                    // The library would wait for a FIFO and read a device without end.
+                    bounded_file::read(&reading, bounded_file::SMALL)
+                        .map_err(|error| KubeconfigError::ReadConfig(error, reading.clone()))?;
+                    Kubeconfig::read_from(&reading)
+                });
                 let file = read.await?.map_err(failed)?;
                 kube::Config::from_custom_kubeconfig(file, &KubeConfigOptions::default())
                     .await

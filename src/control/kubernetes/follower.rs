@@ -117,11 +117,12 @@ enum Step {
 }
 
 impl Follower {
-    /// The machine of a node that knows nothing yet.
-    pub fn new(identity: Identity) -> Self {
+    /// The machine of a node whose earlier daemon knew the nodes `known`: what pods have of its own
+    /// subnets is not to be given up by a restart.
+    pub fn new(identity: Identity, known: Vec<Candidate>) -> Self {
         Self {
+            own: known.into_iter().find(|node| node.entry.name == identity.name),
             identity,
-            own: None,
             contested: None,
             ready: false,
             was_ready: false,
@@ -313,16 +314,18 @@ impl Follower {
 
     fn adopt(&mut self, found: Candidate) {
         let before = self.own.replace(found.clone());
-        self.contest(None);
-        if self.listed.is_none() && before.as_ref() != Some(&found) {
-            if before.is_none_or(|before| family(&before) != family(&found)) {
-                // The addresses of all others follow this one's family.
-                self.step = Step::End(Ended::Asked);
-                return;
-            }
+        let moved = before.as_ref().is_none_or(|before| family(before) != family(&found));
+        let listed = self.listed.is_some();
+        if !listed && before.as_ref() != Some(&found) {
             self.updates.push_back(Update::Put(found));
         }
         self.settle();
+        // Only now that the daemon knows the subnets of which pods may get addresses.
+        self.contest(None);
+        if !listed && moved {
+            // The addresses of all others follow this one's family.
+            self.step = Step::End(Ended::Asked);
+        }
     }
 
     fn contest(&mut self, contested: Option<String>) {

@@ -27,7 +27,7 @@ use futures_util::stream::BoxStream;
 use k8s_openapi::jiff::Timestamp;
 
 use self::client::{Api, CONFLICT};
-use super::source::{Backoff, Link, Update, Wishes, held_addresses};
+use super::source::{Backoff, Link, Saved, Update, Wishes, describe, held_addresses};
 use crate::config::{Config, Kubernetes};
 use crate::platform::clock;
 
@@ -37,11 +37,19 @@ pub(super) async fn follow(kubernetes: Kubernetes, config: Config, mut link: Lin
     let (name, port) = (config.node.name.clone(), config.underlay.port);
     let desired = Desired::new(config.node.address, port, &kubernetes.startup_taint);
     let identity = Identity { name: name.clone(), port, desired };
+    let known = {
+        let (state_dir, name) = (config.node.state_dir.clone(), name.clone());
+        let source = describe(&config.table);
+        // The copy of the table that an earlier daemon left; without one nothing is known.
+        let read = move || Saved::read(&state_dir, &name, &source).ok().flatten();
+        let saved = tokio::task::spawn_blocking(read).await.ok().flatten();
+        saved.map(|saved| saved.proposal().nodes().cloned().collect()).unwrap_or_default()
+    };
     let mut driver = Driver {
         kubeconfig: kubernetes.kubeconfig,
         state_dir: config.node.state_dir,
         name,
-        follower: Follower::new(identity),
+        follower: Follower::new(identity, known),
     };
     loop {
         let mut wait = backoff.wait();

@@ -26,6 +26,10 @@ pub(super) const ALIAS_PREFIX: &str = "culvert: ";
 /// First bytes of the hardware address of a bridge of ours: locally administered, unicast.
 pub(super) const MAC_PREFIX: [u8; 2] = [0x02, 0xcf];
 
+/// The switch of IPv6 forwarding. Devices that go by router advertisements cease to when it is
+/// switched on, see [`Actual::advertised`](super::diff::Actual::advertised).
+pub(super) const IPV6_FORWARDING: &str = "net/ipv6/conf/all/forwarding";
+
 /// The kernel state that a node should have.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Desired {
@@ -223,9 +227,7 @@ fn sysctls(spec: &NodeSpec) -> Vec<Parameter> {
         sysctls.push(Parameter { key, value: "0", needed: uses(false) });
     }
     if uses(false) {
-        // Where an underlay device takes its address from router advertisements, forwarding makes
-        // it stop unless its accept_ra is 2. That is the administrator's choice, not ours.
-        sysctls.push(parameter("net/ipv6/conf/all/forwarding", "1"));
+        sysctls.push(parameter(IPV6_FORWARDING, "1"));
         for device in [tun, bridge] {
             sysctls.extend([
                 parameter(&format!("net/ipv6/conf/{device}/disable_ipv6"), "0"),

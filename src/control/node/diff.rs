@@ -25,6 +25,9 @@ pub(super) struct Actual {
     pub(super) routes: Vec<ActualRoute>,
     /// The nodes' ends of pods' cables.
     pub(super) ports: Vec<Port>,
+    /// Devices that take routes from router advertisements, and would cease to once the node
+    /// forwards IPv6. Nobody looks once it does.
+    pub(super) advertised: Vec<String>,
     /// Values of the parameters that are desired; one whose device does not exist is missing.
     pub(super) sysctls: BTreeMap<String, String>,
     pub(super) ruleset: Ruleset,
@@ -124,6 +127,12 @@ pub(super) fn diff(desired: &Desired, actual: &Actual) -> Vec<Action> {
     let bridge = actual.bridge.as_ref().unwrap_or(&created);
     set_up_tun(desired, tun, &mut actions);
     set_up_bridge(desired, actual.bridge.as_ref(), &mut actions);
+    for device in &actual.advertised {
+        // kernel: 1 is "unless this node forwards"; when forwarding is switched on, the routes that
+        // were learned go, and no more are. 2 is "even so".
+        let key = format!("net/ipv6/conf/{device}/accept_ra");
+        actions.push(Action::SetSysctl { key, value: "2", needed: false });
+    }
     for Parameter { key, value, needed } in &desired.sysctls {
         let is = actual.sysctls.get(key).map(String::as_str);
         // A parameter of a device that is only being made is set where it then is.

@@ -17,6 +17,7 @@ mod firewall;
 mod fixture;
 mod kernel;
 mod observe;
+mod path_errors;
 mod path_mtu;
 mod preflight;
 mod reach;
@@ -43,7 +44,7 @@ pub use self::preflight::Conflict;
 use self::reach::{Detour, Devices};
 pub use self::report::{Failure, Report};
 pub use self::stranded::Stranded;
-use crate::platform::netlink::Netlink;
+use crate::platform::netlink::{MAIN_TABLE, Netlink};
 use crate::platform::sysctl::Sysctls;
 
 /// The number by which our routes and addresses are known.
@@ -234,9 +235,13 @@ impl Reconciler {
         let probes = reach::probes(spec, Devices { tun, bridge }, self.turn);
         let ways = self.netlink.ways(probes.iter().map(|probe| probe.flow))?;
         let judged = probes.iter().zip(&ways);
-        Ok(judged
+        let mut detours: Vec<Detour> = judged
             .filter_map(|(probe, way)| reach::detour(spec, probe, way, &observed.indexes))
-            .collect())
+            .collect();
+        if let Some(dropped) = detours.iter_mut().find(|detour| detour.is_dropped) {
+            dropped.hidden = reach::hidden_by(spec, &self.netlink.routes_in(MAIN_TABLE)?);
+        }
+        Ok(detours)
     }
 
     /// Compares the node's nftables table with what it should be, if asked to or if that is new.

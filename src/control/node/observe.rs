@@ -8,14 +8,17 @@ use culvert_cni::pod_port::{DEVICE_GROUP, FORWARDED_GROUPS, PodPort};
 use ipnet::IpNet;
 
 use super::PROTOCOL;
-use super::desired::{ALIAS_PREFIX, Desired, Device, Parameter};
+use super::desired::{ALIAS_PREFIX, Desired, Device, IPV6_FORWARDING, Parameter};
 use super::diff::{Actual, ActualAddress, ActualDevice, ActualRoute, Port, Ruleset};
 use super::firewall::{Pods, pods};
-use crate::platform::netlink::{Address, Link, LinkKind, Netlink};
+use crate::platform::netlink::{Address, Link, LinkKind, Netlink, Route};
 use crate::platform::sysctl::Sysctls;
 
 /// How the plugin begins the name of the node's end of a pod's cable; hexadecimal digits follow.
 const PORT_PREFIX: &str = "culv";
+
+/// Protocol number of routes that the kernel has made by router advertisements (`RTPROT_RA`).
+const ADVERTISED: u8 = 9;
 
 /// What one look at the kernel found.
 pub(super) struct Observed {
@@ -43,6 +46,16 @@ pub(super) fn observe(
     let links = netlink.links()?;
     let addresses = netlink.addresses()?;
     let routes = netlink.routes_of(PROTOCOL)?;
+
+    let sysctls = sysctls(parameters, desired)?;
+    // Asked for only by the start that is about to switch forwarding on.
+    let is_about_to_forward = sysctls.get(IPV6_FORWARDING).is_some_and(|value| value != "1");
+    let advertised = if is_about_to_forward {
+        let learned = netlink.routes_of(ADVERTISED)?;
+        advertised(&links, &learned, parameters)?
+    } else {
+        Vec::new()
+    };
 
     let tun = named(&links, &desired.tun.name, &LinkKind::Tun)?
         .or_else(|| renamed(&links, &addresses, &desired.tun, &LinkKind::Tun));
@@ -79,7 +92,8 @@ pub(super) fn observe(
             })
             .collect(),
         ports: links.iter().filter_map(|link| port(link, bridge, &links, desired)).collect(),
-        sysctls: sysctls(parameters, desired)?,
+        advertised,
+        sysctls,
         ruleset: Ruleset::Unchecked,
         source_check: Ruleset::Unchecked,
     };
@@ -90,6 +104,31 @@ pub(super) fn observe(
         pods: pods(&links, &desired.bridge.name),
         indexes: links.into_iter().map(|link| (link.name, link.index)).collect(),
     })
+}
+
+/// The devices that may have learned routes from router advertisements, or will, and whose parameter
+/// says that they do unless the node forwards. A virtual device counts only if it has learned one:
+/// nobody advertises to the cables of containers.
+fn advertised(
+    links: &[Link],
+    learned: &[Route],
+    parameters: &Sysctls,
+) -> anyhow::Result<Vec<String>> {
+    let mut found = Vec::new();
+    for link in links {
+        let is_own = link.alias.starts_with(ALIAS_PREFIX);
+        let is_virtual = matches!(link.kind, LinkKind::Tun | LinkKind::Bridge | LinkKind::Veth);
+        let has_learned = learned.iter().any(|route| route.link == Some(link.index));
+        if link.loopback || is_own || link.controller.is_some() || (is_virtual && !has_learned) {
+            continue;
+        }
+        let key = format!("net/ipv6/conf/{}/accept_ra", link.name);
+        let value = parameters.read(&key).context("checking kernel parameters")?;
+        if value.as_deref() == Some("1") {
+            found.push(link.name.clone());
+        }
+    }
+    Ok(found)
 }
 
 /// The link called `name`, which must be of the given kind if it exists.
@@ -153,6 +192,7 @@ fn device(link: &Link, wanted: &Device, addresses: &[Address]) -> ActualDevice {
         tx_queue_len: link.tx_queue_len,
         plain: !link.spanning_tree
             && !link.multicast_snooping
+            && !link.skips_translation
             && !link.learns_from_groups
             && link.learning_limit != Some(0),
         addresses: addresses

@@ -1,12 +1,12 @@
 //! The MTU of the underlay toward each peer, as the routing table tells it.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::net::IpAddr;
 
 use anyhow::Context as _;
 
 use super::Reconciler;
-use crate::platform::netlink::{Flow, Path, Way};
+use crate::platform::netlink::{Flow, Link, Path, Way};
 
 /// No link that can carry the overlay has less: every IPv4 host must accept this much (RFC 791), and
 /// an inner IPv6 packet needs 1280.
@@ -36,11 +36,8 @@ impl Reconciler {
     /// When the kernel cannot be asked.
     pub fn path_mtu(&mut self, flows: &[Flow]) -> anyhow::Result<Option<PathMtu>> {
         let links = self.netlink.links().context("reading device MTUs")?;
-        let devices: HashMap<u32, u32> = links
-            .into_iter()
-            .filter(|link| !link.loopback)
-            .map(|link| (link.index, link.mtu))
-            .collect();
+        let links: Vec<Link> = links.into_iter().filter(|link| !link.loopback).collect();
+        let devices: HashMap<u32, u32> = links.iter().map(|link| (link.index, link.mtu)).collect();
         let ways = self.netlink.ways(flows.iter().copied())?;
         let mut paths: Vec<(IpAddr, Option<Path>)> =
             flows.iter().zip(ways).map(|(flow, way)| (flow.destination, path(way))).collect();
@@ -52,15 +49,41 @@ impl Reconciler {
                 *found = path(way);
             }
         }
+        // Our sockets go by the device alone. A router may have advertised less for IPv6.
+        let used: HashSet<u32> = paths
+            .iter()
+            .filter(|(peer, _)| peer.is_ipv6())
+            .flat_map(|(_, path)| path.iter().flat_map(|path| &path.links))
+            .copied()
+            .collect();
+        let devices6 = self.ipv6_mtus(links.iter().filter(|link| used.contains(&link.index)))?;
         let per_peer: Vec<(IpAddr, u16)> = paths
             .into_iter()
-            .filter_map(|(peer, path)| Some((peer, mtu(&path?, &devices)?)))
+            .filter_map(|(peer, path)| {
+                let devices = if peer.is_ipv6() { &devices6 } else { &devices };
+                Some((peer, mtu(&path?, devices)?))
+            })
             .collect();
         Ok(per_peer
             .iter()
             .min_by_key(|(_peer, mtu)| *mtu)
             .copied()
             .map(|(peer, smallest)| PathMtu { smallest, peer, per_peer }))
+    }
+}
+
+impl Reconciler {
+    /// What IPv6 packets may have on each device.
+    fn ipv6_mtus<'a>(
+        &self,
+        links: impl Iterator<Item = &'a Link>,
+    ) -> anyhow::Result<HashMap<u32, u32>> {
+        let mtu = |link: &Link| {
+            let value = self.sysctls.read(&format!("net/ipv6/conf/{}/mtu", link.name))?;
+            let mtu = value.and_then(|value| value.parse().ok()).unwrap_or(link.mtu);
+            Ok((link.index, mtu.min(link.mtu)))
+        };
+        links.map(mtu).collect()
     }
 }
 

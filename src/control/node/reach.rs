@@ -10,8 +10,8 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use ipnet::IpNet;
 
-use super::NodeSpec;
-use crate::platform::netlink::{Flow, MAIN_TABLE, Way, default_priority};
+use super::{NodeSpec, PROTOCOL};
+use crate::platform::netlink::{Flow, MAIN_TABLE, Route, Way, default_priority};
 
 /// Subnets of other nodes that are asked about at a time; the others have their turn later. Each takes
 /// the kernel some microseconds.
@@ -60,6 +60,8 @@ pub(super) struct Detour {
     pub(super) obstacle: String,
     /// The cluster network whose route another one of the same prefix and rank was put before.
     pub(super) hidden: Option<IpNet>,
+    /// Whether the kernel drops the packet, and so does not say by which route.
+    pub(super) is_dropped: bool,
 }
 
 /// The packets to ask about; `turn` grows by one each time.
@@ -146,14 +148,24 @@ pub(super) fn detour(
          rule` and `{family} route get {destination}{from}{iif}`, and have it leave out the pod networks",
         probe.journey
     );
-    Some(Detour { obstacle, hidden })
+    Some(Detour { obstacle, hidden, is_dropped: matches!(way, Way::Refused(_)) })
+}
+
+/// The cluster network whose packets the kernel drops because of one of `routes`, those of the main
+/// table, which was put before ours.
+pub(super) fn hidden_by(spec: &NodeSpec, routes: &[Route]) -> Option<IpNet> {
+    let foreign = routes.iter().filter(|route| route.protocol != PROTOCOL);
+    foreign
+        .filter(|route| route.priority == default_priority(&route.destination))
+        .map(|route| route.destination)
+        .find(|destination| spec.cluster_networks.iter().any(|net| net.trunc() == *destination))
 }
 
 #[cfg(test)]
 mod tests {
     use super::super::fixture::{net, route, spec};
     use super::*;
-    use crate::platform::netlink::{Error, Path, Route};
+    use crate::platform::netlink::{Error, Path};
 
     const DEVICES: Devices = Devices { tun: 5, bridge: 6 };
 
@@ -254,6 +266,13 @@ mod tests {
         let ours = Route { destination: net("10.244.0.0/16"), ..route() };
         assert_eq!(hidden(ours.clone()), Some(net("10.244.0.0/16")));
         assert_eq!(hidden(Route { destination: net("10.244.2.0/24"), ..route() }), None);
-        assert_eq!(hidden(Route { table: 100, ..ours }), None);
+        assert_eq!(hidden(Route { table: 100, ..ours.clone() }), None);
+        // One that drops packets is found among all.
+        let blackhole = Route { link: None, direct: false, ..ours };
+        assert_eq!(hidden_by(&spec(), &[route()]), None);
+        assert_eq!(hidden_by(&spec(), &[route(), blackhole.clone()]), Some(net("10.244.0.0/16")));
+        let last = Route { priority: 4096, ..blackhole.clone() };
+        let own = Route { protocol: PROTOCOL, ..blackhole };
+        assert_eq!(hidden_by(&spec(), &[last, own]), None);
     }
 }

@@ -20,7 +20,7 @@ use std::collections::BTreeSet;
 use culvert_cni::pod_port::DEVICE_GROUP;
 use ipnet::IpNet;
 
-use super::NodeSpec;
+use super::{NodeSpec, path_errors};
 use crate::platform::nft::{
     Base, Chain, ChainKind, Comparison, Element, Expression, Family, Field, Hook, KeyPart,
     Membership, Meta, Register, Set, Table, Verdict,
@@ -50,7 +50,7 @@ const RAW: i32 = -300;
 const SOURCE_NAT: i32 = 100;
 
 /// `NF_IP_PRI_FILTER`.
-const FILTER: i32 = 0;
+pub(super) const FILTER: i32 = 0;
 
 /// `IPPROTO_UDP`.
 const UDP: u8 = 17;
@@ -70,7 +70,12 @@ pub(super) fn ruleset(spec: &NodeSpec) -> Table {
     let in_use: BTreeSet<u16> = spec.underlay_ports.iter().copied().collect();
     let of_any_codec = spec.codec_ports.iter().copied().chain(in_use.clone()).collect();
     sets.extend([port_set(TUNNEL_PORTS, &in_use), port_set(CODEC_PORTS, &of_any_codec)]);
-    let mut chains = vec![prerouting(spec, &families), input(), output(&families)];
+    let mut chains = vec![
+        prerouting(spec, &families),
+        input(),
+        path_errors::chain(spec, &families),
+        output(&families),
+    ];
     let translations: Vec<_> =
         families.iter().filter(|family| family.translated).map(translation).collect();
     if !translations.is_empty() {
@@ -96,8 +101,8 @@ fn port_set(name: &str, ports: &BTreeSet<u16>) -> Set {
     }
 }
 
-const ACCEPT: [Expression; 1] = [Expression::Verdict(Verdict::Accept)];
-const DROP: [Expression; 2] = [Expression::Counter, Expression::Verdict(Verdict::Drop)];
+pub(super) const ACCEPT: [Expression; 1] = [Expression::Verdict(Verdict::Accept)];
+pub(super) const DROP: [Expression; 2] = [Expression::Counter, Expression::Verdict(Verdict::Drop)];
 
 /// What comes in, before it is tracked. All but UDP is through after the second rule.
 fn prerouting(spec: &NodeSpec, families: &[ClusterFamily]) -> Chain {
@@ -159,12 +164,13 @@ fn output(families: &[ClusterFamily]) -> Chain {
 fn after_translation(spec: &NodeSpec, families: &[ClusterFamily]) -> Chain {
     let to_ours =
         |device: &str| [&Expression::output_name(Comparison::Equal, device)[..], &ACCEPT].concat();
-    let mut rules = vec![
-        to_ours(&spec.bridge),
-        to_ours(&spec.tun),
+    let mut rules = vec![to_ours(&spec.bridge), to_ours(&spec.tun)];
+    // Pods use the ports as they like, by whatever way their packets take.
+    rules.extend(families.iter().map(|family| [&family.to_cluster()[..], &ACCEPT].concat()));
+    rules.push(
         // As in `input`: it was sent to another port or address, by a pod or by a process.
         [&udp_port_in(TUNNEL_PORTS)[..], &Expression::is_tracked(), &DROP].concat(),
-    ];
+    );
     let translated: Vec<_> = families.iter().filter(|family| family.translated).collect();
     if !translated.is_empty() {
         // Somebody outside reached the pod under its own address, by a route of the administrator's.
@@ -202,8 +208,8 @@ fn translation(family: &ClusterFamily) -> Vec<Expression> {
 }
 
 /// One address family that the cluster has a network of.
-struct ClusterFamily {
-    is_ipv4: bool,
+pub(super) struct ClusterFamily {
+    pub(super) is_ipv4: bool,
     /// Whether what local pods send to the outside is masqueraded.
     translated: bool,
     local: Vec<IpNet>,
@@ -215,7 +221,7 @@ impl ClusterFamily {
         format!("local_{}", self.suffix())
     }
 
-    fn cluster_set(&self) -> String {
+    pub(super) fn cluster_set(&self) -> String {
         format!("cluster_{}", self.suffix())
     }
 
@@ -225,7 +231,11 @@ impl ClusterFamily {
 
     /// Matches packets of the family (`NFPROTO_IPV4`, `NFPROTO_IPV6`).
     fn is_family(&self) -> [Expression; 2] {
-        let number = if self.is_ipv4 { 2 } else { 10 };
+        Self::is_ip(self.is_ipv4)
+    }
+
+    pub(super) fn is_ip(is_ipv4: bool) -> [Expression; 2] {
+        let number = if is_ipv4 { 2 } else { 10 };
         [
             Expression::Meta(Meta::Family, Register::One),
             Expression::Compare(Comparison::Equal, vec![number]),
@@ -258,7 +268,7 @@ impl ClusterFamily {
         Field { base: Base::Network, offset, len }
     }
 
-    const fn destination(&self) -> Field {
+    pub(super) const fn destination(&self) -> Field {
         let (offset, len) = if self.is_ipv4 { (16, 4) } else { (24, 16) };
         Field { base: Base::Network, offset, len }
     }
@@ -336,16 +346,18 @@ mod tests {
         let expected =
             ["local_v4", "cluster_v4", "local_v6", "cluster_v6", TUNNEL_PORTS, CODEC_PORTS];
         assert_eq!(sets, expected);
-        let expected = ["prerouting", "input", "output", "postrouting", "after_translation"];
+        let expected =
+            ["prerouting", "input", "path_errors", "output", "postrouting", "after_translation"];
         assert_eq!(chain_names(&table), expected);
         let rules: Vec<_> = table.chains.iter().map(|chain| chain.rules.len()).collect();
-        assert_eq!(rules, [6, 1, 6, 2, 6]);
+        assert_eq!(rules, [6, 1, 8, 6, 2, 8]);
     }
 
     #[test]
     fn without_masquerade_nothing_is_translated() {
         let table = ruleset(&NodeSpec { masquerade: false, ..spec() });
-        assert_eq!(chain_names(&table), ["prerouting", "input", "output", "after_translation"]);
+        let expected = ["prerouting", "input", "path_errors", "output", "after_translation"];
+        assert_eq!(chain_names(&table), expected);
         assert!(table.sets.iter().all(|set| !set.name.starts_with("local_")));
     }
 

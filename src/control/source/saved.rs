@@ -8,6 +8,7 @@ use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
+use culvert_cni::bounded_file;
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
@@ -71,7 +72,7 @@ impl Saved {
     /// A file that cannot be read or understood.
     pub fn read(state_dir: &Path, node: &str, source: &str) -> anyhow::Result<Option<Self>> {
         let path = state_dir.join(FILE_NAME);
-        let text = match fs::read(&path) {
+        let text = match bounded_file::read(&path, bounded_file::LARGE) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
             text => text.with_context(|| format!("reading {}", path.display()))?,
         };

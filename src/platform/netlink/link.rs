@@ -98,6 +98,8 @@ impl Netlink {
                     .index(index)
                     .stp_state(BridgeStpState::Disabled)
                     .mcast_snooping(false)
+                    .append_info_data(InfoBridge::NfCallIpTables(true))
+                    .append_info_data(InfoBridge::NfCallIp6Tables(true))
                     .append_info_data(InfoBridge::MultiBoolOpt(not_learning))
                     .fdb_max_learned(*learning_limit);
                 ("set the bridge options of", bridge.build())

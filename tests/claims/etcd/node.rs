@@ -112,11 +112,12 @@ impl Node {
         self.daemon.table.nodes().map(|node| node.entry.name.clone()).collect()
     }
 
-    /// Takes everything that waits; says whether the daemon's readiness is another than before, and
+    /// Takes of what waits at most so much; says whether the daemon's readiness is another than before, and
     /// which node it lost that it should not have.
-    pub(crate) fn take_updates(&mut self) -> (bool, Option<String>) {
+    pub(crate) fn take_updates(&mut self, most: usize) -> (bool, Option<String>) {
         let mut dropped = None;
-        while let Some((update, keeps)) = self.daemon.queue.pop_front() {
+        let most = most.min(self.daemon.queue.len());
+        for (update, keeps) in self.daemon.queue.drain(..most).collect::<Vec<_>>() {
             match &update {
                 Update::Contested(reason) => self.daemon.contested.clone_from(reason),
                 Update::Everything(_) => self.daemon.heard = true,

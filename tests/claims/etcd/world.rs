@@ -615,7 +615,7 @@ impl World {
                 // What was seen of another database, whose revision was higher.
                 it.went_back = it.seen.0 != epoch && it.seen.1 > found.revision;
                 it.seen = (epoch, found.revision);
-                it.claims.read(now, &found);
+                it.claims.read(&found);
             }
             Answer::Keys(keys) => it.claims.keys(keys),
             Answer::Leased(lease) => it.claims.granted(lease),
@@ -694,7 +694,14 @@ impl World {
         if !self.nodes[node].runs {
             return Ok(());
         }
-        let (turned, dropped) = self.nodes[node].take_updates();
+        // A batch may end anywhere.
+        let most = if self.random.percent(20) { self.random.below(4) } else { usize::MAX };
+        let (turned, dropped) = self.nodes[node].take_updates(most);
+        if !self.nodes[node].daemon.queue.is_empty() {
+            let boot = self.nodes[node].boot;
+            let delay = Duration::from_millis(self.random.between(1, 1000));
+            self.clock.after(delay, Happening::Updates { node, boot });
+        }
         if let Some(dropped) = dropped {
             return Err(Violation::new(
                 "a database that lost its data empties no table",
@@ -712,7 +719,8 @@ impl World {
                 format!("node {node} has {in_force:?} in force, and {pod} is a pod's"),
             ));
         }
-        if std::mem::take(&mut self.nodes[node].hears) {
+        if self.nodes[node].hears && self.nodes[node].daemon.queue.is_empty() {
+            self.nodes[node].hears = false;
             let it = &self.nodes[node];
             let (session, number) = (it.session, it.asked);
             let delay = Duration::from_millis(self.random.between(0, 20));

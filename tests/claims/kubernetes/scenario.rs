@@ -191,6 +191,7 @@ impl Scenario {
                 let other = world.random.below(world.nodes.len());
                 let other = world.nodes[other].name.clone();
                 let spec = world.api.nodes.get(&other).map(|node| node["spec"].clone());
+                let spec = spec.filter(|spec| spec["podCIDR"].is_string());
                 if let (Some(spec), true) = (spec, other != name) {
                     world.api.delete(&other);
                     let cidrs = [spec["podCIDR"].clone(), spec["podCIDRs"].clone()];
@@ -319,7 +320,7 @@ impl Scenario {
             && annotations["culvert.dev/port"] == "4790"
             && annotations["other.io/x"] == "y"
             && (!node.ready || (!tainted && available))
-            && (node.ready || !available);
+            && (node.ready || !node.was_ready || !available);
         if good {
             return Ok(());
         }

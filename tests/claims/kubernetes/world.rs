@@ -46,8 +46,8 @@ pub(crate) enum Happening {
 
 pub(crate) enum Answer {
     Listed(Vec<Object>, String),
-    Patched(Patched),
-    Watching(u64),
+    Patched,
+    Watching,
     Heard,
     Pods(Result<Vec<HeldAddress>, PodsUnknown>),
 }
@@ -84,6 +84,8 @@ pub(crate) struct Node {
     pub(crate) contested: Option<String>,
     heard: bool,
     pub(crate) ready: bool,
+    /// Whether this daemon ever was: one that starts says nothing before.
+    pub(crate) was_ready: bool,
     /// What survives the daemon.
     saved: Vec<Candidate>,
     pub(crate) pods: Vec<IpAddr>,
@@ -105,8 +107,9 @@ impl Node {
         Some(free)
     }
 
-    fn take_updates(&mut self) -> bool {
-        while let Some(update) = self.queue.pop_front() {
+    fn take_updates(&mut self, most: usize) -> bool {
+        let most = most.min(self.queue.len());
+        for update in self.queue.drain(..most).collect::<Vec<_>>() {
             match &update {
                 Update::Contested(reason) => self.contested.clone_from(reason),
                 Update::Everything(_) => self.heard = true,
@@ -118,6 +121,7 @@ impl Node {
             self.saved = self.table.nodes().cloned().collect();
         }
         let ready = self.contested.is_none() && !self.in_force().is_empty();
+        self.was_ready |= ready;
         std::mem::replace(&mut self.ready, ready) != ready
     }
 }
@@ -174,7 +178,7 @@ impl World {
         };
         self.nodes.push(Node {
             name: name.to_owned(),
-            follower: Follower::new(identity.clone()),
+            follower: Follower::new(identity.clone(), Vec::new()),
             identity,
             runs: false,
             boot: 0,
@@ -195,6 +199,7 @@ impl World {
             contested: None,
             heard: false,
             ready: false,
+            was_ready: false,
             saved: Vec::new(),
             pods: Vec::new(),
         });
@@ -208,7 +213,7 @@ impl World {
         }
         it.runs = true;
         it.boot += 1;
-        it.follower = Follower::new(it.identity.clone());
+        it.follower = Follower::new(it.identity.clone(), it.saved.clone());
         it.pause = Duration::from_millis(250);
         let boot = it.boot;
         self.say(|| format!("node {node} starts"));
@@ -226,6 +231,7 @@ impl World {
         it.contested = None;
         it.heard = false;
         it.ready = false;
+        it.was_ready = false;
         self.say(|| format!("node {node} stops"));
     }
 
@@ -475,7 +481,10 @@ impl World {
                 let nodes = self.api.nodes.values().map(object).collect();
                 Answer::Listed(nodes, self.api.version.to_string())
             }
-            Request::Patch(patch) => Answer::Patched(self.patch(node, &patch)?),
+            Request::Patch(patch) => {
+                self.patch(node, &patch)?;
+                Answer::Patched
+            }
             Request::Watch(version) => {
                 self.watches += 1;
                 let watch = self.watches;
@@ -483,7 +492,7 @@ impl World {
                     self.nodes[node].watch = Some((watch, version.parse().unwrap()));
                     self.clock.after(WATCH, Happening::WatchEnds { node, session, watch });
                 }
-                Answer::Watching(watch)
+                Answer::Watching
             }
             Request::Heard | Request::Pods(_) | Request::Wait(_) | Request::End(_) => return Ok(()),
         };
@@ -520,8 +529,8 @@ impl World {
         it.waiting = Waiting::Pause;
         match answer {
             Answer::Listed(nodes, version) => it.follower.listed(nodes, version),
-            Answer::Patched(_) => {}
-            Answer::Watching(_) => {
+            Answer::Patched => {}
+            Answer::Watching => {
                 it.pause = Duration::from_millis(250);
                 it.follower.watching();
                 self.tell_watches();
@@ -594,7 +603,14 @@ impl World {
         if !self.nodes[node].runs {
             return Ok(());
         }
-        let turned = self.nodes[node].take_updates();
+        // A batch may end anywhere.
+        let most = if self.random.percent(20) { self.random.below(4) } else { usize::MAX };
+        let turned = self.nodes[node].take_updates(most);
+        if !self.nodes[node].queue.is_empty() {
+            let boot = self.nodes[node].boot;
+            let delay = Duration::from_millis(self.random.between(1, 1000));
+            self.clock.after(delay, Happening::Updates { node, boot });
+        }
         let it = &self.nodes[node];
         let in_force = it.in_force();
         let lost = it.pods.iter().find(|pod| !in_force.iter().any(|net| net.contains(*pod)));
@@ -604,7 +620,8 @@ impl World {
                 format!("node {node} has {in_force:?} in force, and {pod} is a pod's"),
             ));
         }
-        if std::mem::take(&mut self.nodes[node].hears) {
+        if self.nodes[node].hears && self.nodes[node].queue.is_empty() {
+            self.nodes[node].hears = false;
             let it = &self.nodes[node];
             let (session, number) = (it.session, it.number);
             let answer = Answer::Heard;

@@ -32,20 +32,26 @@ impl Engine {
         if destination.is_multicast() {
             return EgressVerdict::Drop(DropReason::Multicast);
         }
-        if table.owner(packet.source()) != Some(Owner::Local) {
+        let is_ours = match table.owner(packet.source()) {
+            Some(owner) => owner == Owner::Local,
+            // What this node itself answers other nodes' pods with.
+            None => packet.source() == table.local().address,
+        };
+        if !is_ours {
             return EgressVerdict::Drop(DropReason::ForeignSource);
         }
         let (reason, message) = match table.owner(destination) {
             Some(Owner::Local) => return EgressVerdict::Drop(DropReason::OwnSubnet),
             Some(Owner::Peer(index)) => {
                 let peer = table.peer(index);
-                if peer.mtu.fits(packet_len) {
+                let mtu = peer.mtu_for(packet.family());
+                if mtu.fits(packet_len) {
                     return EgressVerdict::Forward(index);
                 }
                 if !packet.dont_fragment() {
                     return EgressVerdict::Drop(DropReason::TooBig);
                 }
-                (DropReason::TooBig, Message::TooBig(peer.mtu))
+                (DropReason::TooBig, Message::TooBig(mtu))
             }
             None => (DropReason::NoOwner, Message::NoRoute),
         };

@@ -32,7 +32,12 @@ impl Engine {
         let packet = InnerPacket::parse_as(decoded.family, decoded.inner)?;
         // The owner by longest match must be the sender: that the source is somewhere inside one of
         // the sender's subnets would not do if another node owned a longer prefix of it.
-        if table.owner(packet.source()) != Some(Owner::Peer(sender)) {
+        let is_senders = match table.owner(packet.source()) {
+            Some(owner) => owner == Owner::Peer(sender),
+            // What the node itself answers pods with, where they reach it without masquerade.
+            None => packet.source() == peer.address(),
+        };
+        if !is_senders {
             return Err(DropReason::SpoofedSource);
         }
         if table.owner(packet.destination()) != Some(Owner::Local) {

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use dashmap::DashMap;
 use foldhash::fast::RandomState;
 use ipnet::IpNet;
-use overlay_proto::{Codec, Mtu, Vni};
+use overlay_proto::{Codec, Family, Mtu, Vni};
 
 use super::NodeEntry;
 
@@ -38,7 +38,7 @@ pub struct Peer {
     pub codec: Codec,
     /// The virtual network of its packets.
     pub vni: Vni,
-    /// Longest inner packet that reaches it in one datagram.
+    /// Longest inner packet that reaches it in one datagram; see [`mtu_for`](Self::mtu_for).
     pub mtu: Mtu,
     /// What was counted about it, across all tables that had it.
     pub counters: Arc<PeerCounters>,
@@ -53,6 +53,16 @@ impl Peer {
     /// Its pod subnets.
     pub fn subnets(&self) -> &[IpNet] {
         &self.entry.subnets
+    }
+
+    /// Longest inner packet of `family` that goes to the peer. IPv6 promises its senders 1280 bytes on
+    /// every path; nobody may tell them less, and what a narrower path loses of that is lost.
+    #[inline]
+    pub fn mtu_for(&self, family: Family) -> Mtu {
+        match family {
+            Family::V4 => self.mtu,
+            Family::V6 => self.mtu.max(Mtu::IPV6_MIN),
+        }
     }
 
     /// The peer's underlay address.

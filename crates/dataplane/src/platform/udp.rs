@@ -6,7 +6,11 @@
 
 mod batch;
 mod control;
+mod probe;
+mod report;
 
+pub use self::probe::path_carries;
+pub use self::report::{Report, ReportKind};
 pub use batch::{MAX_RECV_TRAINS, MAX_TRAIN_LEN, Received, RecvBatch};
 
 use std::io::{self, IoSlice};
@@ -15,7 +19,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::os::fd::{AsFd, AsRawFd as _, BorrowedFd};
 
 use overlay_proto::Ecn;
-use socket2::{Domain, Protocol, SockAddr, Socket, Type};
+use socket2::{Domain, Protocol, SockAddr, SockFilter, Socket, Type};
 
 use control::Control;
 
@@ -33,6 +37,12 @@ const RECV_BUFFER_LEN: usize = 8 << 20;
 
 /// Bytes that may wait in a sending socket: 64 of the longest trains.
 const SEND_BUFFER_LEN: usize = 4 << 20;
+
+/// Bytes of ICMP errors that may wait at a sending socket; the kernel drops what is more.
+const REPORTS_LEN: usize = 32 << 10;
+
+/// `BPF_RET | BPF_K`: the filter ends, and keeps as many bytes as its operand says.
+const BPF_RETURN: u16 = 0x06;
 
 /// The mark (`SO_MARK`) of every socket of the data path, by which the node's nftables rules tell the
 /// daemon's datagrams from what another process sends to a tunnel's port.
@@ -69,8 +79,11 @@ impl Sender {
     /// What the kernel says; `EADDRNOTAVAIL` if the address is not this machine's.
     pub fn bind(address: IpAddr) -> Result<Self> {
         let socket = open(SocketAddr::new(address, 0), |socket| {
-            // Nothing is ever read from it: what strangers send there is not to be kept either.
-            socket.set_recv_buffer_size(0)?;
+            // Nothing is ever read from it, and what strangers send there must not take the room of
+            // ICMP errors: the filter, which those do not pass, keeps no byte of anything.
+            socket.attach_filter(&[SockFilter::new(BPF_RETURN, 0, 0, 0)])?;
+            socket.set_recv_buffer_size(REPORTS_LEN)?;
+            report::enable(socket, address)?;
             raise(SEND_BUFFER_LEN, |len| {
                 set_int(socket, libc::SOL_SOCKET, libc::SO_SNDBUFFORCE, len)
             })
@@ -90,7 +103,9 @@ impl Sender {
     /// # Errors
     ///
     /// What the kernel says: `WouldBlock` or `ENOBUFS` when a queue is full, `EMSGSIZE` when a
-    /// datagram does not fit the path, `EIO` or `EINVAL` when segmentation is not to be had.
+    /// datagram is longer than the device carries, `EIO` or `EINVAL` when segmentation is not to be
+    /// had. Anything else, and `EMSGSIZE` too, may be about a datagram that left before, to whatever
+    /// peer: then there is a [`report`](Self::report), and this train was not sent.
     pub fn send(&self, transmit: &Transmit<'_>) -> io::Result<()> {
         let address = SockAddr::from(transmit.destination);
         let mut control = Control::new();
@@ -123,6 +138,21 @@ impl Sender {
         // the lengths beside them; sendmsg keeps none of them.
         let sent = unsafe { libc::sendmsg(self.socket.as_raw_fd(), &raw const message, 0) };
         if sent < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+    }
+
+    /// Takes the oldest ICMP error about a datagram that left by this socket.
+    ///
+    /// # Errors
+    ///
+    /// `WouldBlock` when there is none.
+    pub fn report(&self) -> io::Result<Report> {
+        report::take(&self.socket)
+    }
+}
+
+impl AsFd for Sender {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.socket.as_fd()
     }
 }
 
@@ -192,28 +222,55 @@ fn open(
     address: SocketAddr,
     set_options: impl FnOnce(&Socket) -> io::Result<()>,
 ) -> Result<Socket> {
-    let fail = |op| move |source| Error::new(op, address.to_string(), source);
+    let fail = |op| move |source| Error::new(op, place(address), source);
     let socket =
         Socket::new(Domain::for_address(address), Type::DGRAM.nonblocking(), Some(Protocol::UDP))
             .map_err(fail("open a UDP socket for"))?;
     mark(&socket).map_err(fail("mark the UDP socket for"))?;
     let configure = || {
         match address {
-            // kernel: with DO, datagrams carry DF, are never fragmented, and one that is longer than
-            // what the path is known to carry is refused with EMSGSIZE.
+            // kernel: with PROBE, datagrams carry DF, are never fragmented, and one that is longer
+            // than the device carries is refused with EMSGSIZE. What the kernel has been told of the
+            // path by ICMP, which anybody can send, does not count.
             SocketAddr::V4(_) => {
-                set_int(&socket, libc::SOL_IP, libc::IP_MTU_DISCOVER, libc::IP_PMTUDISC_DO)?;
+                let probe = libc::IP_PMTUDISC_PROBE;
+                set_int(&socket, libc::SOL_IP, libc::IP_MTU_DISCOVER, probe)?;
             }
             SocketAddr::V6(_) => {
                 socket.set_only_v6(true)?;
-                set_int(&socket, libc::SOL_IPV6, libc::IPV6_MTU_DISCOVER, libc::IPV6_PMTUDISC_DO)?;
+                let probe = libc::IPV6_PMTUDISC_PROBE;
+                set_int(&socket, libc::SOL_IPV6, libc::IPV6_MTU_DISCOVER, probe)?;
             }
         }
         set_options(&socket)
     };
     configure().map_err(fail("set the options of the UDP socket for"))?;
-    socket.bind(&address.into()).map_err(fail("bind UDP"))?;
+    socket
+        .bind(&address.into())
+        .map_err(|error| Error::new("bind UDP", place(address), explained(error)))?;
     Ok(socket)
+}
+
+/// An address as operators know it: without the port that stands for "any".
+fn place(address: SocketAddr) -> String {
+    if address.port() == 0 { address.ip().to_string() } else { address.to_string() }
+}
+
+/// Adds to the kernel's words what they mean here, and the remedy.
+fn explained(error: io::Error) -> io::Error {
+    let meaning = match error.kind() {
+        io::ErrorKind::AddrInUse => {
+            "another program has the port (`ss -lunp` names it): stop that one, or choose another \
+             port"
+        }
+        io::ErrorKind::AddrNotAvailable => {
+            "no interface of this machine has the address: add it, or correct the subnet table; or, \
+             where peers know this node by an address that a router translates, set underlay.address \
+             to the machine's own"
+        }
+        _ => return error,
+    };
+    io::Error::new(error.kind(), format!("{error}; {meaning}"))
 }
 
 /// Marks what the socket sends as the daemon's.
@@ -246,31 +303,4 @@ fn set_int(
         0 => Ok(()),
         _ => Err(io::Error::last_os_error()),
     }
-}
-
-/// The MTU of the path from `local` to `peer` as far as the kernel has found out, in bytes.
-///
-/// # Errors
-///
-/// There is no route, or the address is not this machine's.
-pub fn path_mtu(local: IpAddr, peer: IpAddr) -> Result<u16> {
-    let fail = |source| Error::new("ask for the MTU of the path to", peer.to_string(), source);
-    // Any port does: nothing is sent.
-    let destination = SocketAddr::new(peer, 9);
-    let socket = open(SocketAddr::new(local, 0), |_| Ok(()))?;
-    socket.connect(&destination.into()).map_err(fail)?;
-    let (level, option) = match peer {
-        IpAddr::V4(_) => (libc::SOL_IP, libc::IP_MTU),
-        IpAddr::V6(_) => (libc::SOL_IPV6, libc::IPV6_MTU),
-    };
-    let mut value: libc::c_int = 0;
-    let mut len = libc::socklen_t::try_from(size_of_val(&value)).unwrap_or(0);
-    // SAFETY: the option writes one int, which `value` is, with its length beside it.
-    let result = unsafe {
-        libc::getsockopt(socket.as_raw_fd(), level, option, (&raw mut value).cast(), &raw mut len)
-    };
-    if result != 0 {
-        return Err(fail(io::Error::last_os_error()));
-    }
-    Ok(u16::try_from(value).unwrap_or(u16::MAX))
 }

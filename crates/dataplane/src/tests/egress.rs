@@ -259,15 +259,15 @@ fn segmentation_that_is_refused_is_given_up_once_for_all_open_trains() {
 }
 
 #[test]
-fn a_path_that_became_narrower_is_reported_and_does_not_end_segmentation() {
+fn a_device_that_became_narrower_is_reported_and_does_not_end_segmentation() {
     let mut bench = Bench::new(Offload::TcpUdp);
-    // The train, then its datagrams one by one.
-    bench.underlay.send_errors.extend([libc::EMSGSIZE; 5]);
+    // The train, then its datagrams one by one, three attempts each.
+    bench.underlay.send_errors.extend([libc::EMSGSIZE; 15]);
     let spec = Spec::outgoing(Family::V4, true, vec![3; 4000]);
     bench.pod_sends(&spec.vnet(1000), &spec.build_partial());
     bench.run();
     assert_eq!(bench.drops(), [(DropReason::TooBig, 4)]);
-    assert_eq!(bench.noticed.try_recv(), Ok(Notice::PathTooNarrow(underlay_of(2).ip())));
+    assert_eq!(bench.noticed.try_recv(), Ok(Notice::RouteTooNarrow(underlay_of(2).ip())));
     assert!(bench.egress.sends_trains());
 }
 

@@ -4,7 +4,9 @@ mod capture;
 mod codecs;
 mod egress;
 mod ingress;
+mod own_address;
 mod packets;
+mod reports;
 mod transparency;
 
 use std::net::{IpAddr, SocketAddr};

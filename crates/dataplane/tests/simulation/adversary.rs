@@ -111,7 +111,12 @@ impl World {
                 None => cluster.any_pod(v4, random),
             }
         };
-        let (source, destination) = (of(from, &self.cluster), of(to, &self.cluster));
+        let (mut source, destination) = (of(from, &self.cluster), of(to, &self.cluster));
+        // Sometimes as a node itself: the sender, or another that it passes for.
+        if v4 != self.cluster.v6_underlay && random.percent(15) {
+            let node = from.unwrap_or_else(|| random.below(self.nodes.len()));
+            source = self.cluster.address(node);
+        }
         let number = self.ledger.open(1);
         let spec = Spec {
             source,

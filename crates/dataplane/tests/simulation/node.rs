@@ -265,15 +265,15 @@ impl Daemon {
         self.tun.take()
     }
 
-    /// Addresses toward which a datagram did not fit.
+    /// Addresses toward which a datagram was longer than the device carries.
     pub(crate) fn narrow_paths(&mut self) -> BTreeSet<IpAddr> {
         let mut narrow = BTreeSet::new();
         while let Ok(notice) = self.noticed.try_recv() {
             match notice {
-                Notice::PathTooNarrow(address) => {
+                Notice::RouteTooNarrow(address) => {
                     narrow.insert(address);
                 }
-                Notice::TunGone => {}
+                Notice::PathClaim(_) | Notice::TunGone => {}
             }
         }
         narrow

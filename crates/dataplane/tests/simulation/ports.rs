@@ -111,7 +111,17 @@ impl Underlay {
     /// What was sent since the last time, datagram by datagram and in order.
     pub(crate) fn take(&mut self) -> Vec<Sent> {
         let mut sent = Vec::new();
-        for (index, (train, errno)) in self.attempts.drain(..).enumerate() {
+        let attempts = std::mem::take(&mut self.attempts);
+        let mut repeated = 0;
+        for (index, (train, errno)) in attempts.iter().enumerate() {
+            // What was refused for what may be another datagram's error is tried again.
+            let next = attempts.get(index + 1).map(|(next, _)| (next.peer, &next.bytes));
+            if errno.is_some() && next == Some((train.peer, &train.bytes)) {
+                repeated += 1;
+                assert!(repeated < 3, "a train is offered again and again");
+                continue;
+            }
+            repeated = 0;
             let alone = train.segment_size.is_none();
             let refused = match errno {
                 // A train that does not go as one comes again datagram by datagram.

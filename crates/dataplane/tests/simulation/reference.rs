@@ -53,7 +53,7 @@ impl View<'_> {
         if destination.is_multicast() {
             return Egress::Drop(DropReason::Multicast);
         }
-        if self.version.owner(source) != Some(self.me) {
+        if !self.may_send(self.me, source) {
             return Egress::Drop(DropReason::ForeignSource);
         }
         let Some(to) = self.version.owner(destination) else {
@@ -63,7 +63,8 @@ impl View<'_> {
             return Egress::Drop(DropReason::OwnSubnet);
         }
         let longest = read.packets.iter().map(Vec::len).max().unwrap();
-        let mtu = self.mtu(to);
+        // IPv6 knows no MTU below 1280.
+        let mtu = self.mtu(to).max(if source.is_ipv6() { 1280 } else { 0 });
         if longest > usize::from(mtu) {
             if !read.dont_fragment {
                 return Egress::Drop(DropReason::TooBig);
@@ -74,13 +75,20 @@ impl View<'_> {
         Egress::Forward { to, datagrams }
     }
 
-    /// A reply needs an address of this node's to come from, and IPv6 knows no MTU below 1280.
+    /// A node sends what its pods send, and what it sends itself from its own address.
+    fn may_send(&self, node: usize, source: IpAddr) -> bool {
+        match self.version.owner(source) {
+            Some(owner) => owner == node,
+            None => self.version.entry(node).is_some_and(|entry| entry.address == source),
+        }
+    }
+
+    /// A reply needs an address of this node's to come from.
     fn reply(&self, source: IpAddr, reason: DropReason, mtu: Option<u16>) -> Egress {
         let has_router = self.version.entry(self.me).is_some_and(|entry| {
             entry.subnets.iter().any(|net| net.addr().is_ipv4() == source.is_ipv4())
         });
-        let tellable = source.is_ipv4() || mtu.is_none_or(|mtu| mtu >= 1280);
-        if has_router && tellable { Egress::Reply(reason, mtu) } else { Egress::Drop(reason) }
+        if has_router { Egress::Reply(reason, mtu) } else { Egress::Drop(reason) }
     }
 
     /// A packet as it must stand on the wire.
@@ -103,7 +111,7 @@ impl View<'_> {
         let next = self.header(datagram).map_err(DropReason::Header)?;
         let mut packet = inner(next, &datagram[8..]).map_err(DropReason::Inner)?;
         let (source, destination) = addresses(&packet);
-        if self.version.owner(source) != Some(sender) {
+        if !self.may_send(sender, source) {
             return Err(DropReason::SpoofedSource);
         }
         if self.version.owner(destination) != Some(self.me) {

@@ -192,6 +192,10 @@ impl World {
         let honest = !own.is_empty() && !random.percent(8);
         let source = if honest {
             pod(random.pick(&own), random.below(3))
+        } else if v4 != self.cluster.v6_underlay && random.percent(50) {
+            // A node itself: this one, or another that it passes for.
+            let other = random.below(self.nodes.len());
+            self.cluster.address(if random.percent(50) { node } else { other })
         } else {
             self.cluster.any_pod(v4, random)
         };

@@ -56,6 +56,7 @@ fn apply(model: &mut Actual, action: &Action) {
         Action::SetBridgeOptions { device } => named(model, device).plain = true,
         Action::SetSysctl { key, value, .. } => {
             model.sysctls.insert(key.clone(), (*value).into());
+            model.advertised.retain(|device| *key != format!("net/ipv6/conf/{device}/accept_ra"));
         }
         Action::SetUp { device } => {
             named(model, device).up = true;
@@ -396,6 +397,21 @@ fn changed_parameter_is_set_again() {
 }
 
 #[test]
+fn devices_go_by_advertisements_before_the_node_forwards() {
+    assert_eq!(
+        after(|actual| {
+            actual.advertised = vec!["eth0".into(), "eth1.7".into()];
+            actual.sysctls.insert("net/ipv6/conf/all/forwarding".into(), "0".into());
+        }),
+        [
+            "set sysctl net.ipv6.conf.eth0.accept_ra=2",
+            "set sysctl net.ipv6.conf.eth1/7.accept_ra=2",
+            "set sysctl net.ipv6.conf.all.forwarding=1",
+        ]
+    );
+}
+
+#[test]
 fn drifted_ruleset_is_replaced_and_an_unchecked_one_left() {
     assert_eq!(
         after(|actual| actual.ruleset = Ruleset::Drifted),
@@ -585,6 +601,7 @@ prop_compose! {
         bridge in prop::option::of(some_device()),
         routes in prop::collection::vec(some_route(), 0..6),
         ports in prop::collection::btree_map("culv[0-9a-f]{4}", (1400_u32..1600, any::<bool>()), 0..3),
+        advertised in prop::collection::vec("eth[0-9]", 0..3),
         known in any::<u8>(),
         drifted in any::<bool>(),
     ) -> Actual {
@@ -598,6 +615,7 @@ prop_compose! {
                 .into_iter()
                 .map(|(device, (mtu, plugged))| port(&device, mtu, plugged))
                 .collect(),
+            advertised,
             sysctls: desired()
                 .sysctls
                 .into_iter()

@@ -1,0 +1,103 @@
+use std::io::ErrorKind;
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpStream;
+use tokio::time::timeout;
+
+use super::*;
+use crate::observe::{TableStatus, UnderlayStatus};
+
+const SOON: Duration = Duration::from_secs(1);
+
+fn status() -> Status {
+    Status {
+        node: "node1".to_owned(),
+        ready: true,
+        missing: Vec::new(),
+        uptime_seconds: 1.0,
+        mtu: 1464,
+        vni: 1,
+        subnets: Vec::new(),
+        underlay: UnderlayStatus { address: None, port: 0, tunnels: Vec::new(), mac: None },
+        table: TableStatus {
+            source: "file".to_owned(),
+            current: true,
+            age_seconds: 0.0,
+            source_error: None,
+            generation: 1,
+            nodes: 1,
+            error: None,
+            left_out: Vec::new(),
+            contested: None,
+        },
+        offload: "none".to_owned(),
+        workers: 1,
+        stranded: Vec::new(),
+        peers: Vec::new(),
+        drops: Default::default(),
+        icmp_replies: 0,
+        offload_refusals: 0,
+        repairs: 0,
+    }
+}
+
+/// Serves, and counts how often the status was gathered.
+async fn serve() -> (SocketAddr, Arc<AtomicUsize>) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let asked = Arc::new(AtomicUsize::new(0));
+    let count = Arc::clone(&asked);
+    let source: StatusSource = Arc::new(move || {
+        count.fetch_add(1, Ordering::Relaxed);
+        status()
+    });
+    tokio::spawn(serve_http(listener, source));
+    (address, asked)
+}
+
+async fn get(address: SocketAddr, path: &str) -> String {
+    let mut stream = TcpStream::connect(address).await.unwrap();
+    let request = format!("GET {path} HTTP/1.1\r\nHost: node\r\nConnection: close\r\n\r\n");
+    stream.write_all(request.as_bytes()).await.unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).await.unwrap();
+    answer
+}
+
+#[tokio::test]
+async fn probes_are_answered_while_a_stranger_holds_connections() {
+    let (address, _) = serve().await;
+    let mut held = Vec::new();
+    for _ in 0..5 {
+        for _ in 0..200 {
+            let mut stream = TcpStream::connect(address).await.unwrap();
+            stream.write_all(b"GET /healthz HTTP/1.1\r\nX: ").await.unwrap();
+            held.push(stream);
+        }
+        for path in ["/healthz", "/readyz"] {
+            let answer = timeout(SOON, get(address, path)).await.expect("an answer in time");
+            assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+        }
+    }
+    let mut alive = 0;
+    for stream in &held {
+        let open = stream.try_read(&mut [0; 1]);
+        alive += usize::from(open.is_err_and(|error| error.kind() == ErrorKind::WouldBlock));
+    }
+    assert!(alive <= 64, "{alive} connections are held");
+}
+
+#[tokio::test]
+async fn scrapes_that_come_together_cost_one() {
+    let (address, asked) = serve().await;
+    for _ in 0..50 {
+        let answer = get(address, "/metrics").await;
+        assert!(answer.contains("overlay_ready 1"), "{answer}");
+        let answer = get(address, "/readyz").await;
+        assert!(answer.ends_with("ready\n"), "{answer}");
+    }
+    let asked = asked.load(Ordering::Relaxed);
+    assert!(asked < 50, "the status was gathered {asked} times for 100 questions");
+}

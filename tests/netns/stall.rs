@@ -1,0 +1,160 @@
+//! What stalls beneath the daemon holds up nobody who asks it something, nor its end.
+
+#![expect(unsafe_code, reason = "no safe way leads to ptrace")]
+
+use std::fs;
+use std::os::fd::OwnedFd;
+use std::ptr::null_mut;
+use std::time::{Duration, Instant};
+
+use culvert::platform::clock;
+use culvert_cni::ipam::{DATABASE, DIRECTORY};
+use culvert_lab::{Node, wait_until};
+use rustix::process::{Pid, Signal, kill_process};
+
+use crate::harness::{REPAIR_LIMIT, SOON, assert_reaches, lab, run};
+
+/// How long whoever asks may have to wait.
+const PROMPT: Duration = Duration::from_secs(1);
+
+/// A thread that a debugger holds: as if a system call did not come back.
+struct Held(libc::pid_t);
+
+impl Held {
+    fn thread(node: &Node, name: &str) -> Self {
+        let tasks = format!("/proc/{}/task", node.pid().unwrap());
+        let thread = fs::read_dir(&tasks)
+            .unwrap()
+            .map(|task| task.unwrap().path())
+            .find(|task| fs::read_to_string(task.join("comm")).unwrap().trim() == name)
+            .unwrap_or_else(|| panic!("no thread of {tasks} is called {name}"));
+        let id = thread.file_name().unwrap().to_str().unwrap().parse().unwrap();
+        ptrace(libc::PTRACE_SEIZE, id);
+        ptrace(libc::PTRACE_INTERRUPT, id);
+        let held = Self(id);
+        held.wait();
+        held
+    }
+
+    /// Waits until the thread has stopped, or has ended.
+    fn wait(&self) {
+        let mut status = 0;
+        // SAFETY: waits for a thread that this one traces, and writes to a local alone.
+        let changed = unsafe { libc::waitpid(self.0, &raw mut status, libc::__WALL) };
+        assert_eq!(changed, self.0, "{}", std::io::Error::last_os_error());
+    }
+
+    fn release(self) {
+        ptrace(libc::PTRACE_DETACH, self.0);
+    }
+}
+
+fn ptrace(request: libc::c_uint, thread: libc::pid_t) {
+    // SAFETY: these requests take no pointers, and act on another process.
+    let outcome = unsafe {
+        libc::ptrace(request, thread, null_mut::<libc::c_void>(), null_mut::<libc::c_void>())
+    };
+    assert_eq!(outcome, 0, "{}", std::io::Error::last_os_error());
+}
+
+/// How long `work` takes: the shortest of three times, because the machine has others to serve.
+fn time<T>(mut work: impl FnMut() -> T) -> Duration {
+    let once = |work: &mut dyn FnMut() -> T| {
+        let before: Instant = clock::now();
+        work();
+        clock::now() - before
+    };
+    (0..3).map(|_| once(&mut work)).min().unwrap()
+}
+
+/// Demands that the node answers everybody who asks, at once.
+#[track_caller]
+fn assert_answers(node: &Node) {
+    for path in ["/readyz", "/healthz", "/metrics"] {
+        let took = time(|| node.http(path).unwrap());
+        assert!(took < PROMPT, "{path} took {took:?}");
+    }
+    let took = time(|| node.status().unwrap());
+    assert!(took < PROMPT, "status took {took:?}");
+}
+
+#[track_caller]
+fn assert_stops(node: &Node) {
+    let before = clock::now();
+    node.stop().unwrap();
+    let took = clock::now() - before;
+    assert!(took < PROMPT, "the end took {took:?}");
+}
+
+/// Breaks the node, and demands that it is repaired.
+#[track_caller]
+fn assert_repairs(node: &Node) {
+    node.netns().ip("route del 10.244.0.0/16 dev culvert0").unwrap();
+    wait_until(REPAIR_LIMIT, "the route to come back", || {
+        !node.netns().ip_output(&["route", "show", "10.244.0.0/16"]).unwrap().is_empty()
+    })
+    .unwrap();
+}
+
+#[test]
+fn kernel_that_does_not_answer_holds_up_nobody() {
+    let lab = lab("nt-stall-kernel").up().unwrap();
+    let node = lab.node(1);
+    let held = Held::thread(node, "kernel");
+    node.netns().ip("route del 10.244.0.0/16 dev culvert0").unwrap();
+    // Longer than the daemon waits for an answer.
+    let begin = clock::now();
+    while clock::now() - begin < Duration::from_secs(12) {
+        assert_answers(node);
+        assert_eq!(node.http("/readyz").unwrap().0, 200, "a look that told nothing is no fault");
+        std::thread::sleep(Duration::from_millis(500));
+    }
+    held.release();
+    wait_until(SOON, "the route to come back", || {
+        !node.netns().ip_output(&["route", "show", "10.244.0.0/16"]).unwrap().is_empty()
+    })
+    .unwrap();
+    assert_reaches(lab.pod(1, 1).netns(), lab.pod(2, 1).ipv4());
+    let held = Held::thread(node, "kernel");
+    node.netns().ip("route del 10.244.0.0/16 dev culvert0").unwrap();
+    let daemon = Pid::from_raw(node.pid().unwrap().cast_signed()).unwrap();
+    let before = clock::now();
+    kill_process(daemon, Signal::TERM).unwrap();
+    // The kernel keeps a process until whoever traces its threads has seen them end.
+    held.wait();
+    let took = clock::now() - before;
+    assert!(took < PROMPT, "the end took {took:?}");
+    node.stop().unwrap();
+}
+
+#[test]
+fn store_that_somebody_locks_holds_up_nobody() {
+    let lab = lab("nt-stall-store").up().unwrap();
+    let node = lab.node(1);
+    node.stop().unwrap();
+    let store =
+        rusqlite::Connection::open(node.state_dir().join(DIRECTORY).join(DATABASE)).unwrap();
+    store.execute_batch("BEGIN EXCLUSIVE").unwrap();
+    // Looks through the store at once, and waits for it.
+    node.start().unwrap();
+    assert_answers(node);
+    assert_repairs(node);
+    assert_stops(node);
+}
+
+#[test]
+fn table_file_that_nobody_writes_holds_up_nobody() {
+    let lab = lab("nt-stall-table").up().unwrap();
+    let node = lab.node(1);
+    let (table, pipe) = (node.table_path(), node.run_dir().join("pipe"));
+    run(node.netns(), "mkfifo", &[pipe.to_str().unwrap()]);
+    // With somebody who holds the other end open, and says nothing.
+    let _writer: OwnedFd =
+        fs::OpenOptions::new().read(true).write(true).open(&pipe).unwrap().into();
+    fs::rename(&pipe, &table).unwrap();
+    node.reload().unwrap();
+    assert_answers(node);
+    assert_repairs(node);
+    assert_reaches(lab.pod(1, 1).netns(), lab.pod(2, 1).ipv4());
+    assert_stops(node);
+}
