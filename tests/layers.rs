@@ -146,3 +146,23 @@ fn unsafe_code_stays_in_platform() {
     });
     assert!(files.is_empty(), "{files:?}");
 }
+
+/// What decides in a table source is pure: a simulation runs the same code.
+#[test]
+fn machines_of_table_sources_have_no_io() {
+    let drivers = ["mod.rs", "client.rs", "address.rs", "memory.rs", "rpc.rs"];
+    let mut files = Vec::new();
+    for source in ["etcd", "kubernetes"] {
+        sources(&root().join("control").join(source), &mut files);
+    }
+    files.retain(|file| !drivers.iter().any(|driver| file.ends_with(driver)));
+    assert!(files.len() > 10, "{files:?}");
+    for file in files {
+        let text = fs::read_to_string(&file).unwrap();
+        for foreign in ["tokio", "tonic", "kube::", "std::fs", "std::net::Udp", "clock::", "async "]
+        {
+            let used = code(&text).find(|line| line.contains(foreign));
+            assert_eq!(used, None, "{} uses {foreign}", file.display());
+        }
+    }
+}
