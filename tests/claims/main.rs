@@ -7,7 +7,12 @@
 //! `make simulate-claims RUNS=100000` looks further than `make test`; `make simulate-claims
 //! SOURCE=etcd SEED=…` shows one run.
 
-#![expect(clippy::unwrap_used, reason = "a test may fail where it stands")]
+#![expect(
+    clippy::unwrap_used,
+    clippy::unwrap_in_result,
+    reason = "a test may fail where it stands"
+)]
+#![expect(clippy::wildcard_enum_match_arm, reason = "a simulation names what it is about")]
 
 #[path = "../../crates/dataplane/tests/simulation/clock.rs"]
 mod clock;

@@ -177,7 +177,7 @@ fn connection_that_began_without_masquerade_begins_anew_with_it() {
     let (node, pod) = (lab.node(1), lab.pod(1, 1));
     let (source, outside) = (pod.ipv4(), lab.outside(Family::Ipv4));
     // Something else tracks connections, as whoever translates services does.
-    let tracking = "table inet other { chain tracking { type filter hook forward priority 0; ct state new }; }";
+    let tracking = "table inet other {\n chain tracking { type filter hook forward priority 0; ct state new; }\n}";
     run(node.netns(), "nft", &[tracking]);
     node.stop().unwrap();
     run(node.netns(), "nft", &["delete", "table", "inet", "culvert"]);

@@ -39,10 +39,12 @@ impl Pulse {
     pub fn of(record: &Record, ports: &Ports) -> Self {
         let netns_is_there = record.netns.is_there();
         let knows_device = !record.host_device.is_empty();
-        if netns_is_there == Some(true) || ports.devices.contains_key(&record.host_device) {
+        if ports.devices.contains_key(&record.host_device) {
             Self::Alive
         } else if is_elsewhere(record, ports) {
             Self::Elsewhere
+        } else if netns_is_there == Some(true) {
+            Self::Alive
         } else if knows_device || netns_is_there.is_some() {
             Self::Gone
         } else {

@@ -108,7 +108,11 @@ impl Sweep {
         let seen: Vec<_> = records
             .into_iter()
             .map(|record| {
-                let pulse = Pulse::of(&record, &ports);
+                let pulse = match Pulse::of(&record, &ports) {
+                    // Of a node that was started anew, and yet somebody keeps it.
+                    Pulse::Elsewhere if record.netns.is_there() == Some(true) => Pulse::Alive,
+                    pulse => pulse,
+                };
                 (record, pulse)
             })
             .collect();

@@ -266,21 +266,18 @@ impl Claims {
 
     /// A transaction was made, or what it compared did not hold.
     pub fn transacted(&mut self, done: bool) {
-        let step = std::mem::replace(&mut self.session.step, Step::Follow);
-        self.session.step = match step {
-            Step::WriteSettings(_) => {
-                if done {
-                    tracing::info!(key = self.keys.settings(), "wrote what all nodes share");
-                }
-                Step::End(Some(Ended::Asked))
+        let step = std::mem::replace(&mut self.session.step, Step::Look);
+        if let Step::WriteSettings(_) = step {
+            if done {
+                tracing::info!(key = self.keys.settings(), "wrote what all nodes share");
             }
-            _ if !done => Step::End(Some(Ended::Raced)),
-            Step::Claim(_, wanted) => {
-                tracing::info!(subnets = ?wanted, address = ?self.address, "claimed this node's subnets");
-                return self.owned(wanted);
-            }
-            _ => Step::Look,
-        };
+            self.session.step = Step::End(Some(Ended::Asked));
+        } else if !done {
+            self.session.step = Step::End(Some(Ended::Raced));
+        } else if let Step::Claim(_, wanted) = step {
+            tracing::info!(subnets = ?wanted, address = ?self.address, "claimed this node's subnets");
+            self.owned(wanted);
+        }
     }
 
     /// The memory is on the disk, or is not.

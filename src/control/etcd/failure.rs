@@ -93,7 +93,7 @@ pub enum Refusal {
         "{subnet} is not this node's any more ({by}), and whether pods hold addresses in it cannot \
          be known: {error}"
     )]
-    PodsUnknown { subnet: IpNet, by: Taker, error: PodsUnknown },
+    PodsUnknown { subnet: IpNet, by: Taker, error: Box<PodsUnknown> },
     #[error(
         "no free /{len} is left of {network}: all {usable} are claimed or reserved; widen cidrs or \
          raise subnet_len in the settings, release reservations, or wait until leases of nodes that \

@@ -291,6 +291,7 @@ fn give_up(
 ) -> Result<(), Refusal> {
     let held = match (held, lost.first()) {
         (Err(error), Some((subnet, by))) => {
+            let error = error.into();
             return Err(Refusal::PodsUnknown { subnet: *subnet, by: by.clone(), error });
         }
         (held, _) => held.unwrap_or_default(),

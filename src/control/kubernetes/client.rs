@@ -262,28 +262,18 @@ fn client(config: &kube::Config) -> Result<Client, CallError> {
 impl CallError {
     /// The HTTP status of an answer that refuses.
     pub(super) fn code(&self) -> Option<u16> {
-        match self {
-            Self::Api { error, .. } => match error.as_ref() {
-                kube::Error::Api(status) => Some(status.code),
-                _ => None,
-            },
-            _ => None,
-        }
+        let Self::Api { error, .. } = self else { return None };
+        let kube::Error::Api(status) = error.as_ref() else { return None };
+        Some(status.code)
     }
 
     /// How long the server asks to be left alone: with 429 Too Many Requests.
     pub(super) fn wait(&self) -> Duration {
         /// More than a server ever asks for, so that a mistake there does not stop us for a day.
         const LONGEST: u32 = 60;
-        let asked = match self {
-            Self::Api { error, .. } => match error.as_ref() {
-                kube::Error::Api(status) => {
-                    status.details.as_ref().map(|details| details.retry_after_seconds)
-                }
-                _ => None,
-            },
-            _ => None,
-        };
+        let Self::Api { error, .. } = self else { return Duration::ZERO };
+        let kube::Error::Api(status) = error.as_ref() else { return Duration::ZERO };
+        let asked = status.details.as_ref().map(|details| details.retry_after_seconds);
         Duration::from_secs(asked.unwrap_or_default().min(LONGEST).into())
     }
 }

@@ -64,7 +64,7 @@ pub enum Refusal {
         "node \"{name}\" got another podCIDR, and whether pods hold addresses of {lost:?} cannot be \
          known: {error}"
     )]
-    PodsUnknown { name: String, lost: Vec<IpNet>, error: PodsUnknown },
+    PodsUnknown { name: String, lost: Vec<IpNet>, error: Box<PodsUnknown> },
 }
 
 impl Refusal {
@@ -76,7 +76,7 @@ impl Refusal {
         let name = name.to_owned();
         match held {
             Ok(held) => Self::SubnetsHeld { name, lost, held },
-            Err(error) => Self::PodsUnknown { name, lost, error },
+            Err(error) => Self::PodsUnknown { name, lost, error: error.into() },
         }
     }
 }

@@ -31,6 +31,8 @@ pub(super) struct Firewall {
 pub(super) struct Pods {
     /// The ports of pods: those of the bridge, and those that lost it and will get it back.
     pub(super) ports: Vec<PodPort>,
+    /// Those of other bridges, such as ours while it has another name. They are checked all the same.
+    pub(super) elsewhere: Vec<PodPort>,
     /// Whether somebody may have an address that no note names.
     pub(super) has_strangers: bool,
 }
@@ -161,7 +163,8 @@ impl Firewall {
 /// The tables of the pods.
 fn tables(pods: &Pods, bridge: &living::Bridge) -> [Table; 2] {
     let bridge = living::Bridge { has_strangers: pods.has_strangers, ..bridge.clone() };
-    [source_check::table(&pods.ports), living::table(&pods.ports, &bridge)]
+    let ports: Vec<_> = pods.ports.iter().chain(&pods.elsewhere).cloned().collect();
+    [source_check::table(&ports), living::table(&ports, &bridge)]
 }
 
 /// A table without any element.
@@ -176,17 +179,17 @@ fn bare(table: &Table) -> Table {
 /// What is behind the bridge.
 pub(super) fn pods(links: &[Link], bridge: &str) -> Pods {
     let bridge = links.iter().find(|link| link.name == bridge).map(|link| link.index);
-    let mut pods = Pods { ports: Vec::new(), has_strangers: false };
-    for link in links.iter().filter(|link| link.controller.is_none() || link.controller == bridge) {
+    let mut pods = Pods { ports: Vec::new(), elsewhere: Vec::new(), has_strangers: false };
+    for link in links {
+        let is_behind = bridge.is_some() && link.controller == bridge;
         match PodPort::from_note(&link.name, &link.alias) {
-            Some(port) => {
+            Some(port) if is_behind || link.controller.is_none() => {
                 pods.has_strangers |= !port.is_checked;
                 pods.ports.push(port);
             }
+            Some(port) => pods.elsewhere.push(port),
             // One that is down is being made.
-            None => {
-                pods.has_strangers |= link.up && bridge.is_some() && link.controller == bridge;
-            }
+            None => pods.has_strangers |= link.up && is_behind,
         }
     }
     pods
@@ -227,5 +230,17 @@ mod tests {
         links.pop();
         links.push(link(7, "veth1", Some(9), ""));
         assert!(!pods(&links, "v-net-0").has_strangers);
+    }
+
+    #[test]
+    fn pod_of_another_bridge_stays_checked() {
+        let links = [link(2, "renamed", None, ""), link(3, "culv1", Some(2), NOTE)];
+        let found = pods(&links, "v-net-0");
+        assert!(found.ports.is_empty() && !found.has_strangers);
+        let bridge =
+            living::Bridge { name: "v-net-0".into(), subnets: Vec::new(), has_strangers: false };
+        let [check, living] = tables(&found, &bridge);
+        assert!(check.sets.iter().chain(&living.sets).any(|set| !set.elements.is_empty()));
+        assert!(check.sets.iter().any(|set| !set.elements.is_empty()));
     }
 }

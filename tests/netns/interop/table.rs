@@ -92,12 +92,17 @@ fn listening(netns: &Netns) -> BTreeSet<u16> {
 /// Whether the rules of the first node are about exactly these ports.
 fn guarded(lab: &Lab, ports: &BTreeSet<u16>) -> bool {
     let text = run(lab.node(1).netns(), "nft", &["list", "table", "inet", "culvert"]);
-    let set = text.split("set tunnel_ports {").nth(1).and_then(|rest| rest.split('}').next());
-    let elements = set.and_then(|set| set.split("elements = {").nth(1)).unwrap_or_default();
-    let listed: BTreeSet<u16> =
-        elements.split(',').filter_map(|port| port.trim().parse().ok()).collect();
+    let of = |set: &str| -> BTreeSet<u16> {
+        let set = text.split(&format!("set {set} {{")).nth(1);
+        let set = set.and_then(|rest| rest.split('}').next());
+        let elements = set.and_then(|set| set.split("elements = {").nth(1)).unwrap_or_default();
+        elements.split(',').filter_map(|port| port.trim().parse().ok()).collect()
+    };
     let rules: Vec<&str> = text.lines().filter(|line| line.contains("dport")).collect();
-    listed == *ports
-        && rules.len() >= 4
-        && rules.iter().all(|rule| rule.contains("dport @tunnel_ports "))
+    let names_a_set =
+        |rule: &str| ["@tunnel_ports ", "@codec_ports "].map(|set| rule.contains(set));
+    of("tunnel_ports") == *ports
+        && of("codec_ports").is_superset(ports)
+        && rules.len() >= 6
+        && rules.iter().all(|rule| names_a_set(rule).contains(&true))
 }

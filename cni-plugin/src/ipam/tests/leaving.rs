@@ -157,6 +157,9 @@ fn pod_lives_by_its_port_where_namespaces_cannot_be_seen() {
     // Another network namespace says nothing, unless it is of another boot.
     let elsewhere = Ports { netns: 8, ..no_ports() };
     assert_eq!(Pulse::of(&record, &elsewhere), Pulse::Elsewhere);
+    let named = Record { netns: Namespace::at(Path::new("/proc/self/ns/net")), ..record.clone() };
+    assert_eq!(Pulse::of(&named, &elsewhere), Pulse::Elsewhere);
+    assert_eq!(Pulse::of(&named, &no_ports()), Pulse::Alive);
     let later = Ports { boot: "the next".to_owned(), ..elsewhere };
     assert_eq!(Pulse::of(&record, &later), Pulse::Gone);
     let nowhere = Record { netns: Namespace::default(), host_device: String::new(), ..record };

@@ -5,6 +5,7 @@
 //! be a black hole. In a database that every node writes to, one bad entry must not cost the others
 //! their network: it is left out, and said so.
 
+use std::collections::hash_map::Entry;
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -58,35 +59,42 @@ impl Membership {
         local: &str,
         nodes: Vec<impl Into<Arc<NodeEntry>>>,
     ) -> Result<(Self, Vec<Rejected>), TableError> {
-        let nodes: Vec<Arc<NodeEntry>> = nodes.into_iter().map(Into::into).collect();
-        let Some(own) = nodes.iter().position(|node| node.name == local) else {
+        let mut nodes: Vec<Arc<NodeEntry>> = nodes.into_iter().map(Into::into).collect();
+        let Some(mut own) = nodes.iter().position(|node| node.name == local) else {
             return Err(error(Place::Table, local, Fault::LocalNodeMissing));
         };
         let blocks = |network: &IpNet| Some((*network, reserved(network)?));
         if let Some((network, block)) = overlay.networks.iter().find_map(blocks) {
             return Err(error(Place::Networks, network, Fault::ReservedNetwork(block)));
         }
-        let mut taken = Taken::new(nodes.len(), Family::of(nodes[own].address));
+        let mut taken = Taken::new(&nodes, Family::of(nodes[own].address));
         let mut spoken = Spoken::new(&overlay, nodes[own].speech);
-        let mut admitted = Vec::with_capacity(nodes.len());
-        let mut place = 0;
         let mut rejected = Vec::new();
         for (index, node) in nodes.iter().enumerate() {
             let checked = taken.take(&overlay, index, node).and_then(|()| {
                 spoken.take(index, node).inspect_err(|_fault| taken.give_back(node))
             });
-            if index == own {
-                checked?;
-                place = admitted.len();
-                admitted.push(Arc::clone(node));
-                continue;
-            }
             match checked {
-                Ok(()) => admitted.push(Arc::clone(node)),
-                Err(error) => rejected.push(Rejected { name: node.name.clone(), error }),
+                Ok(()) => {}
+                Err(fault) if index == own => return Err(fault),
+                Err(fault) => rejected.push((index, fault)),
             }
         }
-        Ok((Self::sound(overlay, admitted, place), rejected))
+        drop(taken);
+        own -= rejected.iter().filter(|(index, _)| *index < own).count();
+        let mut out =
+            rejected.iter().map(|(index, _)| *index).collect::<Vec<_>>().into_iter().peekable();
+        let left_out = rejected
+            .into_iter()
+            .map(|(index, error)| Rejected { name: nodes[index].name.clone(), error })
+            .collect();
+        let mut index = 0;
+        nodes.retain(|_| {
+            let is_in = out.next_if_eq(&index).is_none();
+            index += 1;
+            is_in
+        });
+        Ok((Self::sound(overlay, nodes, own), left_out))
     }
 }
 
@@ -96,17 +104,21 @@ struct Taken<'a> {
     family: Family,
     names: HashSet<&'a str, RandomState>,
     addresses: HashMap<IpAddr, &'a str, RandomState>,
-    /// By network address. No two have an address in common, so that whatever overlaps a prefix is
+    /// Whether no two subnets of the list have an address in common: then nobody can have taken one.
+    disjoint: bool,
+    /// By the first address. No two have an address in common, so that whatever overlaps a prefix is
     /// its neighbour here.
-    subnets: BTreeMap<IpAddr, (IpNet, &'a str)>,
+    subnets: BTreeMap<u128, (IpNet, &'a str)>,
 }
 
 impl<'a> Taken<'a> {
-    fn new(nodes: usize, family: Family) -> Self {
+    fn new(nodes: &[Arc<NodeEntry>], family: Family) -> Self {
+        let count = nodes.len();
         Self {
             family,
-            names: HashSet::with_capacity_and_hasher(nodes, RandomState::default()),
-            addresses: HashMap::with_capacity_and_hasher(nodes, RandomState::default()),
+            names: HashSet::with_capacity_and_hasher(count, RandomState::default()),
+            addresses: HashMap::with_capacity_and_hasher(count, RandomState::default()),
+            disjoint: are_disjoint(nodes),
             subnets: BTreeMap::new(),
         }
     }
@@ -121,12 +133,51 @@ impl<'a> Taken<'a> {
         if node.name.is_empty() || node.name.chars().any(char::is_control) {
             return Err(error(Place::Name(index), format!("{:?}", node.name), Fault::BadName));
         }
-        if self.names.contains(node.name.as_str()) {
+        if !self.names.insert(&node.name) {
             return Err(error(Place::Name(index), &node.name, Fault::DuplicateName));
         }
-        if let Some(fault) = self.address_fault(overlay, node.address) {
-            return Err(error(Place::Address(index), node.address, fault));
-        }
+        let taken = self.take_address(overlay, index, node).and_then(|()| {
+            self.take_subnets(overlay, index, node).inspect_err(|_fault| {
+                self.addresses.remove(&node.address);
+            })
+        });
+        taken.inspect_err(|_fault| {
+            self.names.remove(node.name.as_str());
+        })
+    }
+
+    fn take_address(
+        &mut self,
+        overlay: &Overlay,
+        index: usize,
+        node: &'a NodeEntry,
+    ) -> Result<(), TableError> {
+        let address = node.address;
+        let inside = || overlay.networks.iter().find(|network| network.contains(&address));
+        let fault = if reserved(&address.into()).is_some() {
+            Fault::UnusableAddress
+        } else if Family::of(address) != self.family {
+            Fault::AddressFamily
+        } else if let Some(network) = inside() {
+            Fault::AddressInside(*network)
+        } else {
+            match self.addresses.entry(address) {
+                Entry::Occupied(owner) => Fault::DuplicateAddress((*owner.get()).to_owned()),
+                Entry::Vacant(place) => {
+                    place.insert(&node.name);
+                    return Ok(());
+                }
+            }
+        };
+        Err(error(Place::Address(index), address, fault))
+    }
+
+    fn take_subnets(
+        &mut self,
+        overlay: &Overlay,
+        index: usize,
+        node: &'a NodeEntry,
+    ) -> Result<(), TableError> {
         if node.subnets.is_empty() {
             return Err(error(Place::Subnets(index), "[]", Fault::NoSubnet));
         }
@@ -135,10 +186,10 @@ impl<'a> Taken<'a> {
                 self.free(&node.subnets[..place]);
                 return Err(error(Place::Subnet(index, place), subnet, fault));
             }
-            self.subnets.insert(subnet.network(), (*subnet, &node.name));
+            if !self.disjoint {
+                self.subnets.insert(place_of(subnet.network()), (*subnet, &node.name));
+            }
         }
-        self.names.insert(&node.name);
-        self.addresses.insert(node.address, &node.name);
         Ok(())
     }
 
@@ -151,22 +202,8 @@ impl<'a> Taken<'a> {
 
     fn free(&mut self, subnets: &[IpNet]) {
         for subnet in subnets {
-            self.subnets.remove(&subnet.network());
+            self.subnets.remove(&place_of(subnet.network()));
         }
-    }
-
-    fn address_fault(&self, overlay: &Overlay, address: IpAddr) -> Option<Fault> {
-        if reserved(&address.into()).is_some() {
-            return Some(Fault::UnusableAddress);
-        }
-        if Family::of(address) != self.family {
-            return Some(Fault::AddressFamily);
-        }
-        if let Some(network) = overlay.networks.iter().find(|net| net.contains(&address)) {
-            return Some(Fault::AddressInside(*network));
-        }
-        let owner = self.addresses.get(&address)?;
-        Some(Fault::DuplicateAddress((*owner).to_owned()))
     }
 
     fn subnet_fault(&self, overlay: &Overlay, subnet: &IpNet) -> Option<Fault> {
@@ -179,12 +216,31 @@ impl<'a> Taken<'a> {
         if subnet.max_prefix_len() - subnet.prefix_len() < 2 {
             return Some(Fault::TooSmall);
         }
-        let before = self.subnets.range(..=subnet.network()).next_back();
-        let after = self.subnets.range(subnet.network()..).next();
+        let first = place_of(subnet.network());
+        let before = self.subnets.range(..=first).next_back();
+        let after = self.subnets.range(first..).next();
         let mut near = before.into_iter().chain(after).map(|(_, near)| near);
         let (other, owner) =
             near.find(|(other, _)| other.contains(subnet) || subnet.contains(other))?;
         Some(Fault::Overlap((*owner).to_owned(), *other))
+    }
+}
+
+/// Whether no two subnets have an address in common, which is so almost always and told faster than
+/// which ones do: in the order of their first addresses an overlap shows between neighbours.
+fn are_disjoint(nodes: &[Arc<NodeEntry>]) -> bool {
+    let subnets = nodes.iter().flat_map(|node| &node.subnets);
+    let mut ends: Vec<(u128, u128)> =
+        subnets.map(|subnet| (place_of(subnet.network()), place_of(subnet.broadcast()))).collect();
+    ends.sort_unstable();
+    ends.windows(2).all(|pair| pair[0].1 < pair[1].0)
+}
+
+/// An address among those of both families: IPv4 is where IPv6 has it, and no IPv6 network is there.
+fn place_of(address: IpAddr) -> u128 {
+    match address {
+        IpAddr::V4(address) => address.to_ipv6_mapped().into(),
+        IpAddr::V6(address) => address.into(),
     }
 }
 
