@@ -10,7 +10,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Args, CommandFactory as _, Parser, Subcommand, error::ErrorKind};
-use culvert_cni::node_file::DEFAULT_RUN_DIR;
+use culvert_node::node_file::DEFAULT_RUN_DIR;
 
 use crate::cni_install::{self, CniArgs};
 use crate::config::{Config, Overrides};

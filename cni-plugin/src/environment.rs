@@ -7,9 +7,9 @@ use std::ffi::OsString;
 use std::net::IpAddr;
 use std::path::PathBuf;
 
-use crate::attachment::{InvalidName, check_identifier, check_ifname};
 use crate::error::{Error, shorten};
-use crate::mac::MacAddress;
+use culvert_node::attachment::{InvalidName, check_identifier, check_ifname};
+use culvert_node::mac::MacAddress;
 
 /// Looks an environment variable up.
 pub(crate) type Variables<'a> = &'a dyn Fn(&str) -> Option<OsString>;

@@ -11,7 +11,9 @@ use std::{io, iter};
 use serde_json::{Value, json};
 use thiserror::Error;
 
-use crate::{ipam, netlink};
+use culvert_node::{ipam, netns};
+
+use crate::netlink;
 
 /// Why a verb failed.
 #[derive(Debug, Error)]
@@ -296,6 +298,18 @@ impl Failure {
         let mut parts = self.first.causes();
         parts.extend(self.later.iter().map(|error| format!("also: {}", error.with_causes())));
         parts.join("; ")
+    }
+}
+
+impl From<netns::Failure> for Error {
+    fn from(failure: netns::Failure) -> Self {
+        match failure {
+            netns::Failure::Missing { path, source } => Self::NetnsMissing { path, source },
+            netns::Failure::Closed { path, source } => Self::BadNetns { path, source },
+            netns::Failure::Own { path } => Self::OwnNetns { path },
+            netns::Failure::Thread { source } => Self::Thread { source },
+            netns::Failure::Netlink(error) => error.into(),
+        }
     }
 }
 

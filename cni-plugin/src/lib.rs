@@ -13,27 +13,16 @@ use std::ffi::OsString;
 use std::io::{Read, Write};
 use std::process::ExitCode;
 
-pub use crate::attachment::{Attachment, InvalidName};
-
-mod attachment;
-pub mod bounded_file;
 mod commands;
 mod config;
 mod environment;
 mod error;
 pub mod fault;
-pub mod ipam;
 mod linger;
-pub mod living;
-mod mac;
 mod netlink;
-mod netns;
-pub mod node_file;
 mod plan;
-pub mod pod_port;
-pub mod readiness;
 mod result;
-pub mod source_check;
+mod sysctl;
 mod version;
 
 /// Serves one call of the container runtime.

@@ -5,7 +5,7 @@
 
 use std::path::PathBuf;
 
-use culvert_cni::node_file::NodeFile;
+use culvert_node::node_file::NodeFile;
 
 use crate::lifecycle::{Need, Readiness};
 

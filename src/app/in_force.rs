@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 
-use culvert_cni::node_file::NodeFile;
+use culvert_node::node_file::NodeFile;
 
 use super::path_mtus::Mtus;
 use crate::config::Config;

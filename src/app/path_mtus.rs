@@ -4,7 +4,7 @@ use std::collections::{HashMap, HashSet};
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
-use culvert_cni::node_file;
+use culvert_node::node_file;
 use foldhash::fast::RandomState;
 use overlay_proto::{CodecKind, Family, Mtu};
 

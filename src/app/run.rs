@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use anyhow::Context as _;
-use culvert_cni::node_file::NodeFile;
+use culvert_node::node_file::NodeFile;
 use tokio::net::TcpListener;
 
 use super::capture::capture_source;

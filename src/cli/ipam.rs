@@ -5,7 +5,7 @@ use std::process::ExitCode;
 
 use anyhow::Context as _;
 use clap::{Args, Subcommand};
-use culvert_cni::node_file::{DEFAULT_RUN_DIR, DEFAULT_STATE_DIR};
+use culvert_node::node_file::{DEFAULT_RUN_DIR, DEFAULT_STATE_DIR};
 use ipnet::IpNet;
 use serde::Serialize;
 

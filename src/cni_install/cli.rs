@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 use clap::{Args, Subcommand};
-use culvert_cni::node_file::{DEFAULT_RUN_DIR, DEFAULT_STATE_DIR};
+use culvert_node::node_file::{DEFAULT_RUN_DIR, DEFAULT_STATE_DIR};
 
 use super::conflist::{Chained, Conflist, Version};
 use super::{PROGRAM, Places};

@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use clap::ValueEnum;
-use culvert_cni::node_file::{DEFAULT_RUN_DIR, DEFAULT_STATE_DIR};
+use culvert_node::node_file::{DEFAULT_RUN_DIR, DEFAULT_STATE_DIR};
 use serde_json::{Value, json};
 
 use super::PROGRAM;

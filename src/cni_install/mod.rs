@@ -13,8 +13,8 @@ use std::thread;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail, ensure};
-use culvert_cni::ipam::{Store, Survey, Surveyor};
-use culvert_cni::readiness;
+use culvert_node::ipam::{Store, Survey, Surveyor};
+use culvert_node::readiness;
 
 use crate::platform::clock;
 

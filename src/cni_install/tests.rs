@@ -2,10 +2,10 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::os::unix::net::UnixListener;
 
 use clap::ValueEnum as _;
-use culvert_cni::Attachment;
-use culvert_cni::ipam::{Ports, Request};
-use culvert_cni::node_file::{NodeFile, SOCKET_NAME};
-use culvert_cni::pod_port::PodPort;
+use culvert_node::Attachment;
+use culvert_node::ipam::{Ports, Request};
+use culvert_node::node_file::{NodeFile, SOCKET_NAME};
+use culvert_node::pod_port::PodPort;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 

@@ -4,7 +4,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use culvert_cni::node_file::{DEFAULT_RUN_DIR, DEFAULT_STATE_DIR};
+use culvert_node::node_file::{DEFAULT_RUN_DIR, DEFAULT_STATE_DIR};
 use ipnet::IpNet;
 use overlay_proto::{CodecKind, Family, Mtu, Vni};
 use serde::Deserialize;

@@ -11,7 +11,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use culvert_cni::bounded_file;
+use culvert_node::bounded_file;
 use ipnet::IpNet;
 use overlay_proto::{Mtu, Vni};
 

@@ -11,7 +11,7 @@ use std::convert::Infallible;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use culvert_cni::ipam::{self, GRACE, Surveyor, Sweep, Swept, boot_id};
+use culvert_node::ipam::{self, GRACE, Surveyor, Sweep, Swept, boot_id};
 
 use crate::platform::clock;
 

@@ -10,7 +10,7 @@ use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use culvert_cni::bounded_file;
+use culvert_node::bounded_file;
 use overlay_proto::{CodecNameError, MacError};
 use serde::Deserialize;
 use toml::Spanned;

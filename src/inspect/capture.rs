@@ -8,7 +8,7 @@ use std::process::ExitCode;
 
 use anyhow::Context as _;
 use clap::Args;
-use culvert_cni::node_file::DEFAULT_RUN_DIR;
+use culvert_node::node_file::DEFAULT_RUN_DIR;
 use overlay_proto::InnerPacket;
 
 use crate::lifecycle::on_interrupt;

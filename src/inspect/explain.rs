@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::Args;
-use culvert_cni::node_file::DEFAULT_RUN_DIR;
+use culvert_node::node_file::DEFAULT_RUN_DIR;
 
 use crate::app;
 use crate::explain::{self, Devices, Protocol, Question};

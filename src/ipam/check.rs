@@ -4,7 +4,7 @@ use std::fmt;
 use std::net::IpAddr;
 use std::path::Path;
 
-use culvert_cni::ipam::{Ports, Pulse, Record, Survey as _, Surveyor};
+use culvert_node::ipam::{Ports, Pulse, Record, Survey as _, Surveyor};
 use ipnet::IpNet;
 use serde::Serialize;
 
@@ -147,9 +147,9 @@ impl fmt::Display for Check {
 mod tests {
     use std::path::Path;
 
-    use culvert_cni::Attachment;
-    use culvert_cni::ipam::{Request, Store};
-    use culvert_cni::pod_port::PodPort;
+    use culvert_node::Attachment;
+    use culvert_node::ipam::{Request, Store};
+    use culvert_node::pod_port::PodPort;
 
     use super::*;
 

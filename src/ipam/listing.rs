@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
 use comfy_table::{Table, presets};
-use culvert_cni::ipam::Record;
+use culvert_node::ipam::Record;
 use ipnet::IpNet;
 use jiff::Timestamp;
 use serde::Serialize;

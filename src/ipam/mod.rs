@@ -12,8 +12,8 @@ mod repair;
 use std::path::Path;
 
 use anyhow::Context as _;
-use culvert_cni::ipam::{Record, Store};
-use culvert_cni::node_file::NodeFile;
+use culvert_node::ipam::{Record, Store};
+use culvert_node::node_file::NodeFile;
 use ipnet::IpNet;
 
 pub use self::check::{Check, Finding, check};

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
 use anyhow::{Context as _, bail, ensure};
-use culvert_cni::ipam::{
+use culvert_node::ipam::{
     self, HostLocal, Import, Ports, Pulse, Range, Record, Store, Survey, Surveyor, live_pods,
 };
 use ipnet::IpNet;

@@ -21,7 +21,7 @@ use super::{CaptureSource, ExplainSource, Status, StatusSource};
 use crate::explain::{Explanation, Question};
 
 /// Name of the socket under the run directory.
-const FILE_NAME: &str = culvert_cni::node_file::SOCKET_NAME;
+const FILE_NAME: &str = culvert_node::node_file::SOCKET_NAME;
 /// Connections at once; more wait.
 const CONNECTIONS: usize = 16;
 /// Longest request.

@@ -7,7 +7,7 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
-use culvert_cni::bounded_file;
+use culvert_node::bounded_file;
 
 use crate::platform::{Error, Result};
 

@@ -19,7 +19,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use anyhow::Context as _;
 use clap::{Args, ValueEnum};
-use culvert_cni::bounded_file;
+use culvert_node::bounded_file;
 
 use crate::app;
 use crate::lifecycle::{INTERRUPTED, on_interrupt};

@@ -3,8 +3,8 @@
 use std::fs;
 use std::time::Duration;
 
-use culvert_cni::ipam::{DATABASE, DIRECTORY, Store};
 use culvert_lab::{Lab, Node, wait_until};
+use culvert_node::ipam::{DATABASE, DIRECTORY, Store};
 
 use crate::harness::{CULVERT, lab, run};
 

@@ -6,8 +6,8 @@ use std::path::PathBuf;
 use std::process::{Child, Stdio};
 
 use culvert_cni::fault::{self, Step};
-use culvert_cni::ipam::Store;
 use culvert_lab::{Lab, Netns, Node, wait_until};
+use culvert_node::ipam::Store;
 use serde_json::Value;
 
 use crate::harness::{CULVERT, FAMILIES, SOON, assert_reaches_within, lab, run};

@@ -6,9 +6,9 @@ use std::os::linux::net::SocketAddrExt as _;
 use std::os::unix;
 use std::process::Stdio;
 
-use culvert_cni::node_file::NodeFile;
 use culvert_lab::clock;
 use culvert_lab::{Netns, Pod, wait_until};
+use culvert_node::node_file::NodeFile;
 
 use crate::harness::{
     CULVERT, FAMILIES, SOON, assert_reaches, assert_reaches_within, assert_same_lines, lab, ping,

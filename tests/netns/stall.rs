@@ -8,8 +8,8 @@ use std::ptr::null_mut;
 use std::time::{Duration, Instant};
 
 use culvert::platform::clock;
-use culvert_cni::ipam::{DATABASE, DIRECTORY};
 use culvert_lab::{Node, wait_until};
+use culvert_node::ipam::{DATABASE, DIRECTORY};
 use rustix::process::{Pid, Signal, kill_process};
 
 use crate::harness::{REPAIR_LIMIT, SOON, assert_reaches, lab, run};

@@ -8,9 +8,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::Duration;
 
-use culvert_cni::node_file::NodeFile;
 use culvert_lab::probe::Answer;
 use culvert_lab::{Family, NODE_INTERFACE, Node, Pod, TableFile, wait_until};
+use culvert_node::node_file::NodeFile;
 
 use crate::harness::{
     FAMILIES, SOON, TABLE_LIMIT, assert_reaches, assert_reaches_within, lab, quick_ping,

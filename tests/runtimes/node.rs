@@ -5,8 +5,8 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
-use culvert_cni::ipam::Store;
 use culvert_lab::{Families, Lab, Node, wait_until};
+use culvert_node::ipam::Store;
 
 /// The port that the program in the containers serves.
 pub(crate) const PORT: u16 = 7;

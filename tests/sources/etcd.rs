@@ -4,8 +4,8 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::path::Path;
 
-use culvert_cni::Attachment;
-use culvert_cni::ipam::{Ports, Request, Store};
+use culvert_node::Attachment;
+use culvert_node::ipam::{Ports, Request, Store};
 use ipnet::IpNet;
 use tempfile::TempDir;
 

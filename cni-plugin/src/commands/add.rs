@@ -14,12 +14,12 @@ use super::plug::Plug;
 use crate::config::bad;
 use crate::error::{Error, Failure};
 use crate::fault::Step;
-use crate::ipam::{Store, Surveyor};
 use crate::netlink::{self, Socket};
-use crate::netns::Netns;
-use crate::node_file::NodeFile;
 use crate::plan::Plan;
 use crate::result::CniResult;
+use culvert_node::ipam::{Store, Surveyor};
+use culvert_node::netns::Netns;
+use culvert_node::node_file::NodeFile;
 
 pub(super) fn add(call: &Call<'_>) -> Result<Value, Failure> {
     let settings = call.settings()?;

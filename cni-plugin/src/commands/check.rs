@@ -10,16 +10,16 @@ use ipnet::IpNet;
 use serde_json::Value;
 
 use super::Call;
-use crate::attachment::{Attachment, check_ifname};
 use crate::config::{RouteSpec, Settings, bad};
 use crate::error::{Error, Failure, shorten};
-use crate::ipam::Store;
-use crate::mac::MacAddress;
 use crate::netlink::{Route, RouteFilter, Socket};
-use crate::netns::Netns;
 use crate::plan;
-use crate::pod_port::PodPort;
 use crate::result::{CniResult, Interface, Ip};
+use culvert_node::attachment::{Attachment, check_ifname};
+use culvert_node::ipam::Store;
+use culvert_node::mac::MacAddress;
+use culvert_node::netns::Netns;
+use culvert_node::pod_port::PodPort;
 
 pub(super) fn check(call: &Call<'_>) -> Result<(), Failure> {
     let settings = call.settings()?;

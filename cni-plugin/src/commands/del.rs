@@ -13,11 +13,11 @@ use culvert_nft::Socket as Nftables;
 use super::Call;
 use crate::error::{Error, Failure};
 use crate::fault::Step;
-use crate::ipam::Store;
-use crate::living;
 use crate::netlink::{self, Socket};
-use crate::pod_port::PodPort;
-use crate::source_check;
+use culvert_node::ipam::Store;
+use culvert_node::living;
+use culvert_node::pod_port::PodPort;
+use culvert_node::source_check;
 
 pub(super) fn del(call: &Call<'_>) -> Result<(), Failure> {
     // DEL is not the one to make a store.

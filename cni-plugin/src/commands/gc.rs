@@ -7,12 +7,12 @@
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 
 use super::del::{nftables, unplug};
-use crate::attachment::Attachment;
 use crate::config::Config;
 use crate::error::{Error, Failure, shorten};
 use crate::fault::{Fault, Step};
-use crate::ipam::{Store, Survey as _, Surveyor};
 use crate::netlink::Socket;
+use culvert_node::attachment::Attachment;
+use culvert_node::ipam::{Store, Survey as _, Surveyor};
 
 pub(super) fn gc(config: &Config, fault: Option<&Fault>) -> Result<(), Failure> {
     let mut keep = config.valid_attachments()?;

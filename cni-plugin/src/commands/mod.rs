@@ -11,12 +11,12 @@ use std::process::ExitCode;
 
 use serde_json::Value;
 
-use crate::attachment::Attachment;
 use crate::config::{self, Config, Settings};
 use crate::environment::{Args, Command, Directories, Target, Variables};
 use crate::error::{Error, Failure};
 use crate::fault::{Fault, Step};
 use crate::version::CniVersion;
+use culvert_node::attachment::Attachment;
 
 mod add;
 mod check;

@@ -12,16 +12,17 @@ use super::{Call, reception};
 use crate::config::{RouteSpec, Settings};
 use crate::error::Error;
 use crate::fault::Step;
-use crate::ipam::{Allocation, Grant, Store, Surveyor};
-use crate::living;
-use crate::mac::MacAddress;
 use crate::netlink::{self, Address, Detection, Link, PortChange, Route, Socket, Veth};
-use crate::netns::{Netns, Sysctl, kernel_has_ipv6};
-use crate::node_file::NodeFile;
 use crate::plan::{self, MIN_MTU_V6, Plan};
-use crate::pod_port::PodPort;
 use crate::result::{Interface, Plugged};
-use crate::source_check;
+use crate::sysctl::{Sysctl, kernel_has_ipv6};
+use culvert_node::ipam::{Allocation, Grant, Store, Surveyor};
+use culvert_node::living;
+use culvert_node::mac::MacAddress;
+use culvert_node::netns::Netns;
+use culvert_node::node_file::NodeFile;
+use culvert_node::pod_port::PodPort;
+use culvert_node::source_check;
 
 /// How long to wait for the bridge port to carry frames, at most. The first look is enough on
 /// kernels since 6.8, which bring a device's state up to date before they report it.

@@ -2,7 +2,7 @@
 
 use crate::config::Config;
 use crate::error::Error;
-use crate::readiness::{self, NotReady};
+use culvert_node::readiness::{self, NotReady};
 
 pub(super) fn status(config: &Config) -> Result<(), Error> {
     readiness::check(&config.run_dir, &config.state_dir).map_err(|error| match error {

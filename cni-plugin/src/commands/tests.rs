@@ -5,8 +5,8 @@ use serde_json::json;
 use tempfile::TempDir;
 
 use super::*;
-use crate::ipam::{Ports, Store};
-use crate::node_file::{NodeFile, SOCKET_NAME};
+use culvert_node::ipam::{Ports, Store};
+use culvert_node::node_file::{NodeFile, SOCKET_NAME};
 
 /// What the program answered: exit code, stdout, stderr.
 struct Outcome {

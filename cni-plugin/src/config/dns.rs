@@ -5,8 +5,8 @@ use std::path::Path;
 use serde_json::{Map, Value, json};
 
 use super::{bad, keys};
-use crate::bounded_file;
 use crate::error::Error;
+use culvert_node::bounded_file;
 
 /// Longest resolver configuration that is read.
 const LIMIT_BYTES: u64 = 64 << 10;

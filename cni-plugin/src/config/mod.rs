@@ -9,11 +9,11 @@ use std::path::PathBuf;
 
 use serde_json::{Map, Value};
 
-use crate::attachment::check_identifier;
 use crate::environment::Directories;
 use crate::error::{Error, shorten};
-use crate::node_file::{DEFAULT_RUN_DIR, DEFAULT_STATE_DIR};
 use crate::version::CniVersion;
+use culvert_node::attachment::check_identifier;
+use culvert_node::node_file::{DEFAULT_RUN_DIR, DEFAULT_STATE_DIR};
 
 mod dns;
 mod ipam;

@@ -8,7 +8,7 @@ use serde_json::{Map, Value};
 use super::{Config, RangeWish, RouteSpec, Wish, bad, dns, ipam, keys};
 use crate::environment::Args;
 use crate::error::Error;
-use crate::mac::MacAddress;
+use culvert_node::mac::MacAddress;
 
 /// Capabilities that this plugin has.
 const CAPABILITIES: [&str; 4] = ["ips", "mac", "ipRanges", "dns"];

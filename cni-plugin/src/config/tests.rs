@@ -2,7 +2,7 @@ use serde_json::json;
 
 use super::*;
 use crate::environment::Args;
-use crate::mac::MacAddress;
+use culvert_node::mac::MacAddress;
 
 fn parse(document: &Value) -> Result<Config, Error> {
     let text = document.to_string();

@@ -11,8 +11,8 @@ use netlink_packet_route::link::{
 use rustix::io::Errno;
 
 use super::{Error, Request};
-use crate::mac::MacAddress;
-use crate::pod_port::{DEVICE_GROUP, FORWARDED_GROUPS};
+use culvert_node::mac::MacAddress;
+use culvert_node::pod_port::{DEVICE_GROUP, FORWARDED_GROUPS};
 
 /// A veth pair to make: one end here, the other in a pod's namespace.
 #[derive(Clone, Debug)]

@@ -10,8 +10,8 @@ use serde_json::Value;
 
 use crate::config::{RangeWish, RouteSpec, Settings, Wish, bad, unsupported};
 use crate::error::Error;
-use crate::ipam::{Allocation, Range, Request};
-use crate::node_file::{self, NodeFile};
+use culvert_node::ipam::{Allocation, Range, Request};
+use culvert_node::node_file::{self, NodeFile};
 
 /// Smallest MTU of a device with IPv4 (RFC 791) and with IPv6 (RFC 8200), in bytes.
 const MIN_MTU_V4: u64 = 68;

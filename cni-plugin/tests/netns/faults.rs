@@ -3,7 +3,7 @@
 use std::fs;
 
 use culvert_cni::fault::{Step, VARIABLE};
-use culvert_cni::node_file::NodeFile;
+use culvert_node::node_file::NodeFile;
 
 use crate::harness::{BRIDGE, DUAL_STACK, Node, delete_netns};
 

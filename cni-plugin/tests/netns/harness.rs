@@ -11,10 +11,10 @@ use std::sync::mpsc;
 use std::thread;
 use std::time::Duration;
 
-use culvert_cni::Attachment;
 use culvert_cni::fault::{self, Step};
-use culvert_cni::ipam::Store;
-use culvert_cni::node_file::NodeFile;
+use culvert_node::Attachment;
+use culvert_node::ipam::Store;
+use culvert_node::node_file::NodeFile;
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 use serde_json::{Value, json};
 use tempfile::TempDir;
@@ -54,7 +54,7 @@ impl Node {
         // With a MAC of its own, as the daemon makes it: else the bridge borrows its ports'.
         node.ip(&["link", "add", BRIDGE, "address", "0a:58:00:00:00:01", "type", "bridge"]);
         for subnet in node.node_file().subnets {
-            let gateway = culvert_cni::node_file::gateway(&subnet).to_string();
+            let gateway = culvert_node::node_file::gateway(&subnet).to_string();
             node.ip(&["addr", "add", &gateway, "dev", BRIDGE, "nodad"]);
         }
         node.ip(&["link", "set", BRIDGE, "up"]);

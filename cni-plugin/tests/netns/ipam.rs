@@ -6,8 +6,8 @@ use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-use culvert_cni::Attachment;
-use culvert_cni::ipam::{
+use culvert_node::Attachment;
+use culvert_node::ipam::{
     self, DATABASE, DIRECTORY, HostLocal, Ports, Pulse, Range, Request, Store, Survey as _,
     Surveyor, live_pods,
 };

@@ -19,10 +19,10 @@ use std::fs::{self};
 use std::net::IpAddr;
 use std::path::Path;
 
-use culvert_cni::Attachment;
-use culvert_cni::ipam::{DATABASE, DIRECTORY, Ports, Request, Store};
-use culvert_cni::node_file::NodeFile;
 use culvert_netlink::{Flow, Rtnetlink, Way};
+use culvert_node::Attachment;
+use culvert_node::ipam::{DATABASE, DIRECTORY, Ports, Request, Store};
+use culvert_node::node_file::NodeFile;
 use ipnet::IpNet;
 use serde_json::json;
 

@@ -3,7 +3,7 @@
 use std::os::unix::net::UnixListener;
 
 use culvert_cni::fault::Step;
-use culvert_cni::node_file::{NodeFile, SOCKET_NAME};
+use culvert_node::node_file::{NodeFile, SOCKET_NAME};
 use serde_json::{Value, json};
 
 use crate::harness::{BRIDGE, DUAL_STACK, Node, Pod, delete_netns};

@@ -6,7 +6,7 @@ use std::io;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
-use culvert_cni::bounded_file;
+use culvert_node::bounded_file;
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;

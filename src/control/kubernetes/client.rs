@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use culvert_cni::bounded_file;
+use culvert_node::bounded_file;
 use futures_util::StreamExt as _;
 use futures_util::stream::{self, BoxStream};
 use hyper_util::client::legacy::connect::HttpConnector;

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use culvert_cni::{living, source_check};
+use culvert_node::{living, source_check};
 use ipnet::IpNet;
 
 use super::ruleset::TABLE;

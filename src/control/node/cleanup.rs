@@ -1,7 +1,7 @@
 //! Removing everything that the daemon made, with or without a daemon and its table.
 
-use culvert_cni::pod_port::PodPort;
-use culvert_cni::{living, source_check};
+use culvert_node::pod_port::PodPort;
+use culvert_node::{living, source_check};
 
 use super::action::Action;
 use super::desired::{ADOPTED_ALIAS, ALIAS_PREFIX};

@@ -2,8 +2,8 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use culvert_cni::living;
-use culvert_cni::node_file::gateway;
+use culvert_node::living;
+use culvert_node::node_file::gateway;
 use ipnet::IpNet;
 
 use super::ruleset::ruleset;

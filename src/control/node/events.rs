@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use culvert_cni::{living, source_check};
+use culvert_node::{living, source_check};
 
 use super::ruleset;
 use crate::platform::netlink::{Notice, Notices, Watched};

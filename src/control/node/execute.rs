@@ -3,8 +3,8 @@
 use std::collections::HashMap;
 
 use anyhow::{Context as _, anyhow};
-use culvert_cni::pod_port::{DEVICE_GROUP, FORWARDED_GROUPS, PodPort};
-use culvert_cni::{living, source_check};
+use culvert_node::pod_port::{DEVICE_GROUP, FORWARDED_GROUPS, PodPort};
+use culvert_node::{living, source_check};
 
 use super::action::Action;
 use super::desired::Desired;

@@ -5,8 +5,8 @@
 //! pods. A table that the kernel lists in another way than we do counts as right once we have put
 //! it there and nobody has changed it since.
 
-use culvert_cni::pod_port::PodPort;
-use culvert_cni::{living, source_check};
+use culvert_node::pod_port::PodPort;
+use culvert_node::{living, source_check};
 
 use super::diff::Ruleset;
 use crate::platform::netlink::{Link, Netlink};

@@ -27,7 +27,7 @@ mod stranded;
 mod worker;
 
 use anyhow::{Context as _, anyhow};
-use culvert_cni::living;
+use culvert_node::living;
 use ipnet::IpNet;
 
 pub use self::action::Action;

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::net::IpAddr;
 
 use anyhow::{Context as _, bail};
-use culvert_cni::pod_port::{DEVICE_GROUP, FORWARDED_GROUPS, PodPort};
+use culvert_node::pod_port::{DEVICE_GROUP, FORWARDED_GROUPS, PodPort};
 use ipnet::IpNet;
 
 use super::PROTOCOL;

@@ -17,7 +17,7 @@
 
 use std::collections::BTreeSet;
 
-use culvert_cni::pod_port::DEVICE_GROUP;
+use culvert_node::pod_port::DEVICE_GROUP;
 use ipnet::IpNet;
 
 use super::{NodeSpec, path_errors};

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::net::IpAddr;
 
-use culvert_cni::pod_port::PodPort;
+use culvert_node::pod_port::PodPort;
 use ipnet::IpNet;
 
 /// An address that other nodes do not send to this node, and that has no gateway here.

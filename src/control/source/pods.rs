@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
-use culvert_cni::ipam::{self, Survey, Surveyor};
+use culvert_node::ipam::{self, Survey, Surveyor};
 use ipnet::IpNet;
 use thiserror::Error;
 use tokio::task::JoinError;
@@ -83,9 +83,9 @@ pub(in crate::control) fn list_pods(held: &[HeldAddress]) -> String {
 
 #[cfg(test)]
 mod tests {
-    use culvert_cni::Attachment;
-    use culvert_cni::ipam::{Ports, Request};
-    use culvert_cni::pod_port::PodPort;
+    use culvert_node::Attachment;
+    use culvert_node::ipam::{Ports, Request};
+    use culvert_node::pod_port::PodPort;
 
     use super::*;
 

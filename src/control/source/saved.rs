@@ -8,7 +8,7 @@ use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
-use culvert_cni::bounded_file;
+use culvert_node::bounded_file;
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 

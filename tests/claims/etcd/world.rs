@@ -11,7 +11,7 @@ use culvert::control::etcd::{
     Transaction, Watched,
 };
 use culvert::control::source::{HeldAddress, PodsUnknown, Proposal, Update};
-use culvert_cni::ipam;
+use culvert_node::ipam;
 use ipnet::IpNet;
 use serde::Deserialize;
 

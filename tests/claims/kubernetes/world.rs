@@ -9,7 +9,7 @@ use culvert::control::kubernetes::{
     Desired, Ended, Follower, Identity, Node as Object, Patch, Request, Watched,
 };
 use culvert::control::source::{Candidate, HeldAddress, PodsUnknown, Proposal, Update};
-use culvert_cni::ipam;
+use culvert_node::ipam;
 use ipnet::IpNet;
 use serde_json::Value;
 

@@ -1,6 +1,6 @@
 //! The node file that the plugin reads: what is taken is written back as the same.
 
-use culvert_cni::node_file::{NodeFile, gateway};
+use culvert_node::node_file::{NodeFile, gateway};
 
 pub(crate) fn run(input: &[u8]) {
     let Ok(file) = serde_json::from_slice::<NodeFile>(input) else { return };

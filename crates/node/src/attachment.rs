@@ -8,7 +8,7 @@ use std::fmt;
 use thiserror::Error;
 
 /// Longest name of a network device: the kernel's `IFNAMSIZ` less its terminating zero.
-pub(crate) const MAX_IFNAME_BYTES: usize = 15;
+pub const MAX_IFNAME_BYTES: usize = 15;
 
 /// Every host end starts with this, so that people and clean-up jobs can tell whose it is.
 const HOST_DEVICE_PREFIX: &str = "culv";
@@ -105,7 +105,7 @@ impl fmt::Display for Attachment {
 }
 
 /// Checks a container id or a network's name.
-pub(crate) fn check_identifier(name: &str) -> Result<(), InvalidName> {
+pub fn check_identifier(name: &str) -> Result<(), InvalidName> {
     let rule = "needs a letter or digit first, then only letters, digits, `_`, `.` and `-`";
     let mut bytes = name.bytes();
     let starts_well = bytes.next().is_some_and(|byte| byte.is_ascii_alphanumeric());
@@ -123,7 +123,7 @@ const RESERVED_IFNAMES: [&str; 4] = [".", "..", "all", "default"];
 /// Checks the name of an interface.
 ///
 /// kernel: a `%d` in a name that is asked for becomes a number.
-pub(crate) fn check_ifname(name: &str) -> Result<(), InvalidName> {
+pub fn check_ifname(name: &str) -> Result<(), InvalidName> {
     let rule = if name.is_empty() {
         "must not be empty"
     } else if name.len() > MAX_IFNAME_BYTES {
@@ -141,20 +141,20 @@ pub(crate) fn check_ifname(name: &str) -> Result<(), InvalidName> {
 /// The 64-bit FNV-1a hash, followed by a mixing step that spreads it over the leading digits.
 ///
 /// The standard library's hasher may change between releases; device names must not.
-pub(crate) struct Fnv1a(u64);
+pub struct Fnv1a(u64);
 
 impl Fnv1a {
-    pub(crate) fn new() -> Self {
+    pub fn new() -> Self {
         Self(0xcbf2_9ce4_8422_2325)
     }
 
-    pub(crate) fn write(&mut self, bytes: &[u8]) {
+    pub fn write(&mut self, bytes: &[u8]) {
         for byte in bytes {
             self.0 = (self.0 ^ u64::from(*byte)).wrapping_mul(0x0000_0100_0000_01b3);
         }
     }
 
-    pub(crate) fn finish(&self) -> u64 {
+    pub fn finish(&self) -> u64 {
         let mixed = (self.0 ^ (self.0 >> 33)).wrapping_mul(0xff51_afd7_ed55_8ccd);
         mixed ^ (mixed >> 33)
     }

@@ -14,8 +14,10 @@ use ipnet::IpNet;
 use super::Error;
 use super::ports::Ports;
 use super::record::{Namespace, Record};
-use crate::netlink::{self, Link, Socket};
-use crate::netns::Netns;
+use culvert_netlink::Link;
+
+use crate::Socket;
+use crate::netns::{Failure, Netns};
 
 /// Where container runtimes keep names of namespaces.
 const NAMED: [&str; 2] = ["/run/netns", "/run/docker/netns"];
@@ -108,7 +110,7 @@ pub fn live_pods() -> Result<LivePods, Error> {
             continue;
         };
         let addresses = netns
-            .run(|| Socket::open()?.addresses().map_err(crate::error::Error::from))
+            .run(|| Socket::open()?.addresses().map_err(Failure::from))
             .map_err(|error| Error::Look { what: error.to_string() })?;
         found.pods.extend(pairs.into_iter().map(|(peer, link)| {
             LivePod {
@@ -152,6 +154,6 @@ fn is_number(name: &std::ffi::OsStr) -> bool {
     name.as_encoded_bytes().iter().all(u8::is_ascii_digit)
 }
 
-pub(super) fn look(error: netlink::Error) -> Error {
-    Error::Look { what: crate::error::Error::from(error).to_string() }
+pub(super) fn look(error: culvert_netlink::Error) -> Error {
+    Error::Look { what: Failure::from(error).to_string() }
 }

@@ -16,12 +16,12 @@ const GROUP_BIT: u8 = 0x01;
 
 /// An Ethernet address.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct MacAddress(pub(crate) [u8; 6]);
+pub struct MacAddress(pub [u8; 6]);
 
 impl MacAddress {
     /// Reads an address that a device may have: six bytes in hexadecimal, with `:` or `-` between,
     /// not of a group and not zero.
-    pub(crate) fn parse(text: &str) -> Option<Self> {
+    pub fn parse(text: &str) -> Option<Self> {
         let mut bytes = [0; 6];
         let mut parts = text.split([':', '-']);
         for byte in &mut bytes {
@@ -42,7 +42,7 @@ impl MacAddress {
     /// whether or not the announcement arrives. IPv4 addresses are unique on the bridge and go in
     /// whole. Of an IPv6 address 40 bits of a hash go in, which two pods may share; then, and when
     /// somebody asked for the MAC of an address that was no pod's yet, the next one is taken.
-    pub(crate) fn candidates(allocations: &[Allocation]) -> impl Iterator<Item = Self> {
+    pub fn candidates(allocations: &[Allocation]) -> impl Iterator<Item = Self> {
         let v4 = allocations.iter().find_map(|allocation| {
             if let IpAddr::V4(address) = allocation.address { Some(address) } else { None }
         });
@@ -71,7 +71,7 @@ impl MacAddress {
     }
 
     /// The IPv4 address whose pod gets this MAC address, unless that pod asks for another.
-    pub(crate) fn ipv4(self) -> Option<Ipv4Addr> {
+    pub fn ipv4(self) -> Option<Ipv4Addr> {
         let [a, b, address @ ..] = self.0;
         ([a, b] == PREFIX_V4).then(|| Ipv4Addr::from(address))
     }

@@ -15,9 +15,9 @@ use std::fs;
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::path::Path;
 
-use culvert_cni::Attachment;
-use culvert_cni::ipam::{DATABASE, DIRECTORY, Ports, Request, Store};
-use culvert_cni::pod_port::PodPort;
+use culvert_node::Attachment;
+use culvert_node::ipam::{DATABASE, DIRECTORY, Ports, Request, Store};
+use culvert_node::pod_port::PodPort;
 use disk::{Disk, Image, Luck};
 use ipnet::IpNet;
 use tape::Event;

@@ -14,7 +14,7 @@ use ipnet::IpNet;
 use super::Error;
 use super::live::look;
 use super::record::boot_id;
-use crate::netlink::Socket;
+use crate::Socket;
 use crate::pod_port::PodPort;
 
 /// The network namespace of the calling thread.

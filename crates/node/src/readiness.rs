@@ -9,8 +9,8 @@ use std::path::Path;
 
 use thiserror::Error;
 
+use crate::Socket;
 use crate::ipam::{DATABASE, DIRECTORY, Survey as _, Surveyor};
-use crate::netlink::Socket;
 use crate::node_file::{NodeFile, SOCKET_NAME};
 
 /// Why a node cannot take pods.

@@ -110,7 +110,7 @@ impl Store {
     /// # Errors
     ///
     /// A file that cannot be read, moved or made, or a kernel that does not answer.
-    pub(crate) fn examined(mut self, survey: &mut dyn Survey) -> Result<Self, Error> {
+    pub fn examined(mut self, survey: &mut dyn Survey) -> Result<Self, Error> {
         match schema::whole_records(&mut self) {
             Ok(_) => Ok(self),
             Err(error) if !error.is_damage() => Err(error),
@@ -302,7 +302,7 @@ impl Store {
     /// # Errors
     ///
     /// An unusable store.
-    pub(crate) fn records_at(
+    pub fn records_at(
         &mut self,
         attachment: &Attachment,
         addresses: &BTreeSet<IpAddr>,
