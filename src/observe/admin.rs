@@ -248,20 +248,23 @@ fn refused(line: &str) -> anyhow::Result<()> {
 fn unanswered(error: &io::Error, run_dir: &Path) -> anyhow::Error {
     let path = run_dir.join(FILE_NAME);
     let path = path.display();
-    match error.kind() {
-        io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut => anyhow::anyhow!(
+    let kind = error.kind();
+    if [io::ErrorKind::WouldBlock, io::ErrorKind::TimedOut].contains(&kind) {
+        return anyhow::anyhow!(
             "the daemon of {path} has not answered within {} seconds: it is stopped or very busy; its \
              log and `ps` tell more",
             PATIENCE.as_secs()
-        ),
-        io::ErrorKind::UnexpectedEof
-        | io::ErrorKind::BrokenPipe
-        | io::ErrorKind::ConnectionReset => anyhow::anyhow!(
+        );
+    }
+    let closed =
+        [io::ErrorKind::UnexpectedEof, io::ErrorKind::BrokenPipe, io::ErrorKind::ConnectionReset];
+    if closed.contains(&kind) {
+        return anyhow::anyhow!(
             "the daemon of {path} closed the connection without an answer: it is ending, or another \
              version than this program; ask again"
-        ),
-        _ => anyhow::anyhow!("asking the daemon of {path}: {error}"),
+        );
     }
+    anyhow::anyhow!("asking the daemon of {path}: {error}")
 }
 
 fn send(request: &Request, run_dir: &Path) -> anyhow::Result<UnixStream> {

@@ -258,19 +258,17 @@ fn place(address: SocketAddr) -> String {
 
 /// Adds to the kernel's words what they mean here, and the remedy.
 fn explained(error: io::Error) -> io::Error {
-    let meaning = match error.kind() {
-        io::ErrorKind::AddrInUse => {
-            "another program has the port (`ss -lunp` names it): stop that one, or choose another \
-             port"
-        }
-        io::ErrorKind::AddrNotAvailable => {
-            "no interface of this machine has the address: add it, or correct the subnet table; or, \
-             where peers know this node by an address that a router translates, set underlay.address \
-             to the machine's own"
-        }
-        _ => return error,
+    let kind = error.kind();
+    let meaning = if kind == io::ErrorKind::AddrInUse {
+        "another program has the port (`ss -lunp` names it): stop that one, or choose another port"
+    } else if kind == io::ErrorKind::AddrNotAvailable {
+        "no interface of this machine has the address: add it, or correct the subnet table; or, \
+         where peers know this node by an address that a router translates, set underlay.address to \
+         the machine's own"
+    } else {
+        return error;
     };
-    io::Error::new(error.kind(), format!("{error}; {meaning}"))
+    io::Error::new(kind, format!("{error}; {meaning}"))
 }
 
 /// Marks what the socket sends as the daemon's.
