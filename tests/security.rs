@@ -1,7 +1,5 @@
 //! Every line of docs/security.md names tests, and the tests are there.
 
-#![expect(clippy::unwrap_used, reason = "a test that cannot go on says why and ends")]
-
 use std::fs;
 use std::path::Path;
 

@@ -121,7 +121,13 @@ impl Daemon {
         daemon.facts.set_mtu(daemon.in_force.mtus.device.get());
         daemon.facts.generation.store(1, Ordering::Relaxed);
         match daemon.reconcile(Changes::ALL).await {
-            Ok(report) => daemon.go_by(report),
+            Ok(mut report) => {
+                // A start is no repair.
+                for action in report.done.drain(..) {
+                    tracing::debug!(%action, "set up");
+                }
+                daemon.go_by(report);
+            }
             // It is repeated until it tells something.
             Err(Failure::Unknown(error)) => daemon.wonder(&error),
             Err(Failure::Broken(error)) => return Err(error.context("setting up this node")),

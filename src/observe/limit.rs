@@ -111,7 +111,7 @@ fn client(address: IpAddr) -> IpAddr {
         IpAddr::V6(address) if !address.is_loopback() => {
             Ipv6Addr::from_bits(address.to_bits() >> 64 << 64).into()
         }
-        address => address,
+        address @ (IpAddr::V4(_) | IpAddr::V6(_)) => address,
     }
 }
 

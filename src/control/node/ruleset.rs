@@ -177,9 +177,7 @@ fn after_translation(spec: &NodeSpec, families: &[ClusterFamily]) -> Chain {
         rules.push([&Expression::is_reply()[..], &ACCEPT].concat());
     }
     // Connection tracking does not translate what it calls invalid, nor what is not tracked.
-    rules.extend(
-        translated.iter().map(|family| [&family.from_pods_to_outside()[..], &DROP].concat()),
-    );
+    rules.extend(translated.iter().map(|family| [&family.pods_to_outside()[..], &DROP].concat()));
     Chain {
         name: "after_translation",
         kind: ChainKind::Filter,
@@ -204,7 +202,7 @@ fn udp_port_in(set: &str) -> [Expression; 4] {
 /// Masquerades what pods send to the outside.
 fn translation(family: &ClusterFamily) -> Vec<Expression> {
     // Fully random: two flows that race for one source port lose packets (DNS waits 5 s).
-    [&family.from_pods_to_outside()[..], &[Expression::Masquerade]].concat()
+    [&family.pods_to_outside()[..], &[Expression::Masquerade]].concat()
 }
 
 /// One address family that the cluster has a network of.
@@ -250,7 +248,7 @@ impl ClusterFamily {
     }
 
     /// Matches what bears the address of a pod of this node and goes to one host outside the cluster.
-    fn from_pods_to_outside(&self) -> Vec<Expression> {
+    fn pods_to_outside(&self) -> Vec<Expression> {
         let from_here = Expression::field_in(self.source(), Membership::Inside, &self.local_set());
         let to_outside =
             Expression::field_in(self.destination(), Membership::Outside, &self.cluster_set());

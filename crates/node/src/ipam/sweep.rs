@@ -111,7 +111,9 @@ impl Sweep {
                 let pulse = match Pulse::of(&record, &ports) {
                     // Of a node that was started anew, and yet somebody keeps it.
                     Pulse::Elsewhere if record.netns.is_there() == Some(true) => Pulse::Alive,
-                    pulse => pulse,
+                    pulse @ (Pulse::Alive | Pulse::Gone | Pulse::Unknown | Pulse::Elsewhere) => {
+                        pulse
+                    }
                 };
                 (record, pulse)
             })
