@@ -160,7 +160,8 @@ impl Feed {
             if is_refused {
                 bail!(reason);
             }
-            if readiness.set(Need::Table, Some(reason.clone())) {
+            let why = format!("waiting for the subnet table: {reason}");
+            if readiness.set(Need::Table, Some(why)) {
                 tracing::warn!(reason, "waiting for the subnet table");
             }
         }

@@ -87,6 +87,13 @@ pub(crate) fn until_current(node: &Node, current: bool) {
     wait_until(LIMIT, &what, || table(node)["current"] == current).unwrap();
 }
 
+/// Waits until `/readyz` answers like this; an answer may be a tenth of a second old.
+#[track_caller]
+fn until_readyz(node: &Node, is_right: impl Fn(u16, &str) -> bool) {
+    let answers = || node.http("/readyz").is_ok_and(|(code, body)| is_right(code, &body));
+    wait_until(LIMIT, "the right answer at /readyz", answers).unwrap();
+}
+
 #[test]
 fn pods_talk_by_a_table_in_etcd_and_go_on_when_it_is_gone() {
     let (lab, mut etcd) = with_etcd("src-etcd", "");
@@ -97,8 +104,7 @@ fn pods_talk_by_a_table_in_etcd_and_go_on_when_it_is_gone() {
     etcd.kill();
     until_current(lab.node(1), false);
     assert_talk(&one, &two);
-    let (code, body) = lab.node(1).http("/readyz").unwrap();
-    assert!(code == 200 && body.contains("the source is away"), "{code} {body}");
+    until_readyz(lab.node(1), |code, body| code == 200 && body.contains("the source is away"));
     let (_, metrics) = lab.node(1).http("/metrics").unwrap();
     assert!(metrics.contains("overlay_table_current 0"), "{metrics}");
     assert!(table(lab.node(1))["age_seconds"].as_f64().unwrap() > 0.0);
@@ -113,8 +119,7 @@ fn pods_talk_by_a_table_in_etcd_and_go_on_when_it_is_gone() {
     until_current(lab.node(1), true);
     until_current(lab.node(2), true);
     assert_talk(&one, &two);
-    let (code, body) = lab.node(1).http("/readyz").unwrap();
-    assert_eq!((code, body.as_str()), (200, "ready\n"));
+    until_readyz(lab.node(1), |code, body| code == 200 && body == "ready\n");
 }
 
 #[test]
@@ -123,13 +128,7 @@ fn a_node_waits_for_its_first_table_and_says_so() {
     etcd.kill();
     let node = lab.node(1);
     node.spawn().unwrap();
-    let says = || {
-        let answer = node.http("/readyz").ok();
-        answer.is_some_and(|(code, body)| {
-            code == 503 && body.contains("waiting for the subnet table")
-        })
-    };
-    wait_until(LIMIT, "a reason at /readyz", says).unwrap();
+    until_readyz(node, |code, body| code == 503 && body.contains("waiting for the subnet table"));
     assert_eq!(node.status().unwrap()["ready"], false);
     etcd.run();
     node.wait_ready().unwrap();
