@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use culvert_dataplane::engine::{
-    Engine, Foreign, Membership, NodeEntry, Overlay, PeerRegistry, Speech, Table,
+    Engine, Foreign, Membership, NodeEntry, Overlay, PeerRegistry, Table, TunnelOptions,
 };
 use culvert_dataplane::offload::{Gso, PartialChecksum, VnetHeader};
 use culvert_lab::clock;
@@ -72,7 +72,7 @@ pub fn table(nodes: u32) -> Table {
             .iter()
             .filter_map(|subnet| subnet.parse().ok())
             .collect(),
-        speech: Speech::default(),
+        tunnel_options: TunnelOptions::default(),
     };
     let networks = ["10.0.0.0/8", "fd00:10::/32"].iter().filter_map(|net| net.parse().ok());
     let (networks, foreign) = (networks.collect(), Foreign::default());

@@ -199,7 +199,7 @@ impl PathMtus {
         let device = match device {
             Some(device) => device,
             None => {
-                let own_codec = members.local().speech.codec.unwrap_or_default();
+                let own_codec = members.local().tunnel_options.codec.unwrap_or_default();
                 inner(smallest, own_codec).ok_or(NoRoom(smallest))?
             }
         };

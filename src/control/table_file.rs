@@ -17,7 +17,7 @@ use toml::Spanned;
 
 use super::source::Proposal;
 use crate::config::{Complaint, line_of};
-use crate::engine::{NodeEntry, Place, Speech, TableError};
+use crate::engine::{NodeEntry, Place, TableError, TunnelOptions};
 
 /// How often the file is looked at: a change is to take effect within a second.
 const INTERVAL: Duration = Duration::from_millis(200);
@@ -217,7 +217,7 @@ fn entries(path: &Path, text: &str) -> Result<Vec<NodeEntry>, Complaint> {
                         })
                     })
                     .collect::<Result<_, _>>()?,
-                speech: Speech {
+                tunnel_options: TunnelOptions {
                     codec: match codec {
                         None => None,
                         Some(codec) => {

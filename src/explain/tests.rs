@@ -3,14 +3,14 @@
 use overlay_proto::{Mtu, Vni};
 
 use super::*;
-use crate::engine::{Foreign, Membership, NodeEntry, Overlay, PeerRegistry, Speech};
+use crate::engine::{Foreign, Membership, NodeEntry, Overlay, PeerRegistry, TunnelOptions};
 
 fn table() -> Table {
     let node = |index: u8| NodeEntry {
         name: format!("node{index}"),
         address: IpAddr::from([192, 168, 1, 10 + index]),
         subnets: vec![format!("10.244.{index}.0/24").parse().unwrap()],
-        speech: Speech::default(),
+        tunnel_options: TunnelOptions::default(),
     };
     let overlay = Overlay {
         vni: Vni::new(1).unwrap(),

@@ -8,7 +8,7 @@ use overlay_proto::{Ecn, Family, InnerPacket, ecn};
 
 use super::packet::Protocol;
 use super::{Devices, Question, Step, Way};
-use crate::dataplane::{Decision, Outer, Rehearsal, SENDERS, Sight, Tap, bucket};
+use crate::dataplane::{Decision, Observation, Outer, Rehearsal, SENDERS, Tap, bucket};
 use crate::engine::{DropReason, Owner, Peer, PeerIndex, Table};
 use crate::platform::clock;
 use crate::platform::tun::Offload;
@@ -27,10 +27,10 @@ struct Seen {
 struct Watch(RefCell<Seen>);
 
 impl Tap for Watch {
-    fn see(&self, sight: &Sight<'_>) {
+    fn observe(&self, observation: &Observation<'_>) {
         let seen = &mut *self.0.borrow_mut();
-        match *sight {
-            Sight::Egress { peer, decision, .. } => {
+        match *observation {
+            Observation::Egress { peer, decision, .. } => {
                 seen.peer = peer.map(|peer| peer.name().to_owned());
                 (seen.verdict, seen.reason) = match decision {
                     Decision::Forward { .. } => ("forward", None),
@@ -38,18 +38,18 @@ impl Tap for Watch {
                     Decision::Drop(reason) => ("drop", Some(reason)),
                 };
             }
-            Sight::Sent { peer, flow_hash, datagram, .. } => {
+            Observation::Sent { peer, flow_hash, datagram, .. } => {
                 seen.bucket = bucket(flow_hash);
                 seen.wire_bytes += Outer::len_on(Family::of(peer.address())) + datagram.len();
             }
-            Sight::Ingress { peer, outcome, .. } => {
+            Observation::Ingress { peer, outcome, .. } => {
                 seen.peer = peer.map(|peer| peer.name().to_owned());
                 (seen.verdict, seen.reason) = match outcome {
                     Ok(_) => ("deliver", None),
                     Err(reason) => ("drop", Some(reason)),
                 };
             }
-            Sight::Lost { .. } => {}
+            Observation::Lost { .. } => {}
         }
     }
 }

@@ -47,7 +47,7 @@ pub struct CaptureQuery {
     pub peer: Option<String>,
     /// Only packets that are dropped.
     pub drops: bool,
-    /// Only every so manieth.
+    /// Keep one packet in `sample`.
     pub sample: u32,
     /// How many packets at most.
     pub count: Option<u64>,

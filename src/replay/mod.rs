@@ -29,7 +29,7 @@ use classify::Tunnel;
 pub use expect::{ExpectError, Expectation};
 use report::{Form, Report};
 pub use row::{Direction, Reason, Row, Skip, Verdict};
-use stage::{Manner, Stage};
+use stage::{ReplayOptions, Stage};
 
 /// Bytes that are written at once.
 const OUTPUT_LEN: usize = 256 << 10;
@@ -133,7 +133,7 @@ pub fn run(args: ReplayArgs) -> anyhow::Result<ExitCode> {
     let own = ports.iter().position(|port| *port == offline.config.underlay.port);
     ports.swap(0, own.unwrap_or_default());
     let tunnel = Tunnel { address: offline.address(), ports };
-    let manner = Manner {
+    let options = ReplayOptions {
         offload: match args.offload {
             Switch::On => tun::Offload::TcpUdp,
             Switch::Off => tun::Offload::None,
@@ -156,7 +156,7 @@ pub fn run(args: ReplayArgs) -> anyhow::Result<ExitCode> {
     let out = BufWriter::with_capacity(OUTPUT_LEN, io::stdout().lock());
     let results = args.write.as_deref().map(results).transpose()?;
     let mut report = Report::new(form, out, results, expectation)?;
-    let mut stage = Stage::new(&offline.table, tunnel, manner);
+    let mut stage = Stage::new(&offline.table, tunnel, options);
     let played = play(&mut reader, &mut stage, &mut report, &interrupted);
     if let Ok(Progress::Whole | Progress::Interrupted) = played
         && reader.lost() > 0

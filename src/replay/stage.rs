@@ -10,7 +10,7 @@ use overlay_proto::{CodecKind, Family};
 
 use super::classify::{Seen, Tunnel, classify};
 use super::row::{Direction, Row, Skip, Verdict};
-use crate::dataplane::{Decision, Outer, Rehearsal, Sight, Tap, bucket};
+use crate::dataplane::{Decision, Observation, Outer, Rehearsal, Tap, bucket};
 use crate::engine::{Peer, Table};
 use crate::pcap::{Frame, network_layer};
 use crate::platform::clock;
@@ -32,7 +32,7 @@ const FIRST_SOURCE_PORT: u16 = 49152;
 
 /// How packets are to be taken.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Manner {
+pub(super) struct ReplayOptions {
     pub(super) offload: Offload,
     pub(super) direction: Option<Direction>,
     /// Whether long TCP packets are what a kernel left to be cut.
@@ -51,7 +51,7 @@ type Kind = (Direction, Option<CodecKind>);
 pub(super) struct Stage<'t> {
     table: &'t Table,
     tunnel: Tunnel,
-    manner: Manner,
+    options: ReplayOptions,
     rehearsal: Rehearsal,
     notes: Notes,
     started: Instant,
@@ -65,15 +65,15 @@ pub(super) struct Stage<'t> {
 }
 
 impl<'t> Stage<'t> {
-    pub(super) fn new(table: &'t Table, tunnel: Tunnel, manner: Manner) -> Self {
+    pub(super) fn new(table: &'t Table, tunnel: Tunnel, options: ReplayOptions) -> Self {
         let started = clock::now();
         let local = SocketAddr::new(tunnel.address, tunnel.ports.first().copied().unwrap_or(0));
         Self {
             table,
-            notes: Notes(RefCell::new(Pages::new(local, manner))),
+            notes: Notes(RefCell::new(Recorder::new(local, options))),
             tunnel,
-            manner,
-            rehearsal: Rehearsal::new(manner.offload, started),
+            options,
+            rehearsal: Rehearsal::new(options.offload, started),
             started,
             first_ns: None,
             now_ns: 0,
@@ -104,7 +104,7 @@ impl<'t> Stage<'t> {
         });
         let seen = packet
             .map_err(Skip::NoPacket)
-            .and_then(|packet| classify(&self.tunnel, packet, self.manner.direction));
+            .and_then(|packet| classify(&self.tunnel, packet, self.options.direction));
         let kind = match &seen {
             Ok(Seen::Egress(_)) => Some((Direction::Egress, None)),
             Ok(Seen::Ingress { port, .. }) => {
@@ -122,8 +122,8 @@ impl<'t> Stage<'t> {
             self.rehearsal.hear(kind.1.unwrap_or_default());
         }
         let row = {
-            let pages = self.notes.0.get_mut();
-            let (index, row) = pages.turn();
+            let recorder = self.notes.0.get_mut();
+            let (index, row) = recorder.turn();
             row.packet = self.packets;
             row.time_ns = frame.timestamp_ns;
             row.captured = (missing > 0).then_some(frame.bytes.len());
@@ -133,25 +133,25 @@ impl<'t> Stage<'t> {
         };
         match seen {
             Ok(Seen::Egress(packet)) => {
-                let count = if self.manner.super_packets {
+                let count = if self.options.super_packets {
                     self.rehearsal.pod_sends_super_packet(self.table, packet)
                 } else {
                     self.rehearsal.pod_sends(packet);
                     1
                 };
-                let pages = self.notes.0.get_mut();
-                pages.rows[row].packet_bytes = packet.len();
-                pages.played.extend(std::iter::repeat_n(row, count));
+                let recorder = self.notes.0.get_mut();
+                recorder.rows[row].packet_bytes = packet.len();
+                recorder.played.extend(std::iter::repeat_n(row, count));
             }
             Ok(Seen::Ingress { source, port: _, ecn, datagram, packet_len }) => {
                 self.rehearsal.arrives(source, ecn, datagram);
-                let pages = self.notes.0.get_mut();
-                let row_at = &mut pages.rows[row];
+                let recorder = self.notes.0.get_mut();
+                let row_at = &mut recorder.rows[row];
                 row_at.verdict = Verdict::Deliver;
                 row_at.datagrams = 1;
                 row_at.wire_bytes = packet_len;
                 row_at.packet_bytes = packet_len;
-                pages.played.push_back(row);
+                recorder.played.push_back(row);
             }
             Err(skip) => self.notes.0.get_mut().rows[row].verdict = Verdict::Skip(skip),
         }
@@ -177,21 +177,21 @@ impl<'t> Stage<'t> {
         let now = self.started + Duration::from_nanos(self.now_ns - first);
         self.rehearsal.run(self.table, &self.notes, now);
         self.batch = None;
-        let pages = self.notes.0.get_mut();
+        let recorder = self.notes.0.get_mut();
         // Datagrams wait for their train, so that results come in another order than packets.
-        pages.results.sort_by_key(|result| result.row);
-        let mut results = &pages.results[..];
-        for (index, row) in pages.rows[..pages.used].iter().enumerate() {
+        recorder.results.sort_by_key(|result| result.row);
+        let mut results = &recorder.results[..];
+        for (index, row) in recorder.rows[..recorder.used].iter().enumerate() {
             let count = results.iter().take_while(|result| result.row == index).count();
             let (own, rest) = results.split_at(count);
             results = rest;
-            show(row, Results { list: own, bytes: &pages.bytes })?;
+            show(row, Results { list: own, bytes: &recorder.bytes })?;
         }
-        pages.used = 0;
-        pages.results.clear();
-        pages.bytes.clear();
-        pages.played.clear();
-        pages.sent.clear();
+        recorder.used = 0;
+        recorder.results.clear();
+        recorder.bytes.clear();
+        recorder.played.clear();
+        recorder.sent.clear();
         Ok(())
     }
 }
@@ -227,7 +227,7 @@ impl<'a> Results<'a> {
 }
 
 /// What is seen while a batch is played.
-struct Notes(RefCell<Pages>);
+struct Notes(RefCell<Recorder>);
 
 /// A row some of whose datagrams have not been sent.
 struct Waiting {
@@ -237,9 +237,9 @@ struct Waiting {
     lane: (SocketAddr, usize),
 }
 
-struct Pages {
+struct Recorder {
     local: SocketAddr,
-    manner: Manner,
+    options: ReplayOptions,
     rows: Vec<Row>,
     used: usize,
     /// The rows whose packets were put in, in order: each is seen once.
@@ -250,11 +250,11 @@ struct Pages {
     bytes: Vec<u8>,
 }
 
-impl Pages {
-    fn new(local: SocketAddr, manner: Manner) -> Self {
+impl Recorder {
+    fn new(local: SocketAddr, options: ReplayOptions) -> Self {
         Self {
             local,
-            manner,
+            options,
             rows: Vec::new(),
             used: 0,
             played: VecDeque::new(),
@@ -291,7 +291,7 @@ impl Pages {
     }
 
     fn keep(&mut self, row: usize, side: Side, parts: &[&[u8]]) {
-        if self.manner.results {
+        if self.options.results {
             let start = self.bytes.len();
             parts.iter().for_each(|part| self.bytes.extend_from_slice(part));
             self.results.push(Outcome { row, side, place: start..self.bytes.len() });
@@ -302,81 +302,83 @@ impl Pages {
         let row = &mut self.rows[row];
         row.peer.clear();
         row.peer.push_str(peer.map_or("", |peer| peer.name()));
-        if self.manner.flows {
+        if self.options.flows {
             row.describe(inner);
         }
     }
 }
 
 impl Tap for Notes {
-    fn see(&self, sight: &Sight<'_>) {
-        let pages = &mut *self.0.borrow_mut();
-        match *sight {
-            Sight::Egress { packet, peer, decision } => {
-                let Some(row) = pages.played.pop_front() else { return };
-                pages.meet(row, peer, packet);
+    fn observe(&self, observation: &Observation<'_>) {
+        let recorder = &mut *self.0.borrow_mut();
+        match *observation {
+            Observation::Egress { packet, peer, decision } => {
+                let Some(row) = recorder.played.pop_front() else { return };
+                recorder.meet(row, peer, packet);
                 match decision {
                     Decision::Forward { datagrams, flow_hash } => {
                         let lane = peer.map(|peer| (peer.endpoint, bucket(flow_hash)));
                         let waiting = lane.map(|lane| Waiting { row, datagrams, lane });
-                        pages.sent.extend(waiting);
+                        recorder.sent.extend(waiting);
                     }
                     Decision::Reply { reason, reply } => {
-                        pages.rows[row].verdict = Verdict::Reply(reason);
-                        pages.keep(row, Side::Inner, &[packet]);
-                        pages.keep(row, Side::Inner, &[reply]);
+                        recorder.rows[row].verdict = Verdict::Reply(reason);
+                        recorder.keep(row, Side::Inner, &[packet]);
+                        recorder.keep(row, Side::Inner, &[reply]);
                     }
                     Decision::Drop(reason) => {
-                        pages.rows[row].verdict = Verdict::Drop(reason);
-                        pages.keep(row, Side::Inner, &[packet]);
+                        recorder.rows[row].verdict = Verdict::Drop(reason);
+                        recorder.keep(row, Side::Inner, &[packet]);
                     }
                 }
             }
-            Sight::Sent { peer, ecn, flow_hash, datagram, result } => {
+            Observation::Sent { peer, ecn, flow_hash, datagram, result } => {
                 let lane = (peer.endpoint, bucket(flow_hash));
-                let first = pages.sent.iter().position(|waiting| waiting.lane == lane);
+                let first = recorder.sent.iter().position(|waiting| waiting.lane == lane);
                 let Some(first) = first else { return };
-                let waiting = &mut pages.sent[first];
+                let waiting = &mut recorder.sent[first];
                 let row = waiting.row;
                 waiting.datagrams -= 1;
                 if waiting.datagrams == 0 {
-                    pages.sent.remove(first);
+                    recorder.sent.remove(first);
                 }
-                let to = &mut pages.rows[row];
+                let to = &mut recorder.rows[row];
                 to.datagrams += 1;
                 to.wire_bytes += Outer::len_on(Family::of(peer.address())) + datagram.len();
                 if let Err(reason) = result {
                     to.verdict = Verdict::Drop(reason);
                 }
-                if pages.manner.results {
+                if recorder.options.results {
                     let port = u16::try_from(bucket(flow_hash)).unwrap_or_default();
-                    let source =
-                        SocketAddr::new(pages.local.ip(), FIRST_SOURCE_PORT.saturating_add(port));
+                    let source = SocketAddr::new(
+                        recorder.local.ip(),
+                        FIRST_SOURCE_PORT.saturating_add(port),
+                    );
                     let outer = Outer::new(source, peer.endpoint, ecn, datagram);
-                    pages.keep(row, Side::Outer, &[outer.as_slice(), datagram]);
+                    recorder.keep(row, Side::Outer, &[outer.as_slice(), datagram]);
                 }
             }
-            Sight::Ingress { source, port, ecn, datagram, peer, outcome } => {
-                let Some(row) = pages.played.pop_front() else { return };
+            Observation::Ingress { source, port, ecn, datagram, peer, outcome } => {
+                let Some(row) = recorder.played.pop_front() else { return };
                 match outcome {
                     Ok(inner) => {
-                        pages.meet(row, peer, inner);
-                        pages.keep(row, Side::Inner, &[inner]);
+                        recorder.meet(row, peer, inner);
+                        recorder.keep(row, Side::Inner, &[inner]);
                     }
                     Err(reason) => {
                         let header_len = peer.map_or(usize::MAX, |peer| peer.codec.header_len());
-                        pages.meet(row, peer, datagram.get(header_len..).unwrap_or_default());
-                        pages.rows[row].verdict = Verdict::Drop(reason);
-                        if pages.manner.results {
-                            let local = SocketAddr::new(pages.local.ip(), port);
+                        recorder.meet(row, peer, datagram.get(header_len..).unwrap_or_default());
+                        recorder.rows[row].verdict = Verdict::Drop(reason);
+                        if recorder.options.results {
+                            let local = SocketAddr::new(recorder.local.ip(), port);
                             let outer = Outer::new(source, local, ecn, datagram);
-                            pages.keep(row, Side::Outer, &[outer.as_slice(), datagram]);
+                            recorder.keep(row, Side::Outer, &[outer.as_slice(), datagram]);
                         }
                     }
                 }
             }
             // The device in memory takes everything.
-            Sight::Lost { .. } => {}
+            Observation::Lost { .. } => {}
         }
     }
 }

@@ -70,7 +70,7 @@ enum Wish {
 /// The node; it ends, without a word to the source, with this value.
 pub(crate) struct Listener {
     heard: Arc<Mutex<Heard>>,
-    wishes: tokio::sync::mpsc::UnboundedSender<Wish>,
+    requests: tokio::sync::mpsc::UnboundedSender<Wish>,
     end: Option<oneshot::Sender<()>>,
     thread: Option<JoinHandle<()>>,
 }
@@ -81,7 +81,7 @@ impl Listener {
         let config = Config::parse(Path::new("test"), text, &Overrides::default()).unwrap();
         let heard = Arc::new(Mutex::new(Heard::default()));
         let (end, ended) = oneshot::channel();
-        let (wishes, mut wished) = tokio::sync::mpsc::unbounded_channel();
+        let (requests, mut requested) = tokio::sync::mpsc::unbounded_channel();
         let hearing = Arc::clone(&heard);
         let thread = std::thread::spawn(move || {
             let runtime =
@@ -92,7 +92,7 @@ impl Listener {
                 loop {
                     tokio::select! {
                         _ = &mut ended => return,
-                        Some(wish) = wished.recv() => match wish {
+                        Some(wish) = requested.recv() => match wish {
                             Wish::Reload => source.reload(),
                             Wish::Ready(ready) => source.ready(ready),
                         },
@@ -104,7 +104,7 @@ impl Listener {
                 }
             });
         });
-        Self { heard, wishes, end: Some(end), thread: Some(thread) }
+        Self { heard, requests, end: Some(end), thread: Some(thread) }
     }
 
     pub(crate) fn heard(&self) -> Heard {
@@ -112,11 +112,11 @@ impl Listener {
     }
 
     pub(crate) fn reload(&self) {
-        self.wishes.send(Wish::Reload).ok().unwrap();
+        self.requests.send(Wish::Reload).ok().unwrap();
     }
 
     pub(crate) fn ready(&self, ready: bool) {
-        self.wishes.send(Wish::Ready(ready)).ok().unwrap();
+        self.requests.send(Wish::Ready(ready)).ok().unwrap();
     }
 
     /// Waits until what was heard is as `condition` says.

@@ -138,7 +138,8 @@ impl Plug<'_> {
         Ok(())
     }
 
-    /// Notes on the port whose it is and what the pod may send from, and has the kernel check that.
+    /// Records owner and allowed source addresses in the port's alias, then installs the nftables
+    /// check.
     ///
     /// The note comes first, so that whatever else keeps the table can only add to it; the port is
     /// still down, so that there is no frame that is not checked.

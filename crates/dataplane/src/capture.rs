@@ -14,7 +14,7 @@ use overlay_proto::InnerPacket;
 use rtrb::{Consumer, Producer, RingBuffer};
 
 use super::outer::Outer;
-use super::tap::{Decision, Sight, Tap};
+use super::tap::{Decision, Observation, Tap};
 use super::underlay::{SENDERS, bucket};
 use crate::engine::{DropReason, Peer};
 
@@ -34,7 +34,7 @@ pub struct CaptureFilter {
     pub peer: Option<String>,
     /// Only packets that are dropped.
     pub drops: bool,
-    /// Only every so manieth of what is left.
+    /// Keep one packet in `sample` of what is left.
     pub sample: u32,
     /// Bytes that are kept of a packet.
     pub snap_len: usize,
@@ -182,8 +182,8 @@ impl Taps {
 }
 
 impl Tap for Taps {
-    fn see(&self, sight: &Sight<'_>) {
-        self.0.iter().for_each(|tap| tap.see(sight));
+    fn observe(&self, observation: &Observation<'_>) {
+        self.0.iter().for_each(|tap| tap.observe(observation));
     }
 }
 
@@ -279,9 +279,9 @@ struct About<'a> {
 }
 
 impl Tap for CaptureTap {
-    fn see(&self, sight: &Sight<'_>) {
-        match *sight {
-            Sight::Egress { packet, peer, decision } => {
+    fn observe(&self, observation: &Observation<'_>) {
+        match *observation {
+            Observation::Egress { packet, peer, decision } => {
                 let verdict = match decision {
                     Decision::Forward { .. } => CaptureVerdict::Forward,
                     Decision::Reply { reason, .. } => CaptureVerdict::Reply(reason),
@@ -297,7 +297,7 @@ impl Tap for CaptureTap {
                     }
                 }
             }
-            Sight::Sent { peer, ecn, flow_hash, datagram, result } => {
+            Observation::Sent { peer, ecn, flow_hash, datagram, result } => {
                 let verdict = match result {
                     Ok(()) => CaptureVerdict::Forward,
                     Err(reason) => CaptureVerdict::Drop(reason),
@@ -311,7 +311,7 @@ impl Tap for CaptureTap {
                     self.note(&about, [outer.as_slice(), datagram]);
                 }
             }
-            Sight::Ingress { source, port, ecn, datagram, peer, outcome } => {
+            Observation::Ingress { source, port, ecn, datagram, peer, outcome } => {
                 let verdict = match outcome {
                     Ok(_) => CaptureVerdict::Deliver,
                     Err(reason) => CaptureVerdict::Drop(reason),
@@ -328,7 +328,7 @@ impl Tap for CaptureTap {
                     }
                 }
             }
-            Sight::Lost { packet, reason } => {
+            Observation::Lost { packet, reason } => {
                 let verdict = CaptureVerdict::Drop(reason);
                 let about = About { side: CaptureSide::Inner, egress: false, verdict, peer: None };
                 if self.wants(&about, Some(packet)) {

@@ -11,7 +11,7 @@ use super::offload::{Gso, VnetHeader};
 use super::outbox::Outbox;
 use super::port::{TunPort, UnderlayPort};
 use super::round::{Env, Round, send_reply};
-use super::tap::{Decision, Sight, intended};
+use super::tap::{Decision, Observation, intended};
 use super::train::Key;
 use crate::engine::{DropReason, EgressVerdict, Engine, Peer};
 use crate::platform::tun::{MAX_READ_LEN, VNET_HEADER_LEN};
@@ -162,7 +162,11 @@ impl Egress {
                 Some(len) => Decision::Reply { reason, reply: &self.reply[..len] },
                 None => Decision::Drop(reason),
             };
-            tap.see(&Sight::Egress { packet, peer: intended(env.table, packet), decision });
+            tap.observe(&Observation::Egress {
+                packet,
+                peer: intended(env.table, packet),
+                decision,
+            });
         }
     }
 }
@@ -184,7 +188,7 @@ impl<E: Into<DropReason>> From<E> for Stop {
 fn show<T, U>(env: &Env<'_, T, U>, peer: &Peer, packet: &[u8], datagrams: usize, flow_hash: u32) {
     if let Some(tap) = env.tap {
         let decision = Decision::Forward { datagrams, flow_hash };
-        tap.see(&Sight::Egress { packet, peer: Some(peer), decision });
+        tap.observe(&Observation::Egress { packet, peer: Some(peer), decision });
     }
 }
 

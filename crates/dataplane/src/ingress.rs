@@ -9,7 +9,7 @@ use super::io_error::{Class, classify};
 use super::outlet::{Outlet, Room};
 use super::port::{TunPort, UnderlayPort};
 use super::round::{Env, Round};
-use super::tap::Sight;
+use super::tap::Observation;
 use crate::engine::{Delivery, DropReason, Engine, PeerIndex, Table};
 use crate::platform::tun::Offload;
 use crate::platform::udp::{Received, RecvBatch};
@@ -91,7 +91,7 @@ impl Arrival<'_> {
         let show = |datagram: &[u8], outcome: Result<&[u8], DropReason>| {
             if let Some(tap) = tap {
                 let port = env.table.local().port(self.codec);
-                tap.see(&Sight::Ingress { source, port, ecn, datagram, peer, outcome });
+                tap.observe(&Observation::Ingress { source, port, ecn, datagram, peer, outcome });
             }
         };
         let refuse = |bytes: &[u8], reason| {

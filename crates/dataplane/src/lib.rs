@@ -5,6 +5,7 @@
 //! they look at when woken; nothing that control does can delay a packet. Never allocates, locks or
 //! logs per packet; a full queue of the kernel's costs the packet, which is counted.
 
+mod busy_poll;
 mod capture;
 mod counters;
 mod egress;
@@ -25,7 +26,6 @@ mod round;
 mod tap;
 mod train;
 mod underlay;
-mod vigil;
 mod worker;
 
 pub use capture::{Capture, CaptureFilter, CaptureRecord, CaptureSide, CaptureVerdict};
@@ -39,7 +39,7 @@ pub use plane::{DataPlane, Listening, Settings};
 pub use port::{TunPort, UnderlayPort};
 pub use rehearsal::Rehearsal;
 pub use round::{Env, Notice, Notices, Round};
-pub use tap::{Decision, Sight, Tap};
+pub use tap::{Decision, Observation, Tap};
 pub use train::super_packet_limit;
 pub use underlay::{SENDERS, Underlay, bucket};
 

@@ -9,7 +9,7 @@ use super::io_error::{Class, classify};
 use super::path_claim::PathClaim;
 use super::port::UnderlayPort;
 use super::round::{Env, Notice};
-use super::tap::Sight;
+use super::tap::Observation;
 use super::train::{Key, Train};
 use crate::engine::DropReason;
 use crate::platform::udp::{MAX_SEND_SEGMENTS, Transmit};
@@ -181,7 +181,7 @@ fn show<T, U>(
         let Key { ecn, flow_hash, peer, .. } = *key;
         let peer = env.table.peer(peer);
         for datagram in bytes.chunks(segment_len) {
-            tap.see(&Sight::Sent { peer, ecn, flow_hash, datagram, result });
+            tap.observe(&Observation::Sent { peer, ecn, flow_hash, datagram, result });
         }
     }
 }

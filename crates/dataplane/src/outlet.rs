@@ -14,7 +14,7 @@ use super::offload::VnetHeader;
 use super::offload::coalesce::{Candidate, Group, MAX_HEADER_LEN};
 use super::port::TunPort;
 use super::round::{Env, Notice};
-use super::tap::Sight;
+use super::tap::Observation;
 use crate::engine::DropReason;
 use crate::platform::tun::Offload;
 
@@ -210,7 +210,7 @@ fn refused<T, U>(env: &Env<'_, T, U>, error: &io::Error, packets: &[&[u8]]) {
     };
     env.counters.drops.add(reason, packets.len() as u64);
     if let Some(tap) = env.tap {
-        packets.iter().for_each(|packet| tap.see(&Sight::Lost { packet, reason }));
+        packets.iter().for_each(|packet| tap.observe(&Observation::Lost { packet, reason }));
     }
 }
 

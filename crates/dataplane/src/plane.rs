@@ -10,11 +10,11 @@ use std::time::{Duration, Instant};
 use arc_swap::ArcSwap;
 use tokio::sync::mpsc;
 
+use super::busy_poll::BusyPoll;
 use super::capture::{self, Capture, CaptureFilter, MAX_CAPTURES, Taps};
 use super::counters::WorkerCounters;
 use super::round::{Notice, Notices};
 use super::underlay::{Sockets, Underlay};
-use super::vigil::Vigil;
 use super::worker::{Command, Worker};
 use super::{Egress, Ingress};
 use crate::engine::{DropReason, Table, Tunnel};
@@ -280,7 +280,7 @@ fn start_worker(
         tun: None,
         egress,
         ingress: Ingress::new(Offload::None),
-        vigil: Vigil::new(settings.busy_poll),
+        busy_poll: BusyPoll::new(settings.busy_poll),
         taps: Taps::default(),
     };
     let thread =

@@ -13,12 +13,12 @@ use crate::engine::{DropReason, Owner, Peer, Table};
 /// Somebody who looks.
 pub trait Tap {
     /// Is shown one thing.
-    fn see(&self, sight: &Sight<'_>);
+    fn observe(&self, observation: &Observation<'_>);
 }
 
 /// What there is to see.
 #[derive(Clone, Copy, Debug)]
-pub enum Sight<'a> {
+pub enum Observation<'a> {
     /// A packet that came from the pods' side was decided about. Exactly one for each packet read.
     Egress {
         /// The packet from its IP header on; a super-packet whole, with its checksum unfinished.
@@ -28,7 +28,7 @@ pub enum Sight<'a> {
         /// What becomes of it.
         decision: Decision<'a>,
     },
-    /// A datagram was handed to the underlay. Those of one packet follow its [`Sight::Egress`], though
+    /// A datagram was handed to the underlay. Those of one packet follow its [`Observation::Egress`], though
     /// not at once; those toward one peer that leave by one source port do in the order of their
     /// packets.
     Sent {

@@ -9,11 +9,11 @@ use std::time::Instant;
 
 use arc_swap::ArcSwap;
 
+use super::busy_poll::BusyPoll;
 use super::capture::{CaptureTap, Taps};
 use super::counters::WorkerCounters;
 use super::round::{Env, Notice, Notices, Round};
 use super::underlay::Underlay;
-use super::vigil::Vigil;
 use super::{Egress, Ingress};
 use crate::engine::{Engine, Table};
 use crate::platform::clock;
@@ -45,7 +45,7 @@ pub(super) struct Worker {
     pub(super) tun: Option<Arc<TunQueue>>,
     pub(super) egress: Egress,
     pub(super) ingress: Ingress,
-    pub(super) vigil: Vigil,
+    pub(super) busy_poll: BusyPoll,
     pub(super) taps: Taps,
 }
 
@@ -204,7 +204,7 @@ impl Worker {
         let start = clock::now();
         let mut ready = Ready::default();
         let mut looks = 0;
-        while ready.is_none() && self.vigil.lasts(octets, looks, || start.elapsed()) {
+        while ready.is_none() && self.busy_poll.lasts(octets, looks, || start.elapsed()) {
             looks += 1;
             thread::yield_now();
             ready = self.set.look().unwrap_or_else(failed);
@@ -212,7 +212,7 @@ impl Worker {
         if ready.is_none() {
             ready = self.set.wait().unwrap_or_else(failed);
         }
-        self.vigil.ended(start.elapsed());
+        self.busy_poll.ended(start.elapsed());
         ready
     }
 }

@@ -21,7 +21,7 @@ use super::plan::{Claimant, Plan, Unique};
 use super::protocol::{Change, Compare, Ended, Found, KeyValue, Request, Transaction, Watched};
 use super::store::Store;
 use crate::control::source::{Candidate, HeldAddress, Parameters, PodsUnknown, Proposal, Update};
-use crate::engine::{NodeEntry, Speech};
+use crate::engine::{NodeEntry, TunnelOptions};
 
 /// How often a claim that was refused is tried again, if nothing happens before.
 const RECLAIM_EVERY: Duration = Duration::from_secs(10);
@@ -527,7 +527,7 @@ impl Claims {
             name: self.memory.node.clone(),
             address: self.address?,
             subnets: self.memory.subnets.clone(),
-            speech: Speech::default(),
+            tunnel_options: TunnelOptions::default(),
         };
         (!entry.subnets.is_empty()).then(|| Candidate { since: 0, entry: entry.into() })
     }

@@ -37,7 +37,7 @@ use self::address::own_address;
 use self::client::{Client, refused};
 use self::rpc::WatchResponse;
 use super::source::{
-    Backoff, Candidate, Link, Parameters, Saved, Update, Wishes, describe, held_addresses,
+    Backoff, Candidate, Link, Parameters, Saved, SourceRequests, Update, describe, held_addresses,
 };
 use crate::config::{Config, Etcd};
 use crate::platform::clock;
@@ -66,7 +66,7 @@ pub(super) async fn follow(etcd: Etcd, config: Config, mut link: Link) {
         tokio::select! {
             () = tokio::time::sleep(backoff.wait()) => {}
             // Whoever asks for a reading has reason to believe that it works now.
-            changed = link.wishes.changed() => if changed.is_err() { return },
+            changed = link.requests.changed() => if changed.is_err() { return },
         }
     }
 }
@@ -109,7 +109,7 @@ impl Driver {
         link: &mut Link,
         backoff: &mut Backoff,
     ) -> Result<Ended, Failure> {
-        let mut wishes = link.wishes.borrow_and_update().clone();
+        let mut requests = link.requests.borrow_and_update().clone();
         let mut client = Client::connect(url, &self.etcd).await?;
         let address = own_address(&self.config, self.claims.address(), url).await?;
         self.claims.begin(address);
@@ -139,8 +139,8 @@ impl Driver {
                 }
                 Request::Heard => {
                     link.heard().await;
-                    let ready = link.wishes.borrow().ready;
-                    wishes.ready = ready;
+                    let ready = link.requests.borrow().ready;
+                    requests.ready = ready;
                     claims.heard(ready);
                 }
                 Request::Pods(subnets) => {
@@ -160,11 +160,11 @@ impl Driver {
                 Request::Wait(until) => tokio::select! {
                     watched = next(&mut watch, url) => claims.watched(&watched?.into()),
                     () = tokio::time::sleep_until(until.into()) => {}
-                    changed = link.wishes.changed() => {
+                    changed = link.requests.changed() => {
                         // The daemon is gone, which the caller sees too.
                         if changed.is_err() { return Ok(Ended::Raced) }
-                        let now = link.wishes.borrow_and_update().clone();
-                        self.wish(std::mem::replace(&mut wishes, now.clone()), now, url).await?;
+                        let now = link.requests.borrow_and_update().clone();
+                        self.wish(std::mem::replace(&mut requests, now.clone()), now, url).await?;
                     }
                 },
                 Request::End(ended) => return Ok(ended),
@@ -173,7 +173,12 @@ impl Driver {
     }
 
     /// Takes what the daemon has to say.
-    async fn wish(&mut self, before: Wishes, now: Wishes, url: &str) -> Result<(), Failure> {
+    async fn wish(
+        &mut self,
+        before: SourceRequests,
+        now: SourceRequests,
+        url: &str,
+    ) -> Result<(), Failure> {
         if before.moves != now.moves {
             self.claims.moved(own_address(&self.config, self.claims.address(), url).await?);
         }

@@ -27,7 +27,7 @@ use futures_util::stream::BoxStream;
 use k8s_openapi::jiff::Timestamp;
 
 use self::client::{Api, CONFLICT};
-use super::source::{Backoff, Link, Saved, Update, Wishes, describe, held_addresses};
+use super::source::{Backoff, Link, Saved, SourceRequests, Update, describe, held_addresses};
 use crate::config::{Config, Kubernetes};
 use crate::platform::clock;
 
@@ -80,10 +80,10 @@ impl Driver {
         link: &mut Link,
         backoff: &mut Backoff,
     ) -> Result<Ended, CallError> {
-        let mut wishes = link.wishes.borrow_and_update().clone();
+        let mut requests = link.requests.borrow_and_update().clone();
         let api = Api::connect(self.kubeconfig.as_deref()).await?;
         let follower = &mut self.follower;
-        follower.begin(wishes.ready);
+        follower.begin(requests.ready);
         let mut watch = None;
         loop {
             let request = follower.request(clock::now());
@@ -97,8 +97,8 @@ impl Driver {
                 }
                 Request::Heard => {
                     link.heard().await;
-                    wishes.ready = link.wishes.borrow().ready;
-                    follower.heard(wishes.ready);
+                    requests.ready = link.requests.borrow().ready;
+                    follower.heard(requests.ready);
                 }
                 Request::Pods(subnets) => {
                     follower.pods(held_addresses(self.state_dir.clone(), subnets).await);
@@ -112,12 +112,12 @@ impl Driver {
                 Request::Wait(until) => tokio::select! {
                     watched = next(&mut watch) => follower.watched(watched?),
                     () = sleep_until(until) => {}
-                    changed = link.wishes.changed() => {
+                    changed = link.requests.changed() => {
                         // The daemon is gone, and this task goes with it.
                         if changed.is_err() { return Ok(Ended::Gone) }
-                        let now = link.wishes.borrow_and_update().clone();
-                        wish(follower, &wishes, &now);
-                        wishes = now;
+                        let now = link.requests.borrow_and_update().clone();
+                        wish(follower, &requests, &now);
+                        requests = now;
                     }
                 },
                 Request::End(ended) => return Ok(ended),
@@ -127,7 +127,7 @@ impl Driver {
 }
 
 /// Takes what the daemon has to say.
-fn wish(follower: &mut Follower, before: &Wishes, now: &Wishes) {
+fn wish(follower: &mut Follower, before: &SourceRequests, now: &SourceRequests) {
     if before.ready != now.ready {
         follower.ready(now.ready);
     }

@@ -22,8 +22,8 @@ pub(super) async fn follow(path: &Path, mut link: Link) {
         .await;
         tokio::select! {
             () = file.changed() => {}
-            asked = link.wishes.wait_for(|wishes| wishes.reloads != reloads) => match asked {
-                Ok(wishes) => reloads = wishes.reloads,
+            asked = link.requests.wait_for(|requests| requests.reloads != reloads) => match asked {
+                Ok(requests) => reloads = requests.reloads,
                 Err(_nobody) => return,
             }
         }

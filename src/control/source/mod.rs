@@ -74,7 +74,7 @@ pub enum Update {
 
 /// What the daemon tells a source. Only the latest counts.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Wishes {
+pub struct SourceRequests {
     /// Grows when everything is to be read again.
     pub reloads: u64,
     /// Grows when addresses of this machine came or went.
@@ -86,7 +86,7 @@ pub struct Wishes {
 /// What a source works with.
 pub(super) struct Link {
     pub(super) updates: mpsc::Sender<Update>,
-    pub(super) wishes: watch::Receiver<Wishes>,
+    pub(super) requests: watch::Receiver<SourceRequests>,
 }
 
 impl Link {
@@ -105,7 +105,7 @@ impl Link {
 #[derive(Debug)]
 pub struct Source {
     updates: mpsc::Receiver<Update>,
-    wishes: watch::Sender<Wishes>,
+    requests: watch::Sender<SourceRequests>,
     task: JoinHandle<()>,
 }
 
@@ -113,8 +113,8 @@ impl Source {
     /// Starts following the source that `config` names, on the current tokio runtime.
     pub fn start(config: &Config) -> Self {
         let (sender, updates) = mpsc::channel(QUEUE);
-        let (wishes, wished) = watch::channel(Wishes::default());
-        let link = Link { updates: sender, wishes: wished };
+        let (requests, requested) = watch::channel(SourceRequests::default());
+        let link = Link { updates: sender, requests: requested };
         let task = match &config.table {
             TableSource::File { path } => {
                 let path = path.clone();
@@ -127,7 +127,7 @@ impl Source {
                 tokio::spawn(kubernetes::follow(kubernetes.clone(), config.clone(), link))
             }
         };
-        Self { updates, wishes, task }
+        Self { updates, requests, task }
     }
 
     /// The next updates, at least one, in their order; none once the source has ended.
@@ -143,17 +143,18 @@ impl Source {
 
     /// Has everything read again.
     pub fn reload(&self) {
-        self.wishes.send_modify(|wishes| wishes.reloads += 1);
+        self.requests.send_modify(|requests| requests.reloads += 1);
     }
 
     /// Tells it that addresses of this machine came or went.
     pub fn moved(&self) {
-        self.wishes.send_modify(|wishes| wishes.moves += 1);
+        self.requests.send_modify(|requests| requests.moves += 1);
     }
 
     /// Tells it whether packets flow.
     pub fn ready(&self, ready: bool) {
-        self.wishes.send_if_modified(|wishes| std::mem::replace(&mut wishes.ready, ready) != ready);
+        self.requests
+            .send_if_modified(|requests| std::mem::replace(&mut requests.ready, ready) != ready);
     }
 }
 

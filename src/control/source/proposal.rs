@@ -150,7 +150,7 @@ mod tests {
     use overlay_proto::Vni;
 
     use super::*;
-    use crate::engine::{Fault, Foreign, Speech};
+    use crate::engine::{Fault, Foreign, TunnelOptions};
 
     fn overlay() -> Overlay {
         let networks = vec!["10.244.0.0/16".parse().unwrap()];
@@ -162,7 +162,7 @@ mod tests {
             name: format!("node{number}"),
             address: [192, 168, 1, 10 + number].into(),
             subnets: vec![format!("10.244.{number}.0/24").parse().unwrap()],
-            speech: Speech::default(),
+            tunnel_options: TunnelOptions::default(),
         };
         Candidate { since, entry: entry.into() }
     }

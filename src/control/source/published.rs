@@ -8,7 +8,7 @@ use ipnet::IpNet;
 use overlay_proto::{CodecKind, Mac};
 use serde::{Deserialize, Serialize};
 
-use crate::engine::{NodeEntry, Speech};
+use crate::engine::{NodeEntry, TunnelOptions};
 
 /// What a node says of itself beside its subnets. What is left out is as the cluster has it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -39,7 +39,7 @@ impl Published {
 
     /// What `entry` says, and nothing that it leaves out.
     pub(in crate::control) fn of(entry: &NodeEntry) -> Self {
-        let Speech { codec, port, mac } = entry.speech;
+        let TunnelOptions { codec, port, mac } = entry.tunnel_options;
         Self {
             address: entry.address,
             codec: codec.map(|codec| codec.as_str().to_owned()),
@@ -72,7 +72,7 @@ impl Published {
             name: name.to_owned(),
             address: self.address,
             subnets,
-            speech: Speech {
+            tunnel_options: TunnelOptions {
                 codec: self.codec.as_ref().map(codec).transpose()?,
                 port: self.port,
                 mac: self.mac.as_ref().map(mac).transpose()?,
@@ -95,15 +95,15 @@ impl Published {
         port: u16,
     ) -> Result<NodeEntry, String> {
         let mut entry = self.literally(name, subnets)?;
-        let speech = &mut entry.speech;
-        if speech.codec.is_none_or(|codec| codec == CodecKind::default()) {
-            if let Some(other) = speech.port.filter(|other| *other != port) {
+        let tunnel_options = &mut entry.tunnel_options;
+        if tunnel_options.codec.is_none_or(|codec| codec == CodecKind::default()) {
+            if let Some(other) = tunnel_options.port.filter(|other| *other != port) {
                 return Err(format!(
                     "port = {other} is not the cluster's, {port}; set underlay.port alike everywhere"
                 ));
             }
-            speech.codec = None;
-            speech.port = None;
+            tunnel_options.codec = None;
+            tunnel_options.port = None;
         }
         Ok(entry)
     }
@@ -128,7 +128,7 @@ mod tests {
         assert_eq!(json, r#"{"address":"192.168.1.12","codec":"vxlan-gpe","port":4790}"#);
         let entry = entry(&json).unwrap();
         assert_eq!((entry.name.as_str(), entry.address), ("node2", said.address));
-        assert_eq!(entry.speech, Speech::default(), "it speaks everything");
+        assert_eq!(entry.tunnel_options, TunnelOptions::default(), "it speaks everything");
     }
 
     #[test]
@@ -154,19 +154,19 @@ mod tests {
             r#"{"address":"192.168.1.12","codec":"vxlan","port":8472,"mac":"02:cf:0a:f4:01:00"}"#,
         );
         let mac = Some("02:cf:0a:f4:01:00".parse().unwrap());
-        let speech = Speech { codec: Some(CodecKind::Vxlan), port: Some(8472), mac };
-        assert_eq!(found.map(|entry| entry.speech), Ok(speech));
-        let found = entry(r#"{"address":"192.168.1.12","codec":"ip-udp"}"#).unwrap().speech;
-        assert_eq!(found, Speech { codec: Some(CodecKind::IpUdp), port: None, mac: None });
+        let tunnel_options = TunnelOptions { codec: Some(CodecKind::Vxlan), port: Some(8472), mac };
+        assert_eq!(found.map(|entry| entry.tunnel_options), Ok(tunnel_options));
+        let found = entry(r#"{"address":"192.168.1.12","codec":"ip-udp"}"#).unwrap().tunnel_options;
+        assert_eq!(found, TunnelOptions { codec: Some(CodecKind::IpUdp), port: None, mac: None });
     }
 
     #[test]
     fn an_entry_is_kept_word_for_word() {
         let gpe = Some(CodecKind::VxlanGpe);
-        for speech in [
-            Speech::default(),
-            Speech { codec: gpe, port: Some(4791), mac: None },
-            Speech {
+        for tunnel_options in [
+            TunnelOptions::default(),
+            TunnelOptions { codec: gpe, port: Some(4791), mac: None },
+            TunnelOptions {
                 codec: Some(CodecKind::Vxlan),
                 port: None,
                 mac: Some("02:cf:0a:f4:01:00".parse().unwrap()),
@@ -176,7 +176,7 @@ mod tests {
                 name: "node2".into(),
                 address: "192.168.1.12".parse().unwrap(),
                 subnets: vec!["10.244.2.0/24".parse().unwrap()],
-                speech,
+                tunnel_options,
             };
             let json = serde_json::to_string(&Published::of(&entry)).unwrap();
             assert_eq!(read(&json).literally("node2", entry.subnets.clone()), Ok(entry), "{json}");

@@ -108,14 +108,18 @@ mod tests {
 
     use super::*;
     use crate::control::source::Update;
-    use crate::engine::{NodeEntry, Speech};
+    use crate::engine::{NodeEntry, TunnelOptions};
 
     fn saved() -> (Saved, Proposal) {
         let entry = NodeEntry {
             name: "node1".into(),
             address: "192.168.1.11".parse().unwrap(),
             subnets: vec!["10.244.1.0/24".parse().unwrap()],
-            speech: Speech { codec: Some(CodecKind::IpUdp), port: Some(8286), mac: None },
+            tunnel_options: TunnelOptions {
+                codec: Some(CodecKind::IpUdp),
+                port: Some(8286),
+                mac: None,
+            },
         };
         let mut proposal = Proposal::default();
         proposal.take(Update::Put(Candidate { since: 7, entry: entry.into() }));

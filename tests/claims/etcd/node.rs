@@ -36,7 +36,7 @@ pub(crate) enum Waiting {
     Pause,
     /// The answer with this number.
     Answer(u64),
-    /// The watch, wishes, or a moment.
+    /// The watch, requests, or a moment.
     Follow,
 }
 

@@ -4,7 +4,7 @@ use std::cell::RefCell;
 use std::net::{IpAddr, SocketAddr};
 
 use culvert_dataplane::engine::{
-    DropReason, Engine, Foreign, Membership, NodeEntry, Overlay, PeerRegistry, Speech, Table,
+    DropReason, Engine, Foreign, Membership, NodeEntry, Overlay, PeerRegistry, Table, TunnelOptions,
 };
 use culvert_dataplane::platform::clock;
 use culvert_dataplane::platform::tun::Offload;
@@ -60,7 +60,7 @@ pub(crate) fn table() -> Table {
             format!("10.244.{index}.0/24").parse().unwrap(),
             format!("fd00:10:244:{index}::/64").parse().unwrap(),
         ],
-        speech: Speech::default(),
+        tunnel_options: TunnelOptions::default(),
     };
     let members = Membership::check(overlay(), "node1", (1..=3).map(node).collect()).unwrap();
     let routers = ["10.244.1.1", "fd00:10:244:1::1"].map(|router| router.parse().unwrap());

@@ -68,7 +68,7 @@ impl Membership {
             return Err(error(Place::Networks, network, Fault::ReservedNetwork(block)));
         }
         let mut taken = Taken::new(&nodes, Family::of(nodes[own].address));
-        let mut spoken = Spoken::new(&overlay, nodes[own].speech);
+        let mut spoken = Spoken::new(&overlay, nodes[own].tunnel_options);
         let mut rejected = Vec::new();
         for (index, node) in nodes.iter().enumerate() {
             let checked = taken.take(&overlay, index, node).and_then(|()| {
@@ -250,7 +250,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::engine::{Foreign, Speech};
+    use crate::engine::{Foreign, TunnelOptions};
 
     fn overlay() -> Overlay {
         Overlay {
@@ -266,7 +266,7 @@ mod tests {
             name: name.into(),
             address: address.parse().unwrap(),
             subnets: subnets.iter().map(|subnet| subnet.parse().unwrap()).collect(),
-            speech: Speech::default(),
+            tunnel_options: TunnelOptions::default(),
         }
     }
 
@@ -324,22 +324,22 @@ mod tests {
 
     #[test]
     fn a_node_that_cannot_be_spoken_to_is_left_out() {
-        let speaking = |name: &str, index: u8, speech| NodeEntry {
-            speech,
+        let speaking = |name: &str, index: u8, tunnel_options| NodeEntry {
+            tunnel_options,
             ..node(name, &format!("192.168.1.{index}"), &[&format!("10.244.{index}.0/24")])
         };
-        let vxlan = |mac: &str| Speech {
+        let vxlan = |mac: &str| TunnelOptions {
             codec: Some(CodecKind::Vxlan),
             port: None,
             mac: (!mac.is_empty()).then(|| mac.parse().unwrap()),
         };
-        let bare = Speech { codec: Some(CodecKind::IpUdp), ..Speech::default() };
+        let bare = TunnelOptions { codec: Some(CodecKind::IpUdp), ..TunnelOptions::default() };
         let nodes = vec![
             node("node1", "192.168.1.11", &["10.244.1.0/24"]),
             speaking("device", 12, vxlan("02:00:00:00:00:01")),
             speaking("nowhere", 13, vxlan("")),
             speaking("twin", 14, vxlan("02:00:00:00:00:01")),
-            speaking("squatter", 15, Speech { port: Some(4790), ..bare }),
+            speaking("squatter", 15, TunnelOptions { port: Some(4790), ..bare }),
             speaking("bare", 16, bare),
         ];
         let (members, rejected) = Membership::admit(overlay(), "node1", nodes).unwrap();
@@ -404,7 +404,10 @@ mod tests {
     #[test]
     fn what_a_node_that_is_left_out_wanted_stays_free() {
         let silent = NodeEntry {
-            speech: Speech { codec: Some(CodecKind::Vxlan), ..Speech::default() },
+            tunnel_options: TunnelOptions {
+                codec: Some(CodecKind::Vxlan),
+                ..TunnelOptions::default()
+            },
             ..node("silent", "192.168.1.12", &["10.244.2.0/24"])
         };
         let nodes = vec![
@@ -431,7 +434,7 @@ mod tests {
                 name: format!("n{name}"),
                 address: [192, 168, 1, *address].into(),
                 subnets: vec![IpNet::new_assert([10, 244, *subnet, 0].into(), *len).trunc()],
-                speech: Speech::default(),
+                tunnel_options: TunnelOptions::default(),
             }));
             let count = nodes.len();
             let (members, rejected) = Membership::admit(overlay(), "node1", nodes).unwrap();

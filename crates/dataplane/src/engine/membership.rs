@@ -9,7 +9,7 @@ use std::sync::Arc;
 use ipnet::IpNet;
 use overlay_proto::{CodecKind, Vni};
 
-use super::tunnel::{self, Foreign, MAX_PORTS, Speech, Tunnel};
+use super::tunnel::{self, Foreign, MAX_PORTS, Tunnel, TunnelOptions};
 
 /// What all nodes of a cluster share.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -34,7 +34,7 @@ pub struct NodeEntry {
     /// Its pod subnets.
     pub subnets: Vec<IpNet>,
     /// How it speaks.
-    pub speech: Speech,
+    pub tunnel_options: TunnelOptions,
 }
 
 /// A checked list of nodes, this one among them.
@@ -258,9 +258,9 @@ impl Membership {
 
     /// What this node and `peer`, one of the list, speak with one another.
     pub fn tunnel_to(&self, peer: &NodeEntry) -> Tunnel {
-        let own = &self.local().speech;
+        let own = &self.local().tunnel_options;
         self.overlay
-            .tunnel_between(own, &peer.speech)
+            .tunnel_between(own, &peer.tunnel_options)
             .unwrap_or_else(|| self.overlay.tunnel_of(own))
     }
 

@@ -27,7 +27,7 @@ pub use prefix_map::PrefixMap;
 pub use reply::Reply;
 pub use reserved::reserved;
 pub use table::{Local, Owner, Table};
-pub use tunnel::{Foreign, MAX_PORTS, Speech, Tunnel};
+pub use tunnel::{Foreign, MAX_PORTS, Tunnel, TunnelOptions};
 
 use std::time::Instant;
 

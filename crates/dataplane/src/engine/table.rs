@@ -76,7 +76,7 @@ impl Table {
     ) -> Self {
         let overlay = members.overlay();
         let local = members.local();
-        let mac = local.speech.mac_at(local.address);
+        let mac = local.tunnel_options.mac_at(local.address);
         let peers: Vec<Peer> = members
             .nodes
             .iter()
@@ -87,7 +87,7 @@ impl Table {
                 Peer {
                     entry: Arc::clone(node),
                     endpoint: SocketAddr::new(node.address, tunnel.port),
-                    codec: tunnel.codec_between(mac, node.speech.mac_at(node.address)),
+                    codec: tunnel.codec_between(mac, node.tunnel_options.mac_at(node.address)),
                     vni: overlay.vni_of(tunnel.codec),
                     mtu: mtu_to(node.address),
                     counters: registry.counters(&node.name),

@@ -21,7 +21,7 @@ fn node(index: u32, subnets: &[&str]) -> NodeEntry {
         name: format!("node{index}"),
         address: IpAddr::from((0xc0a8_0000 + index).to_be_bytes()),
         subnets: subnets.iter().map(|subnet| subnet.parse().unwrap()).collect(),
-        speech: Speech::default(),
+        tunnel_options: TunnelOptions::default(),
     }
 }
 

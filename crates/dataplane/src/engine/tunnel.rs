@@ -20,7 +20,7 @@ pub const MAX_PORTS: usize = 8;
 
 /// What a node's entry says of how it speaks.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Speech {
+pub struct TunnelOptions {
     /// The one codec that it speaks; none for a node that runs Culvert.
     pub codec: Option<CodecKind>,
     /// UDP port of its tunnels, at both ends; the codec's unless set.
@@ -29,8 +29,8 @@ pub struct Speech {
     pub mac: Option<Mac>,
 }
 
-impl Speech {
-    /// The Ethernet address that the node with this speech, at `address`, has in a tunnel.
+impl TunnelOptions {
+    /// The Ethernet address that the node with this tunnel_options, at `address`, has in a tunnel.
     pub fn mac_at(&self, address: IpAddr) -> Mac {
         self.mac.unwrap_or_else(|| Mac::derived(address))
     }
@@ -99,19 +99,23 @@ impl Overlay {
         }
     }
 
-    /// What a node with this speech speaks with nodes that run Culvert, of which it may be one.
-    pub(super) fn tunnel_of(&self, speech: &Speech) -> Tunnel {
-        let codec = speech.codec.unwrap_or_default();
+    /// What a node with this tunnel_options speaks with nodes that run Culvert, of which it may be one.
+    pub(super) fn tunnel_of(&self, tunnel_options: &TunnelOptions) -> Tunnel {
+        let codec = tunnel_options.codec.unwrap_or_default();
         let usual = match codec {
             CodecKind::VxlanGpe => self.port,
             CodecKind::Vxlan => self.foreign.vxlan_port,
             CodecKind::IpUdp => self.foreign.ip_udp_port,
         };
-        Tunnel { codec, port: speech.port.unwrap_or(usual) }
+        Tunnel { codec, port: tunnel_options.port.unwrap_or(usual) }
     }
 
     /// What two nodes speak with one another; none if each has its own way.
-    pub(super) fn tunnel_between(&self, one: &Speech, other: &Speech) -> Option<Tunnel> {
+    pub(super) fn tunnel_between(
+        &self,
+        one: &TunnelOptions,
+        other: &TunnelOptions,
+    ) -> Option<Tunnel> {
         let (own, others) = (self.tunnel_of(one), self.tunnel_of(other));
         match (one.codec, other.codec) {
             (_, None) => Some(own),
@@ -123,11 +127,11 @@ impl Overlay {
 
 /// The tunnels of the node at `local`, its own codec's first; that one is there without peers too.
 pub(super) fn tunnels(overlay: &Overlay, nodes: &[Arc<NodeEntry>], local: usize) -> Vec<Tunnel> {
-    let speech = &nodes[local].speech;
-    let own = overlay.tunnel_of(speech);
+    let tunnel_options = &nodes[local].tunnel_options;
+    let own = overlay.tunnel_of(tunnel_options);
     let others: BTreeSet<Tunnel> = nodes
         .iter()
-        .filter_map(|node| overlay.tunnel_between(speech, &node.speech))
+        .filter_map(|node| overlay.tunnel_between(tunnel_options, &node.tunnel_options))
         .filter(|tunnel| *tunnel != own)
         .collect();
     std::iter::once(own).chain(others).collect()
@@ -136,14 +140,14 @@ pub(super) fn tunnels(overlay: &Overlay, nodes: &[Arc<NodeEntry>], local: usize)
 /// What the nodes that were taken so far speak with this one.
 pub(super) struct Spoken<'a> {
     overlay: &'a Overlay,
-    own: Speech,
+    own: TunnelOptions,
     macs: HashMap<Mac, String>,
     ports: BTreeMap<u16, CodecKind>,
 }
 
 impl<'a> Spoken<'a> {
-    /// This node alone, which has the speech `own`.
-    pub(super) fn new(overlay: &'a Overlay, own: Speech) -> Self {
+    /// This node alone, which has the tunnel_options `own`.
+    pub(super) fn new(overlay: &'a Overlay, own: TunnelOptions) -> Self {
         let tunnel = overlay.tunnel_of(&own);
         let ports = BTreeMap::from([(tunnel.port, tunnel.codec)]);
         Self { overlay, own, macs: HashMap::new(), ports }
@@ -155,18 +159,19 @@ impl<'a> Spoken<'a> {
     ///
     /// Why it cannot be spoken to beside those before it.
     pub(super) fn take(&mut self, index: usize, node: &NodeEntry) -> Result<(), TableError> {
-        let speech = &node.speech;
-        check_entry(index, speech)?;
-        if let Some(mac) = speech.mac
+        let tunnel_options = &node.tunnel_options;
+        check_entry(index, tunnel_options)?;
+        if let Some(mac) = tunnel_options.mac
             && let Some(name) = self.macs.get(&mac)
         {
             return Err(error(Place::Mac(index), mac, Fault::DuplicateMac(name.clone())));
         }
-        let Some(tunnel) = self.overlay.tunnel_between(&self.own, speech) else {
+        let Some(tunnel) = self.overlay.tunnel_between(&self.own, tunnel_options) else {
             let fault = Fault::NothingInCommon(self.overlay.tunnel_of(&self.own));
-            return Err(error(Place::Codec(index), self.overlay.tunnel_of(speech), fault));
+            return Err(error(Place::Codec(index), self.overlay.tunnel_of(tunnel_options), fault));
         };
-        let place = if speech.port.is_some() { Place::Port(index) } else { Place::Codec(index) };
+        let place =
+            if tunnel_options.port.is_some() { Place::Port(index) } else { Place::Codec(index) };
         match self.ports.get(&tunnel.port) {
             Some(codec) if *codec == tunnel.codec => {}
             Some(codec) => return Err(error(place, tunnel, Fault::PortTwice(*codec))),
@@ -175,7 +180,7 @@ impl<'a> Spoken<'a> {
             }
             None => drop(self.ports.insert(tunnel.port, tunnel.codec)),
         }
-        if let Some(mac) = speech.mac {
+        if let Some(mac) = tunnel_options.mac {
             self.macs.insert(mac, node.name.clone());
         }
         Ok(())
@@ -183,24 +188,24 @@ impl<'a> Spoken<'a> {
 }
 
 /// Checks an entry by itself.
-fn check_entry(index: usize, speech: &Speech) -> Result<(), TableError> {
-    match *speech {
-        Speech { codec: None, port: Some(port), .. } => {
+fn check_entry(index: usize, tunnel_options: &TunnelOptions) -> Result<(), TableError> {
+    match *tunnel_options {
+        TunnelOptions { codec: None, port: Some(port), .. } => {
             Err(error(Place::Port(index), port, Fault::PortWithoutCodec))
         }
-        Speech { port: Some(0), .. } => Err(error(Place::Port(index), 0, Fault::BadPort)),
-        Speech { mac: Some(mac), .. } if !mac.is_unicast() => {
+        TunnelOptions { port: Some(0), .. } => Err(error(Place::Port(index), 0, Fault::BadPort)),
+        TunnelOptions { mac: Some(mac), .. } if !mac.is_unicast() => {
             Err(error(Place::Mac(index), mac, Fault::BadMac))
         }
-        Speech { codec: Some(codec @ CodecKind::Vxlan), mac: None, .. } => {
+        TunnelOptions { codec: Some(codec @ CodecKind::Vxlan), mac: None, .. } => {
             Err(error(Place::Codec(index), codec, Fault::MacMissing))
         }
-        Speech {
+        TunnelOptions {
             codec: Some(codec @ (CodecKind::VxlanGpe | CodecKind::IpUdp)),
             mac: Some(mac),
             ..
         } => Err(error(Place::Mac(index), mac, Fault::MacUnused(codec))),
-        Speech { .. } => Ok(()),
+        TunnelOptions { .. } => Ok(()),
     }
 }
 

@@ -9,7 +9,7 @@ use super::*;
 fn speaking(codec: CodecKind) -> Bench {
     let mac = (codec == CodecKind::Vxlan).then(|| Mac::new([2, 0, 0, 0, 0, 2]));
     let mut bench = Bench::new(Offload::TcpUdp);
-    bench.table = table_where(MTU, Speech { codec: Some(codec), port: None, mac });
+    bench.table = table_where(MTU, TunnelOptions { codec: Some(codec), port: None, mac });
     bench.underlay.codec = codec;
     bench
 }

@@ -18,7 +18,7 @@ use super::offload::split::{SplitPlan, finish_checksum};
 use super::offload::{Gso, VnetHeader};
 use super::*;
 use crate::engine::{
-    DropReason, Engine, Foreign, Membership, NodeEntry, Overlay, PeerRegistry, Speech, Table,
+    DropReason, Engine, Foreign, Membership, NodeEntry, Overlay, PeerRegistry, Table, TunnelOptions,
 };
 use crate::platform::clock;
 use crate::platform::tun::{Offload, VNET_HEADER_LEN};
@@ -37,11 +37,11 @@ pub(super) fn table() -> Table {
 }
 
 fn table_with_mtu(mtu: u32) -> Table {
-    table_where(mtu, Speech::default())
+    table_where(mtu, TunnelOptions::default())
 }
 
 /// The table in which node2 speaks like this.
-fn table_where(mtu: u32, node2: Speech) -> Table {
+fn table_where(mtu: u32, node2: TunnelOptions) -> Table {
     let node = |index: u8| NodeEntry {
         name: format!("node{index}"),
         address: IpAddr::from([192, 168, 1, 10 + index]),
@@ -49,7 +49,7 @@ fn table_where(mtu: u32, node2: Speech) -> Table {
             format!("10.244.{index}.0/24").parse().unwrap(),
             format!("fd00:10:244:{index}::/64").parse().unwrap(),
         ],
-        speech: if index == 2 { node2 } else { Speech::default() },
+        tunnel_options: if index == 2 { node2 } else { TunnelOptions::default() },
     };
     let overlay = Overlay {
         vni: vni(),

@@ -337,7 +337,7 @@ proptest! {
                         format!("10.244.{index}.0/24").parse().unwrap(),
                         format!("fd00:10:244:{index}::/64").parse().unwrap(),
                     ],
-                    speech: Speech::default(),
+                    tunnel_options: TunnelOptions::default(),
                 };
                 let overlay = Overlay {
                     vni: vni(),

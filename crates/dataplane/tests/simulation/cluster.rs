@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 
-use culvert_dataplane::engine::{Foreign, NodeEntry, Overlay, Speech};
+use culvert_dataplane::engine::{Foreign, NodeEntry, Overlay, TunnelOptions};
 use ipnet::IpNet;
 use overlay_proto::Vni;
 
@@ -108,7 +108,7 @@ impl Cluster {
             name: name(node),
             address: self.address(node),
             subnets,
-            speech: Speech::default(),
+            tunnel_options: TunnelOptions::default(),
         }
     }
 

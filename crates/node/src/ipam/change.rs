@@ -1,8 +1,8 @@
 //! One transaction on the store, and the choice of the next address.
 //!
-//! A pool is a range as some request described it: a row with the lowest address that was never handed
-//! out. Each address of a pool is at or above that one, or held, or resting (in whatever pool), so none
-//! is ever lost, however ranges and subnets come, overlap and go. Each step is a look-up by key.
+//! A pool is a range as some request described it: a row with `next`, the lowest address that was never
+//! handed out. Invariant: every address is unused (≥ `next`), allocated, or resting, even when pools
+//! overlap; so no address is ever lost. Each step is a look-up by key.
 
 use std::net::IpAddr;
 use std::path::Path;

@@ -1,12 +1,12 @@
-//! Whether to keep watch for a moment before sleeping.
+//! Whether a worker polls for a moment before it sleeps.
 //!
-//! Being woken costs a message more than all that the daemon does with it: the CPU that the worker
-//! slept on has to be interrupted, on a virtual machine even to be scheduled. While messages follow
-//! each other closely, as requests and answers do, a worker therefore looks again and again for a
-//! moment, and gives its CPU away between two looks, so that pods are not kept from theirs (compare
-//! `net.core.busy_poll`, which does not). When the last wait was a long one, the next will be too, and
-//! watching would only cost. While bulk moves, whoever fills and empties the buffers needs the CPU more,
-//! and a wake-up is shared by many packets: the worker lets others go first, and looks twice.
+//! For a single message, waking the thread costs more than processing it: the CPU that the worker slept
+//! on has to be interrupted, on a virtual machine even to be scheduled. While messages follow each other
+//! closely, as requests and answers do, a worker therefore polls for a moment, and yields its CPU
+//! between two looks, so that it keeps no pod from running (the kernel's `net.core.busy_poll` does not
+//! yield). When the last wait was long, the next will be too, and polling would only cost. While bulk
+//! moves, the threads that fill and empty the buffers need the CPU more, and many packets share one
+//! wake-up: the worker lets others go first, and looks twice.
 
 use std::time::Duration;
 
@@ -16,15 +16,15 @@ const MESSAGES: usize = 16 << 10;
 /// How often to look before sleeping, while bulk moves.
 const BULK_LOOKS: u32 = 2;
 
-/// When to keep watch, and for how long.
+/// When to poll, and for how long.
 #[derive(Debug)]
-pub(super) struct Vigil {
+pub(super) struct BusyPoll {
     limit: Duration,
     expectant: bool,
 }
 
-impl Vigil {
-    /// Never keeps watch for longer than `limit`; not at all if it is zero.
+impl BusyPoll {
+    /// Polls for at most `limit`; not at all if that is zero.
     pub(super) fn new(limit: Duration) -> Self {
         Self { limit, expectant: false }
     }
@@ -44,7 +44,7 @@ impl Vigil {
         }
     }
 
-    /// Takes note that the wait, watch and sleep together, lasted `waited`.
+    /// Takes note that the wait, polling and sleep together, lasted `waited`.
     pub(super) fn ended(&mut self, waited: Duration) {
         self.expectant = waited < self.limit;
     }
@@ -56,13 +56,13 @@ mod tests {
 
     const LIMIT: Duration = Duration::from_micros(50);
 
-    fn lasts(vigil: &Vigil, octets: usize) -> bool {
+    fn lasts(vigil: &BusyPoll, octets: usize) -> bool {
         vigil.lasts(octets, 1000, || LIMIT - Duration::from_nanos(1))
     }
 
     #[test]
     fn watch_is_kept_after_a_short_wait_only() {
-        let mut vigil = Vigil::new(LIMIT);
+        let mut vigil = BusyPoll::new(LIMIT);
         assert!(!lasts(&vigil, 0), "nothing is known at first");
         vigil.ended(LIMIT / 2);
         assert!(lasts(&vigil, 0));
@@ -74,14 +74,14 @@ mod tests {
 
     #[test]
     fn watch_ends_after_its_time() {
-        let mut vigil = Vigil::new(LIMIT);
+        let mut vigil = BusyPoll::new(LIMIT);
         vigil.ended(Duration::ZERO);
         assert!(!vigil.lasts(MESSAGES, 1, || LIMIT));
     }
 
     #[test]
     fn while_bulk_moves_two_looks_are_enough() {
-        let mut vigil = Vigil::new(LIMIT);
+        let mut vigil = BusyPoll::new(LIMIT);
         vigil.ended(Duration::ZERO);
         assert!(lasts(&vigil, MESSAGES));
         assert!(!lasts(&vigil, MESSAGES + 1));
@@ -91,7 +91,7 @@ mod tests {
 
     #[test]
     fn a_limit_of_zero_is_off() {
-        let mut vigil = Vigil::new(Duration::ZERO);
+        let mut vigil = BusyPoll::new(Duration::ZERO);
         vigil.ended(Duration::ZERO);
         assert!(!vigil.lasts(0, 0, || Duration::ZERO));
         assert!(!vigil.lasts(MESSAGES + 1, 0, || Duration::ZERO));
