@@ -7,8 +7,8 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use culvert::control::etcd::{
-    Change, Claims, Ended, Event, Failure, Found, Identity, KeyValue, Memory, MemoryError, Request,
-    Transaction, Watched,
+    Change, Claims, Compare, Ended, Event, Failure, Found, Identity, KeyValue, Memory, MemoryError,
+    Request, Transaction, Watched,
 };
 use culvert::control::source::{HeldAddress, PodsUnknown, Proposal, Update};
 use culvert_node::ipam;
@@ -779,8 +779,8 @@ impl World {
         found.is_some_and(|owner| self.marks(node).own(&owner))
     }
 
-    /// Makes a transaction of a node, unless it does what no node may. `marks` are those of the node when
-    /// it asked: by the time that this arrives it can have moved, or have another disk.
+    /// Makes a transaction of a node, unless it does what no node may. `marks` are those of the node
+    /// when it asked: by the time that this arrives it can have moved, or have another disk.
     fn transact(
         &mut self,
         node: usize,
@@ -795,6 +795,13 @@ impl World {
             return Ok(Answer::Refused);
         };
         self.say(|| format!("node {node}: {}", if done { "done" } else { "too late" }));
+        if transaction.compare.iter().any(|it| matches!(it, Compare::NotWrittenSince { .. })) {
+            self.count(if done {
+                "a subnet of another length was claimed"
+            } else {
+                "a claim of another length was too late"
+            });
+        }
         if !done {
             return Ok(Answer::Done(false));
         }
