@@ -64,6 +64,8 @@ pub(crate) struct Node {
     /// When the watch told last, which is before what it tells next.
     pub(crate) told_at: Duration,
     pub(crate) moved: bool,
+    /// The address that its machine was told last; after a move that is an earlier one for a while.
+    pub(crate) told_address: IpAddr,
     pub(crate) told_ready: bool,
     pub(crate) reload: bool,
     pub(crate) pause: Duration,

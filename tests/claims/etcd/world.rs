@@ -7,8 +7,8 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use culvert::control::etcd::{
-    Change, Claims, Ended, Event, Failure, Found, Identity, KeyValue, Memory, MemoryError, Request,
-    Transaction, Watched,
+    Change, Claims, Compare, Ended, Event, Failure, Found, Identity, KeyValue, Memory, MemoryError,
+    Request, Transaction, Watched,
 };
 use culvert::control::source::{HeldAddress, PodsUnknown, Proposal, Update};
 use culvert_node::ipam;
@@ -39,6 +39,8 @@ pub(crate) enum Happening {
         session: u64,
         number: u64,
         request: Request,
+        /// Who asked.
+        marks: Marks,
     },
     Answer {
         node: usize,
@@ -101,12 +103,24 @@ pub(crate) enum Answer {
     Remembered(Memory, bool),
 }
 
-/// Who a claim in the store is of.
+/// What a machine is told by: in a claim in the store, or as it was when it asked for something.
 #[derive(Deserialize)]
-struct Owner {
+pub(crate) struct Marks {
     node: String,
     instance: String,
     address: IpAddr,
+}
+
+impl Marks {
+    /// Whether a claim is of that machine: of three marks, two are its own.
+    fn own(&self, claim: &Self) -> bool {
+        let same = [
+            claim.instance == self.instance,
+            claim.node == self.node,
+            claim.address == self.address,
+        ];
+        same.into_iter().filter(|same| *same).count() >= 2
+    }
 }
 
 pub(crate) struct World {
@@ -183,6 +197,7 @@ impl World {
             watched: VecDeque::new(),
             watch: None,
             told_at: Duration::ZERO,
+            told_address: address,
             moved: false,
             told_ready: false,
             reload: false,
@@ -314,11 +329,12 @@ impl World {
                 it.moved = false;
                 it.reload = false;
                 it.told_ready = it.daemon.ready;
+                it.told_address = it.address;
                 it.claims.begin(it.address);
                 self.drive(node)
             }
-            Happening::Ask { node, session, number, request } => {
-                self.ask(node, session, number, request)
+            Happening::Ask { node, session, number, request, marks } => {
+                self.ask(node, session, number, request, &marks)
             }
             Happening::Answer { node, session, number, answer }
                 if self.is_session(node, session)
@@ -446,6 +462,7 @@ impl World {
                         continue;
                     }
                     if std::mem::take(&mut it.moved) {
+                        it.told_address = it.address;
                         it.claims.moved(it.address);
                         continue;
                     }
@@ -519,7 +536,9 @@ impl World {
                     it.waiting = Waiting::Answer(number);
                     let delay = self.delay();
                     self.say(|| format!("node {node} asks {request:?}"));
-                    self.clock.after(delay, Happening::Ask { node, session, number, request });
+                    let marks = self.marks(node);
+                    let ask = Happening::Ask { node, session, number, request, marks };
+                    self.clock.after(delay, ask);
                     self.clock.after(PATIENCE, Happening::Late { node, session, number });
                     return Ok(());
                 }
@@ -556,7 +575,14 @@ impl World {
     }
 
     /// A request is at the store, whatever became of the session since it was sent.
-    fn ask(&mut self, node: usize, session: u64, number: u64, request: Request) -> Held {
+    fn ask(
+        &mut self,
+        node: usize,
+        session: u64,
+        number: u64,
+        request: Request,
+        marks: &Marks,
+    ) -> Held {
         if !self.store.up || (self.nodes[node].cut && self.random.percent(80)) {
             return Ok(());
         }
@@ -580,7 +606,7 @@ impl World {
                 None => Answer::Kept(false),
             },
             Request::Transact(transaction) => {
-                let answer = self.transact(node, &transaction)?;
+                let answer = self.transact(node, &transaction, marks)?;
                 self.tell_watches();
                 answer
             }
@@ -735,30 +761,32 @@ impl World {
         Ok(())
     }
 
-    fn owner(&self, value: &[u8]) -> Option<Owner> {
+    fn owner(&self, value: &[u8]) -> Option<Marks> {
         serde_json::from_slice(value).ok()
     }
 
-    /// Whether a claim is of that machine: of three marks, two are its own.
-    fn is_own(&self, node: usize, owner: &Owner) -> bool {
+    /// A node as its machine knows it: it has its new address only once it was told.
+    fn marks(&self, node: usize) -> Marks {
         let it = &self.nodes[node];
-        let same = [
-            owner.instance == it.claims.memory().instance(),
-            owner.node == it.name,
-            owner.address == it.address,
-        ];
-        same.into_iter().filter(|same| *same).count() >= 2
+        let instance = it.disk.memory.instance().to_owned();
+        Marks { node: it.name.clone(), instance, address: it.told_address }
     }
 
     /// Who holds the subnet's key, if that is somebody.
     pub(crate) fn is_held_by(&self, node: usize, subnet: &IpNet) -> bool {
         let key = format!("{PREFIX}/subnets/{}-{}", subnet.network(), subnet.prefix_len());
         let found = self.store.data.keys.get(&key).and_then(|kv| self.owner(&kv.value));
-        found.is_some_and(|owner| self.is_own(node, &owner))
+        found.is_some_and(|owner| self.marks(node).own(&owner))
     }
 
-    /// Makes a transaction of a node, unless it does what no node may.
-    fn transact(&mut self, node: usize, transaction: &Transaction) -> Result<Answer, Violation> {
+    /// Makes a transaction of a node, unless it does what no node may. `marks` are those of the node
+    /// when it asked: by the time that this arrives it can have moved, or have another disk.
+    fn transact(
+        &mut self,
+        node: usize,
+        transaction: &Transaction,
+        marks: &Marks,
+    ) -> Result<Answer, Violation> {
         let subnets = format!("{PREFIX}/subnets/");
         let before = self.store.data.keys.clone();
         let Ok(done) = self.store.transact(transaction) else {
@@ -767,6 +795,13 @@ impl World {
             return Ok(Answer::Refused);
         };
         self.say(|| format!("node {node}: {}", if done { "done" } else { "too late" }));
+        if transaction.compare.iter().any(|it| matches!(it, Compare::NotWrittenSince { .. })) {
+            self.count(if done {
+                "a subnet of another length was claimed"
+            } else {
+                "a claim of another length was too late"
+            });
+        }
         if !done {
             return Ok(Answer::Done(false));
         }
@@ -774,11 +809,17 @@ impl World {
             let (Change::Put { key, .. } | Change::Delete(key)) = change;
             let Some(subnet) = key.strip_prefix(&subnets) else { continue };
             let taken = before.get(key).and_then(|kv| self.owner(&kv.value));
-            if taken.as_ref().is_some_and(|owner| !self.is_own(node, owner)) {
-                return Err(Violation::new(
-                    "two nodes never own one subnet",
-                    format!("node {node} takes {subnet} from {}", taken.unwrap().node),
-                ));
+            if let Some(owner) = taken {
+                if !marks.own(&owner) {
+                    return Err(Violation::new(
+                        "two nodes never own one subnet",
+                        format!("node {node} takes {subnet} from {}", owner.node),
+                    ));
+                }
+                let it = &self.nodes[node];
+                if !(Marks { address: it.address, ..self.marks(node) }).own(&owner) {
+                    self.count("a node kept its subnet by a mark that it had lost meanwhile");
+                }
             }
             if matches!(change, Change::Delete(_)) {
                 continue;
@@ -790,7 +831,7 @@ impl World {
                 let overlaps =
                     other.is_some_and(|other| other.contains(&net) || net.contains(&other));
                 let foreign = self.owner(&kv.value).is_some_and(|owner| {
-                    !self.is_own(node, &owner) && !owner.instance.starts_with("thief")
+                    !marks.own(&owner) && !owner.instance.starts_with("thief")
                 });
                 overlaps && foreign
             });
@@ -811,11 +852,12 @@ impl World {
         if it.seen.0 != self.store.epoch || it.contested.is_some() || !it.watched.is_empty() {
             return Ok(());
         }
+        let marks = self.marks(node);
         for subnet in it.claims.memory().subnets() {
             let key = format!("{PREFIX}/subnets/{}-{}", subnet.network(), subnet.prefix_len());
             let changed = self.store.changed.get(&key).copied().unwrap_or_default();
             let holder = self.store.data.keys.get(&key).and_then(|kv| self.owner(&kv.value));
-            let own = holder.is_some_and(|owner| self.is_own(node, &owner));
+            let own = holder.is_some_and(|owner| marks.own(&owner));
             if changed <= it.seen.1 && !own {
                 return Err(Violation::new(
                     "the loser of a conflict says so",
