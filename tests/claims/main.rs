@@ -126,6 +126,14 @@ fn fresh_seeds_of_kubernetes_hold_every_invariant() {
     fresh(&KUBERNETES);
 }
 
+/// A daemon starts from its last good table, takes pods, and hears seconds later that its Node has
+/// another podCIDR. It never told the API that pods could come; it must still say that they cannot.
+#[test]
+fn a_node_that_is_contested_says_so_whatever_the_daemon_before_it_said() {
+    let seed = 125_126_692_989_287;
+    KUBERNETES.run_all(seed..seed + 1);
+}
+
 #[test]
 fn fresh_seeds_of_etcd_hold_every_invariant() {
     fresh(&ETCD);

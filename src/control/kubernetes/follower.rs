@@ -90,8 +90,8 @@ pub struct Follower {
     own: Option<Candidate>,
     contested: Option<String>,
     ready: bool,
-    /// Whether the condition was ever written by this daemon: one that starts says nothing before it
-    /// is ready, because the daemon before it may have left the network working.
+    /// Whether pods ever could get addresses by this daemon. One that starts does not say that they
+    /// cannot, unless it knows why: the daemon before it may have left the network working.
     was_ready: bool,
     /// Nodes that make no sense.
     wrong: BTreeSet<String>,
@@ -395,7 +395,8 @@ impl Follower {
         let taints = if self.ready { desired.taints(node) } else { None };
         let objects = desired.annotations(node).into_iter().chain(taints).map(Patch::Object);
         self.patches.extend(objects);
-        if self.was_ready {
+        // That no pod is to come here is known, whatever the daemon before this one left.
+        if self.was_ready || self.is_closed() {
             self.patches.extend(desired.condition(node, self.ready).map(Patch::Status));
         }
     }
