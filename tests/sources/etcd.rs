@@ -154,7 +154,10 @@ fn a_subnet_that_another_took_is_kept_while_pods_use_it_and_left_when_none_does(
 
     let key = format!("/culvert/subnets/{}-24", had[0].network());
     etcd.put(&key, r#"{"node":"thief","instance":"x","address":"192.168.1.66"}"#);
-    let heard = listener.until("the loss", |heard| heard.contested.is_some());
+    // First it takes no more pods, then it looks which there are.
+    let heard = listener.until("the loss and what pods hold", |heard| {
+        heard.contested.as_ref().is_some_and(|reason| reason.contains("of its pods"))
+    });
     let reason = heard.contested.unwrap();
     for part in ["node \"thief\" has claimed it", "1 of its pods", "drain this node"] {
         assert!(reason.contains(part), "{reason}");
