@@ -138,7 +138,7 @@ mutants: ## Remove each check of the data path in turn; some test must notice (M
 TIME ?= 60s
 TARGET ?= $(notdir $(wildcard tests/fuzz/corpus/*))
 # Those of the data path alone need little of what the daemon is built from.
-PACKET_TARGETS := outer_header inner_packet icmp split coalesce datagram tun_read
+PACKET_TARGETS := outer_header esp inner_packet icmp split coalesce datagram tun_read
 FUZZ_DIR := target/fuzz
 FUZZ := $(FUZZ_DIR)/$(TRIPLE)/fuzz/fuzz
 # libFuzzer's instrumentation, which stable compilers have too.

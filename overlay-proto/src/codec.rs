@@ -4,6 +4,7 @@
 //! never looks inside the inner packet ([`InnerPacket`](crate::InnerPacket) does) and never knows
 //! which node a datagram came from.
 
+pub mod esp;
 mod gpe;
 mod ip_udp;
 mod kind;

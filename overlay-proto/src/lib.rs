@@ -42,6 +42,7 @@ mod mac;
 mod mtu;
 mod vni;
 
+pub use codec::esp;
 pub use codec::{Codec, CodecKind, CodecNameError, DecodeError, Decoded, Header};
 pub use ecn::{CongestionDrop, Ecn};
 pub use family::Family;

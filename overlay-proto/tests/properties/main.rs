@@ -3,6 +3,7 @@
 #![expect(clippy::unwrap_used, clippy::unwrap_in_result, reason = "a test fails by panicking")]
 
 mod checksum;
+mod esp;
 mod extensions;
 mod flow;
 mod icmp;

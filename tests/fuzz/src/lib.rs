@@ -22,6 +22,7 @@ pub struct Target {
 /// Every target: of the data path first, then what the daemon and the plugin read beside packets.
 pub const TARGETS: &[Target] = &[
     Target { name: "outer_header", run: targets::outer_header::run },
+    Target { name: "esp", run: targets::esp::run },
     Target { name: "inner_packet", run: targets::inner_packet::run },
     Target { name: "icmp", run: targets::icmp::run },
     Target { name: "split", run: targets::split::run },

@@ -10,6 +10,7 @@ pub(crate) mod coalesce;
 #[cfg(feature = "daemon")]
 pub(crate) mod config;
 pub(crate) mod datagram;
+pub(crate) mod esp;
 #[cfg(feature = "daemon")]
 pub(crate) mod expectation;
 pub(crate) mod icmp;
