@@ -9,7 +9,8 @@ use std::path::PathBuf;
 
 use crate::error::{Error, shorten};
 use culvert_node::attachment::{InvalidName, check_identifier, check_ifname};
-use culvert_node::mac::MacAddress;
+use culvert_node::pod_mac;
+use overlay_proto::Mac;
 
 /// Looks an environment variable up.
 pub(crate) type Variables<'a> = &'a dyn Fn(&str) -> Option<OsString>;
@@ -128,7 +129,7 @@ impl Directories {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Args {
     pub(crate) ip: Option<IpAddr>,
-    pub(crate) mac: Option<MacAddress>,
+    pub(crate) mac: Option<Mac>,
 }
 
 impl Args {
@@ -168,7 +169,7 @@ impl Args {
                     args.ip = Some(address);
                 }
                 "MAC" => {
-                    let mac = MacAddress::parse(value).ok_or_else(|| bad(format!(
+                    let mac = pod_mac::parse(value).ok_or_else(|| bad(format!(
                         "MAC needs to be the address of one device, such as 0a:58:00:00:00:09, not \
                          {:?}",
                         shorten(value)
@@ -295,7 +296,7 @@ mod tests {
     fn arguments_that_ask_for_addresses_are_read() {
         let asked = args("IP=10.244.1.9;MAC=0a:58:00:00:00:09").unwrap();
         assert_eq!(asked.ip, "10.244.1.9".parse().ok());
-        assert_eq!(asked.mac, MacAddress::parse("0a:58:00:00:00:09"));
+        assert_eq!(asked.mac, pod_mac::parse("0a:58:00:00:00:09"));
     }
 
     #[test]

@@ -15,6 +15,9 @@ pub enum Family {
 }
 
 impl Family {
+    /// Both, IPv4 first.
+    pub const BOTH: [Self; 2] = [Self::V4, Self::V6];
+
     /// Returns the family that `address` belongs to.
     ///
     /// An IPv4-mapped IPv6 address (`::ffff:10.0.0.1`) is IPv6 here, as it would be on the wire.
@@ -50,13 +53,13 @@ impl Family {
         }
     }
 
-    /// Returns the name used in labels: `ipv4` or `ipv6`.
+    /// Returns the name, as it is written in a sentence.
     #[inline]
     #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {
-            Self::V4 => "ipv4",
-            Self::V6 => "ipv6",
+            Self::V4 => "IPv4",
+            Self::V6 => "IPv6",
         }
     }
 }

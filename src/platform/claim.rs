@@ -13,7 +13,7 @@ use std::io;
 use std::os::linux::net::SocketAddrExt as _;
 use std::os::unix::net::{SocketAddr, UnixDatagram};
 
-use super::nft::{self, Batch, Family};
+use super::nft::{self, Batch, TableFamily};
 use super::{Error, Result};
 
 /// What tables of this kind are called, before the name that is claimed.
@@ -59,7 +59,7 @@ impl Claim {
     /// nftables needs.
     pub fn may_be_free(name: &str) -> bool {
         let held = nft::Socket::open()
-            .and_then(|mut socket| socket.has_table(Family::Inet, &table_name(name)));
+            .and_then(|mut socket| socket.has_table(TableFamily::Inet, &table_name(name)));
         !held.is_ok_and(|held| held)
     }
 }
@@ -69,7 +69,7 @@ fn table_name(name: &str) -> String {
 }
 
 fn take_table(name: &str) -> nft::Result<nft::Socket> {
-    let mut batch = Batch::new(Family::Inet);
+    let mut batch = Batch::new(TableFamily::Inet);
     batch.claim(&table_name(name));
     let mut socket = nft::Socket::open()?;
     socket.commit(&batch)?;

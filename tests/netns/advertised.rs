@@ -2,8 +2,9 @@
 
 use std::net::Ipv6Addr;
 
-use culvert_lab::{Family, NODE_INTERFACE, Netns, probe, wait_until};
+use culvert_lab::{NODE_INTERFACE, Netns, probe, wait_until};
 use etherparse::PacketBuilder;
+use overlay_proto::Family;
 
 use crate::harness::{SOON, lab, sysctl};
 
@@ -23,7 +24,7 @@ fn a_default_route_that_a_router_advertised_outlives_the_start() {
     }
     // The one that the lab has made would hide it.
     let _ = netns.ip_output(&["-6", "route", "del", "default"]);
-    let to = node.address_in(Family::Ipv6);
+    let to = node.address_in(Family::V6);
     let std::net::IpAddr::V6(to) = to else { panic!("{to} is no IPv6 address") };
     wait_until(SOON, "the advertised route", || {
         advertise(lab.switch(), to);

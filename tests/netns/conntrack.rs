@@ -2,7 +2,8 @@
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket};
 
-use culvert_lab::{Family, Netns, UNDERLAY_PORT, wait_until};
+use culvert_lab::{Netns, UNDERLAY_PORT, wait_until};
+use overlay_proto::Family;
 
 use crate::harness::{SOON, lab, sysctl};
 use crate::packets::mark_as_daemon;
@@ -12,7 +13,7 @@ const FLOWS: u64 = 200;
 
 #[test]
 fn tunnel_datagrams_are_not_tracked() {
-    for (name, underlay) in [("nt-track", Family::Ipv4), ("nt-track6", Family::Ipv6)] {
+    for (name, underlay) in [("nt-track", Family::V4), ("nt-track6", Family::V6)] {
         let lab = lab(name).underlay(underlay).pods(0).up().unwrap();
         let (node, peer) = (lab.node(1), lab.node(2));
         let before = [tracked(node.netns()), tracked(peer.netns())];

@@ -3,8 +3,9 @@
 
 use std::net::{IpAddr, SocketAddr, UdpSocket};
 
-use culvert_lab::{Family, Lab, Netns, Node, Pod, UNDERLAY_PORT, probe, wait_until};
+use culvert_lab::{Lab, Netns, Node, Pod, UNDERLAY_PORT, probe, wait_until};
 use etherparse::PacketBuilder;
+use overlay_proto::Family;
 
 use crate::capture::Capture;
 use crate::harness::{CULVERT, FAMILIES, SOON, assert_reaches_within, lab, quick_ping, run};
@@ -136,7 +137,7 @@ fn service_that_leads_to_a_tunnels_port_is_no_way_out() {
 
 #[test]
 fn no_other_process_of_a_node_speaks_as_the_node() {
-    for (name, underlay) in [("nt-process", Family::Ipv4), ("nt-process6", Family::Ipv6)] {
+    for (name, underlay) in [("nt-process", Family::V4), ("nt-process6", Family::V6)] {
         let lab = lab(name).underlay(underlay).up().unwrap();
         let (node, victim) = (lab.node(1), lab.pod(2, 1));
         let to = SocketAddr::new(lab.node(2).address(), UNDERLAY_PORT);
@@ -175,7 +176,7 @@ fn what_cannot_be_translated_does_not_leave_the_node() {
 fn connection_that_began_without_masquerade_begins_anew_with_it() {
     let lab = lab("nt-begins").up().unwrap();
     let (node, pod) = (lab.node(1), lab.pod(1, 1));
-    let (source, outside) = (pod.ipv4(), lab.outside(Family::Ipv4));
+    let (source, outside) = (pod.ipv4(), lab.outside(Family::V4));
     // Something else tracks connections, as whoever translates services does.
     let tracking = "table inet other {\n chain tracking { type filter hook forward priority 0; ct state new; }\n}";
     run(node.netns(), "nft", &[tracking]);

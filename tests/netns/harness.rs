@@ -6,10 +6,11 @@ use std::process::{Command, Output, Stdio};
 use std::time::Duration;
 
 use culvert_lab::probe::{self, Answer, Ping};
-use culvert_lab::{Families, Family, Lab, LabBuilder, Netns, Node, wait_for, wait_until};
+use culvert_lab::{Families, Lab, LabBuilder, Netns, Node, wait_for, wait_until};
+use overlay_proto::Family;
 
 /// Both families, IPv4 first.
-pub(crate) const FAMILIES: [Family; 2] = [Family::Ipv4, Family::Ipv6];
+pub(crate) const FAMILIES: [Family; 2] = [Family::V4, Family::V6];
 
 /// The daemon's and every other command's program.
 pub(crate) const CULVERT: &str = env!("CARGO_BIN_EXE_culvert");

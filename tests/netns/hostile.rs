@@ -3,7 +3,8 @@
 
 use std::net::IpAddr;
 
-use culvert_lab::{Family, Lab, Netns, Node, UNDERLAY_PORT, probe, wait_until};
+use culvert_lab::{Lab, Netns, Node, UNDERLAY_PORT, probe, wait_until};
+use overlay_proto::Family;
 
 use crate::capture::Capture;
 use crate::harness::{FAMILIES, SOON, lab, run};
@@ -22,7 +23,7 @@ fn what_a_peer_may_not_send_is_dropped_under_its_reason() {
 
 #[test]
 fn what_a_peer_may_not_send_is_dropped_under_its_reason_over_an_ipv6_underlay() {
-    let lab = lab("nt-hostile6").nodes(3).underlay(Family::Ipv6);
+    let lab = lab("nt-hostile6").nodes(3).underlay(Family::V6);
     drops_what_a_peer_may_not_send(&lab.up().unwrap());
 }
 
@@ -91,7 +92,7 @@ fn pods_cannot_pass_for_a_node() {
 
 #[test]
 fn pods_cannot_pass_for_a_node_over_an_ipv6_underlay() {
-    pods_pass_for_no_node(&lab("nt-inject6").nodes(3).underlay(Family::Ipv6).up().unwrap());
+    pods_pass_for_no_node(&lab("nt-inject6").nodes(3).underlay(Family::V6).up().unwrap());
 }
 
 #[test]
@@ -153,8 +154,8 @@ fn seen_as_packet(seen: &mut Capture, inner: &[u8]) -> bool {
 /// An address of the first node's subnet that no pod has.
 fn neighbour(family: Family) -> IpAddr {
     match family {
-        Family::Ipv4 => [10, 244, 1, 99].into(),
-        Family::Ipv6 => "fd00:10:244:1::99".parse().unwrap(),
+        Family::V4 => [10, 244, 1, 99].into(),
+        Family::V6 => "fd00:10:244:1::99".parse().unwrap(),
     }
 }
 

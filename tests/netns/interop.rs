@@ -11,7 +11,8 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use culvert_lab::probe::{self, Answer, Ping, Transfer};
-use culvert_lab::{Family, Netns, POD_INTERFACE, wait_for};
+use culvert_lab::{Netns, POD_INTERFACE, wait_for};
+use overlay_proto::Family;
 
 use self::foreign::{Far, Kind};
 use crate::harness::{FAMILIES, SOON, assert_reaches_within};
@@ -23,32 +24,32 @@ const ECHO: Duration = Duration::from_secs(1);
 
 #[test]
 fn the_kernels_vxlan_gpe_device_is_a_peer() {
-    carries_everything(&Far::up("nt-kgpe", Kind::Gpe, Family::Ipv4), 1500 - 36);
+    carries_everything(&Far::up("nt-kgpe", Kind::Gpe, Family::V4), 1500 - 36);
 }
 
 #[test]
 fn the_kernels_vxlan_gpe_device_is_a_peer_over_an_ipv6_underlay() {
-    carries_everything(&Far::up("nt-kgpe6", Kind::Gpe, Family::Ipv6), 1500 - 56);
+    carries_everything(&Far::up("nt-kgpe6", Kind::Gpe, Family::V6), 1500 - 56);
 }
 
 #[test]
 fn the_kernels_vxlan_device_as_flannel_makes_it_is_a_peer() {
-    carries_everything(&Far::up("nt-kvxlan", Kind::Flannel, Family::Ipv4), 1500 - 50);
+    carries_everything(&Far::up("nt-kvxlan", Kind::Flannel, Family::V4), 1500 - 50);
 }
 
 #[test]
 fn the_kernels_vxlan_device_is_a_peer_over_an_ipv6_underlay() {
-    carries_everything(&Far::up("nt-kvxlan6", Kind::Flannel, Family::Ipv6), 1500 - 70);
+    carries_everything(&Far::up("nt-kvxlan6", Kind::Flannel, Family::V6), 1500 - 70);
 }
 
 #[test]
 fn a_program_that_sends_bare_ip_in_udp_is_a_peer() {
-    carries_everything(&Far::up("nt-bare", Kind::Bare, Family::Ipv4), 1500 - 28);
+    carries_everything(&Far::up("nt-bare", Kind::Bare, Family::V4), 1500 - 28);
 }
 
 #[test]
 fn a_program_that_sends_bare_ip_in_udp_is_a_peer_over_an_ipv6_underlay() {
-    carries_everything(&Far::up("nt-bare6", Kind::Bare, Family::Ipv6), 1500 - 48);
+    carries_everything(&Far::up("nt-bare6", Kind::Bare, Family::V6), 1500 - 48);
 }
 
 /// A datagram and its echo, which is as it was sent. One that is lost is sent again: a busy kernel
@@ -108,8 +109,8 @@ fn carries_everything(far: &Far, mtu: u16) {
             let exact = send(mtu);
             assert!(exact.is_reply(), "{family} from node{node}: {exact:?}");
             let router = match family {
-                Family::Ipv4 => format!("10.244.{node}.1"),
-                Family::Ipv6 => format!("fd00:10:244:{node}::1"),
+                Family::V4 => format!("10.244.{node}.1"),
+                Family::V6 => format!("fd00:10:244:{node}::1"),
             };
             let told = Answer::TooBig { mtu: u32::from(mtu), from: router.parse().unwrap() };
             assert_eq!(send(mtu + 1), told, "{family} from node{node}");

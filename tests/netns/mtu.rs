@@ -3,7 +3,8 @@
 use std::time::Duration;
 
 use culvert_lab::probe::{self, Answer, Ping, Transfer};
-use culvert_lab::{Family, Lab, LabBuilder, NODE_INTERFACE, POD_INTERFACE, wait_until};
+use culvert_lab::{Lab, LabBuilder, NODE_INTERFACE, POD_INTERFACE, wait_until};
+use overlay_proto::Family;
 
 use crate::harness::{FAMILIES, REPAIR_LIMIT, assert_reaches, device_mtu, lab, offload, snmp};
 
@@ -19,7 +20,7 @@ fn packets_of_exactly_the_mtu_cross_and_one_byte_more_is_answered() {
 
 #[test]
 fn packets_of_exactly_the_mtu_cross_an_ipv6_underlay_and_one_byte_more_is_answered() {
-    carries_exactly(lab("nt-mtu6").underlay(Family::Ipv6), 1500 - 56);
+    carries_exactly(lab("nt-mtu6").underlay(Family::V6), 1500 - 56);
 }
 
 #[test]
@@ -89,7 +90,7 @@ fn pods_learn_of_a_path_that_is_narrower_than_its_route() {
 
 #[test]
 fn pods_learn_of_an_ipv6_path_that_is_narrower_than_its_route() {
-    let lab = lab("nt-narrow6").underlay(Family::Ipv6);
+    let lab = lab("nt-narrow6").underlay(Family::V6);
     learns_of_a_narrow_path(&lab.up().unwrap(), 1400, 1400 - 56);
 }
 
@@ -97,8 +98,8 @@ fn pods_learn_of_an_ipv6_path_that_is_narrower_than_its_route() {
 fn learns_of_a_narrow_path(lab: &Lab, underlay: u16, overlay: u16) {
     let peer = lab.node(2).address();
     let (version, router) = match Family::of(peer) {
-        Family::Ipv4 => ("ipv4", "192.168.1.1"),
-        Family::Ipv6 => ("ipv6", "fd00:192:168:1::1"),
+        Family::V4 => ("ipv4", "192.168.1.1"),
+        Family::V6 => ("ipv6", "fd00:192:168:1::1"),
     };
     let switch = lab.switch();
     switch.set_sysctl(&format!("{version}/conf/all/forwarding"), "1").unwrap();
@@ -144,8 +145,8 @@ fn carries_exactly(builder: LabBuilder, mtu: u16) {
         let exact = send(mtu);
         assert!(exact.is_reply(), "{family}: {exact:?}");
         let router = match family {
-            Family::Ipv4 => "10.244.1.1".parse().unwrap(),
-            Family::Ipv6 => "fd00:10:244:1::1".parse().unwrap(),
+            Family::V4 => "10.244.1.1".parse().unwrap(),
+            Family::V6 => "fd00:10:244:1::1".parse().unwrap(),
         };
         let answer = Answer::TooBig { mtu: u32::from(mtu), from: router };
         assert_eq!(send(mtu + 1), answer, "{family}");

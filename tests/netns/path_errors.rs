@@ -4,8 +4,9 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use culvert_lab::probe::{self, Ping};
-use culvert_lab::{Family, Lab, LabBuilder, Netns, Node, UNDERLAY_PORT};
+use culvert_lab::{Lab, LabBuilder, Netns, Node, UNDERLAY_PORT};
 use etherparse::{IcmpEchoHeader, Icmpv4Type, Icmpv6Type, PacketBuilder, icmpv4};
+use overlay_proto::Family;
 
 use crate::harness::{FAMILIES, assert_reaches, lab, run};
 use crate::packets::{Udp, VNI, in_overlay};
@@ -20,7 +21,7 @@ fn a_forged_error_about_a_tunnel_datagram_changes_nothing() {
 
 #[test]
 fn a_forged_error_about_a_tunnel_datagram_changes_nothing_over_an_ipv6_underlay() {
-    errors_of_strangers_change_nothing(lab("nt-forge6").underlay(Family::Ipv6), 1444);
+    errors_of_strangers_change_nothing(lab("nt-forge6").underlay(Family::V6), 1444);
 }
 
 #[test]
@@ -30,7 +31,7 @@ fn pods_have_no_say_about_the_way_between_nodes() {
 
 #[test]
 fn pods_have_no_say_about_the_way_between_nodes_over_an_ipv6_underlay() {
-    pods_change_no_route(lab("nt-podsay6").underlay(Family::Ipv6));
+    pods_change_no_route(lab("nt-podsay6").underlay(Family::V6));
 }
 
 /// A host of the underlay that knows every port and all bytes of what the first node sends to the
@@ -123,8 +124,8 @@ fn source_ports(node: &Node) -> Vec<u16> {
 /// An address of the underlay that no node has.
 fn outsider(lab: &Lab) -> IpAddr {
     match Family::of(lab.node(1).address()) {
-        Family::Ipv4 => "192.168.1.1".parse().unwrap(),
-        Family::Ipv6 => "fd00:192:168:1::1".parse().unwrap(),
+        Family::V4 => "192.168.1.1".parse().unwrap(),
+        Family::V6 => "fd00:192:168:1::1".parse().unwrap(),
     }
 }
 

@@ -4,7 +4,8 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use culvert_lab::probe::{self, Transfer};
-use culvert_lab::{Family, Lab, LabBuilder, Netns};
+use culvert_lab::{Lab, LabBuilder, Netns};
+use overlay_proto::Family;
 
 use crate::harness::{FAMILIES, assert_reaches, lab};
 
@@ -20,7 +21,7 @@ fn pods_and_nodes_reach_one_another_and_the_outside() {
 
 #[test]
 fn pods_and_nodes_reach_one_another_and_the_outside_over_an_ipv6_underlay() {
-    everybody_reaches_everybody(lab("nt-reach6").nodes(3).underlay(Family::Ipv6));
+    everybody_reaches_everybody(lab("nt-reach6").nodes(3).underlay(Family::V6));
 }
 
 #[test]
@@ -30,7 +31,7 @@ fn bulk_arrives_unchanged_and_from_its_sender() {
 
 #[test]
 fn bulk_arrives_unchanged_and_from_its_sender_over_an_ipv6_underlay() {
-    bulk_arrives(&lab("nt-bulk6").pods(2).underlay(Family::Ipv6).up().unwrap());
+    bulk_arrives(&lab("nt-bulk6").pods(2).underlay(Family::V6).up().unwrap());
 }
 
 #[test]

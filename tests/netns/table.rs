@@ -9,8 +9,9 @@ use std::thread;
 use std::time::Duration;
 
 use culvert_lab::probe::Answer;
-use culvert_lab::{Family, NODE_INTERFACE, Node, Pod, TableFile, wait_until};
+use culvert_lab::{NODE_INTERFACE, Node, Pod, TableFile, wait_until};
 use culvert_node::node_file::NodeFile;
+use overlay_proto::Family;
 
 use crate::harness::{
     FAMILIES, SOON, TABLE_LIMIT, assert_reaches, assert_reaches_within, lab, quick_ping,

@@ -1,7 +1,8 @@
 //! Whose address the other side sees: the pod's own inside the cluster, the node's outside.
 
+use culvert_lab::Lab;
 use culvert_lab::probe::{self, Transfer};
-use culvert_lab::{Family, Lab};
+use overlay_proto::Family;
 
 use crate::harness::{FAMILIES, assert_reaches, lab};
 

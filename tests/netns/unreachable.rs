@@ -4,7 +4,8 @@ use std::net::{IpAddr, SocketAddr, UdpSocket};
 
 use culvert_lab::clock;
 use culvert_lab::probe::Answer;
-use culvert_lab::{Family, wait_until};
+use culvert_lab::wait_until;
+use overlay_proto::Family;
 
 use crate::harness::{FAMILIES, SOON, lab, ping};
 
@@ -35,8 +36,8 @@ fn a_flood_to_nobody_is_answered_within_limits() {
         let drops_before = status["drops"]["no_owner"].as_u64().unwrap();
         let start = clock::now();
         let any: IpAddr = match family {
-            Family::Ipv4 => [0; 4].into(),
-            Family::Ipv6 => [0; 16].into(),
+            Family::V4 => [0; 4].into(),
+            Family::V6 => [0; 16].into(),
         };
         let socket = pod.netns().run(|| UdpSocket::bind(SocketAddr::new(any, 0))).unwrap().unwrap();
         for _ in 0..FLOOD {
@@ -57,15 +58,15 @@ fn a_flood_to_nobody_is_answered_within_limits() {
 /// An address of the cluster network in no node's subnet.
 fn nobody(family: Family) -> IpAddr {
     match family {
-        Family::Ipv4 => [10, 244, 200, 5].into(),
-        Family::Ipv6 => "fd00:10:244:200::5".parse().unwrap(),
+        Family::V4 => [10, 244, 200, 5].into(),
+        Family::V6 => "fd00:10:244:200::5".parse().unwrap(),
     }
 }
 
 /// The address by which the first node's pods know their node.
 fn router(family: Family) -> IpAddr {
     match family {
-        Family::Ipv4 => [10, 244, 1, 1].into(),
-        Family::Ipv6 => "fd00:10:244:1::1".parse().unwrap(),
+        Family::V4 => [10, 244, 1, 1].into(),
+        Family::V6 => "fd00:10:244:1::1".parse().unwrap(),
     }
 }

@@ -17,7 +17,6 @@ use crate::plan;
 use crate::result::{CniResult, Interface, Ip};
 use culvert_node::attachment::{Attachment, check_ifname};
 use culvert_node::ipam::Store;
-use culvert_node::mac::MacAddress;
 use culvert_node::netns::Netns;
 use culvert_node::pod_port::PodPort;
 
@@ -180,7 +179,7 @@ fn check_pod(
     if !link.up {
         return Err(mismatch(format!("interface {ifname} is down")));
     }
-    let mac = link.mac.map(|mac| MacAddress(mac).to_string());
+    let mac = link.mac.map(|mac| mac.to_string());
     if let (Some(wanted), Some(found)) = (&expected.mac, &mac)
         && !wanted.eq_ignore_ascii_case(found)
     {

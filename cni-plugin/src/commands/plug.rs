@@ -18,11 +18,11 @@ use crate::result::{Interface, Plugged};
 use crate::sysctl::{Sysctl, kernel_has_ipv6};
 use culvert_node::ipam::{Allocation, Grant, Store, Surveyor};
 use culvert_node::living;
-use culvert_node::mac::MacAddress;
 use culvert_node::netns::Netns;
 use culvert_node::node_file::NodeFile;
 use culvert_node::pod_port::PodPort;
 use culvert_node::source_check;
+use overlay_proto::Mac;
 
 /// How long to wait for the bridge port to carry frames, at most. The first look is enough on
 /// kernels since 6.8, which bring a device's state up to date before they report it.
@@ -59,12 +59,11 @@ impl Plug<'_> {
         let attachment = &call.attachment;
         let netns = self.netns.path();
         let grant = self.store.allocate(attachment, netns, &plan.request, &mut self.surveyor)?;
-        let Grant { allocations, mac } = grant;
+        let Grant { allocations, mac: pod_mac } = grant;
         self.has_addresses = true;
         call.reached(Step::AddressesAllocated);
         let addresses = plan::pairs(&allocations);
         let routes = plan::routes(self.settings, &self.node.cluster_networks, &addresses)?;
-        let pod_mac = MacAddress(mac);
         self.create_devices(pod_mac, &allocations)?;
         self.configure_pod(&allocations, &routes)?;
         call.reached(Step::PodConfigured);
@@ -84,7 +83,7 @@ impl Plug<'_> {
         call.reached(Step::Announced);
         let host_interface = |link: &Link| Interface {
             name: link.name.clone(),
-            mac: link.mac.map(|mac| MacAddress(mac).to_string()),
+            mac: link.mac.map(|mac| mac.to_string()),
             mtu: Some(link.mtu),
             ..Interface::default()
         };
@@ -104,7 +103,7 @@ impl Plug<'_> {
 
     fn create_devices(
         &mut self,
-        pod_mac: MacAddress,
+        pod_mac: Mac,
         allocations: &[Allocation],
     ) -> Result<(), Error> {
         let veth = Veth {
@@ -145,13 +144,13 @@ impl Plug<'_> {
     /// still down, so that there is no frame that is not checked.
     fn enter_source_check(
         &mut self,
-        pod_mac: MacAddress,
+        pod_mac: Mac,
         allocations: &[Allocation],
     ) -> Result<(), Error> {
         let port = PodPort {
             device: self.host_device.clone(),
             attachment: Some(self.call.attachment.clone()),
-            mac: pod_mac.0,
+            mac: pod_mac,
             addresses: allocations.iter().map(Allocation::interface_address).collect(),
             is_checked: self.settings.source_check,
             hairpin: self.settings.hairpin,

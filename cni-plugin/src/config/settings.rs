@@ -3,12 +3,13 @@
 //! Owns the precedence among the places that may ask for the same thing. What depends on the node is
 //! decided in [`Plan`](crate::plan::Plan).
 
+use culvert_node::pod_mac;
+use overlay_proto::Mac;
 use serde_json::{Map, Value};
 
 use super::{Config, RangeWish, RouteSpec, Wish, bad, dns, ipam, keys};
 use crate::environment::Args;
 use crate::error::Error;
-use culvert_node::mac::MacAddress;
 
 /// Capabilities that this plugin has.
 const CAPABILITIES: [&str; 4] = ["ips", "mac", "ipRanges", "dns"];
@@ -30,7 +31,7 @@ pub(crate) struct Settings {
     pub(crate) masquerade: Option<bool>,
     /// Whether everything goes through the bridge, or only what is for the cluster.
     pub(crate) default_gateway: bool,
-    pub(crate) mac: Option<MacAddress>,
+    pub(crate) mac: Option<Mac>,
     /// Sets of ranges, of each of which the pod gets one address; none for the node's own.
     pub(crate) ranges: Vec<Vec<RangeWish>>,
     /// Addresses that the pod has to get.
@@ -94,11 +95,11 @@ fn mac(
     args: &Args,
     cni: &Map<String, Value>,
     runtime: &Map<String, Value>,
-) -> Result<Option<MacAddress>, Error> {
+) -> Result<Option<Mac>, Error> {
     let mut found = args.mac;
     for (path, object) in [("args.cni.", cni), ("runtimeConfig.", runtime)] {
         if let Some(text) = keys::text(path, object, "mac")? {
-            let mac = MacAddress::parse(text).ok_or_else(|| {
+            let mac = pod_mac::parse(text).ok_or_else(|| {
                 let value = Value::String(text.to_owned());
                 let remedy = "needs to be the address of one device, such as 0a:58:00:00:00:09";
                 bad(&format!("{path}mac"), &value, remedy)

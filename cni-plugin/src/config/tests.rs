@@ -1,8 +1,8 @@
+use overlay_proto::Mac;
 use serde_json::json;
 
 use super::*;
 use crate::environment::Args;
-use culvert_node::mac::MacAddress;
 
 fn parse(document: &Value) -> Result<Config, Error> {
     let text = document.to_string();
@@ -237,7 +237,7 @@ fn addresses_of_all_sources_add_up() {
 
 #[test]
 fn mac_of_the_runtime_beats_that_of_args_beats_that_of_the_environment() {
-    let [first, second, third] = [1, 2, 3].map(|last| MacAddress([2, 0, 0, 0, 0, last]));
+    let [first, second, third] = [1, 2, 3].map(|last| Mac::new([2, 0, 0, 0, 0, last]));
     let args = Args { ip: None, mac: Some(first) };
     let mac = |document: &Value| Settings::read(&parse(document).unwrap(), &args).unwrap().mac;
     assert_eq!(mac(&with("args", json!({}))), Some(first));

@@ -8,10 +8,10 @@ use netlink_packet_route::link::{
     AfSpecInet6, AfSpecUnspec, In6AddrGenMode, InfoBridgePort, InfoData, InfoKind, InfoPortData,
     InfoPortKind, InfoVeth, LinkAttribute, LinkFlags, LinkInfo, LinkMessage,
 };
+use overlay_proto::Mac;
 use rustix::io::Errno;
 
 use super::{Error, Request};
-use culvert_node::mac::MacAddress;
 use culvert_node::pod_port::{DEVICE_GROUP, FORWARDED_GROUPS};
 
 /// A veth pair to make: one end here, the other in a pod's namespace.
@@ -21,7 +21,7 @@ pub(crate) struct Veth<'a> {
     pub(crate) bridge: u32,
     pub(crate) pod_name: &'a str,
     pub(crate) pod_netns: RawFd,
-    pub(crate) pod_mac: MacAddress,
+    pub(crate) pod_mac: Mac,
     pub(crate) mtu: u16,
     /// Longest super-packet that the pod may send, if it is limited.
     pub(crate) gso_max_size: Option<u32>,
@@ -62,7 +62,7 @@ pub(crate) fn create_veth(veth: &Veth<'_>) -> Request {
     pod.attributes = vec![
         LinkAttribute::IfName(veth.pod_name.to_owned()),
         LinkAttribute::NetNsFd(veth.pod_netns),
-        LinkAttribute::Address(veth.pod_mac.0.to_vec()),
+        LinkAttribute::Address(veth.pod_mac.octets().to_vec()),
         LinkAttribute::Mtu(veth.mtu.into()),
         LinkAttribute::NumTxQueues(1),
         LinkAttribute::NumRxQueues(1),
@@ -139,10 +139,10 @@ pub(crate) fn set_up(name: &str) -> Request {
 /// kernel: setting the MAC address of a running device, even to what it is already, sends a
 /// gratuitous ARP for each IPv4 address (with `arp_notify`) and an unsolicited neighbour
 /// advertisement for each IPv6 address (with `ndisc_notify`). Seen on 6.18.
-pub(crate) fn announce(name: &str, mac: MacAddress) -> Request {
+pub(crate) fn announce(name: &str, mac: Mac) -> Request {
     let mut message = LinkMessage::default();
     message.attributes =
-        vec![LinkAttribute::IfName(name.to_owned()), LinkAttribute::Address(mac.0.to_vec())];
+        vec![LinkAttribute::IfName(name.to_owned()), LinkAttribute::Address(mac.octets().to_vec())];
     let target = format!("device {name}");
     Request::new("announce", target, 0, RouteNetlinkMessage::SetLink(message))
 }

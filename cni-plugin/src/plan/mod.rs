@@ -5,6 +5,7 @@
 
 use std::net::IpAddr;
 
+use culvert_node::pod_mac;
 use ipnet::IpNet;
 use serde_json::Value;
 
@@ -57,7 +58,7 @@ impl Plan {
             request: Request {
                 sets,
                 addresses: settings.addresses.iter().map(|wish| wish.address).collect(),
-                mac: settings.mac.map(|mac| mac.0),
+                mac: settings.mac,
             },
         })
     }
@@ -188,7 +189,7 @@ fn check_wish(wish: &Wish, subnets: &[IpNet]) -> Result<(), Error> {
 /// that pod's frames.
 fn check_mac(settings: &Settings, subnets: &[IpNet]) -> Result<(), Error> {
     let Some(mac) = settings.mac else { return Ok(()) };
-    let Some(address) = mac.ipv4().map(IpAddr::from) else { return Ok(()) };
+    let Some(address) = pod_mac::ipv4_of(mac).map(IpAddr::from) else { return Ok(()) };
     let is_of_node = subnets.iter().any(|subnet| subnet.contains(&address));
     let is_own = settings.addresses.iter().any(|wish| wish.address == address);
     if is_of_node && !is_own {

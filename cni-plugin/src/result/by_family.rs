@@ -16,16 +16,16 @@ struct Document {
     #[serde(default)]
     cni_version: String,
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    ip4: Option<Family>,
+    ip4: Option<OfFamily>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    ip6: Option<Family>,
+    ip6: Option<OfFamily>,
     #[serde(default)]
     dns: Value,
 }
 
 /// What the pod has of one family.
 #[derive(Serialize, Deserialize)]
-struct Family {
+struct OfFamily {
     ip: IpNet,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     gateway: Option<IpAddr>,
@@ -70,7 +70,7 @@ pub(super) fn document(result: CniResult) -> Value {
         result.routes.into_iter().partition(|route| route.dst.addr().is_ipv6());
     let family = |is_v6, routes| {
         let ip = result.ips.iter().find(|ip| ip.address.addr().is_ipv6() == is_v6)?;
-        Some(Family { ip: ip.address, gateway: ip.gateway, routes })
+        Some(OfFamily { ip: ip.address, gateway: ip.gateway, routes })
     };
     let document = Document {
         cni_version: result.cni_version.clone(),

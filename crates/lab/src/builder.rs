@@ -9,12 +9,13 @@ use std::path::PathBuf;
 use std::thread;
 
 use anyhow::{Context as _, Result, anyhow, bail, ensure};
+use overlay_proto::Family;
 
 use super::files::{self, Description};
 use super::interrupt;
 use super::netns::Netns;
 use super::network::Lab;
-use super::plan::{Families, Family, Plan};
+use super::plan::{Families, Plan};
 use super::{teardown, topology};
 
 /// What a builder calls with each thing that it builds.
@@ -196,7 +197,7 @@ impl Lab {
                 nodes: 3,
                 pods: 2,
                 families: Families::Ipv4,
-                underlay: Family::Ipv4,
+                underlay: Family::V4,
                 underlay_mtu: 1500,
             },
             culvert: None,

@@ -18,7 +18,7 @@ use super::files;
 use super::netns::Netns;
 use super::network::Lab;
 use super::output::Output;
-use super::plan::{Families, Family, Place};
+use super::plan::{Families, Place, Underlay};
 use super::{DEFAULT_NAME, demo, interrupt, teardown};
 
 /// Nodes and pods as network namespaces on this machine.
@@ -79,7 +79,7 @@ struct Shape {
     dual_stack: bool,
     /// Family that nodes reach one another by.
     #[arg(long, value_name = "FAMILY", default_value = "ipv4")]
-    underlay: Family,
+    underlay: Underlay,
     /// MTU of the underlay, in bytes.
     #[arg(long, value_name = "BYTES", default_value_t = 1500)]
     underlay_mtu: u16,
@@ -102,7 +102,7 @@ impl Shape {
             .nodes(self.nodes)
             .pods(self.pods)
             .families(families)
-            .underlay(self.underlay)
+            .underlay(self.underlay.into())
             .underlay_mtu(self.underlay_mtu);
         if let Some(path) = self.culvert {
             builder = builder.culvert(path);

@@ -8,13 +8,13 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
+use overlay_proto::Family;
 
 use super::builder::LabBuilder;
 use super::interrupt;
 use super::matrix::{self, Cell, Label, milliseconds};
 use super::network::Lab;
 use super::output::{Output, Tone};
-use super::plan::Family;
 use super::pod::Pod;
 use super::probe::{self, Answer, Ping, Transfer, TransferReport};
 use crate::clock;
@@ -171,8 +171,8 @@ impl Tour<'_> {
         ))?;
         for family in self.lab.plan().families.each() {
             let option = match family {
-                Family::Ipv4 => "-4",
-                Family::Ipv6 => "-6",
+                Family::V4 => "-4",
+                Family::V6 => "-6",
             };
             let text = node.netns().ip_output(&[option, "route"])?;
             self.out.block(&text)?;

@@ -40,7 +40,7 @@ pub use cli::{LabArgs, run};
 pub use netns::Netns;
 pub use network::Lab;
 pub use node::Node;
-pub use plan::{Families, Family, Place, Plan};
+pub use plan::{Families, Place, Plan};
 pub use pod::{POD_INTERFACE, Pod};
 pub use render::{OBSERVE_ADDRESS, TableFile, TableNode, UNDERLAY_PORT};
 pub use teardown::{Removed, down};

@@ -10,11 +10,12 @@ use std::path::PathBuf;
 use std::thread;
 
 use anyhow::{Result, bail, ensure};
+use overlay_proto::Family;
 
 use super::files::{self, Description};
 use super::netns::Netns;
 use super::node::Node;
-use super::plan::{self, Family, Place, Plan};
+use super::plan::{self, Place, Plan};
 use super::pod::Pod;
 use super::render::TableFile;
 use super::teardown;

@@ -14,12 +14,13 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, anyhow, bail, ensure};
 use ipnet::IpNet;
+use overlay_proto::Family;
 use rustix::process::Signal;
 
 use super::files::{self, Description};
 use super::interrupt;
 use super::netns::Netns;
-use super::plan::{Family, Place};
+use super::plan::Place;
 use super::probe;
 use super::process::Process;
 use super::render::{self, Paths};

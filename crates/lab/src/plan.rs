@@ -9,6 +9,7 @@ use std::str::FromStr;
 
 use anyhow::{bail, ensure};
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
+use overlay_proto::Family;
 use serde::{Deserialize, Serialize};
 
 /// Most nodes in a lab: node N has the underlay address 192.168.1.(10 + N), and one octet holds 245.
@@ -25,33 +26,26 @@ const MAX_NAME_LEN: usize = 40;
 /// A node's underlay address ends in its number plus this.
 const FIRST_NODE_OCTET: u16 = 10;
 
-/// An IP version.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
-#[serde(rename_all = "lowercase")]
-pub enum Family {
+/// How a [`Family`] is written in the lab's description and on its command line.
+#[derive(Clone, Copy, Debug, Serialize, Deserialize, clap::ValueEnum)]
+#[serde(remote = "Family")]
+pub(super) enum Underlay {
     /// IP version 4.
-    Ipv4,
+    #[serde(rename = "ipv4")]
+    #[value(name = "ipv4")]
+    V4,
     /// IP version 6.
-    Ipv6,
+    #[serde(rename = "ipv6")]
+    #[value(name = "ipv6")]
+    V6,
 }
 
-impl Family {
-    /// The family of `address`.
-    #[must_use]
-    pub const fn of(address: IpAddr) -> Self {
-        match address {
-            IpAddr::V4(_) => Self::Ipv4,
-            IpAddr::V6(_) => Self::Ipv6,
+impl From<Underlay> for Family {
+    fn from(underlay: Underlay) -> Self {
+        match underlay {
+            Underlay::V4 => Self::V4,
+            Underlay::V6 => Self::V6,
         }
-    }
-}
-
-impl fmt::Display for Family {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Ipv4 => "IPv4",
-            Self::Ipv6 => "IPv6",
-        })
     }
 }
 
@@ -72,9 +66,9 @@ impl Families {
     #[must_use]
     pub const fn each(self) -> &'static [Family] {
         match self {
-            Self::Ipv4 => &[Family::Ipv4],
-            Self::Ipv6 => &[Family::Ipv6],
-            Self::Dual => &[Family::Ipv4, Family::Ipv6],
+            Self::Ipv4 => &[Family::V4],
+            Self::Ipv6 => &[Family::V6],
+            Self::Dual => &[Family::V4, Family::V6],
         }
     }
 }
@@ -148,6 +142,7 @@ pub struct Plan {
     /// Families of the pod network.
     pub families: Families,
     /// Family that the nodes reach one another by.
+    #[serde(with = "Underlay")]
     pub underlay: Family,
     /// MTU of the underlay, in bytes.
     pub underlay_mtu: u16,
@@ -192,8 +187,8 @@ impl Plan {
     pub fn node_address_in(&self, node: u16, family: Family) -> IpAddr {
         let octet = FIRST_NODE_OCTET + node;
         match family {
-            Family::Ipv4 => Ipv4Addr::new(192, 168, 1, octet.to_be_bytes()[1]).into(),
-            Family::Ipv6 => {
+            Family::V4 => Ipv4Addr::new(192, 168, 1, octet.to_be_bytes()[1]).into(),
+            Family::V6 => {
                 Ipv6Addr::new(0xfd00, 0x192, 0x168, 1, 0, 0, 0, as_written(octet)).into()
             }
         }
@@ -218,8 +213,8 @@ impl Plan {
             .each()
             .iter()
             .map(|family| match family {
-                Family::Ipv4 => v4_net([10, 244, 0, 0], 16),
-                Family::Ipv6 => v6_net([0xfd00, 0x10, 0x244, 0, 0, 0, 0, 0], 48),
+                Family::V4 => v4_net([10, 244, 0, 0], 16),
+                Family::V6 => v6_net([0xfd00, 0x10, 0x244, 0, 0, 0, 0, 0], 48),
             })
             .collect()
     }
@@ -252,23 +247,23 @@ pub(super) fn place_of(lab: &str, namespace: &str) -> Option<Place> {
 /// The switch's address on the underlay, and every node's default gateway.
 pub(super) fn switch_address(family: Family) -> IpNet {
     match family {
-        Family::Ipv4 => v4_net([192, 168, 1, 1], 24),
-        Family::Ipv6 => v6_net([0xfd00, 0x192, 0x168, 1, 0, 0, 0, 1], 64),
+        Family::V4 => v4_net([192, 168, 1, 1], 24),
+        Family::V6 => v6_net([0xfd00, 0x192, 0x168, 1, 0, 0, 0, 1], 64),
     }
 }
 
 /// An address outside the cluster: the switch answers for it, and has no route to any pod.
 pub(super) fn outside(family: Family) -> IpAddr {
     match family {
-        Family::Ipv4 => Ipv4Addr::new(203, 0, 113, 1).into(),
-        Family::Ipv6 => Ipv6Addr::new(0x2001, 0xdb8, 0xffff, 0, 0, 0, 0, 1).into(),
+        Family::V4 => Ipv4Addr::new(203, 0, 113, 1).into(),
+        Family::V6 => Ipv6Addr::new(0x2001, 0xdb8, 0xffff, 0, 0, 0, 0, 1).into(),
     }
 }
 
 fn subnet(node: u16, family: Family) -> IpNet {
     match family {
-        Family::Ipv4 => v4_net([10, 244, node.to_be_bytes()[1], 0], 24),
-        Family::Ipv6 => v6_net([0xfd00, 0x10, 0x244, as_written(node), 0, 0, 0, 0], 64),
+        Family::V4 => v4_net([10, 244, node.to_be_bytes()[1], 0], 24),
+        Family::V6 => v6_net([0xfd00, 0x10, 0x244, as_written(node), 0, 0, 0, 0], 64),
     }
 }
 
@@ -292,9 +287,9 @@ mod tests {
 
     #[test]
     fn addresses_are_the_ones_everybody_learns_with() {
-        let plan = plan(Families::Dual, Family::Ipv4);
+        let plan = plan(Families::Dual, Family::V4);
         assert_eq!(plan.node_address(1).to_string(), "192.168.1.11");
-        assert_eq!(plan.node_address_in(12, Family::Ipv6).to_string(), "fd00:192:168:1::22");
+        assert_eq!(plan.node_address_in(12, Family::V6).to_string(), "fd00:192:168:1::22");
         assert_eq!(
             plan.subnets(3).iter().map(ToString::to_string).collect::<Vec<_>>(),
             ["10.244.3.0/24", "fd00:10:244:3::/64"]
@@ -308,11 +303,11 @@ mod tests {
 
     #[test]
     fn no_two_nodes_share_an_address_or_a_subnet() {
-        let plan = plan(Families::Dual, Family::Ipv6);
+        let plan = plan(Families::Dual, Family::V6);
         let networks = plan.cluster_networks();
         let mut seen = std::collections::BTreeSet::new();
         for node in 1..=MAX_NODES {
-            assert!(seen.insert(plan.node_address_in(node, Family::Ipv4).to_string()));
+            assert!(seen.insert(plan.node_address_in(node, Family::V4).to_string()));
             assert!(seen.insert(plan.node_address(node).to_string()));
             for (subnet, network) in plan.subnets(node).iter().zip(&networks) {
                 assert!(network.contains(subnet), "{subnet} in {network}");
@@ -324,7 +319,7 @@ mod tests {
 
     #[test]
     fn too_many_nodes_are_refused_with_the_limit() {
-        let mut plan = plan(Families::Ipv4, Family::Ipv4);
+        let mut plan = plan(Families::Ipv4, Family::V4);
         plan.nodes = MAX_NODES + 1;
         assert!(plan.check().unwrap_err().to_string().contains("1 to 200 nodes, not 201"));
     }

@@ -12,12 +12,13 @@ use std::process::Stdio;
 
 use anyhow::{Context as _, Result, bail, ensure};
 use ipnet::IpNet;
+use overlay_proto::Family;
 use serde_json::Value;
 
 use super::files;
 use super::netns::Netns;
 use super::node::Node;
-use super::plan::{Family, MAX_PODS, Place};
+use super::plan::{MAX_PODS, Place};
 use super::render;
 
 /// The interface that a pod gets.
@@ -86,7 +87,7 @@ impl Pod {
     #[must_use]
     #[track_caller]
     pub fn ipv4(&self) -> IpAddr {
-        self.address(Family::Ipv4)
+        self.address(Family::V4)
     }
 
     /// Its IPv6 address.
@@ -97,7 +98,7 @@ impl Pod {
     #[must_use]
     #[track_caller]
     pub fn ipv6(&self) -> IpAddr {
-        self.address(Family::Ipv6)
+        self.address(Family::V6)
     }
 }
 

@@ -151,7 +151,9 @@ fn lay_over(base: &mut Table, over: Table) {
 
 #[cfg(test)]
 mod tests {
-    use super::super::plan::{Families, Family};
+    use overlay_proto::Family;
+
+    use super::super::plan::Families;
     use super::*;
 
     #[test]
@@ -191,7 +193,7 @@ mod tests {
             nodes: 3,
             pods: 2,
             families: Families::Dual,
-            underlay: Family::Ipv4,
+            underlay: Family::V4,
             underlay_mtu: 1500,
         }
     }

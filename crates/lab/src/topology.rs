@@ -8,9 +8,10 @@ use std::fmt::Write as _;
 use std::path::Path;
 
 use anyhow::Result;
+use overlay_proto::Family;
 
 use super::netns::Netns;
-use super::plan::{self, Families, Family, Place, Plan};
+use super::plan::{self, Families, Place, Plan};
 
 /// The switch's bridge.
 const SWITCH_BRIDGE: &str = "underlay";
@@ -95,11 +96,11 @@ fn node_script(plan: &Plan, node: u16) -> String {
 /// The families of the underlay: both, except on a machine whose kernel has no IPv6 and that does
 /// not need it.
 fn underlay_families(plan: &Plan) -> Vec<Family> {
-    let needed = plan.underlay == Family::Ipv6 || plan.families != Families::Ipv4;
+    let needed = plan.underlay == Family::V6 || plan.families != Families::Ipv4;
     if needed || Path::new("/proc/sys/net/ipv6").exists() {
-        vec![Family::Ipv4, Family::Ipv6]
+        vec![Family::V4, Family::V6]
     } else {
-        vec![Family::Ipv4]
+        vec![Family::V4]
     }
 }
 
@@ -107,8 +108,8 @@ fn underlay_families(plan: &Plan) -> Vec<Family> {
 /// IPv6 address tentative. kernel: even where `accept_dad` is 0, a worker confirms it later (6.18).
 const fn at_once(family: Family) -> &'static str {
     match family {
-        Family::Ipv4 => "",
-        Family::Ipv6 => " nodad",
+        Family::V4 => "",
+        Family::V6 => " nodad",
     }
 }
 
@@ -118,7 +119,7 @@ const fn at_once(family: Family) -> &'static str {
 /// kernel: while a node's is tentative, for a second or two, the node asks for no neighbour on behalf
 /// of a packet that it forwards (6.18).
 fn skip_dad(plan: &Plan, netns: &Netns, interface: &str) -> Result<()> {
-    if !underlay_families(plan).contains(&Family::Ipv6) {
+    if !underlay_families(plan).contains(&Family::V6) {
         return Ok(());
     }
     netns.set_sysctl(&format!("ipv6/conf/{interface}/accept_dad"), "0")
@@ -136,7 +137,7 @@ mod tests {
             nodes: 1,
             pods: 1,
             families: Families::Dual,
-            underlay: Family::Ipv6,
+            underlay: Family::V6,
             underlay_mtu: 1500,
         };
         let script = switch_script(&plan) + &node_script(&plan, 1);

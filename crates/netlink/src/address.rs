@@ -5,7 +5,7 @@ use netlink_packet_route::RouteNetlinkMessage;
 use netlink_packet_route::address::{AddressAttribute, AddressHeaderFlags, AddressMessage};
 
 use crate::error::Result;
-use crate::family::Rtnetlink;
+use crate::protocol::Rtnetlink;
 use crate::request::Request;
 use crate::socket::Socket;
 

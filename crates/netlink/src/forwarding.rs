@@ -5,10 +5,10 @@ use netlink_packet_route::neighbour::{
     NeighbourAttribute, NeighbourFlags, NeighbourHeader, NeighbourMessage, NeighbourState,
 };
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
+use overlay_proto::Mac;
 
 use crate::error::Result;
-use crate::family::Rtnetlink;
-use crate::link::Mac;
+use crate::protocol::Rtnetlink;
 use crate::request::Request;
 use crate::socket::Socket;
 
@@ -22,7 +22,7 @@ impl Socket<Rtnetlink> {
         let mut message = NeighbourMessage::default();
         message.header.family = AddressFamily::Bridge;
         message.attributes = vec![
-            NeighbourAttribute::LinkLayerAddress(mac.to_vec()),
+            NeighbourAttribute::LinkLayerAddress(mac.octets().to_vec()),
             NeighbourAttribute::Controller(bridge),
         ];
         let message = RouteNetlinkMessage::GetNeighbour(message);
@@ -44,7 +44,7 @@ pub fn deliver(bridge: u32, name: &str, mac: Mac) -> Request<RouteNetlinkMessage
     message.header.ifindex = bridge;
     message.header.state = NeighbourState::Permanent;
     message.header.flags = NeighbourFlags::Own;
-    message.attributes = vec![NeighbourAttribute::LinkLayerAddress(mac.to_vec())];
+    message.attributes = vec![NeighbourAttribute::LinkLayerAddress(mac.octets().to_vec())];
     let target = format!("the forwarding entry of {name}'s own address");
     Request::new("add", target, NLM_F_CREATE, RouteNetlinkMessage::NewNeighbour(message))
 }

@@ -1,4 +1,4 @@
-//! A blocking netlink client: one socket for every protocol family, and what the kernel says about
+//! A blocking netlink client: one socket type for every protocol, and what the kernel says about
 //! links, addresses and routes as plain values.
 //!
 //! Owns requests and their acknowledgements, dumps of one consistent state, deadlines, and errors
@@ -14,7 +14,7 @@
 
 mod address;
 mod error;
-mod family;
+mod protocol;
 mod forwarding;
 mod link;
 mod namespace;
@@ -25,9 +25,9 @@ mod socket;
 
 pub use address::{Address, Detection};
 pub use error::{Error, Result};
-pub use family::{Family, Rtnetlink};
+pub use protocol::{Protocol, Rtnetlink};
 pub use forwarding::deliver;
-pub use link::{BridgePort, Link, LinkKind, Mac, Peer, link_by_name};
+pub use link::{BridgePort, Link, LinkKind, Peer, link_by_name};
 pub use path::{Flow, Path, Way};
 pub use request::Request;
 pub use route::{MAIN_TABLE, Route, RouteFilter, default_priority};

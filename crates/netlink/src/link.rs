@@ -7,14 +7,12 @@ use netlink_packet_route::link::{
     BridgeBooleanOptionFlags, BridgeStpState, InfoBridge, InfoBridgePort, InfoData, InfoKind,
     InfoPortData, LinkAttribute, LinkExtentMask, LinkFlags, LinkInfo, LinkMessage,
 };
+use overlay_proto::Mac;
 
 use crate::error::Result;
-use crate::family::Rtnetlink;
+use crate::protocol::Rtnetlink;
 use crate::request::Request;
 use crate::socket::Socket;
-
-/// A hardware address.
-pub type Mac = [u8; 6];
 
 /// A network device.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -205,7 +203,7 @@ impl From<LinkMessage> for Link {
             } else if let LinkAttribute::Mtu(mtu) = attribute {
                 link.mtu = mtu;
             } else if let LinkAttribute::Address(address) = attribute {
-                link.mac = Mac::try_from(address).ok();
+                link.mac = <[u8; 6]>::try_from(address).ok().map(Mac::new);
             } else if let LinkAttribute::Controller(index) = attribute {
                 link.controller = Some(index).filter(|index| *index != 0);
             } else if let LinkAttribute::TxQueueLen(packets) = attribute {

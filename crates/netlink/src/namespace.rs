@@ -6,7 +6,7 @@ use netlink_packet_route::RouteNetlinkMessage;
 use netlink_packet_route::nsid::{NsidAttribute, NsidMessage};
 
 use crate::error::Result;
-use crate::family::Rtnetlink;
+use crate::protocol::Rtnetlink;
 use crate::request::Request;
 use crate::socket::Socket;
 

@@ -6,7 +6,7 @@ use netlink_packet_route::route::{RouteAttribute, RouteFlags, RouteMessage, Rout
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 
 use crate::error::{Error, Result};
-use crate::family::Rtnetlink;
+use crate::protocol::Rtnetlink;
 use crate::request::Request;
 use crate::route::Route;
 use crate::socket::Socket;

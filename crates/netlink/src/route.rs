@@ -9,7 +9,7 @@ use netlink_packet_route::route::{
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 
 use crate::error::Result;
-use crate::family::Rtnetlink;
+use crate::protocol::Rtnetlink;
 use crate::request::Request;
 use crate::socket::Socket;
 

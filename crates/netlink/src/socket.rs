@@ -21,7 +21,7 @@ use rustix::net::{RecvFlags, SendFlags, recv, send};
 
 use self::answer::{Answer, Body, split};
 use crate::error::{Error, Result};
-use crate::family::Family;
+use crate::protocol::Protocol;
 use crate::request::Request;
 
 /// How long an answer may take. The kernel answers while it handles the request, so that one that is
@@ -42,12 +42,12 @@ const CHANGING_DUMP_ATTEMPTS: usize = 3;
 const WINDOW: usize = 32;
 
 /// A netlink socket in one network namespace.
-pub struct Socket<F: Family> {
+pub struct Socket<P: Protocol> {
     kernel: OwnedFd,
     sequence: u32,
     buffer: Vec<u8>,
     patience: Duration,
-    family: PhantomData<F>,
+    protocol: PhantomData<P>,
 }
 
 /// A request in bytes, ready to be sent by whoever holds the socket.
@@ -57,7 +57,7 @@ pub struct Prepared {
     sequence: u32,
 }
 
-impl<F: Family> Socket<F> {
+impl<P: Protocol> Socket<P> {
     /// Opens a socket in the network namespace of the calling thread.
     ///
     /// # Errors
@@ -65,7 +65,7 @@ impl<F: Family> Socket<F> {
     /// When the kernel does not know the family or refuses.
     pub fn open() -> Result<Self> {
         let open = || -> io::Result<OwnedFd> {
-            let mut kernel = KernelSocket::new(F::NUMBER)?;
+            let mut kernel = KernelSocket::new(P::NUMBER)?;
             kernel.bind(&SocketAddr::new(0, 0))?;
             // Whoever else sends to a socket that is connected to the kernel is refused.
             kernel.connect(&SocketAddr::new(0, 0))?;
@@ -75,14 +75,14 @@ impl<F: Family> Socket<F> {
             // Filters of dumps work only with strict checking (Linux 4.20); callers filter again, so
             // an older kernel costs time, not correctness.
             let _unsupported = kernel.set_netlink_get_strict_chk(true);
-            if let Some(bytes) = F::SEND_BYTES {
+            if let Some(bytes) = P::SEND_BYTES {
                 sockopt::set_socket_send_buffer_size_force(&kernel, bytes)?;
             }
             kernel.as_fd().try_clone_to_owned()
         };
         open()
             .and_then(|kernel| Self::over(kernel, PATIENCE))
-            .map_err(|error| Error::new("open", F::SOCKET, error))
+            .map_err(|error| Error::new("open", P::SOCKET, error))
     }
 
     /// Speaks through `kernel`, at whose other end something answers like the kernel, and gives up
@@ -96,7 +96,7 @@ impl<F: Family> Socket<F> {
             sockopt::set_socket_timeout(&kernel, direction, Some(patience))?;
         }
         let buffer = vec![0; BUFFER_BYTES];
-        Ok(Self { kernel, sequence: 0, buffer, patience, family: PhantomData })
+        Ok(Self { kernel, sequence: 0, buffer, patience, protocol: PhantomData })
     }
 
     /// Sends one request and waits until the kernel has acknowledged it.
@@ -104,7 +104,7 @@ impl<F: Family> Socket<F> {
     /// # Errors
     ///
     /// The kernel refused, or did not answer in time.
-    pub fn execute(&mut self, request: Request<F::Message>) -> Result<()> {
+    pub fn execute(&mut self, request: Request<P::Message>) -> Result<()> {
         self.execute_all(&[request])
     }
 
@@ -115,7 +115,7 @@ impl<F: Family> Socket<F> {
     /// # Errors
     ///
     /// The first request that the kernel refused, or that it did not answer in time.
-    pub fn execute_all(&mut self, requests: &[Request<F::Message>]) -> Result<()> {
+    pub fn execute_all(&mut self, requests: &[Request<P::Message>]) -> Result<()> {
         let mut outcome = Ok(());
         self.exchange(requests, |position, body| {
             let Body::Verdict(verdict) = body else { return false };
@@ -135,9 +135,9 @@ impl<F: Family> Socket<F> {
     /// The first message that the kernel refused, or that it did not answer in time.
     pub fn transact(
         &mut self,
-        begin: &Request<F::Message>,
-        requests: &[Request<F::Message>],
-        end: &Request<F::Message>,
+        begin: &Request<P::Message>,
+        requests: &[Request<P::Message>],
+        end: &Request<P::Message>,
     ) -> Result<()> {
         let mut bytes = Vec::new();
         let first = self.append(&mut bytes, begin, 0);
@@ -171,7 +171,7 @@ impl<F: Family> Socket<F> {
     /// # Errors
     ///
     /// The kernel refused otherwise, answered something unreadable, or did not answer in time.
-    pub fn query(&mut self, request: &Request<F::Message>) -> Result<Option<F::Message>> {
+    pub fn query(&mut self, request: &Request<P::Message>) -> Result<Option<P::Message>> {
         match self.query_all(std::slice::from_ref(request))?.pop() {
             Some(Ok(found)) => Ok(Some(found)),
             Some(Err(error)) if error.is_missing() => Ok(None),
@@ -187,8 +187,8 @@ impl<F: Family> Socket<F> {
     /// The socket failed, or the kernel did not answer in time. A refusal is an answer.
     pub fn query_all(
         &mut self,
-        requests: &[Request<F::Message>],
-    ) -> Result<Vec<Result<F::Message>>> {
+        requests: &[Request<P::Message>],
+    ) -> Result<Vec<Result<P::Message>>> {
         let mut answers = Vec::with_capacity(requests.len());
         for some in requests.chunks(WINDOW) {
             let begin = answers.len();
@@ -219,7 +219,7 @@ impl<F: Family> Socket<F> {
     /// # Errors
     ///
     /// The kernel refused or did not answer in time, or the objects changed during every attempt.
-    pub fn dump(&mut self, request: &Request<F::Message>) -> Result<Vec<F::Message>> {
+    pub fn dump(&mut self, request: &Request<P::Message>) -> Result<Vec<P::Message>> {
         for _ in 0..DUMP_ATTEMPTS {
             if let Some(objects) = self.dump_once(request)? {
                 return Ok(objects);
@@ -242,8 +242,8 @@ impl<F: Family> Socket<F> {
     /// The kernel refused or did not answer in time.
     pub fn dump_despite_changes(
         &mut self,
-        request: &Request<F::Message>,
-    ) -> Result<Vec<F::Message>> {
+        request: &Request<P::Message>,
+    ) -> Result<Vec<P::Message>> {
         let mut objects = Vec::new();
         for _ in 0..CHANGING_DUMP_ATTEMPTS {
             if self.visit(request, &mut |object| objects.push(object))? {
@@ -254,7 +254,7 @@ impl<F: Family> Socket<F> {
     }
 
     /// One attempt at a dump; none when the objects changed meanwhile, or answers were lost.
-    fn dump_once(&mut self, request: &Request<F::Message>) -> Result<Option<Vec<F::Message>>> {
+    fn dump_once(&mut self, request: &Request<P::Message>) -> Result<Option<Vec<P::Message>>> {
         let mut objects = Vec::new();
         let whole = self.visit(request, &mut |object| objects.push(object))?;
         Ok(whole.then_some(objects))
@@ -268,8 +268,8 @@ impl<F: Family> Socket<F> {
     /// The kernel refused or did not answer in time.
     pub fn visit(
         &mut self,
-        request: &Request<F::Message>,
-        take: &mut dyn FnMut(F::Message),
+        request: &Request<P::Message>,
+        take: &mut dyn FnMut(P::Message),
     ) -> Result<bool> {
         let prepared = self.prepare(request, NLM_F_DUMP);
         self.send_bytes(&prepared.bytes).map_err(|error| request.failed(error))?;
@@ -304,8 +304,8 @@ impl<F: Family> Socket<F> {
     /// request; returns once `take` has said of each request that it is answered.
     fn exchange(
         &mut self,
-        requests: &[Request<F::Message>],
-        mut take: impl FnMut(usize, Body<F::Message>) -> bool,
+        requests: &[Request<P::Message>],
+        mut take: impl FnMut(usize, Body<P::Message>) -> bool,
     ) -> Result<()> {
         let Some(first_request) = requests.first() else { return Ok(()) };
         let first = self.sequence.wrapping_add(1);
@@ -330,7 +330,7 @@ impl<F: Family> Socket<F> {
     }
 
     /// Puts `request` into bytes for [`send`](Self::send), with `flags` of the exchange.
-    pub fn prepare(&mut self, request: &Request<F::Message>, flags: u16) -> Prepared {
+    pub fn prepare(&mut self, request: &Request<P::Message>, flags: u16) -> Prepared {
         let mut bytes = Vec::new();
         let sequence = self.append(&mut bytes, request, flags);
         Prepared { bytes, sequence }
@@ -369,7 +369,7 @@ impl<F: Family> Socket<F> {
     /// The kernel refused, or did not answer in time.
     pub fn is_answered(
         &mut self,
-        request: &Request<F::Message>,
+        request: &Request<P::Message>,
         prepared: &Prepared,
     ) -> Result<bool> {
         let deadline = self.deadline();
@@ -386,7 +386,7 @@ impl<F: Family> Socket<F> {
     }
 
     /// Appends a request to `bytes` and returns its sequence number.
-    fn append(&mut self, bytes: &mut Vec<u8>, request: &Request<F::Message>, flags: u16) -> u32 {
+    fn append(&mut self, bytes: &mut Vec<u8>, request: &Request<P::Message>, flags: u16) -> u32 {
         self.sequence = self.sequence.wrapping_add(1);
         let mut header = NetlinkHeader::default();
         header.flags = NLM_F_REQUEST | flags | request.flags;
@@ -410,7 +410,7 @@ impl<F: Family> Socket<F> {
     }
 
     /// Receives one datagram and splits it into answers.
-    fn receive(&mut self, deadline: Instant) -> io::Result<Vec<Answer<F::Message>>> {
+    fn receive(&mut self, deadline: Instant) -> io::Result<Vec<Answer<P::Message>>> {
         // Late answers to an earlier request must not keep this one waiting for ever.
         if now() > deadline {
             return Err(self.no_answer());
@@ -442,7 +442,7 @@ impl<F: Family> Socket<F> {
     }
 }
 
-impl<F: Family> AsFd for Socket<F> {
+impl<P: Protocol> AsFd for Socket<P> {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.kernel.as_fd()
     }

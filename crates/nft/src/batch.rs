@@ -5,7 +5,7 @@ use netlink_packet_core::{NLM_F_APPEND, NLM_F_CREATE, NLM_F_EXCL};
 
 use crate::attribute::Attributes;
 use crate::message;
-use crate::table::{Element, Family, Table};
+use crate::table::{Element, TableFamily, Table};
 use crate::wire::Message;
 
 /// Elements in one message: an attribute has at most 64 KiB, and an element less than 64 bytes.
@@ -18,7 +18,7 @@ const BEGIN_GENERATION: u16 = 1;
 
 /// A transaction being put together, about tables of one family.
 pub struct Batch {
-    family: Family,
+    family: TableFamily,
     generation: Option<u32>,
     pub(crate) messages: Vec<Request<Message>>,
 }
@@ -26,7 +26,7 @@ pub struct Batch {
 impl Batch {
     /// Begins a transaction.
     #[must_use]
-    pub const fn new(family: Family) -> Self {
+    pub const fn new(family: TableFamily) -> Self {
         Self { family, generation: None, messages: Vec::new() }
     }
 

@@ -30,4 +30,4 @@ pub use expression::{
 pub use flow::Flow;
 pub use listing::{ChainListing, Listing, SetListing};
 pub use socket::Socket;
-pub use table::{Chain, ChainKind, Element, Family, Hook, KeyPart, Set, Table};
+pub use table::{Chain, ChainKind, Element, TableFamily, Hook, KeyPart, Set, Table};

@@ -9,7 +9,7 @@ use crate::batch::Batch;
 use crate::error::Result;
 use crate::listing::{self, Listing};
 use crate::message;
-use crate::table::Family;
+use crate::table::TableFamily;
 use crate::wire::{Message, Nfnetlink};
 
 /// A connection to the kernel's nftables in one network namespace.
@@ -54,7 +54,7 @@ impl Socket {
     /// # Errors
     ///
     /// When the kernel refuses.
-    pub fn has_table(&mut self, family: Family, table: &str) -> Result<bool> {
+    pub fn has_table(&mut self, family: TableFamily, table: &str) -> Result<bool> {
         let target = format!("{} {table}", family.as_str());
         let named = message::table(table).0;
         let number = family.number();
@@ -70,14 +70,18 @@ impl Socket {
     /// # Errors
     ///
     /// When the kernel refuses, or the tables change faster than they can be listed.
-    pub fn listing(&mut self, family: Family, table: &str) -> Result<Option<Listing>> {
+    pub fn listing(&mut self, family: TableFamily, table: &str) -> Result<Option<Listing>> {
         match self.list(family, table) {
             Err(error) if error.is_missing() => Ok(None),
             other => Ok(other?),
         }
     }
 
-    fn list(&mut self, family: Family, table: &str) -> culvert_netlink::Result<Option<Listing>> {
+    fn list(
+        &mut self,
+        family: TableFamily,
+        table: &str,
+    ) -> culvert_netlink::Result<Option<Listing>> {
         let target = format!("table {} {table}", family.as_str());
         let ask =
             |kind, attributes: &[u8]| request("list", &target, family.number(), kind, attributes);

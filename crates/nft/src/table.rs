@@ -4,14 +4,14 @@ use crate::expression::Expression;
 
 /// Address family of a table, which decides what it sees.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Family {
+pub enum TableFamily {
     /// Packets of IPv4 and IPv6.
     Inet,
     /// Frames that cross a bridge.
     Bridge,
 }
 
-impl Family {
+impl TableFamily {
     /// The kernel's number for it (`NFPROTO_*`).
     #[must_use]
     pub const fn number(self) -> u8 {
@@ -35,7 +35,7 @@ impl Family {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Table {
     /// Its family.
-    pub family: Family,
+    pub family: TableFamily,
     /// Its name, unique in the family.
     pub name: &'static str,
     /// Its named sets.

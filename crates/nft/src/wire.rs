@@ -2,7 +2,7 @@
 
 use std::convert::Infallible;
 
-use culvert_netlink::Family as Protocol;
+use culvert_netlink::Protocol;
 use netlink_packet_core::{NetlinkDeserializable, NetlinkHeader, NetlinkSerializable};
 use netlink_sys::protocols::NETLINK_NETFILTER;
 

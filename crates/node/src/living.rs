@@ -11,15 +11,16 @@
 use std::net::IpAddr;
 
 use culvert_nft::{
-    Base, Batch, Chain, ChainKind, Comparison, Element, Expression, Family, Field, Hook, KeyPart,
+    Base, Batch, Chain, ChainKind, Comparison, Element, Expression, TableFamily, Field, Hook, KeyPart,
     Membership, Meta, Register, Set, Socket, Table, Verdict, kernel,
 };
 use ipnet::IpNet;
+use overlay_proto::Family;
 
 use crate::pod_port::PodPort;
 
 /// Family of the table.
-pub const FAMILY: Family = Family::Inet;
+pub const FAMILY: TableFamily = TableFamily::Inet;
 
 /// Name of the table.
 pub const TABLE: &str = "culvert-pods";
@@ -75,9 +76,9 @@ pub fn table(ports: &[PodPort], bridge: &Bridge) -> Table {
         let found = living.iter().filter(|(set, _element)| *set == name);
         found.map(|(_set, element)| element.clone()).collect()
     };
-    let intervals = |ipv4: bool| {
-        let family = subnets.iter().filter(|subnet| subnet.addr().is_ipv4() == ipv4);
-        family.flat_map(interval).collect()
+    let intervals = |family| {
+        let subnets = subnets.iter().filter(|subnet| Family::of(subnet.addr()) == family);
+        subnets.flat_map(interval).collect()
     };
     let chain = |name, hook| Chain {
         name,
@@ -92,8 +93,8 @@ pub fn table(ports: &[PodPort], bridge: &Bridge) -> Table {
         sets: vec![
             set(IPV4, KeyPart::Ipv4Address, false, of(IPV4)),
             set(IPV6, KeyPart::Ipv6Address, false, of(IPV6)),
-            set(SUBNETS_V4, KeyPart::Ipv4Address, true, intervals(true)),
-            set(SUBNETS_V6, KeyPart::Ipv6Address, true, intervals(false)),
+            set(SUBNETS_V4, KeyPart::Ipv4Address, true, intervals(Family::V4)),
+            set(SUBNETS_V6, KeyPart::Ipv6Address, true, intervals(Family::V6)),
         ],
         chains: vec![chain("forward", Hook::Forward), chain("output", Hook::Output)],
     }
@@ -193,13 +194,15 @@ fn commit(socket: &mut Socket, batch: &Batch) -> culvert_nft::Result<()> {
 
 #[cfg(test)]
 mod tests {
+    use overlay_proto::Mac;
+
     use super::*;
 
     fn port() -> PodPort {
         PodPort {
             device: "culv9597bc6a7ab".to_owned(),
             attachment: None,
-            mac: [0x0a, 0x58, 10, 244, 1, 2],
+            mac: Mac::new([0x0a, 0x58, 10, 244, 1, 2]),
             addresses: vec!["10.244.1.2/24".parse().unwrap(), "fd00:1::2/64".parse().unwrap()],
             is_checked: true,
             hairpin: true,

@@ -8,9 +8,10 @@ use std::fmt::Write as _;
 use std::net::IpAddr;
 
 use ipnet::IpNet;
+use overlay_proto::Mac;
 
 use crate::attachment::Attachment;
-use crate::mac::MacAddress;
+use crate::pod_mac;
 
 /// The group of devices that the nodes' ends of pods' cables are in.
 ///
@@ -40,7 +41,7 @@ pub struct PodPort {
     /// Whose it is; none, if the names do not fit the note.
     pub attachment: Option<Attachment>,
     /// MAC address of the pod.
-    pub mac: [u8; 6],
+    pub mac: Mac,
     /// Addresses of the pod, each with the prefix length of its subnet. A note that is short of room
     /// leaves the prefix lengths out; each address then counts as a subnet of its own.
     pub addresses: Vec<IpNet>,
@@ -59,7 +60,7 @@ impl PodPort {
     /// lengths.
     #[must_use]
     pub fn note(&self) -> Option<String> {
-        let mut start = format!("{NOTE_PREFIX}{}", MacAddress(self.mac));
+        let mut start = format!("{NOTE_PREFIX}{}", self.mac);
         for (flag, is_set) in
             [("checked", self.is_checked), ("hairpin", self.hairpin), ("isolated", self.isolated)]
         {
@@ -91,7 +92,7 @@ impl PodPort {
         let mut port = Self {
             device: device.to_owned(),
             attachment: None,
-            mac: MacAddress::parse(words.next()?)?.0,
+            mac: pod_mac::parse(words.next()?)?,
             addresses: Vec::new(),
             is_checked: false,
             hairpin: false,
@@ -130,7 +131,7 @@ mod tests {
         PodPort {
             device: "culv9597bc6a7ab".to_owned(),
             attachment: Some(Attachment::new("pods", "c1", "eth0").unwrap()),
-            mac: [0x0a, 0x58, 10, 244, 1, 2],
+            mac: Mac::new([0x0a, 0x58, 10, 244, 1, 2]),
             addresses: vec!["10.244.1.2/24".parse().unwrap(), "fd00:1::2/64".parse().unwrap()],
             is_checked: true,
             hairpin: true,

@@ -8,14 +8,15 @@
 use std::net::{IpAddr, Ipv6Addr};
 
 use culvert_nft::{
-    Base, Batch, Chain, ChainKind, Element, Expression, Family, Field, Hook, KeyPart, Listing,
+    Base, Batch, Chain, ChainKind, Element, Expression, TableFamily, Field, Hook, KeyPart, Listing,
     Membership, Meta, Register, Set, Socket, Table, Verdict, kernel,
 };
+use overlay_proto::Mac;
 
 use crate::pod_port::PodPort;
 
 /// Family of the table: it sees the frames of a bridge, before the bridge learns from them.
-pub const FAMILY: Family = Family::Bridge;
+pub const FAMILY: TableFamily = TableFamily::Bridge;
 
 /// Name of the table.
 pub const TABLE: &str = "culvert";
@@ -62,7 +63,7 @@ fn elements(port: &PodPort) -> Vec<(&'static str, Element)> {
     }
     let name = device_key(&port.device);
     let mut elements =
-        vec![(PORTS, Element::of(&[&name])), (MACS, Element::of(&[&name, &port.mac]))];
+        vec![(PORTS, Element::of(&[&name])), (MACS, Element::of(&[&name, &port.mac.octets()]))];
     for address in &port.addresses {
         elements.push(match address.addr() {
             IpAddr::V4(address) => (IPV4, Element::of(&[&name, &address.octets()])),
@@ -77,8 +78,8 @@ fn elements(port: &PodPort) -> Vec<(&'static str, Element)> {
 }
 
 /// The link-local address that the kernel gives a device by its MAC address (RFC 4291, appendix A).
-fn link_local(mac: [u8; 6]) -> Ipv6Addr {
-    let [a, b, c, d, e, f] = mac;
+fn link_local(mac: Mac) -> Ipv6Addr {
+    let [a, b, c, d, e, f] = mac.octets();
     Ipv6Addr::from([0xfe, 0x80, 0, 0, 0, 0, 0, 0, a ^ 2, b, c, 0xff, 0xfe, d, e, f])
 }
 
@@ -299,7 +300,7 @@ mod tests {
         PodPort {
             device: "culv9597bc6a7ab".to_owned(),
             attachment: None,
-            mac: [0x0a, 0x58, 10, 244, 1, 2],
+            mac: Mac::new([0x0a, 0x58, 10, 244, 1, 2]),
             addresses: vec!["10.244.1.2/24".parse().unwrap(), "fd00:1::2/64".parse().unwrap()],
             is_checked: true,
             hairpin: true,

@@ -48,7 +48,8 @@ const ALIGNMENT: usize = 4;
 /// Pad length and next header.
 const TRAILER_MIN_LEN: usize = 2;
 
-/// What a trailer of each length is before its last byte: the padding of RFC 4303 §2.4 and its length.
+/// What a trailer of each length is before its last byte: the padding of RFC 4303 §2.4 and its
+/// length.
 const PADDING: [&[u8]; ALIGNMENT] = [&[0], &[1, 1], &[1, 2, 2], &[1, 2, 3, 3]];
 
 /// What a datagram carries.
@@ -223,8 +224,8 @@ pub fn open_trailer(opened: &[u8]) -> Result<(Payload, usize), TrailerError> {
 
 /// Returns the longest inner packet whose datagram an underlay of `underlay` carries whole.
 ///
-/// The outer IP header has no options: 1438 on 1500 bytes of IPv4, 1418 of IPv6. `None` if less than
-/// [`Mtu::MIN`] is left.
+/// The outer IP header has no options: 1438 on 1500 bytes of IPv4, 1418 of IPv6. `None` if less
+/// than [`Mtu::MIN`] is left.
 #[must_use]
 pub fn mtu(underlay: Mtu, family: Family) -> Option<Mtu> {
     let outer = family.header_len() + UDP_HEADER_LEN;

@@ -4,9 +4,10 @@ use std::fmt;
 
 use culvert_node::{living, source_check};
 use ipnet::IpNet;
+use overlay_proto::Mac;
 
 use super::ruleset::TABLE;
-use crate::platform::netlink::{Mac, Route};
+use crate::platform::netlink::Route;
 use crate::platform::sysctl;
 
 /// A change of the node's kernel state. Devices are named, because an index dies with its device.
@@ -191,16 +192,16 @@ impl fmt::Display for Action {
         match self {
             Self::OpenTun { device } => write!(f, "open TUN {device}"),
             Self::CreateBridge { device, mac } => {
-                write!(f, "create bridge {device} address {}", Hex(mac))
+                write!(f, "create bridge {device} address {mac}")
             }
             Self::Rename { device, name } => write!(f, "rename {device} to {name}"),
             Self::SetNeighbours { device } => write!(f, "set arp on, multicast on dev {device}"),
             Self::UnsetVlanFiltering { device } => write!(f, "set vlan_filtering off dev {device}"),
             Self::Deliver { device, mac } => {
-                write!(f, "add forwarding entry {} dev {device}", Hex(mac))
+                write!(f, "add forwarding entry {mac} dev {device}")
             }
             Self::SetAlias { device, alias } => write!(f, "set alias \"{alias}\" dev {device}"),
-            Self::SetMac { device, mac } => write!(f, "set address {} dev {device}", Hex(mac)),
+            Self::SetMac { device, mac } => write!(f, "set address {mac} dev {device}"),
             Self::SetMtu { device, mtu } => write!(f, "set mtu {mtu} dev {device}"),
             Self::SetTxQueueLen { device, packets } => {
                 write!(f, "set txqueuelen {packets} dev {device}")
@@ -255,18 +256,6 @@ struct SourceCheck;
 impl fmt::Display for SourceCheck {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} {}", source_check::FAMILY.as_str(), source_check::TABLE)
-    }
-}
-
-struct Hex<'a>(&'a Mac);
-
-impl fmt::Display for Hex<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for (position, octet) in self.0.iter().enumerate() {
-            let separator = if position == 0 { "" } else { ":" };
-            write!(f, "{separator}{octet:02x}")?;
-        }
-        Ok(())
     }
 }
 

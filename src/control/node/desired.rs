@@ -5,10 +5,11 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use culvert_node::living;
 use culvert_node::node_file::gateway;
 use ipnet::IpNet;
+use overlay_proto::{Family, Mac};
 
 use super::ruleset::ruleset;
 use super::{NodeSpec, PROTOCOL, TUN_QUEUE_PACKETS};
-use crate::platform::netlink::{MAIN_TABLE, Mac, Route, default_priority};
+use crate::platform::netlink::{MAIN_TABLE, Route, default_priority};
 use crate::platform::nft::{Flow, Table};
 
 /// Alias of the TUN: marks it as ours.
@@ -165,10 +166,10 @@ impl Desired {
 
 /// The network address of each family's first subnet, alone: no pod has it, and it routes back.
 fn tun_addresses(subnets: &[IpNet]) -> Vec<IpNet> {
-    [true, false]
+    Family::BOTH
         .iter()
-        .filter_map(|ipv4| {
-            let subnet = subnets.iter().find(|subnet| subnet.addr().is_ipv4() == *ipv4)?;
+        .filter_map(|family| {
+            let subnet = subnets.iter().find(|subnet| Family::of(subnet.addr()) == *family)?;
             Some(IpNet::from(subnet.network()))
         })
         .collect()
@@ -183,7 +184,7 @@ fn bridge_mac(subnets: &[IpNet]) -> Mac {
     };
     let [first, second] = MAC_PREFIX;
     let [a, b, c, d] = tail.octets();
-    [first, second, a, b, c, d]
+    Mac::new([first, second, a, b, c, d])
 }
 
 /// Folds an IPv6 address into 32 bits in which neighbouring prefixes stay distinct.
@@ -195,16 +196,16 @@ fn fold(address: Ipv6Addr) -> u32 {
 }
 
 fn sysctls(spec: &NodeSpec) -> Vec<Parameter> {
-    let uses = |ipv4: bool| {
+    let uses = |family| {
         spec.cluster_networks
             .iter()
             .chain(&spec.local_subnets)
-            .any(|network| network.addr().is_ipv4() == ipv4)
+            .any(|network| Family::of(network.addr()) == family)
     };
     let parameter = |key: &str, value| Parameter { key: key.to_owned(), value, needed: true };
     let NodeSpec { tun, bridge, .. } = spec;
     let mut sysctls = Vec::new();
-    if uses(true) {
+    if uses(Family::V4) {
         sysctls.push(parameter("net/ipv4/ip_forward", "1"));
         for device in [tun, bridge] {
             sysctls.extend([
@@ -224,9 +225,9 @@ fn sysctls(spec: &NodeSpec) -> Vec<Parameter> {
     // Where it has no IPv6, or the device too small an MTU for it, there is nothing to switch off.
     for device in [tun, bridge] {
         let key = format!("net/ipv6/conf/{device}/accept_ra");
-        sysctls.push(Parameter { key, value: "0", needed: uses(false) });
+        sysctls.push(Parameter { key, value: "0", needed: uses(Family::V6) });
     }
-    if uses(false) {
+    if uses(Family::V6) {
         sysctls.push(parameter(IPV6_FORWARDING, "1"));
         for device in [tun, bridge] {
             sysctls.extend([
@@ -309,7 +310,7 @@ mod tests {
 
     #[test]
     fn nodes_have_different_hardware_addresses() {
-        assert_eq!(bridge_mac(&["10.244.1.0/24".parse().unwrap()]), [0x02, 0xcf, 10, 244, 1, 0]);
+        assert_eq!(bridge_mac(&["10.244.1.0/24".parse().unwrap()]), Mac::new([0x02, 0xcf, 10, 244, 1, 0]));
         let macs: std::collections::BTreeSet<Mac> = (0..4096_u16)
             .map(|node| bridge_mac(&[format!("fd00:10:244:{node:x}::/64").parse().unwrap()]))
             .collect();

@@ -5,12 +5,13 @@
 use std::collections::BTreeMap;
 
 use ipnet::IpNet;
+use overlay_proto::Mac;
 
 use super::action::Action;
 use super::desired::{
     ADOPTED_ALIAS, ALIAS_PREFIX, BRIDGE_ALIAS, Desired, Device, MAC_PREFIX, Parameter, TUN_ALIAS,
 };
-use crate::platform::netlink::{Mac, Route};
+use crate::platform::netlink::Route;
 
 /// The part of a node's kernel state that is ours or that we depend on.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -209,7 +210,7 @@ fn set_up_bridge(desired: &Desired, bridge: Option<&ActualDevice>, actions: &mut
         actions.push(Action::SetAlias { device: device(), alias });
     }
     // A hardware address of ours stays when the subnet changes, because pods remember it.
-    let foreign = |mac: Option<Mac>| !mac.is_some_and(|mac| mac.starts_with(&MAC_PREFIX));
+    let foreign = |mac: Option<Mac>| !mac.is_some_and(|mac| mac.octets().starts_with(&MAC_PREFIX));
     if bridge.is_some_and(|bridge| foreign(bridge.mac)) {
         actions.push(Action::SetMac { device: device(), mac: desired.bridge_mac });
     }

@@ -10,7 +10,7 @@ use culvert_node::{living, source_check};
 
 use super::diff::Ruleset;
 use crate::platform::netlink::{Link, Netlink};
-use crate::platform::nft::{Batch, Family, Flow, Listing, Result, Socket, Table};
+use crate::platform::nft::{Batch, TableFamily, Flow, Listing, Result, Socket, Table};
 
 /// How often a repair is tried again because a pod came or went meanwhile.
 const ATTEMPTS: usize = 100;
@@ -133,14 +133,14 @@ impl Firewall {
     }
 
     /// Removes a table.
-    pub(super) fn remove(&mut self, family: Family, table: &str) -> Result<()> {
+    pub(super) fn remove(&mut self, family: TableFamily, table: &str) -> Result<()> {
         let mut batch = Batch::new(family);
         batch.remove(table);
         self.socket()?.commit(&batch)
     }
 
     /// Whether a table is there.
-    pub(super) fn has(&mut self, family: Family, table: &str) -> Result<bool> {
+    pub(super) fn has(&mut self, family: TableFamily, table: &str) -> Result<bool> {
         Ok(self.socket()?.listing(family, table)?.is_some())
     }
 

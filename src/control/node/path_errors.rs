@@ -5,6 +5,8 @@
 //! behind the tunnel, have a say about packets into the pod networks, which are what they carry, and
 //! about nothing else: not about what nodes send to one another.
 
+use overlay_proto::Family;
+
 use super::NodeSpec;
 use super::ruleset::{ACCEPT, ClusterFamily, DROP, FILTER};
 use crate::platform::nft::{
@@ -34,14 +36,14 @@ pub(super) fn chain(spec: &NodeSpec, families: &[ClusterFamily]) -> Chain {
                 ..family.destination()
             };
             let is_inside = Expression::field_in(quoted, Membership::Inside, &family.cluster_set());
-            [&from(device)[..], &is_too_big(family.is_ipv4), &is_inside, &ACCEPT].concat()
+            [&from(device)[..], &is_too_big(family.family), &is_inside, &ACCEPT].concat()
         })
     });
     // What is cut so short that its quote cannot be read comes here too.
     let others = devices.iter().flat_map(|device| {
-        [true, false]
+        Family::BOTH
             .into_iter()
-            .map(move |is_ipv4| [&from(device)[..], &is_too_big(is_ipv4), &DROP].concat())
+            .map(move |family| [&from(device)[..], &is_too_big(family), &DROP].concat())
     });
     Chain {
         name: "path_errors",
@@ -52,13 +54,15 @@ pub(super) fn chain(spec: &NodeSpec, families: &[ClusterFamily]) -> Chain {
     }
 }
 
-fn is_too_big(is_ipv4: bool) -> Vec<Expression> {
-    let (protocol, start): (u8, &[u8]) =
-        if is_ipv4 { (ICMP, &FRAGMENTATION_NEEDED) } else { (ICMPV6, &PACKET_TOO_BIG) };
+fn is_too_big(family: Family) -> Vec<Expression> {
+    let (protocol, start): (u8, &[u8]) = match family {
+        Family::V4 => (ICMP, &FRAGMENTATION_NEEDED),
+        Family::V6 => (ICMPV6, &PACKET_TOO_BIG),
+    };
     let len = u32::try_from(start.len()).unwrap_or_default();
     let field = Field { base: Base::Transport, offset: 0, len };
     [
-        &ClusterFamily::is_ip(is_ipv4)[..],
+        &ClusterFamily::is_ip(family)[..],
         &Expression::upper_protocol_is(protocol),
         &Expression::field_is(field, start),
     ]

@@ -9,6 +9,7 @@ use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use ipnet::IpNet;
+use overlay_proto::Family;
 
 use super::{NodeSpec, PROTOCOL};
 use crate::platform::netlink::{Flow, MAIN_TABLE, Route, Way, default_priority};
@@ -67,8 +68,8 @@ pub(super) struct Detour {
 /// The packets to ask about; `turn` grows by one each time.
 pub(super) fn probes(spec: &NodeSpec, devices: Devices, turn: usize) -> Vec<Probe> {
     let mut probes = Vec::new();
-    let local_of = |ipv4: bool| {
-        spec.local_subnets.iter().filter_map(pod_in).find(|address| address.is_ipv4() == ipv4)
+    let local_of = |family| {
+        spec.local_subnets.iter().filter_map(pod_in).find(|address| Family::of(*address) == family)
     };
     for pod in spec.local_subnets.iter().filter_map(pod_in) {
         let flow = Flow::to(pod);
@@ -80,7 +81,7 @@ pub(super) fn probes(spec: &NodeSpec, devices: Devices, turn: usize) -> Vec<Prob
         let remote = pod_in(remote).unwrap_or_else(|| remote.addr());
         let flow = Flow::to(remote);
         probes.push(Probe { flow, expected: devices.tun, journey: Journey::NodeToOtherNode });
-        let Some(pod) = local_of(remote.is_ipv4()) else { continue };
+        let Some(pod) = local_of(Family::of(remote)) else { continue };
         probes.push(Probe {
             flow: Flow { source: Some(pod), incoming: Some(devices.bridge), ..flow },
             expected: devices.tun,

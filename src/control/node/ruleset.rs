@@ -19,10 +19,11 @@ use std::collections::BTreeSet;
 
 use culvert_node::pod_port::DEVICE_GROUP;
 use ipnet::IpNet;
+use overlay_proto::Family;
 
 use super::{NodeSpec, path_errors};
 use crate::platform::nft::{
-    Base, Chain, ChainKind, Comparison, Element, Expression, Family, Field, Hook, KeyPart,
+    Base, Chain, ChainKind, Comparison, Element, Expression, TableFamily, Field, Hook, KeyPart,
     Membership, Meta, Register, Set, Table, Verdict,
 };
 use crate::platform::udp::SOCKET_MARK;
@@ -31,7 +32,7 @@ use crate::platform::udp::SOCKET_MARK;
 pub(super) const TABLE_NAME: &str = "culvert";
 
 /// Its family: one table for IPv4 and IPv6.
-pub(super) const FAMILY: Family = Family::Inet;
+pub(super) const FAMILY: TableFamily = TableFamily::Inet;
 
 /// The table with its family, as the program `nft` names it.
 pub(super) const TABLE: &str = "inet culvert";
@@ -207,7 +208,7 @@ fn translation(family: &ClusterFamily) -> Vec<Expression> {
 
 /// One address family that the cluster has a network of.
 pub(super) struct ClusterFamily {
-    pub(super) is_ipv4: bool,
+    pub(super) family: Family,
     /// Whether what local pods send to the outside is masqueraded.
     translated: bool,
     local: Vec<IpNet>,
@@ -224,16 +225,22 @@ impl ClusterFamily {
     }
 
     const fn suffix(&self) -> &'static str {
-        if self.is_ipv4 { "v4" } else { "v6" }
+        match self.family {
+            Family::V4 => "v4",
+            Family::V6 => "v6",
+        }
     }
 
     /// Matches packets of the family (`NFPROTO_IPV4`, `NFPROTO_IPV6`).
     fn is_family(&self) -> [Expression; 2] {
-        Self::is_ip(self.is_ipv4)
+        Self::is_ip(self.family)
     }
 
-    pub(super) fn is_ip(is_ipv4: bool) -> [Expression; 2] {
-        let number = if is_ipv4 { 2 } else { 10 };
+    pub(super) fn is_ip(family: Family) -> [Expression; 2] {
+        let number = match family {
+            Family::V4 => 2,
+            Family::V6 => 10,
+        };
         [
             Expression::Meta(Meta::Family, Register::One),
             Expression::Compare(Comparison::Equal, vec![number]),
@@ -262,18 +269,27 @@ impl ClusterFamily {
     }
 
     const fn source(&self) -> Field {
-        let (offset, len) = if self.is_ipv4 { (12, 4) } else { (8, 16) };
+        let (offset, len) = match self.family {
+            Family::V4 => (12, 4),
+            Family::V6 => (8, 16),
+        };
         Field { base: Base::Network, offset, len }
     }
 
     pub(super) const fn destination(&self) -> Field {
-        let (offset, len) = if self.is_ipv4 { (16, 4) } else { (24, 16) };
+        let (offset, len) = match self.family {
+            Family::V4 => (16, 4),
+            Family::V6 => (24, 16),
+        };
         Field { base: Base::Network, offset, len }
     }
 
     /// Destinations that have no single answering host, as prefix and mask: 224.0.0.0/4, ff00::/8.
     fn multicast(&self) -> [Vec<u8>; 2] {
-        let (len, prefix, mask) = if self.is_ipv4 { (4, 0xe0, 0xf0) } else { (16, 0xff, 0xff) };
+        let (len, prefix, mask) = match self.family {
+            Family::V4 => (4, 0xe0, 0xf0),
+            Family::V6 => (16, 0xff, 0xff),
+        };
         [prefix, mask].map(|first| {
             let mut bytes = vec![0; len];
             bytes[0] = first;
@@ -282,9 +298,13 @@ impl ClusterFamily {
     }
 
     fn set(&self, name: &str, networks: &[IpNet]) -> Set {
+        let address = match self.family {
+            Family::V4 => KeyPart::Ipv4Address,
+            Family::V6 => KeyPart::Ipv6Address,
+        };
         Set {
             name: name.to_owned(),
-            key: vec![if self.is_ipv4 { KeyPart::Ipv4Address } else { KeyPart::Ipv6Address }],
+            key: vec![address],
             is_interval: true,
             can_expire: false,
             elements: networks
@@ -304,13 +324,13 @@ impl ClusterFamily {
 
 /// The families of the cluster, IPv4 first.
 fn families(spec: &NodeSpec) -> Vec<ClusterFamily> {
-    [true, false]
+    Family::BOTH
         .into_iter()
-        .map(|is_ipv4| {
+        .map(|family| {
             let of = |networks: &[IpNet]| {
                 let networks: Vec<IpNet> = networks
                     .iter()
-                    .filter(|network| network.addr().is_ipv4() == is_ipv4)
+                    .filter(|network| Family::of(network.addr()) == family)
                     .map(IpNet::trunc)
                     .collect();
                 // An interval set refuses elements that overlap.
@@ -318,7 +338,7 @@ fn families(spec: &NodeSpec) -> Vec<ClusterFamily> {
             };
             let local = of(&spec.local_subnets);
             ClusterFamily {
-                is_ipv4,
+                family,
                 translated: spec.masquerade && !local.is_empty(),
                 local,
                 cluster: of(&spec.cluster_networks),

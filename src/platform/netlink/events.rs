@@ -12,7 +12,7 @@ use rtnetlink::packet_core::{NetlinkBuffer, NlasIterator};
 use rtnetlink::sys::protocols::{NETLINK_NETFILTER, NETLINK_ROUTE};
 use rtnetlink::sys::{AsyncSocket as _, AsyncSocketExt as _, TokioSocket};
 
-use crate::platform::nft::Family;
+use crate::platform::nft::TableFamily;
 use crate::platform::{Error, Result};
 
 /// Room for one read: more than the kernel puts into one.
@@ -66,7 +66,7 @@ pub enum Notice {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Watched {
     /// Its family.
-    pub family: Family,
+    pub family: TableFamily,
     /// Its name.
     pub table: &'static str,
     /// Whether changes of the elements of its sets count.

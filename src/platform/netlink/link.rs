@@ -1,6 +1,7 @@
 //! Links: creating, changing and deleting one.
 
-use culvert_netlink::{BridgePort, Mac, Request, Result};
+use culvert_netlink::{BridgePort, Request, Result};
+use overlay_proto::Mac;
 use rtnetlink::packet_core::{NLM_F_CREATE, NLM_F_EXCL};
 use rtnetlink::packet_route::RouteNetlinkMessage;
 use rtnetlink::packet_route::link::{
@@ -53,7 +54,7 @@ impl Netlink {
     ///
     /// When the kernel refuses: the name is taken, or bridges are not supported.
     pub fn create_bridge(&mut self, name: &str, mac: Mac) -> Result<()> {
-        let bridge = LinkMessageBuilder::<LinkBridge>::new(name).address(mac.to_vec()).build();
+        let bridge = LinkMessageBuilder::<LinkBridge>::new(name).address(mac.octets().to_vec()).build();
         let message = RouteNetlinkMessage::NewLink(bridge);
         let target = format!("bridge {name}");
         self.change(Request::new("create", target, NLM_F_CREATE | NLM_F_EXCL, message))
@@ -83,7 +84,7 @@ impl Netlink {
             LinkChange::Mtu(mtu) => ("set the MTU of", link.mtu(*mtu).build()),
             LinkChange::Alias(alias) => ("set the alias of", link.alias(alias).build()),
             LinkChange::Mac(mac) => {
-                ("set the hardware address of", link.address(mac.to_vec()).build())
+                ("set the hardware address of", link.address(mac.octets().to_vec()).build())
             }
             LinkChange::TxQueueLen(packets) => {
                 ("set the queue length of", link.txqueuelen(*packets).build())

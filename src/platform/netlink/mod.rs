@@ -10,10 +10,11 @@ mod link;
 mod route;
 
 pub use culvert_netlink::{
-    Address, BridgePort, Detection, Error, Flow, Link, LinkKind, MAIN_TABLE, Mac, Path, Route, Way,
+    Address, BridgePort, Detection, Error, Flow, Link, LinkKind, MAIN_TABLE, Path, Route, Way,
     default_priority,
 };
 use culvert_netlink::{Request, Result, RouteFilter, Rtnetlink, Socket};
+use overlay_proto::Mac;
 use rtnetlink::packet_route::RouteNetlinkMessage;
 
 pub use self::events::{Notice, Notices, Watched};

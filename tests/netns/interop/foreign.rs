@@ -2,7 +2,8 @@
 
 use std::net::IpAddr;
 
-use culvert_lab::{Family, Lab, NODE_INTERFACE, Netns, Place};
+use culvert_lab::{Lab, NODE_INTERFACE, Netns, Place};
+use overlay_proto::Family;
 
 use super::bare::Bare;
 use crate::harness::{lab, run};
@@ -41,8 +42,8 @@ impl Kind {
     /// Bytes that the codec adds to a packet of a pod, outer headers included.
     const fn overhead(self, underlay: Family) -> u16 {
         match underlay {
-            Family::Ipv4 => 20 + 8 + self.header_len(),
-            Family::Ipv6 => 40 + 8 + self.header_len(),
+            Family::V4 => 20 + 8 + self.header_len(),
+            Family::V6 => 40 + 8 + self.header_len(),
         }
     }
 
@@ -96,8 +97,8 @@ impl Far {
 
     pub(super) fn pod_address(&self, family: Family) -> IpAddr {
         match family {
-            Family::Ipv4 => [10, 244, 2, 2].into(),
-            Family::Ipv6 => "fd00:10:244:2::2".parse().unwrap(),
+            Family::V4 => [10, 244, 2, 2].into(),
+            Family::V6 => "fd00:10:244:2::2".parse().unwrap(),
         }
     }
 }
@@ -105,8 +106,8 @@ impl Far {
 /// The address of the first node's tunnel end, worked out by hand from `docs/wire-format.md`.
 const fn tunnel_end(underlay: Family) -> &'static str {
     match underlay {
-        Family::Ipv4 => "02:ce:c0:a8:01:0b",
-        Family::Ipv6 => "02:ce:a0:c9:7a:94",
+        Family::V4 => "02:ce:c0:a8:01:0b",
+        Family::V6 => "02:ce:a0:c9:7a:94",
     }
 }
 

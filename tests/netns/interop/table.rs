@@ -3,7 +3,8 @@
 use std::collections::BTreeSet;
 
 use culvert_lab::probe::{self, Transfer};
-use culvert_lab::{Family, Lab, Netns, wait_until};
+use culvert_lab::{Lab, Netns, wait_until};
+use overlay_proto::Family;
 
 use crate::harness::{FAMILIES, SOON, TABLE_LIMIT, assert_reaches_within, lab, run};
 use crate::table::Stream;
@@ -45,7 +46,7 @@ fn lost_by_the_kernel() -> u64 {
 fn change_codecs(lab: &Lab) -> (u64, BTreeSet<u64>) {
     // The first packets between two pods may wait for their neighbours' addresses for too long.
     assert_reaches_within(SOON, lab.pod(1, 1).netns(), lab.pod(3, 1).ipv4());
-    let stream = Stream::start(&lab.pod(1, 1), &lab.pod(3, 1), Family::Ipv4);
+    let stream = Stream::start(&lab.pod(1, 1), &lab.pod(3, 1), Family::V4);
     for (codec, entry, port, mtu) in CHANGES {
         let text = lab.table().to_toml();
         let third = text.rfind("[[node]]").unwrap();

@@ -6,8 +6,9 @@ use std::path::Path;
 use std::process::Command;
 
 use culvert_lab::probe::{self, Transfer};
-use culvert_lab::{Family, wait_until};
+use culvert_lab::wait_until;
 use etherparse::{Ipv4Header, UdpHeader};
+use overlay_proto::Family;
 
 use super::echo;
 use super::foreign::{Far, Kind, device_mac};
@@ -47,7 +48,7 @@ type Row = BTreeMap<&'static str, Vec<String>>;
 #[test]
 fn tshark_reads_what_culvert_sends_as_it_was_meant() {
     for kind in Kind::ALL {
-        let far = Far::up(&format!("nt-tshark-{}", kind.codec()), kind, Family::Ipv4);
+        let far = Far::up(&format!("nt-tshark-{}", kind.codec()), kind, Family::V4);
         let sent = send_all_kinds(&far);
         let mac =
             if kind == Kind::Flannel { device_mac(far.lab.node(2).netns()) } else { "".into() };
@@ -103,7 +104,7 @@ fn send_all_kinds(far: &Far) -> Vec<Vec<u8>> {
     }
     // The last thing sent is in the capture: so is everything before it.
     let last = b"the last that was sent";
-    let packet = crate::packets::Udp::new(pod.ipv4(), far.pod_address(Family::Ipv4), last);
+    let packet = crate::packets::Udp::new(pod.ipv4(), far.pod_address(Family::V4), last);
     let seen = || {
         probe::send_packet(pod.netns(), &packet.bytes()).unwrap();
         wire.has(last)
@@ -133,13 +134,13 @@ fn inner(far: &Far, packet: &[u8]) -> Inner {
     let number = |at: usize| u16::from_be_bytes([inner[at], inner[at + 1]]);
     match inner[0] >> 4 {
         4 => Inner {
-            family: Family::Ipv4,
+            family: Family::V4,
             protocol: inner[9],
             ports: [number(20), number(22)],
             checksum: (inner[9] == 6).then(|| number(36)),
         },
         6 => Inner {
-            family: Family::Ipv6,
+            family: Family::V6,
             protocol: inner[6],
             ports: [number(40), number(42)],
             checksum: (inner[6] == 6).then(|| number(56)),
@@ -166,7 +167,7 @@ fn meant(far: &Far, mac: &str, packet: &[u8]) -> Row {
         Kind::Gpe => {
             add("vxlan.flags", &"0x0c");
             add("vxlan.vni", &1);
-            add("vxlan.next_proto", if family == Family::Ipv4 { &1 } else { &2 });
+            add("vxlan.next_proto", if family == Family::V4 { &1 } else { &2 });
             add("vxlan.reserved8", &0);
             add("vxlan.reserved_16", &0);
         }
@@ -177,17 +178,17 @@ fn meant(far: &Far, mac: &str, packet: &[u8]) -> Row {
             add("vxlan.reserved8", &0);
             add("eth.src", &"02:ce:c0:a8:01:0b");
             add("eth.dst", &mac);
-            add("eth.type", if family == Family::Ipv4 { &"0x0800" } else { &"0x86dd" });
+            add("eth.type", if family == Family::V4 { &"0x0800" } else { &"0x86dd" });
         }
         Kind::Bare => {}
     }
     match family {
-        Family::Ipv4 => {
+        Family::V4 => {
             add("ip.src", &"10.244.1.2");
             add("ip.dst", &"10.244.2.2");
             add("ip.checksum.status", &GOOD);
         }
-        Family::Ipv6 => {
+        Family::V6 => {
             add("ipv6.src", &"fd00:10:244:1::2");
             add("ipv6.dst", &"fd00:10:244:2::2");
         }

@@ -6,12 +6,12 @@ use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
+use overlay_proto::Family;
 use overlay_proto::checksum::checksum;
 use rustix::net::sockopt::{self, Ipv4PathMtuDiscovery, Ipv6PathMtuDiscovery};
 use socket2::{Domain, Protocol, Socket, Type};
 
 use super::super::netns::Netns;
-use super::super::plan::Family;
 use crate::clock;
 
 /// Bytes of an ICMP or ICMPv6 echo header: type, code, checksum, identifier, sequence number.
@@ -165,21 +165,21 @@ pub fn ping(from: &Netns, to: IpAddr, ping: &Ping) -> Result<Answer> {
 
 fn open(to: IpAddr, fragmentation: Fragmentation) -> Result<UdpSocket> {
     let socket = match Family::of(to) {
-        Family::Ipv4 => Socket::new(Domain::IPV4, Type::RAW, Some(Protocol::ICMPV4)),
-        Family::Ipv6 => Socket::new(Domain::IPV6, Type::RAW, Some(Protocol::ICMPV6)),
+        Family::V4 => Socket::new(Domain::IPV4, Type::RAW, Some(Protocol::ICMPV4)),
+        Family::V6 => Socket::new(Domain::IPV6, Type::RAW, Some(Protocol::ICMPV6)),
     }
     .context("open a raw socket")?;
     match (Family::of(to), fragmentation) {
-        (Family::Ipv4, Fragmentation::Allowed) => {
+        (Family::V4, Fragmentation::Allowed) => {
             sockopt::set_ip_mtu_discover(&socket, Ipv4PathMtuDiscovery::DONT)
         }
-        (Family::Ipv4, Fragmentation::Forbidden) => {
+        (Family::V4, Fragmentation::Forbidden) => {
             sockopt::set_ip_mtu_discover(&socket, Ipv4PathMtuDiscovery::PROBE)
         }
-        (Family::Ipv6, Fragmentation::Allowed) => {
+        (Family::V6, Fragmentation::Allowed) => {
             sockopt::set_ipv6_mtu_discover(&socket, Ipv6PathMtuDiscovery::WANT)
         }
-        (Family::Ipv6, Fragmentation::Forbidden) => {
+        (Family::V6, Fragmentation::Forbidden) => {
             sockopt::set_ipv6_mtu_discover(&socket, Ipv6PathMtuDiscovery::PROBE)
         }
     }
@@ -216,8 +216,8 @@ fn exchange(socket: &UdpSocket, to: IpAddr, ping: &Ping) -> Result<Answer> {
         };
         let received = buffer.get(..len).unwrap_or_default();
         let heard = match Family::of(to) {
-            Family::Ipv4 => hear_v4(received, from.ip(), id),
-            Family::Ipv6 => hear_v6(received, from.ip(), id),
+            Family::V4 => hear_v4(received, from.ip(), id),
+            Family::V6 => hear_v6(received, from.ip(), id),
         };
         match heard {
             Some(Heard::Reply) if from.ip() == to => {
@@ -239,15 +239,15 @@ fn would_wait(error: &io::Error) -> bool {
 /// ICMPv6 the checksum.
 fn echo_request(family: Family, id: u16, packet_len: u16) -> Vec<u8> {
     let (kind, header_len) = match family {
-        Family::Ipv4 => (8, IPV4_LEN),
-        Family::Ipv6 => (128, IPV6_LEN),
+        Family::V4 => (8, IPV4_LEN),
+        Family::V6 => (128, IPV6_LEN),
     };
     let len = usize::from(packet_len).saturating_sub(header_len).max(ECHO_LEN);
     let mut request = vec![kind, 0, 0, 0];
     request.extend(id.to_be_bytes());
     request.extend(1_u16.to_be_bytes());
     request.extend((request.len()..len).map(|position| position.to_le_bytes()[0]));
-    if family == Family::Ipv4 {
+    if family == Family::V4 {
         let sum = checksum(&request);
         request.splice(2..4, sum.to_be_bytes());
     }
@@ -330,13 +330,13 @@ mod tests {
 
     #[test]
     fn a_request_fills_its_packet_and_sums_to_zero() {
-        let request = echo_request(Family::Ipv4, 0x1234, 85);
+        let request = echo_request(Family::V4, 0x1234, 85);
         assert_eq!(request.len(), 65);
         assert_eq!(request[..2], [8, 0]);
         assert_eq!(request[4..8], [0x12, 0x34, 0, 1]);
         assert_eq!(checksum(&request), 0);
-        assert_eq!(echo_request(Family::Ipv6, 1, 1280).len(), 1240);
-        assert_eq!(echo_request(Family::Ipv6, 1, 0).len(), ECHO_LEN);
+        assert_eq!(echo_request(Family::V6, 1, 1280).len(), 1240);
+        assert_eq!(echo_request(Family::V6, 1, 0).len(), ECHO_LEN);
     }
 
     #[test]
@@ -349,7 +349,7 @@ mod tests {
     #[test]
     fn fragmentation_needed_names_its_mtu() {
         let mut message = vec![3, 4, 0, 0, 0, 0, 0x05, 0x98];
-        message.extend(v4(&echo_request(Family::Ipv4, 7, 84)));
+        message.extend(v4(&echo_request(Family::V4, 7, 84)));
         let answer = Answer::TooBig { mtu: 1432, from: ROUTER };
         assert_eq!(hear_v4(&v4(&message), ROUTER, 7), Some(Heard::Error(answer)));
         assert_eq!(hear_v4(&v4(&message), ROUTER, 8), None);
@@ -360,7 +360,7 @@ mod tests {
         let mut message = vec![2, 0, 0, 0, 0, 0, 0x05, 0x98];
         message.extend([0x60, 0, 0, 0, 0, 0, ICMPV6, 64]);
         message.extend([0; 32]);
-        message.extend(echo_request(Family::Ipv6, 7, 84));
+        message.extend(echo_request(Family::V6, 7, 84));
         let answer = Answer::TooBig { mtu: 1432, from: ROUTER };
         assert_eq!(hear_v6(&message, ROUTER, 7), Some(Heard::Error(answer)));
         assert_eq!(hear_v6(&message, ROUTER, 8), None);
@@ -369,7 +369,7 @@ mod tests {
     #[test]
     fn what_is_cut_short_is_nobodys() {
         let mut message = vec![3, 4, 0, 0, 0, 0, 0x05, 0x98];
-        message.extend(v4(&echo_request(Family::Ipv4, 7, 84)));
+        message.extend(v4(&echo_request(Family::V4, 7, 84)));
         let packet = v4(&message);
         for len in 0..IPV4_LEN + ECHO_LEN + IPV4_LEN + 6 {
             assert_eq!(hear_v4(&packet[..len], ROUTER, 7), None, "{len}");

@@ -9,7 +9,7 @@ use netlink_packet_route::link::LinkMessage;
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
 
 use super::*;
-use crate::family::Rtnetlink;
+use crate::protocol::Rtnetlink;
 
 const SHORT: Duration = Duration::from_millis(50);
 

@@ -7,6 +7,7 @@
 use std::net::IpAddr;
 use std::path::Path;
 
+use overlay_proto::Mac;
 use rusqlite::{OptionalExtension as _, Row, Transaction, params};
 
 use super::address::{from_key, successor, to_key};
@@ -15,7 +16,7 @@ use super::noted::Noted;
 use super::range::{Range, Request};
 use super::record::{Allocation, Namespace, Record};
 use crate::attachment::Attachment;
-use crate::mac::MacAddress;
+use crate::pod_mac;
 
 /// Freed addresses that a pool collects before it reuses the oldest instead of a fresh one.
 ///
@@ -92,30 +93,30 @@ impl Change<'_> {
     /// The MAC address that was asked for, unless somebody has it; or else one that nobody has.
     fn choose_mac(
         &self,
-        asked: Option<[u8; 6]>,
+        asked: Option<Mac>,
         allocations: &[Allocation],
         noted: &mut Noted<'_>,
-    ) -> Result<[u8; 6], Error> {
+    ) -> Result<Mac, Error> {
         if let Some(mac) = asked {
             return match self.holder_of_mac(mac, noted)? {
                 None => Ok(mac),
-                Some(holder) => Err(Error::MacTaken { mac: MacAddress(mac).to_string(), holder }),
+                Some(holder) => Err(Error::MacTaken { mac: mac.to_string(), holder }),
             };
         }
-        for mac in MacAddress::candidates(allocations) {
-            if self.holder_of_mac(mac.0, noted)?.is_none() {
-                return Ok(mac.0);
+        for mac in pod_mac::candidates(allocations) {
+            if self.holder_of_mac(mac, noted)?.is_none() {
+                return Ok(mac);
             }
         }
         unreachable!("there are more candidates than devices")
     }
 
     /// Who has `mac`: a pod, by the store or by its port's note, or a device of this node.
-    fn holder_of_mac(&self, mac: [u8; 6], noted: &mut Noted<'_>) -> Result<Option<String>, Error> {
+    fn holder_of_mac(&self, mac: Mac, noted: &mut Noted<'_>) -> Result<Option<String>, Error> {
         let found = self
             .transaction
             .prepare_cached("SELECT network, container, ifname FROM allocation WHERE mac = ?1")
-            .and_then(|mut statement| statement.query_row([mac], names).optional())
+            .and_then(|mut statement| statement.query_row([mac.octets()], names).optional())
             .map_err(Error::database("read", self.path))?;
         if let Some(names) = found {
             return Ok(Some(parse_attachment(self.path, &names)?.to_string()));
@@ -123,11 +124,11 @@ impl Change<'_> {
         noted.holder_of_mac(self, mac)
     }
 
-    fn set_mac(&self, attachment: &Attachment, mac: [u8; 6]) -> Result<usize, Error> {
+    fn set_mac(&self, attachment: &Attachment, mac: Mac) -> Result<usize, Error> {
         let [network, container, ifname] = owner(attachment);
         self.execute(
             "UPDATE allocation SET mac = ?4 WHERE network = ?1 AND container = ?2 AND ifname = ?3",
-            params![network, container, ifname, mac],
+            params![network, container, ifname, mac.octets()],
         )
     }
 
@@ -356,7 +357,7 @@ impl Change<'_> {
                 holder.host_device,
                 holder.boot,
                 holder.host_netns.cast_signed(),
-                holder.mac,
+                holder.mac.map(Mac::octets),
             ],
         )
         .map(|_| ())
@@ -433,7 +434,7 @@ pub struct Grant {
     /// The addresses, in the order of the sets that were asked for.
     pub allocations: Vec<Allocation>,
     /// The MAC address.
-    pub mac: [u8; 6],
+    pub mac: Mac,
 }
 
 /// Who gets an address, and what is known about it.
@@ -442,7 +443,7 @@ pub(super) struct Holder<'a> {
     pub(super) netns: Namespace,
     pub(super) host_device: String,
     pub(super) host_netns: u64,
-    pub(super) mac: Option<[u8; 6]>,
+    pub(super) mac: Option<Mac>,
     pub(super) boot: String,
 }
 
@@ -496,7 +497,7 @@ fn parse_record(path: &Path, row: &Row<'_>) -> Result<Record, Error> {
         host_device: text(8)?,
         boot: text(9)?,
         allocated_at: row.get(10).map_err(&failed)?,
-        mac: row.get(11).map_err(&failed)?,
+        mac: row.get::<_, Option<_>>(11).map_err(&failed)?.map(Mac::new),
         host_netns: row.get::<_, i64>(12).map_err(&failed)?.cast_unsigned(),
     })
 }

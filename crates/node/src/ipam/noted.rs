@@ -8,6 +8,8 @@
 
 use std::net::IpAddr;
 
+use overlay_proto::Mac;
+
 use super::Error;
 use super::change::{Change, Holder};
 use super::ports::{Ports, Survey};
@@ -44,7 +46,7 @@ impl<'a> Noted<'a> {
     pub(super) fn holder_of_mac(
         &mut self,
         change: &Change<'_>,
-        mac: [u8; 6],
+        mac: Mac,
     ) -> Result<Option<String>, Error> {
         if self.ports.has_mac(mac) {
             self.refresh(change)?;

@@ -10,6 +10,7 @@ use std::os::unix::fs::MetadataExt as _;
 use std::{fs, iter};
 
 use ipnet::IpNet;
+use overlay_proto::Mac;
 
 use super::Error;
 use super::live::look;
@@ -26,7 +27,7 @@ pub struct Ports {
     /// The pods whose ports bear a note.
     pub pods: Vec<PodPort>,
     /// Every device by its name, with its MAC address if it has one.
-    pub devices: BTreeMap<String, Option<[u8; 6]>>,
+    pub devices: BTreeMap<String, Option<Mac>>,
     /// The kernel's number of the network namespace that was looked at; 0 if it is not known.
     pub netns: u64,
     /// The boot in which that was; empty if it is not known.
@@ -46,18 +47,18 @@ impl Ports {
     }
 
     /// Whether a device or a pod has `mac`.
-    pub(super) fn has_mac(&self, mac: [u8; 6]) -> bool {
+    pub(super) fn has_mac(&self, mac: Mac) -> bool {
         self.device_with(mac).is_some() || self.pod_with(mac).is_some()
     }
 
     /// The device of this node that has `mac`.
-    pub(super) fn device_with(&self, mac: [u8; 6]) -> Option<&str> {
+    pub(super) fn device_with(&self, mac: Mac) -> Option<&str> {
         let found = self.devices.iter().find(|(_, found)| **found == Some(mac));
         found.map(|(name, _)| name.as_str())
     }
 
     /// The pod that has `mac`.
-    pub(super) fn pod_with(&self, mac: [u8; 6]) -> Option<&PodPort> {
+    pub(super) fn pod_with(&self, mac: Mac) -> Option<&PodPort> {
         self.pods.iter().find(|pod| pod.mac == mac)
     }
 }

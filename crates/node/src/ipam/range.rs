@@ -9,6 +9,7 @@ use std::net::IpAddr;
 use super::address::{first, last};
 use crate::node_file;
 use ipnet::IpNet;
+use overlay_proto::Mac;
 
 /// Addresses of one subnet that pods may get: all between two bounds but the gateway.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -109,7 +110,7 @@ pub struct Request {
     /// Addresses that must be the ones; each takes the place of a free one of its set.
     pub addresses: Vec<IpAddr>,
     /// The MAC address that must be the one, if any must.
-    pub mac: Option<[u8; 6]>,
+    pub mac: Option<Mac>,
 }
 
 impl Request {

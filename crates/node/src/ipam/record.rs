@@ -6,6 +6,7 @@ use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
 use ipnet::IpNet;
+use overlay_proto::Mac;
 
 use crate::attachment::Attachment;
 
@@ -49,7 +50,7 @@ pub struct Record {
     /// The veth end on the host; empty if it is not known.
     pub host_device: String,
     /// MAC address of the pod, if it is known.
-    pub mac: Option<[u8; 6]>,
+    pub mac: Option<Mac>,
     /// The kernel's number of the network namespace that the host end is in; 0 if it is not known.
     pub host_netns: u64,
     /// The boot in which the address was handed out; empty if that is not known.

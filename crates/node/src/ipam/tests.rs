@@ -3,6 +3,7 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
 
 use ipnet::IpNet;
+use overlay_proto::Mac;
 use proptest::prelude::*;
 use tempfile::TempDir;
 
@@ -270,7 +271,7 @@ fn records_show_who_holds_what() {
     assert_eq!(records[0].boot, boot_id());
     assert_eq!(records[0].host_device, pod(0).host_device());
     assert_eq!(records[0].host_netns, 7);
-    assert_eq!(records[0].mac, Some([0x0a, 0x58, 10, 0, 0, 2]));
+    assert_eq!(records[0].mac, Some(Mac::new([0x0a, 0x58, 10, 0, 0, 2])));
     assert_eq!(records[0].allocation.gateway().to_string(), "10.0.0.1");
     assert_eq!(records[0].allocation.interface_address().to_string(), "10.0.0.2/24");
     assert!(records[0].allocated_at > 1_700_000_000);

@@ -3,8 +3,8 @@
 const LANE_BITS: u32 = 12;
 const SLOT_BITS: u32 = u32::BITS - LANE_BITS;
 
-/// A session's place at the node that receives. 0 is nobody's: SPIs below 256 are reserved (RFC 4303
-/// §2.1), and one of 0 marks a handshake.
+/// A session's place at the node that receives. 0 is nobody's: SPIs below 256 are reserved (RFC
+/// 4303 §2.1), and one of 0 marks a handshake.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Slot(u32); // INVARIANT: 1..=Slot::MAX
 

@@ -122,14 +122,14 @@ fn addresses_of_a_range_that_was_changed_are_never_lost() {
     assert_eq!(store.faults().unwrap(), Vec::<String>::new());
 }
 
-fn with_mac(mac: [u8; 6]) -> Request {
+fn with_mac(mac: Mac) -> Request {
     Request { mac: Some(mac), ..Request::one_of_each_family(&nets(&["10.0.0.0/24"])) }
 }
 
 #[test]
 fn mac_address_goes_to_one_pod_at_a_time() {
     let (_dir, mut store) = store();
-    let mac = [2, 0, 0, 0, 0, 9];
+    let mac = Mac::new([2, 0, 0, 0, 0, 9]);
     let ask = |store: &mut Store, number| {
         store.allocate(&pod(number), Path::new("/x"), &with_mac(mac), &mut no_ports())
     };
@@ -146,7 +146,7 @@ fn mac_address_goes_to_one_pod_at_a_time() {
 #[test]
 fn mac_address_of_a_device_of_the_node_or_of_a_noted_pod_is_given_to_nobody() {
     let (_dir, mut store) = store();
-    let (bridge, noted) = ([2, 0, 0, 0, 0, 1], [2, 0, 0, 0, 0, 2]);
+    let [bridge, noted] = [1, 2].map(|last| Mac::new([2, 0, 0, 0, 0, last]));
     let note = "culvert pod 02:00:00:00:00:02 checked 10.0.0.77/24 pods/c77/eth0";
     let mut ports = Ports {
         devices: [("v-net-0".to_owned(), Some(bridge)), ("culv77".to_owned(), None)].into(),
@@ -163,7 +163,7 @@ fn mac_address_of_a_device_of_the_node_or_of_a_noted_pod_is_given_to_nobody() {
 #[test]
 fn mac_address_that_would_follow_is_passed_over_when_somebody_has_it() {
     let (_dir, mut store) = store();
-    let taken = [0x0a, 0x58, 10, 0, 0, 3];
+    let taken = Mac::new([0x0a, 0x58, 10, 0, 0, 3]);
     store.allocate(&pod(0), Path::new("/x"), &with_mac(taken), &mut no_ports()).unwrap();
     let request = Request::one_of_each_family(&nets(&["10.0.0.0/24"]));
     let grant = store.allocate(&pod(1), Path::new("/x"), &request, &mut no_ports()).unwrap();
@@ -176,7 +176,7 @@ fn threads_that_ask_for_one_mac_address_at_once_get_it_once() {
     let dir = TempDir::new().unwrap();
     let ask = |number| {
         let mut store = Store::open_or_create(dir.path(), &mut no_ports()).unwrap();
-        let mac = with_mac([2, 0, 0, 0, 0, 9]);
+        let mac = with_mac(Mac::new([2, 0, 0, 0, 0, 9]));
         store.allocate(&pod(number), Path::new("/x"), &mac, &mut no_ports()).is_ok()
     };
     let given = std::thread::scope(|scope| {

@@ -1,4 +1,4 @@
-//! The protocol families of netlink that are spoken here.
+//! The protocols over netlink that are spoken here.
 
 use std::fmt::Debug;
 
@@ -6,12 +6,12 @@ use netlink_packet_core::{NetlinkDeserializable, NetlinkSerializable};
 use netlink_packet_route::RouteNetlinkMessage;
 use netlink_sys::protocols::NETLINK_ROUTE;
 
-/// A protocol family of netlink.
-pub trait Family {
+/// A protocol over netlink.
+pub trait Protocol {
     /// Its number (`NETLINK_*`).
     const NUMBER: isize;
 
-    /// What a socket of the family is called in an error, with its article.
+    /// What its socket is called in an error, with its article.
     const SOCKET: &'static str;
 
     /// Bytes of requests that the kernel may have to take at once; the default is some 200 KiB.
@@ -25,7 +25,7 @@ pub trait Family {
 #[derive(Debug)]
 pub enum Rtnetlink {}
 
-impl Family for Rtnetlink {
+impl Protocol for Rtnetlink {
     const NUMBER: isize = NETLINK_ROUTE;
     const SOCKET: &'static str = "a netlink socket";
     type Message = RouteNetlinkMessage;
