@@ -19,8 +19,8 @@ use crate::observe::{self, Format};
 use crate::replay::{self, ReplayArgs};
 use crate::{app, control};
 
-/// A userspace pod-network overlay: pods on any node reach pods on any other, without a route on the
-/// underlay.
+/// A userspace pod-network overlay: pods on any node reach pods on any other, without a route on
+/// the underlay.
 #[derive(Debug, Parser)]
 #[command(version, propagate_version = true, arg_required_else_help = true)]
 #[command(after_help = "Exit codes: 0 success, 1 failure, 2 a command line that makes no sense.")]

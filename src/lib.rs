@@ -1,8 +1,8 @@
 //! Culvert, a userspace pod-network overlay.
 //!
-//! One daemon per node owns a TUN device attached to the pod network, puts inter-node pod packets in
-//! UDP toward the node that the subnet table lists, and unpacks what arrives. `ARCHITECTURE.md` has
-//! the modules and the direction of their dependencies, which `tests/layers.rs` enforces.
+//! One daemon per node owns a TUN device attached to the pod network, puts inter-node pod packets
+//! in UDP toward the node that the subnet table lists, and unpacks what arrives. `ARCHITECTURE.md`
+//! has the modules and the direction of their dependencies, which `tests/layers.rs` enforces.
 
 pub mod app;
 pub mod cli;

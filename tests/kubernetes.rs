@@ -1,5 +1,5 @@
-//! `deploy/kubernetes` is what a cluster takes: every key is one that its API has, and nobody is given
-//! more than the daemon needs. No cluster is asked.
+//! `deploy/kubernetes` is what a cluster takes: every key is one that its API has, and nobody is
+//! given more than the daemon needs. No cluster is asked.
 
 #![expect(clippy::unwrap_used, reason = "a test may fail where it stands")]
 
@@ -30,8 +30,8 @@ fn documents(name: &str) -> Vec<Value> {
     text.split("\n---\n").map(|document| serde_saphyr::from_str(document).unwrap()).collect()
 }
 
-/// The one object of a kind in a file. Fails if the API does not know one of its keys, which a cluster
-/// would drop with a warning at best.
+/// The one object of a kind in a file. Fails if the API does not know one of its keys, which a
+/// cluster would drop with a warning at best.
 fn object<T: DeserializeOwned + Serialize>(name: &str, kind: &str) -> T {
     let mut found = documents(name).into_iter().filter(|document| document["kind"] == kind);
     let written = found.next().unwrap_or_else(|| panic!("{name} has no {kind}"));

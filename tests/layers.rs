@@ -1,5 +1,5 @@
-//! The direction of dependencies, as `ARCHITECTURE.md` draws it: between crates, which cargo enforces,
-//! and between the modules of the daemon's crate.
+//! The direction of dependencies, as `ARCHITECTURE.md` draws it: between crates, which cargo
+//! enforces, and between the modules of the daemon's crate.
 
 #![expect(clippy::unwrap_used, reason = "a test may fail where it stands")]
 

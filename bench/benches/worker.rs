@@ -1,8 +1,8 @@
 //! A whole worker's round over in-memory devices, in each direction.
 //!
 //! Includes the copies that stand for the kernel's: into the worker's buffer when it reads, and out
-//! when it writes. The devices are the bench's own, because those of the tests keep what was written
-//! in new memory, which would cost more than the worker.
+//! when it writes. The devices are the bench's own, because those of the tests keep what was
+//! written in new memory, which would cost more than the worker.
 
 use std::io::{self, IoSlice};
 

@@ -263,8 +263,8 @@ impl Plan {
     }
 }
 
-/// Leaves of `recipes` those that `only` names, all if it names none, and that can be built. Returns
-/// what was left out for want of a program.
+/// Leaves of `recipes` those that `only` names, all if it names none, and that can be built.
+/// Returns what was left out for want of a program.
 fn choose(recipes: &mut Vec<Box<dyn Recipe>>, only: &[String]) -> Result<Vec<String>> {
     for name in only {
         if !recipes.iter().any(|recipe| recipe.name() == name) {

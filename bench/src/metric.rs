@@ -192,7 +192,8 @@ pub(crate) enum Measure {
     HotPath,
 }
 
-/// About how long the search for a rate takes: most take seven trials, each with a wait for stragglers.
+/// About how long the search for a rate takes: most take seven trials, each with a wait for
+/// stragglers.
 pub(crate) fn hunt_duration(settings: &Settings) -> Duration {
     7 * (settings.udp_trial + Duration::from_millis(30))
 }

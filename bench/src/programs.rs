@@ -14,8 +14,8 @@ pub(crate) struct Programs {
 }
 
 impl Programs {
-    /// The programs beside this one. Under `cargo run`, which builds nothing but this program, cargo
-    /// is asked to bring them up to date first.
+    /// The programs beside this one. Under `cargo run`, which builds nothing but this program,
+    /// cargo is asked to bring them up to date first.
     pub(crate) fn build() -> Result<Self> {
         let own = env::current_exe().context("find this program's own file")?;
         ensure!(

@@ -1,7 +1,7 @@
 //! The search for the highest rate that a network carries with little loss.
 //!
-//! Owns the choice of the next rate to try, from the outcomes so far. Pure: sends nothing, and knows
-//! no clock.
+//! Owns the choice of the next rate to try, from the outcomes so far. Pure: sends nothing, and
+//! knows no clock.
 
 /// Share of packets that may be lost at a rate that counts as carried.
 pub(crate) const MAX_LOSS: f64 = 0.01;

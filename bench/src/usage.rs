@@ -1,7 +1,7 @@
 //! CPU time and memory: of the whole machine, and of daemons.
 //!
-//! Owns reading `/proc`. The machine's busy time covers what no process is charged with, such as the
-//! softirqs that move packets through the kernel.
+//! Owns reading `/proc`. The machine's busy time covers what no process is charged with, such as
+//! the softirqs that move packets through the kernel.
 
 use std::fs;
 use std::time::Duration;

@@ -135,8 +135,8 @@ pub(crate) struct Args {
 impl Args {
     /// Reads `CNI_ARGS`: `KEY=VALUE` with `;` between.
     ///
-    /// Kubernetes runtimes describe the pod here (`K8S_POD_NAME=…`), which changes nothing. Any other
-    /// key needs `IgnoreUnknown=1`, as the specification's conventions have it.
+    /// Kubernetes runtimes describe the pod here (`K8S_POD_NAME=…`), which changes nothing. Any
+    /// other key needs `IgnoreUnknown=1`, as the specification's conventions have it.
     pub(crate) fn read(variables: Variables<'_>) -> Result<Self, Error> {
         let Some(text) = text(variables, "CNI_ARGS")? else {
             return Ok(Self::default());

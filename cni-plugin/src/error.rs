@@ -159,7 +159,8 @@ pub(crate) fn shorten(text: &str) -> String {
     format!("{}… ({} bytes)", &text[..end], text.len())
 }
 
-/// A path that somebody else named, as a message can carry it: short, and without control characters.
+/// A path that somebody else named, as a message can carry it: short, and without control
+/// characters.
 fn shown(path: &Path) -> String {
     let text = shorten(&path.to_string_lossy());
     text.chars().map(|letter| if letter.is_control() { '\u{fffd}' } else { letter }).collect()

@@ -1,9 +1,9 @@
 //! Faults that strike a verb exactly between two of its steps, for tests.
 //!
-//! A test names a step in the environment, and what is to happen when the plugin has done it. It may
-//! kill itself, which shows what a dead plugin leaves behind, or hold there while the test changes the
-//! world around it. Only a development build looks: in a release build there is never a fault,
-//! and the rest of this module has nothing to do.
+//! A test names a step in the environment, and what is to happen when the plugin has done it. It
+//! may kill itself, which shows what a dead plugin leaves behind, or hold there while the test
+//! changes the world around it. Only a development build looks: in a release build there is never a
+//! fault, and the rest of this module has nothing to do.
 
 use std::fs::{self, File};
 use std::path::PathBuf;

@@ -1,7 +1,7 @@
 //! A process that stays in the kernel after this one has gone.
 //!
-//! Owns the fork, and what the child takes along: nothing but what it is told to keep, so that neither
-//! a pipe to the container runtime nor a lock stays open with it.
+//! Owns the fork, and what the child takes along: nothing but what it is told to keep, so that
+//! neither a pipe to the container runtime nor a lock stays open with it.
 
 #![expect(unsafe_code, reason = "there is no safe way to fork")]
 
@@ -22,8 +22,8 @@ impl Lingerer {
     ///
     /// The machine is short of memory or processes; then nothing was done.
     pub(crate) fn start(descriptors: &[BorrowedFd<'_>], work: impl FnOnce()) -> io::Result<Self> {
-        // SAFETY: the child does nothing but run the closure and end. The plugin has no other thread
-        // when it comes here, so there is none that could hold a lock.
+        // SAFETY: the child does nothing but run the closure and end. The plugin has no other
+        // thread when it comes here, so there is none that could hold a lock.
         match unsafe { libc::fork() } {
             -1 => Err(io::Error::last_os_error()),
             0 => {

@@ -1,7 +1,8 @@
 //! A capture on its way to whoever asked for it: a thread that empties the rings into a connection.
 //!
-//! The thread writes pcapng and waits for its reader; what comes meanwhile and does not fit the rings
-//! is lost and counted. It ends when the reader goes, says that it has enough, or the count is full.
+//! The thread writes pcapng and waits for its reader; what comes meanwhile and does not fit the
+//! rings is lost and counted. It ends when the reader goes, says that it has enough, or the count
+//! is full.
 
 use std::fmt::Write as _;
 use std::io::{self, BufWriter, Read as _};

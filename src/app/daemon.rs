@@ -37,8 +37,8 @@ const FULL_CHECK: Duration = Duration::from_secs(10);
 /// How long after a failure to repair the next attempt follows.
 const RETRY: Duration = Duration::from_secs(1);
 
-/// Workers for each CPU when their number is not set. Flows are put to queues by their hash; the more
-/// queues, the more seldom several busy flows share one while a CPU has nothing to do.
+/// Workers for each CPU when their number is not set. Flows are put to queues by their hash; the
+/// more queues, the more seldom several busy flows share one while a CPU has nothing to do.
 const WORKERS_PER_CPU: usize = 2;
 
 /// Most workers when their number is not set: each has some 2 MiB of buffers, and eight carry more

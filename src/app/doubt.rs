@@ -1,8 +1,8 @@
 //! How long the kernel may go without being looked at before that counts as a fault.
 //!
-//! A look can fail though nothing is wrong: hundreds of devices come and go while they are listed, or
-//! the kernel's lock is taken for seconds. To withdraw the node then would do more harm than what a look
-//! might have found.
+//! A look can fail though nothing is wrong: hundreds of devices come and go while they are listed,
+//! or the kernel's lock is taken for seconds. To withdraw the node then would do more harm than
+//! what a look might have found.
 
 use std::time::{Duration, Instant};
 
@@ -21,7 +21,8 @@ impl Doubt {
         self.since = None;
     }
 
-    /// A look failed at `now`; answers whether that is news, and whether it has gone on for too long.
+    /// A look failed at `now`; answers whether that is news, and whether it has gone on for too
+    /// long.
     pub(super) fn grow(&mut self, now: Instant) -> (bool, bool) {
         let is_news = self.since.is_none();
         let since = *self.since.get_or_insert(now);

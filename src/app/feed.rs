@@ -115,8 +115,8 @@ impl Feed {
         self.standing.contested.as_ref()
     }
 
-    /// Waits for a table that has this node. While the source is away, or has none that makes sense,
-    /// that is the last good one.
+    /// Waits for a table that has this node. While the source is away, or has none that makes
+    /// sense, that is the last good one.
     ///
     /// # Errors
     ///
@@ -194,8 +194,8 @@ impl Feed {
         changed
     }
 
-    /// The nodes that the table should have, with what they share. A daemon that runs, by `in_force`,
-    /// goes by other parameters only if they are wider.
+    /// The nodes that the table should have, with what they share. A daemon that runs, by
+    /// `in_force`, goes by other parameters only if they are wider.
     ///
     /// # Errors
     ///

@@ -1,7 +1,7 @@
 //! The daemon put together: the one place that knows control, data path and observation.
 //!
-//! Runs on the control runtime. Decides the order of start and stop and connects the parts; what they
-//! do is theirs.
+//! Runs on the control runtime. Decides the order of start and stop and connects the parts; what
+//! they do is theirs.
 
 mod announcer;
 mod capture;

@@ -27,8 +27,8 @@ source = \"file\"
 path = \"table.toml\"
 ";
 
-/// Compiles the table of `node` as its daemon would; MTUs are those of the configuration, or those of
-/// Ethernet. Without a configuration file everything has its default. Pod networks that no
+/// Compiles the table of `node` as its daemon would; MTUs are those of the configuration, or those
+/// of Ethernet. Without a configuration file everything has its default. Pod networks that no
 /// configuration names are what the table's subnets are.
 ///
 /// # Errors

@@ -205,7 +205,8 @@ impl PathMtus {
         };
         let mut to = HashMap::new();
         for (peer, room) in members.peers().zip(rooms) {
-            // No network carries less than the overlay needs: a machine that says so is not believed.
+            // No network carries less than the overlay needs: a machine that says so is not
+            // believed.
             let found = self.narrow.mtu(peer.address);
             let found = found.and_then(|mtu| inner(mtu, members.tunnel_to(peer).codec));
             let room = found.map_or(room, |narrow| narrow.min(room));

@@ -22,8 +22,8 @@ impl PathQuestions {
         self.known.mtu(peer)
     }
 
-    /// Considers what somebody claims of the path to a peer, whose route says `route`. Questions leave
-    /// from this node's address `from`.
+    /// Considers what somebody claims of the path to a peer, whose route says `route`. Questions
+    /// leave from this node's address `from`.
     pub(super) fn on_claim(
         &mut self,
         PathClaim { peer, mtu }: PathClaim,

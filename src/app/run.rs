@@ -74,8 +74,8 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     stopped
 }
 
-/// Starts the daemon and keeps it until a signal asks for the end; none if that was before there was
-/// a table to start with.
+/// Starts the daemon and keeps it until a signal asks for the end; none if that was before there
+/// was a table to start with.
 async fn serve(
     config: Arc<Config>,
     facts: Arc<Facts>,

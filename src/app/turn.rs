@@ -1,8 +1,9 @@
 //! Being the one daemon of this node: refused while there is another, or waited for.
 //!
-//! Owns the admin socket's place and the claim to the TUN's name until the daemon's end. With `node.stand_by` a
-//! daemon is complete and waiting when the one before it ends, so that pods miss the network for
-//! as long as one start takes, and not for as long as it takes somebody to arrange it.
+//! Owns the admin socket's place and the claim to the TUN's name until the daemon's end. With
+//! `node.stand_by` a daemon is complete and waiting when the one before it ends, so that pods miss
+//! the network for as long as one start takes, and not for as long as it takes somebody to arrange
+//! it.
 
 use std::io;
 use std::time::Duration;
@@ -15,8 +16,8 @@ use crate::observe::AdminSocket;
 use crate::platform;
 use crate::platform::claim::Claim;
 
-/// How often a daemon that stands by looks whether it is its turn: looking is a question to the kernel
-/// that takes microseconds, and what is lost by looking late is pods' packets.
+/// How often a daemon that stands by looks whether it is its turn: looking is a question to the
+/// kernel that takes microseconds, and what is lost by looking late is pods' packets.
 const LOOK: Duration = Duration::from_millis(10);
 
 /// The right to serve this node, which ends when this is dropped.
@@ -28,13 +29,13 @@ pub(super) struct Turn {
 }
 
 impl Turn {
-    /// Takes the turn, at once or, with `node.stand_by`, when it comes. `None` if a signal asked for
-    /// the end before.
+    /// Takes the turn, at once or, with `node.stand_by`, when it comes. `None` if a signal asked
+    /// for the end before.
     ///
     /// # Errors
     ///
-    /// Another daemon serves this node and this one does not stand by; or the run directory cannot be
-    /// written.
+    /// Another daemon serves this node and this one does not stand by; or the run directory cannot
+    /// be written.
     pub(super) async fn take(
         config: &Config,
         signals: &mut Signals,
@@ -47,7 +48,8 @@ impl Turn {
         }
         // The socket first: a second daemon on this node must disturb nothing of the first.
         let admin = AdminSocket::bind(&config.node.run_dir)?;
-        // One with a run directory of its own would share the TUN's queues and the port with this one.
+        // One with a run directory of its own would share the TUN's queues and the port with this
+        // one.
         let claim = match Claim::take(name) {
             Err(error) if is_held(&error) => anyhow::bail!(
                 "another daemon of this network namespace owns the TUN {name}; stop it, or give this \

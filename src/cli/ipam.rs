@@ -55,12 +55,13 @@ enum IpamCommand {
         /// An address, a container id, or CONTAINER/INTERFACE.
         #[arg(value_name = "ADDRESS|CONTAINER")]
         target: Target,
-        /// Free it even if the pod lives. While the pod's port is there, no other pod gets its address,
-        /// and the daemon takes it up again.
+        /// Free it even if the pod lives. While the pod's port is there, no other pod gets its
+        /// address, and the daemon takes it up again.
         #[arg(long)]
         force: bool,
     },
-    /// Take over the addresses that the host-local plugin handed out, so that running pods keep them.
+    /// Take over the addresses that the host-local plugin handed out, so that running pods keep
+    /// them.
     Import {
         /// Its directory: /var/lib/cni/networks/NAME.
         #[arg(value_name = "DIR")]
@@ -75,11 +76,11 @@ enum IpamCommand {
         #[arg(long)]
         remove: bool,
     },
-    /// Write down the running pods that the store lacks, by the notes on their ports. Replaces a damaged
-    /// store, and keeps the old one.
+    /// Write down the running pods that the store lacks, by the notes on their ports. Replaces a
+    /// damaged store, and keeps the old one.
     Rebuild {
-        /// A subnet of this node, instead of those of the node file, for a note that has no room for
-        /// prefix lengths.
+        /// A subnet of this node, instead of those of the node file, for a note that has no room
+        /// for prefix lengths.
         #[arg(long = "subnet", value_name = "CIDR")]
         subnets: Vec<IpNet>,
         /// Replace a store that is sound, too, and even if no pod is seen.

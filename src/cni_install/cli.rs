@@ -36,14 +36,15 @@ enum Command {
     Install {
         #[command(flatten)]
         places: PlacesArgs,
-        /// The plugin's program, instead of the culvert-cni beside this program, or else the one that
-        /// is in the directory of plugins already.
+        /// The plugin's program, instead of the culvert-cni beside this program, or else the one
+        /// that is in the directory of plugins already.
         #[arg(long, value_name = "FILE")]
         plugin: Option<PathBuf>,
         /// CNI version of the network configuration.
         #[arg(long, value_name = "VERSION", value_enum, default_value_t)]
         cni_version: Version,
-        /// Stock plugins to put behind ours, in this order. Their programs must be in the directory.
+        /// Stock plugins to put behind ours, in this order. Their programs must be in the
+        /// directory.
         #[arg(long, value_name = "PLUGIN", value_enum, value_delimiter = ',')]
         chain: Vec<Chained>,
         /// Seconds to wait until the node is ready; 0 does not wait for the daemon.

@@ -1,9 +1,9 @@
 //! Putting the plugin where container runtimes look for it, and taking it away again.
 //!
-//! Owns the order: program first, network configuration last and only on a node that is ready, because
-//! a runtime that finds the configuration starts pods. Each file appears whole, under a name of its
-//! version, and a link that is replaced in one step says which version counts. Removing goes the other
-//! way round. Never talks to a runtime, which notices by itself.
+//! Owns the order: program first, network configuration last and only on a node that is ready,
+//! because a runtime that finds the configuration starts pods. Each file appears whole, under a
+//! name of its version, and a link that is replaced in one step says which version counts. Removing
+//! goes the other way round. Never talks to a runtime, which notices by itself.
 
 use std::fs::{self, File};
 use std::io::{self, Write as _};

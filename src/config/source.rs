@@ -1,4 +1,5 @@
-//! `[table]`, `[etcd]` and `[kubernetes]`: which source the subnet table has, and how it is reached.
+//! `[table]`, `[etcd]` and `[kubernetes]`: which source the subnet table has, and how it is
+//! reached.
 
 use std::path::PathBuf;
 use std::time::Duration;

@@ -1,9 +1,11 @@
-//! Paths that carry less than their routes promise: which claims are asked about, and what is believed.
+//! Paths that carry less than their routes promise: which claims are asked about, and what is
+//! believed.
 //!
-//! Pure: takes `now`, and leaves the asking to its caller. Anybody can claim that a path is narrow (an
-//! ICMP error), so a claim is only the reason to ask the path itself, see
-//! [`path_carries`](crate::platform::udp::path_carries). What the path has answered is believed, and
-//! asked for again before it grows old. Claims cost a bounded number of questions, however many arrive.
+//! Pure: takes `now`, and leaves the asking to its caller. Anybody can claim that a path is narrow
+//! (an ICMP error), so a claim is only the reason to ask the path itself, see
+//! [`path_carries`](crate::platform::udp::path_carries). What the path has answered is believed,
+//! and asked for again before it grows old. Claims cost a bounded number of questions, however many
+//! arrive.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -18,8 +20,8 @@ const REST: Duration = Duration::from_secs(10);
 /// How long an answer is believed before the path is asked again. The kernel has ten minutes.
 const RENEWAL: Duration = Duration::from_secs(5 * 60);
 
-/// How long after a claim that proved wrong no further one toward the same peer is worth a line in the
-/// log.
+/// How long after a claim that proved wrong no further one toward the same peer is worth a line in
+/// the log.
 const SILENCE: Duration = Duration::from_secs(60 * 60);
 
 /// Does a packet of this length get to the peer?
@@ -29,7 +31,8 @@ pub struct Question {
     pub peer: IpAddr,
     /// Length of an underlay packet, in bytes.
     pub packet_len: u16,
-    /// What somebody claims that the path carries; none when nobody did, and only the answer is old.
+    /// What somebody claims that the path carries; none when nobody did, and only the answer is
+    /// old.
     claimed: Option<u16>,
 }
 
@@ -110,8 +113,8 @@ impl NarrowPaths {
         })
     }
 
-    /// Takes the answer: what the path carries if that is less than was asked, or that it carries it.
-    /// `None` where asking failed, which says nothing.
+    /// Takes the answer: what the path carries if that is less than was asked, or that it carries
+    /// it. `None` where asking failed, which says nothing.
     pub fn on_answer(
         &mut self,
         question: Question,

@@ -1,9 +1,9 @@
 //! The daemon's sweep: makes the address store agree with the pods that run.
 //!
-//! Frees addresses of pods that are gone although nobody called DEL: several runtimes never call GC,
-//! and a node that lost its power calls no DEL. Makes a store anew that was lost, and writes down what
-//! it lacks, by the notes on pods' ports. Looks once at start, when what an earlier boot left is
-//! freed and the file is examined, and then at a slow interval. Each look runs on a thread
+//! Frees addresses of pods that are gone although nobody called DEL: several runtimes never call
+//! GC, and a node that lost its power calls no DEL. Makes a store anew that was lost, and writes
+//! down what it lacks, by the notes on pods' ports. Looks once at start, when what an earlier boot
+//! left is freed and the file is examined, and then at a slow interval. Each look runs on a thread
 //! that may block, so that neither SQLite nor a slow disk holds up the control runtime; when it is
 //! slow, the next one comes later.
 

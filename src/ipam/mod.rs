@@ -1,9 +1,9 @@
 //! The addresses of this node's pods, as a person looks at them: what `culvert ipam` does.
 //!
 //! The store itself, and the rules by which addresses are given, are the plugin's; all of this goes
-//! through its library, takes the store's locks, and blocks. It runs on the thread of the command, in
-//! the node's network namespace, and goes by the notes on pods' ports: what cannot be seen there is
-//! said, never guessed.
+//! through its library, takes the store's locks, and blocks. It runs on the thread of the command,
+//! in the node's network namespace, and goes by the notes on pods' ports: what cannot be seen there
+//! is said, never guessed.
 
 mod check;
 mod listing;

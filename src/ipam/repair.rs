@@ -138,8 +138,8 @@ pub struct Imported {
 
 /// Takes over what `host-local` handed out in `directory`, into the store under `state_dir`.
 ///
-/// The network's name is the directory's unless `network` says otherwise. `remove` removes the files
-/// once the store has them.
+/// The network's name is the directory's unless `network` says otherwise. `remove` removes the
+/// files once the store has them.
 ///
 /// # Errors
 ///
@@ -203,13 +203,13 @@ pub struct Rebuilt {
     pub old: Option<PathBuf>,
 }
 
-/// Makes the store under `state_dir` agree with the notes on pods' ports: writes down what a sound one
-/// lacks; sets a damaged one aside, as a copy beside it, and makes a new one.
+/// Makes the store under `state_dir` agree with the notes on pods' ports: writes down what a sound
+/// one lacks; sets a damaged one aside, as a copy beside it, and makes a new one.
 ///
 /// # Errors
 ///
-/// A store that is sound and lacks nothing, or no note at all, unless `force` is set; or a kernel that
-/// does not answer. A store that cannot be moved stays as it is.
+/// A store that is sound and lacks nothing, or no note at all, unless `force` is set; or a kernel
+/// that does not answer. A store that cannot be moved stays as it is.
 pub fn rebuild(
     state_dir: &Path,
     run_dir: &Path,

@@ -1,7 +1,7 @@
 //! The admin socket: one JSON request in a line, one JSON answer in a line.
 //!
-//! A unix socket in the run directory that only its owner may use. Connections are handled at once but
-//! in bounded number, and each must send its line soon.
+//! A unix socket in the run directory that only its owner may use. Connections are handled at once
+//! but in bounded number, and each must send its line soon.
 
 use std::io::{self, BufRead as _, BufReader, Write as _};
 use std::net::IpAddr;

@@ -20,9 +20,9 @@ use tokio::time::Instant;
 use super::limit::Limited;
 use super::{Status, StatusSource};
 
-/// How long an answer of `/metrics` and one of `/readyz` is given to all who ask. Each is made of the
-/// whole status, which takes milliseconds with thousands of peers, and anybody may ask as often as he
-/// likes.
+/// How long an answer of `/metrics` and one of `/readyz` is given to all who ask. Each is made of
+/// the whole status, which takes milliseconds with thousands of peers, and anybody may ask as often
+/// as he likes.
 const METRICS_SPAN: Duration = Duration::from_millis(500);
 const READINESS_SPAN: Duration = Duration::from_millis(100);
 

@@ -1,9 +1,9 @@
 //! A listener whose connections are bounded in number, time and size, and which always has room.
 //!
-//! Whoever can reach the port can open connections and hold them. A new connection is therefore never
-//! kept waiting: when all places are taken, one that is held goes, out of those of the client that holds
-//! the most. A probe that comes, asks and goes is served in a moment of which nobody can rob it without
-//! opening connections faster than they are served.
+//! Whoever can reach the port can open connections and hold them. A new connection is therefore
+//! never kept waiting: when all places are taken, one that is held goes, out of those of the client
+//! that holds the most. A probe that comes, asks and goes is served in a moment of which nobody can
+//! rob it without opening connections faster than they are served.
 
 use std::future::Future as _;
 use std::io;
@@ -105,7 +105,8 @@ impl Places {
     }
 }
 
-/// What counts as one client: an IPv4 address, or the 64 bits of an IPv6 address that lead to a link.
+/// What counts as one client: an IPv4 address, or the 64 bits of an IPv6 address that lead to a
+/// link.
 fn client(address: IpAddr) -> IpAddr {
     match address.to_canonical() {
         IpAddr::V6(address) if !address.is_loopback() => {

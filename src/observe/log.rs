@@ -39,8 +39,8 @@ fn is_coloured() -> bool {
     !unwanted && std::io::IsTerminal::is_terminal(&std::io::stderr())
 }
 
-/// Reads a filter. A word that is no level is refused: the library takes it for a module, of which it
-/// then shows everything, and of all others nothing.
+/// Reads a filter. A word that is no level is refused: the library takes it for a module, of which
+/// it then shows everything, and of all others nothing.
 fn parse(filter: &str) -> anyhow::Result<EnvFilter> {
     const LEVELS: &str = "error, warn, info, debug, trace or off";
     let is_level = |word: &str| !word.is_empty() && word.parse::<LevelFilter>().is_ok();

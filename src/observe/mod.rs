@@ -1,7 +1,8 @@
 //! What people and programs see of the daemon: logs, status, metrics, health.
 //!
 //! Runs on the control runtime and only reads. What it shows, the composition root hands it as a
-//! function that takes a [`Status`]; a slow or hostile client costs a bounded number of connections.
+//! function that takes a [`Status`]; a slow or hostile client costs a bounded number of
+//! connections.
 
 mod admin;
 mod http;

@@ -1,7 +1,7 @@
 //! Records of pcap and blocks of pcapng, once they are whole in memory.
 //!
-//! pcap: draft-ietf-opsawg-pcap; pcapng: draft-ietf-opsawg-pcapng. Everything is in the byte order of
-//! the machine that wrote it.
+//! pcap: draft-ietf-opsawg-pcap; pcapng: draft-ietf-opsawg-pcapng. Everything is in the byte order
+//! of the machine that wrote it.
 
 use super::LinkType;
 

@@ -65,8 +65,8 @@ const COOKED_LEN: usize = 16;
 const COOKED2_TYPE: usize = 0;
 const COOKED2_LEN: usize = 20;
 
-/// Returns what follows the link header of `frame`, VLAN tags left out. It begins with an IP header,
-/// which is not looked at.
+/// Returns what follows the link header of `frame`, VLAN tags left out. It begins with an IP
+/// header, which is not looked at.
 ///
 /// # Errors
 ///

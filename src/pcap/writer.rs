@@ -20,8 +20,8 @@ pub struct Writer<W> {
 }
 
 /// Raw IP. Its number in the registry is 101, but libpcap (1.10) then refuses files with two
-/// interfaces, because it compares its own number, which is 12 on Linux, with that in the file. With
-/// 12 it reads them, and so does Wireshark.
+/// interfaces, because it compares its own number, which is 12 on Linux, with that in the file.
+/// With 12 it reads them, and so does Wireshark.
 const LINK_RAW: u16 = 12;
 /// Timestamps count 10⁻⁹ seconds.
 const NANOSECONDS: u8 = 9;

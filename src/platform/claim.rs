@@ -1,13 +1,13 @@
 //! A name that one daemon of a network namespace holds at a time.
 //!
-//! Owns an nftables table with an owner: the kernel keeps tables apart by network namespace, lets nobody
-//! without CAP_NET_ADMIN make one, refuses a name that is taken, lets nobody but the owner's socket
-//! remove it, and removes it when that socket is closed, however its process ends. So it works across
-//! containers that share the network namespace and nothing else, and no other user of the machine can
-//! take or hold the name. Nothing is ever put into the table.
+//! Owns an nftables table with an owner: the kernel keeps tables apart by network namespace, lets
+//! nobody without CAP_NET_ADMIN make one, refuses a name that is taken, lets nobody but the owner's
+//! socket remove it, and removes it when that socket is closed, however its process ends. So it
+//! works across containers that share the network namespace and nothing else, and no other user of
+//! the machine can take or hold the name. Nothing is ever put into the table.
 //!
-//! A kernel without such tables (before Linux 5.12, or without nftables) gets an abstract unix socket,
-//! which any user of the machine could take first.
+//! A kernel without such tables (before Linux 5.12, or without nftables) gets an abstract unix
+//! socket, which any user of the machine could take first.
 
 use std::io;
 use std::os::linux::net::SocketAddrExt as _;
@@ -35,8 +35,8 @@ impl Claim {
     ///
     /// # Errors
     ///
-    /// `AddrInUse` if another process of this network namespace holds it; what the kernel says if it
-    /// cannot be asked.
+    /// `AddrInUse` if another process of this network namespace holds it; what the kernel says if
+    /// it cannot be asked.
     pub fn take(name: &str) -> Result<Self> {
         match take_table(name) {
             Ok(socket) => Ok(Self { _holder: Holder::Table(socket) }),
@@ -54,8 +54,8 @@ impl Claim {
         }
     }
 
-    /// Whether nobody holds `name`, as far as a look that costs nobody anything can tell. Taking a name
-    /// that is held has the kernel wait for a grace period, with the lock that every change of
+    /// Whether nobody holds `name`, as far as a look that costs nobody anything can tell. Taking a
+    /// name that is held has the kernel wait for a grace period, with the lock that every change of
     /// nftables needs.
     pub fn may_be_free(name: &str) -> bool {
         let held = nft::Socket::open()

@@ -1,6 +1,7 @@
 //! Every system call, ioctl, netlink message and system program, and all `unsafe` code.
 //!
-//! Owns the ways to the kernel. Never contains policy: callers decide what should be, this says how.
+//! Owns the ways to the kernel. Never contains policy: callers decide what should be, this says
+//! how.
 
 pub mod claim;
 pub mod netlink;

@@ -1,7 +1,7 @@
 //! Kernel parameters: the files that are usually under `/proc/sys`.
 //!
-//! Owns reading and writing one parameter. Never decides a value. Runs on the caller's thread and in
-//! its network namespace: the kernel resolves `/proc/sys/net` for the task that opens the file,
+//! Owns reading and writing one parameter. Never decides a value. Runs on the caller's thread and
+//! in its network namespace: the kernel resolves `/proc/sys/net` for the task that opens the file,
 //! wherever that directory is mounted.
 
 use std::io;
@@ -78,7 +78,8 @@ impl Sysctls {
     }
 }
 
-/// The name by which `sysctl(8)` knows `key`: dots for slashes, and slashes for a device's own dots.
+/// The name by which `sysctl(8)` knows `key`: dots for slashes, and slashes for a device's own
+/// dots.
 #[must_use]
 pub fn dotted(key: &str) -> String {
     key.chars()

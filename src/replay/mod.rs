@@ -1,8 +1,8 @@
 //! `culvert replay`: what a node would do with each packet of a capture.
 //!
-//! Reads a capture as a stream, plays it to a node in memory (the daemon's own engine and data path)
-//! and tells what became of each packet. Runs on the main thread; nothing is sent anywhere. A slow
-//! reader of the output slows the replay down and costs nothing else.
+//! Reads a capture as a stream, plays it to a node in memory (the daemon's own engine and data
+//! path) and tells what became of each packet. Runs on the main thread; nothing is sent anywhere. A
+//! slow reader of the output slows the replay down and costs nothing else.
 
 mod classify;
 mod expect;
@@ -43,8 +43,8 @@ const PROGRESS: u64 = 1 << 17;
 pub struct ReplayArgs {
     /// pcap or pcapng file; `-` reads standard input.
     ///
-    /// Ethernet (with VLAN tags), raw IP or Linux cooked frames. A frame that was cut off when it was
-    /// captured is taken for as long as it was, with zeros for what is missing.
+    /// Ethernet (with VLAN tags), raw IP or Linux cooked frames. A frame that was cut off when it
+    /// was captured is taken for as long as it was, with zeros for what is missing.
     capture: PathBuf,
     /// Subnet table; deploy/table.example.toml is one.
     #[arg(long, value_name = "FILE", required_unless_present = "config")]
@@ -76,7 +76,8 @@ pub struct ReplayArgs {
     /// output.
     #[arg(short, long, value_name = "FILE")]
     write: Option<PathBuf>,
-    /// Compare with the verdicts in this file, print what differs, and exit with 1 if anything does.
+    /// Compare with the verdicts in this file, print what differs, and exit with 1 if anything
+    /// does.
     #[arg(long, value_name = "FILE", conflicts_with_all = ["json", "summary"])]
     expect: Option<PathBuf>,
     /// Write what happens into the file of --expect instead of comparing.

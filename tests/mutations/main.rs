@@ -1,8 +1,8 @@
 //! `make mutants`: removes each check in turn and says which tests notice.
 //!
 //! Builds one copy of the source, under `target/mutants`, that has every mutant of `list.toml`
-//! switched off, and runs its tests once for each with that one switched on. Fails if a mutant lives.
-//! `MUTANTS` chooses those whose name contains it.
+//! switched off, and runs its tests once for each with that one switched on. Fails if a mutant
+//! lives. `MUTANTS` chooses those whose name contains it.
 
 #![expect(clippy::unwrap_used, reason = "a test may fail where it stands")]
 #![expect(clippy::print_stdout, reason = "a program for people")]

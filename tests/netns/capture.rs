@@ -15,8 +15,8 @@ const EVERY_PROTOCOL: u16 = 0x0003;
 /// Room for packets that were not looked at yet.
 const BUFFER_BYTES: usize = 8 << 20;
 
-/// Everything that passes a namespace's devices from its start on, each packet from its IP header on.
-/// A packet that passes several devices is seen at each.
+/// Everything that passes a namespace's devices from its start on, each packet from its IP header
+/// on. A packet that passes several devices is seen at each.
 pub(crate) struct Capture {
     socket: Socket,
     packets: Vec<Vec<u8>>,

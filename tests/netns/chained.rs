@@ -1,5 +1,5 @@
-//! Stock plugins behind ours, called as a runtime calls a list: ports of the node that lead to a pod,
-//! a limit on its rate, a firewall, and kernel parameters.
+//! Stock plugins behind ours, called as a runtime calls a list: ports of the node that lead to a
+//! pod, a limit on its rate, a firewall, and kernel parameters.
 
 use std::fs;
 use std::io::{Read as _, Write as _};

@@ -38,8 +38,8 @@ fn what_a_killed_daemon_left_goes_too() {
     assert_same_lines(&kernel_state(node.netns()), &before);
 }
 
-/// Switches forwarding on, which cleanup leaves on: others may have come to depend on it. With it the
-/// kernel has more multicast and anycast addresses.
+/// Switches forwarding on, which cleanup leaves on: others may have come to depend on it. With it
+/// the kernel has more multicast and anycast addresses.
 fn forward(netns: &Netns) {
     netns.set_sysctl("ipv4/ip_forward", "1").unwrap();
     netns.set_sysctl("ipv6/conf/all/forwarding", "1").unwrap();

@@ -1,5 +1,5 @@
-//! What must not get in, and what must not get out: each packet is dropped under its own reason, and
-//! no pod sees it.
+//! What must not get in, and what must not get out: each packet is dropped under its own reason,
+//! and no pod sees it.
 
 use std::net::IpAddr;
 
@@ -126,7 +126,8 @@ fn pods_pass_for_no_node(lab: &Lab) {
         let mut seen = Capture::start(victim.netns());
         for family in FAMILIES {
             let to = victim.address(family);
-            // A pod of the node that it passes for; its own neighbour, as which it may be masqueraded.
+            // A pod of the node that it passes for; its own neighbour, as which it may be
+            // masqueraded.
             let far = Udp::new(lab.pod(3, 1).address(family), to, EVIL).bytes();
             let near = Udp::new(neighbour(family), to, EVIL).bytes();
             for (source, inner) in [(peer, &far), (own, &far), (own, &near)] {

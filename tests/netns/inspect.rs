@@ -14,7 +14,8 @@ fn capture(lab: &Lab, arguments: &[&str]) -> Command {
     command
 }
 
-/// Lets a pod of node1 ping one of node2 until `child` has ended, and returns what that has printed.
+/// Lets a pod of node1 ping one of node2 until `child` has ended, and returns what that has
+/// printed.
 fn ping_until_done(lab: &Lab, mut child: Child) -> Output {
     wait_until(SOON, "the capture to end", || {
         quick_ping(lab.pod(1, 1).netns(), lab.pod(2, 1).ipv4());

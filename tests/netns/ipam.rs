@@ -98,8 +98,8 @@ fn command_lists_checks_and_frees() {
     );
 }
 
-/// Runs `culvert ipam` as in the shipped DaemonSet: in the node's network namespace, with neither the
-/// names of namespaces nor other processes in sight.
+/// Runs `culvert ipam` as in the shipped DaemonSet: in the node's network namespace, with neither
+/// the names of namespaces nor other processes in sight.
 fn ipam_in_container(node: &Node, arguments: &[&str]) -> (Option<i32>, String) {
     let hidden = "mount -t tmpfs none /run/netns && mount -t proc none /proc && exec \"$@\"";
     let output = node

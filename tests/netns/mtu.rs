@@ -63,7 +63,8 @@ fn the_overlay_follows_the_underlays_mtu() {
             let status = || node.status().unwrap()["mtu"].as_u64() == Some(overlay);
             wait_until(REPAIR_LIMIT, "the status to say so", status).unwrap();
         }
-        // The pods keep the MTU that they were born with; path MTU discovery tells them of a smaller.
+        // The pods keep the MTU that they were born with; path MTU discovery tells them of a
+        // smaller.
         let (client, server) = (lab.pod(1, 1), lab.pod(2, 1));
         for family in FAMILIES {
             let address = server.address(family);

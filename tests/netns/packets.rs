@@ -68,8 +68,8 @@ impl<'a> Udp<'a> {
         }
     }
 
-    /// The IPv6 packet with `extensions` between its header and UDP; `first` is the kind of the first
-    /// extension header. The last one must say that UDP follows.
+    /// The IPv6 packet with `extensions` between its header and UDP; `first` is the kind of the
+    /// first extension header. The last one must say that UDP follows.
     pub(crate) fn with_extensions(&self, first: IpNumber, extensions: &[u8]) -> Vec<u8> {
         match (self.source, self.destination) {
             (IpAddr::V6(source), IpAddr::V6(destination)) => {
@@ -138,8 +138,8 @@ pub(crate) fn in_overlay(vni: u32, inner: &[u8]) -> Vec<u8> {
     datagram
 }
 
-/// Sends `datagram` to the daemon at `to`, from the namespace `from`, whose kernel chooses the outer
-/// source.
+/// Sends `datagram` to the daemon at `to`, from the namespace `from`, whose kernel chooses the
+/// outer source.
 #[track_caller]
 pub(crate) fn send_to_daemon(from: &Netns, to: IpAddr, datagram: &[u8]) {
     let any: IpAddr = if to.is_ipv4() { [0; 4].into() } else { [0; 16].into() };

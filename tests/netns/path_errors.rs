@@ -69,7 +69,8 @@ fn errors_of_strangers_change_nothing(builder: LabBuilder, mtu: u16) {
     assert!(lines <= 1, "{lines} lines about it: {log}");
 }
 
-/// A pod of the node and one behind the tunnel claim that what the node sent to its peer was too long.
+/// A pod of the node and one behind the tunnel claim that what the node sent to its peer was too
+/// long.
 fn pods_change_no_route(builder: LabBuilder) {
     let lab = builder.pods(2).up().unwrap();
     let (node, peer) = (lab.node(1), lab.node(2));

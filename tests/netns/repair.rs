@@ -124,8 +124,8 @@ fn traffic_survives_a_device_that_is_deleted_again_and_again() {
     assert_reaches(lab.pod(2, 1).netns(), lab.pod(1, 1).ipv6());
 }
 
-/// What `ip` shows of our devices' addresses and routes, without what changes from one device to the
-/// next of the same name.
+/// What `ip` shows of our devices' addresses and routes, without what changes from one device to
+/// the next of the same name.
 fn summary(lab: &Lab) -> Vec<String> {
     let netns = lab.node(1).netns();
     let ip = |arguments: &[&str]| netns.ip_output(arguments).unwrap();

@@ -10,8 +10,8 @@ use crate::node::{Namespace, Node, ip, run, set_sysctl};
 /// How long without a wake-up counts as quiet; a loop would wake many times within it.
 const QUIET: Duration = Duration::from_millis(1000);
 
-/// Wake-ups beyond the first that one damage may cause: the repair's own changes, and the notices of
-/// carrier changes that come a second later.
+/// Wake-ups beyond the first that one damage may cause: the repair's own changes, and the notices
+/// of carrier changes that come a second later.
 const ECHOES: usize = 4;
 
 /// Reconciles on every wake-up until there is none, and says what was done.

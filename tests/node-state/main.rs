@@ -170,7 +170,8 @@ fn one_family_alone_works() {
 fn bridge_is_bounded_in_what_it_learns() {
     Namespace::new("learn").run(async || {
         let mut node = Node::ready();
-        // The limit is shown by newer programs only, so that a second bridge says what is the default.
+        // The limit is shown by newer programs only, so that a second bridge says what is the
+        // default.
         let details = ip("-d link show v-net-0");
         assert!(details.contains("no_linklocal_learn 1"), "{details}");
         ip("link set v-net-0 type bridge no_linklocal_learn 0");

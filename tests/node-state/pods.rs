@@ -13,7 +13,8 @@ use crate::node::{Namespace, Node, inside, ip, this_namespace};
 /// How long an answer may take.
 const PATIENCE: Duration = Duration::from_secs(1);
 
-/// Plugs a pod, which lives in the namespace `pod`, into the node of this thread as the plugin does.
+/// Plugs a pod, which lives in the namespace `pod`, into the node of this thread as the plugin
+/// does.
 fn plug(pod: &str, port: &str, address: &str) {
     ip(&format!("link add {port} mtu 1464 type veth peer name eth0 mtu 1464 netns {pod}"));
     ip(&format!("link set {port} master v-net-0 up"));

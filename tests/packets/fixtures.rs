@@ -111,7 +111,8 @@ fn udp() -> Vec<Vec<u8>> {
     packets.push(ip(pod6(1, 2), pod6(2, 2)).udp(1000, 53, &[1; 1416]));
     packets.push(tunneled(2, &ip(pod4(2, 2), pod4(1, 2)).udp(53, 1000, b"answer")));
     packets.push(tunneled(3, &ip(pod6(3, 2), pod6(1, 2)).udp(53, 1000, b"")));
-    // A name server of the node itself, and a datagram that this node has sent: neither is for pods.
+    // A name server of the node itself, and a datagram that this node has sent: neither is for
+    // pods.
     packets.push(ip(node(2), node(1)).udp(53, 53, b"not the tunnel"));
     packets.push(ip(node(1), node(2)).udp(50_000, 4790, &gpe(1, 1)));
     // No pod's address; nobody's address; to a group; between pods of this node.

@@ -1,6 +1,7 @@
 //! `culvert replay` on golden captures, as a user runs it.
 //!
-//! `CULVERT_BLESS=1 cargo test --test packets` (`make fixtures`) makes captures and expectations anew.
+//! `CULVERT_BLESS=1 cargo test --test packets` (`make fixtures`) makes captures and expectations
+//! anew.
 
 #![expect(clippy::unwrap_used, reason = "a test may fail where it stands")]
 

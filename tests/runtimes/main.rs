@@ -1,8 +1,8 @@
 //! The plugin as real container runtimes call it, on two nodes of a lab.
 //!
-//! Needs root, containerd, ctr, runc, the CNI plugin `loopback`, and the programs of this workspace:
-//! `make test-root SUITES=runtimes` builds and installs them. Every containerd is private to its test: it has
-//! directories, mounts and processes of its own, which end with it.
+//! Needs root, containerd, ctr, runc, the CNI plugin `loopback`, and the programs of this
+//! workspace: `make test-root SUITES=runtimes` builds and installs them. Every containerd is
+//! private to its test: it has directories, mounts and processes of its own, which end with it.
 
 #![expect(clippy::unwrap_used, reason = "a test may fail where it stands")]
 

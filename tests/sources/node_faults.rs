@@ -1,5 +1,5 @@
-//! Whole nodes whose source is cut off, forgets what they missed, or changes what all nodes share, and
-//! whose clocks jump.
+//! Whole nodes whose source is cut off, forgets what they missed, or changes what all nodes share,
+//! and whose clocks jump.
 
 use std::collections::BTreeSet;
 use std::fs;

@@ -1,4 +1,5 @@
-//! README's three ways to a table, each run as it is written there, on two machines that are namespaces.
+//! README's three ways to a table, each run as it is written there, on two machines that are
+//! namespaces.
 
 use std::fs;
 use std::net::IpAddr;
@@ -136,7 +137,8 @@ fn files() -> [String; 3] {
     [table.clone(), one.clone(), two.clone()]
 }
 
-/// Runs `script` on both machines, as `of` says for the second, and has each reach the other's bridge.
+/// Runs `script` on both machines, as `of` says for the second, and has each reach the other's
+/// bridge.
 fn talk(lab: &Lab, more: &[(&str, &str)], script: &str, of: impl Fn(&str) -> String) {
     let [table, one, two] = files();
     let second = of(script);

@@ -98,8 +98,8 @@ impl Contender {
         self.kind.name()
     }
 
-    /// What each plugin finds on a node: ours the bridge and the node file, which the daemon makes; the
-    /// stock one makes its bridge itself, with the first pod.
+    /// What each plugin finds on a node: ours the bridge and the node file, which the daemon makes;
+    /// the stock one makes its bridge itself, with the first pod.
     fn prepare(&mut self) -> Result<()> {
         self.node.ip("link set lo up\n")?;
         let config = match self.kind {
@@ -155,8 +155,8 @@ impl Contender {
         Ok(())
     }
 
-    /// Has `count` addresses held by pods that are not there: a bridge has 1023 ports at most, so that
-    /// more cannot be attached. The stock pair's are its files, ours are imported from such.
+    /// Has `count` addresses held by pods that are not there: a bridge has 1023 ports at most, so
+    /// that more cannot be attached. The stock pair's are its files, ours are imported from such.
     pub(super) fn hold(&self, count: usize) -> Result<()> {
         let files = match self.kind {
             Kind::Stock => self.directory.join(NETWORK),
@@ -197,7 +197,8 @@ impl Contender {
         self.pods.len().min(addresses.saturating_sub(self.present.len()))
     }
 
-    /// Attaches or detaches the first `count` pods, `at_once` at a time; says how long each call took.
+    /// Attaches or detaches the first `count` pods, `at_once` at a time; says how long each call
+    /// took.
     pub(super) fn churn(&self, verb: &str, count: usize, at_once: usize) -> Result<Vec<Duration>> {
         let pods = self.pods.get(..count).context("a namespace for each pod")?;
         self.call_all(verb, pods, at_once)

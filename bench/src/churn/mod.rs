@@ -1,9 +1,9 @@
 //! How fast pods come and go: our plugin beside the stock pair `bridge` and `host-local`.
 //!
-//! Owns the order of the run. Both contenders have a node of their own, a namespace, at the same time;
-//! at each point a batch of one is followed by a batch of the other, and the next round begins with
-//! the other one. The plugins are called as a container runtime calls them, by their programs, with
-//! the pods' namespaces made before.
+//! Owns the order of the run. Both contenders have a node of their own, a namespace, at the same
+//! time; at each point a batch of one is followed by a batch of the other, and the next round
+//! begins with the other one. The plugins are called as a container runtime calls them, by their
+//! programs, with the pods' namespaces made before.
 
 mod contender;
 mod point;

@@ -100,8 +100,8 @@ fn children() -> Result<(f64, f64)> {
     Ok((ticks.0 as f64 / per_second, ticks.1 as f64 / per_second))
 }
 
-/// `cutime` and `cstime`, the 16th and 17th field (`proc_pid_stat(5)`). The second field is a name in
-/// parentheses, which may contain anything.
+/// `cutime` and `cstime`, the 16th and 17th field (`proc_pid_stat(5)`). The second field is a name
+/// in parentheses, which may contain anything.
 fn child_ticks(stat: &str) -> Option<(u64, u64)> {
     let mut fields = stat.rsplit_once(')')?.1.split_ascii_whitespace().skip(13);
     Some((fields.next()?.parse().ok()?, fields.next()?.parse().ok()?))

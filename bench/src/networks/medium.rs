@@ -1,7 +1,7 @@
 //! What lies between the nodes: veth pairs as they come, or made to carry what a wire would.
 //!
-//! A veth pair passes super-packets of 64 KiB on uncut, tunnel headers and all, so that whoever leaves
-//! cutting to the end of the way never pays for it. No wire does that.
+//! A veth pair passes super-packets of 64 KiB on uncut, tunnel headers and all, so that whoever
+//! leaves cutting to the end of the way never pays for it. No wire does that.
 
 use std::fs;
 
@@ -15,8 +15,8 @@ use super::program;
 pub(crate) enum Medium {
     /// The lab's veth pairs and bridge.
     Veth,
-    /// The same with the nodes' interfaces as simple network cards, which cut TCP and nothing inside
-    /// tunnels or UDP, a switch that passes frames on one by one, and GRO where they arrive.
+    /// The same with the nodes' interfaces as simple network cards, which cut TCP and nothing
+    /// inside tunnels or UDP, a switch that passes frames on one by one, and GRO where they arrive.
     Wire,
 }
 

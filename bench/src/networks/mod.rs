@@ -160,8 +160,8 @@ impl Drop for Leftovers {
     }
 }
 
-/// Lets the switch between the nodes pass frames as a switch does: on a machine that runs containers
-/// a bridge looks at each as a firewall would (`br_netfilter`).
+/// Lets the switch between the nodes pass frames as a switch does: on a machine that runs
+/// containers a bridge looks at each as a firewall would (`br_netfilter`).
 pub(crate) fn bypass_filters(lab: &Lab) -> Result<()> {
     let switch = lab.switch();
     for protocol in ["iptables", "ip6tables", "arptables"] {

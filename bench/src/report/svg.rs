@@ -1,7 +1,7 @@
 //! The picture for the README: each network's figures as parts of kernel VXLAN's.
 //!
-//! Owns drawing. Colours change with the reader's light or dark setting, which a picture that a page
-//! embeds still learns of; the background is the page's.
+//! Owns drawing. Colours change with the reader's light or dark setting, which a picture that a
+//! page embeds still learns of; the background is the page's.
 
 use std::fmt::Write as _;
 

@@ -1,5 +1,5 @@
-//! A table of ten thousand nodes: how it is loaded, what a change costs, and whether a hundred changes
-//! a second disturb the traffic of others.
+//! A table of ten thousand nodes: how it is loaded, what a change costs, and whether a hundred
+//! changes a second disturb the traffic of others.
 
 use std::fs;
 use std::thread;
@@ -77,8 +77,8 @@ impl Amount {
     }
 }
 
-/// Time between two changes that are to be taken one by one: a file is looked at five times a second,
-/// and the daemon takes no more than twenty tables a second.
+/// Time between two changes that are to be taken one by one: a file is looked at five times a
+/// second, and the daemon takes no more than twenty tables a second.
 fn spacing(kind: Kind) -> Duration {
     match kind {
         Kind::File => Duration::from_millis(300),

@@ -1,8 +1,8 @@
 //! From a change in the source to every node forwarding by it.
 //!
 //! Every node sends a packet to a pod of the mover each [`PACE`]. The mover's address in the source
-//! changes, and the switch, which has both addresses, listens at the new one: a node forwards by the
-//! change when its first datagram arrives there.
+//! changes, and the switch, which has both addresses, listens at the new one: a node forwards by
+//! the change when its first datagram arrives there.
 
 use std::collections::BTreeMap;
 use std::io;

@@ -1,7 +1,8 @@
 //! UDP packets at a given rate, to one pod or to several in turn, and how many arrive.
 //!
-//! Each packet is a datagram of its own from the sending socket on: messages go to the kernel many at
-//! a time (`sendmmsg`), but never as one to be cut apart, which would measure the sender's offload.
+//! Each packet is a datagram of its own from the sending socket on: messages go to the kernel many
+//! at a time (`sendmmsg`), but never as one to be cut apart, which would measure the sender's
+//! offload.
 
 use std::io::{self, IoSlice};
 use std::net::{SocketAddr, UdpSocket};
@@ -23,9 +24,9 @@ use crate::search::{Search, Trial};
 /// Messages in one call at most.
 const BATCH: usize = 32;
 
-/// How long the sender sleeps when it is ahead, and the receiver when nothing is there. Packets come
-/// in bursts of what is due after this and the kernel's timer slack (50 µs): at 200,000 packets a
-/// second, of thirty.
+/// How long the sender sleeps when it is ahead, and the receiver when nothing is there. Packets
+/// come in bursts of what is due after this and the kernel's timer slack (50 µs): at 200,000
+/// packets a second, of thirty.
 const NAP: Duration = Duration::from_micros(100);
 
 /// What a sender that was kept from running makes up for. More would be a burst that no application
@@ -35,8 +36,8 @@ const MAX_LAG: Duration = Duration::from_millis(1);
 /// How long the receiver waits for stragglers once the sender has stopped.
 const SETTLE: Duration = Duration::from_millis(30);
 
-/// The receiver's buffer: what arrives while the receiver sleeps or waits for a CPU must not be lost
-/// to the socket, which is no part of the network.
+/// The receiver's buffer: what arrives while the receiver sleeps or waits for a CPU must not be
+/// lost to the socket, which is no part of the network.
 const RECEIVE_BUFFER_LEN: usize = 4 << 20;
 
 /// Sockets to try rates on.
@@ -66,8 +67,8 @@ pub(crate) struct Hunt {
 }
 
 impl Hunt {
-    /// A search of trials this long that starts near `last`, thousands of packets per second, if that
-    /// is known.
+    /// A search of trials this long that starts near `last`, thousands of packets per second, if
+    /// that is known.
     pub(crate) fn near(last: Option<f64>, trial: Duration) -> Self {
         let (start_pps, stride) = match last {
             Some(last) => (last * 1000.0 * 0.97, 1.08),
@@ -207,8 +208,8 @@ fn send(
     }
 }
 
-/// Sends `batch`, at most [`BATCH`] messages; how many the kernel took. A full queue costs the packet,
-/// as on the way, and counts as sent.
+/// Sends `batch`, at most [`BATCH`] messages; how many the kernel took. A full queue costs the
+/// packet, as on the way, and counts as sent.
 fn send_batch<'a>(
     socket: impl AsFd,
     batch: impl Iterator<Item = &'a Message>,
@@ -253,8 +254,8 @@ fn count(sockets: &[UdpSocket], tag: [u8; 8], stop: &AtomicBool) -> io::Result<u
     }
 }
 
-/// Takes what is there, and adds the packets that begin with `tag` to `received`; says whether there
-/// was anything.
+/// Takes what is there, and adds the packets that begin with `tag` to `received`; says whether
+/// there was anything.
 fn drain(socket: &UdpSocket, tag: [u8; 8], received: &mut u64) -> io::Result<bool> {
     let mut found = false;
     let mut buffer = [0; 2048];

@@ -1,7 +1,7 @@
 //! CHECK: is the pod still plugged in as ADD left it? Repairs nothing.
 //!
-//! Compares the previous result and the configuration with the kernel and the store. The node file is
-//! not asked, so that CHECK works while the daemon is stopped.
+//! Compares the previous result and the configuration with the kernel and the store. The node file
+//! is not asked, so that CHECK works while the daemon is stopped.
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
@@ -85,7 +85,8 @@ impl Expected {
 
 /// Compares what the pod is to have with what it holds, by the note on its port and by the store.
 ///
-/// What the note has and the store lacks is no difference: the store was lost, and will be made anew.
+/// What the note has and the store lacks is no difference: the store was lost, and will be made
+/// anew.
 fn check_holder(call: &Call<'_>, note: Option<&PodPort>, expected: &Expected) -> Result<(), Error> {
     let attachment = &call.attachment;
     let expected: BTreeSet<IpAddr> = expected.ips.iter().map(|ip| ip.address.addr()).collect();
@@ -196,7 +197,8 @@ fn check_pod(
     check_routes(&mut pod, settings, expected, link.index)
 }
 
-/// Compares the routes that were asked for, and those of the previous result that are not among them.
+/// Compares the routes that were asked for, and those of the previous result that are not among
+/// them.
 ///
 /// Before 1.1.0 a result does not say a route's table or metric, so the configuration has to.
 fn check_routes(

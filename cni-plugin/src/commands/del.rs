@@ -1,10 +1,10 @@
 //! DEL: unplug a pod. Everything that is gone already is fine, in any combination.
 //!
-//! Needs neither the daemon, nor the node file, nor the namespace, nor a previous result, nor a store
-//! that can be written: the host device's name follows from the attachment or is in the store, and
-//! removing one end of a pair removes the other. The address is freed last, and not at all while a
-//! device may still carry it. If it cannot be freed, because the disk is full, say, the pod may go all
-//! the same: the daemon's sweep frees what no device carries.
+//! Needs neither the daemon, nor the node file, nor the namespace, nor a previous result, nor a
+//! store that can be written: the host device's name follows from the attachment or is in the
+//! store, and removing one end of a pair removes the other. The address is freed last, and not at
+//! all while a device may still carry it. If it cannot be freed, because the disk is full, say, the
+//! pod may go all the same: the daemon's sweep frees what no device carries.
 
 use std::collections::BTreeSet;
 

@@ -1,8 +1,8 @@
 //! GC: unplug whatever is not on the runtime's list any more.
 //!
-//! Works like DEL for each attachment of this network that the store or a note on a port has and the
-//! list has not, and like DEL needs neither daemon nor namespace. Goes on after an error and reports
-//! them all.
+//! Works like DEL for each attachment of this network that the store or a note on a port has and
+//! the list has not, and like DEL needs neither daemon nor namespace. Goes on after an error and
+//! reports them all.
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 

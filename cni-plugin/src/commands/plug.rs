@@ -101,11 +101,7 @@ impl Plug<'_> {
         })
     }
 
-    fn create_devices(
-        &mut self,
-        pod_mac: Mac,
-        allocations: &[Allocation],
-    ) -> Result<(), Error> {
+    fn create_devices(&mut self, pod_mac: Mac, allocations: &[Allocation]) -> Result<(), Error> {
         let veth = Veth {
             host_name: &self.host_device,
             bridge: self.bridge.index,
@@ -204,8 +200,8 @@ impl Plug<'_> {
 
     /// Waits until the bridge forwards frames of the new port.
     ///
-    /// kernel: the state of a device that has just been connected reaches the bridge a moment later.
-    /// Until then the bridge drops what the pod sends, and its announcement would be lost.
+    /// kernel: the state of a device that has just been connected reaches the bridge a moment
+    /// later. Until then the bridge drops what the pod sends, and its announcement would be lost.
     fn wait_for_port(&mut self) -> Result<Link, Error> {
         let mut attempts = 0;
         loop {

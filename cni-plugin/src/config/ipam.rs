@@ -1,9 +1,9 @@
 //! Which addresses a pod may get: `ipam`, the capabilities `ips` and `ipRanges`, `args.cni.ips` and
 //! `CNI_ARGS`.
 //!
-//! Owns reading and checking what can be checked without knowing the node. Precedence is that of the
-//! reference plugin host-local: requests for addresses from all sources add up, and ranges of the
-//! runtime come before those of the network.
+//! Owns reading and checking what can be checked without knowing the node. Precedence is that of
+//! the reference plugin host-local: requests for addresses from all sources add up, and ranges of
+//! the runtime come before those of the network.
 
 use std::collections::HashMap;
 use std::net::IpAddr;

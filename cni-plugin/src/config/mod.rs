@@ -1,8 +1,8 @@
 //! The network configuration that the container runtime hands over on stdin.
 //!
 //! Owns its limits, and what every verb relies on: version, name, directories, previous result.
-//! Everything else is in [`Settings`], which ADD and CHECK read: DEL must not fail over what only ADD
-//! refuses. `docs/cni.md` lists the keys.
+//! Everything else is in [`Settings`], which ADD and CHECK read: DEL must not fail over what only
+//! ADD refuses. `docs/cni.md` lists the keys.
 
 use std::io::Read;
 use std::path::PathBuf;

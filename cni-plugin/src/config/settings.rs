@@ -1,7 +1,7 @@
 //! What ADD sets up, as the configuration and the runtime want it.
 //!
-//! Owns the precedence among the places that may ask for the same thing. What depends on the node is
-//! decided in [`Plan`](crate::plan::Plan).
+//! Owns the precedence among the places that may ask for the same thing. What depends on the node
+//! is decided in [`Plan`](crate::plan::Plan).
 
 use culvert_node::pod_mac;
 use overlay_proto::Mac;

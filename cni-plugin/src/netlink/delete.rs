@@ -21,9 +21,9 @@ const PAUSES: usize = 60;
 
 /// Removes a device and, if it is one end of a pair, the other; says whether there was one.
 ///
-/// kernel: it takes both devices off all lists, echoes the removal (since 6.2), lets go of its lock,
-/// and then waits some 20 ms for a grace period before it acknowledges. A process that is left
-/// behind does that waiting, and tells `reached` how far it has come.
+/// kernel: it takes both devices off all lists, echoes the removal (since 6.2), lets go of its
+/// lock, and then waits some 20 ms for a grace period before it acknowledges. A process that is
+/// left behind does that waiting, and tells `reached` how far it has come.
 pub(crate) fn delete_link(
     socket: &mut Socket,
     name: &str,

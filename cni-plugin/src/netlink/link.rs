@@ -91,8 +91,8 @@ pub(crate) fn create_veth(veth: &Veth<'_>) -> Request {
 
 /// A request that sets a bridge port's options and switches it on.
 ///
-/// The port gets no IPv6 address of its own: the node talks to pods through the bridge. It hands the
-/// node nothing either: see [`FORWARDED_GROUPS`].
+/// The port gets no IPv6 address of its own: the node talks to pods through the bridge. It hands
+/// the node nothing either: see [`FORWARDED_GROUPS`].
 pub(crate) fn start_port(port: &PortChange<'_>) -> Request {
     let mut message = named_up(port.name);
     message.attributes.push(LinkAttribute::LinkInfo(vec![

@@ -1,8 +1,8 @@
 //! What the plugin changes in the kernel's network configuration, as requests.
 //!
 //! Owns the messages that only plugging and unplugging a pod needs; asking and reading are those of
-//! [`culvert_netlink`]. The host and the pod are two sockets side by side, so each call says where it
-//! acts.
+//! [`culvert_netlink`]. The host and the pod are two sockets side by side, so each call says where
+//! it acts.
 
 mod address;
 mod delete;

@@ -185,8 +185,8 @@ fn check_wish(wish: &Wish, subnets: &[IpNet]) -> Result<(), Error> {
     Ok(())
 }
 
-/// Refuses the MAC address of a pod that has another address of this node, or will have: it would take
-/// that pod's frames.
+/// Refuses the MAC address of a pod that has another address of this node, or will have: it would
+/// take that pod's frames.
 fn check_mac(settings: &Settings, subnets: &[IpNet]) -> Result<(), Error> {
     let Some(mac) = settings.mac else { return Ok(()) };
     let Some(address) = pod_mac::ipv4_of(mac).map(IpAddr::from) else { return Ok(()) };

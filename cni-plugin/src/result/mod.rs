@@ -1,8 +1,8 @@
 //! The result of ADD, in the shape of the request's version.
 //!
-//! Owns the document and joining it to the result of the plugin before this one. Parts of a previous
-//! result that this plugin does not know pass through unchanged. [`by_family`] is the shape of the
-//! oldest versions.
+//! Owns the document and joining it to the result of the plugin before this one. Parts of a
+//! previous result that this plugin does not know pass through unchanged. [`by_family`] is the
+//! shape of the oldest versions.
 
 use std::net::IpAddr;
 

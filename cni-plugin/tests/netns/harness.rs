@@ -251,7 +251,8 @@ impl Pod<'_> {
         panic!("{verb} never came to {step:?}");
     }
 
-    /// Runs a verb whose other process is to hold after `step`, and demands that it succeeds meanwhile.
+    /// Runs a verb whose other process is to hold after `step`, and demands that it succeeds
+    /// meanwhile.
     pub(crate) fn left_behind(&mut self, verb: &str, step: Step) -> LeftBehind {
         let path = self.node.dir.path().join(format!("left-{}", self.container));
         let fault = format!("hold:{}:{}", step.as_str(), path.display());

@@ -1,12 +1,12 @@
 //! Whether a worker polls for a moment before it sleeps.
 //!
-//! For a single message, waking the thread costs more than processing it: the CPU that the worker slept
-//! on has to be interrupted, on a virtual machine even to be scheduled. While messages follow each other
-//! closely, as requests and answers do, a worker therefore polls for a moment, and yields its CPU
-//! between two looks, so that it keeps no pod from running (the kernel's `net.core.busy_poll` does not
-//! yield). When the last wait was long, the next will be too, and polling would only cost. While bulk
-//! moves, the threads that fill and empty the buffers need the CPU more, and many packets share one
-//! wake-up: the worker lets others go first, and looks twice.
+//! For a single message, waking the thread costs more than processing it: the CPU that the worker
+//! slept on has to be interrupted, on a virtual machine even to be scheduled. While messages follow
+//! each other closely, as requests and answers do, a worker therefore polls for a moment, and
+//! yields its CPU between two looks, so that it keeps no pod from running (the kernel's
+//! `net.core.busy_poll` does not yield). When the last wait was long, the next will be too, and
+//! polling would only cost. While bulk moves, the threads that fill and empty the buffers need the
+//! CPU more, and many packets share one wake-up: the worker lets others go first, and looks twice.
 
 use std::time::Duration;
 
@@ -29,8 +29,8 @@ impl BusyPoll {
         Self { limit, expectant: false }
     }
 
-    /// Whether to look once more, having looked `looks` times and waited for `waited`, with `octets`
-    /// moved since the last wait.
+    /// Whether to look once more, having looked `looks` times and waited for `waited`, with
+    /// `octets` moved since the last wait.
     pub(super) fn lasts(
         &self,
         octets: usize,

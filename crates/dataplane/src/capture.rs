@@ -1,8 +1,8 @@
 //! Live captures: packets are copied beside the data path into rings that somebody else empties.
 //!
-//! Each worker has a ring of its own for each capture, of fixed size, which it alone fills: without a
-//! lock, an allocation or a wait. When a ring is full the record is lost and counted. Who empties the
-//! rings looks at them from time to time; nobody is woken.
+//! Each worker has a ring of its own for each capture, of fixed size, which it alone fills: without
+//! a lock, an allocation or a wait. When a ring is full the record is lost and counted. Who empties
+//! the rings looks at them from time to time; nobody is woken.
 
 use std::cell::RefCell;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
@@ -160,8 +160,8 @@ impl Taps {
         self.0.push(tap);
     }
 
-    /// Sets the moment of what is seen next and forgets captures that nobody reads; says whether any
-    /// is left. Without captures this looks at a length and nothing else.
+    /// Sets the moment of what is seen next and forgets captures that nobody reads; says whether
+    /// any is left. Without captures this looks at a length and nothing else.
     pub(super) fn prepare(&mut self, now: Instant) -> Option<&dyn Tap> {
         if self.0.is_empty() {
             return None;

@@ -79,8 +79,8 @@ impl Egress {
         outcome
     }
 
-    /// Decides about the packet in the buffer, `len` bytes with its virtio-net header, and puts what
-    /// goes to a peer into the outbox.
+    /// Decides about the packet in the buffer, `len` bytes with its virtio-net header, and puts
+    /// what goes to a peer into the outbox.
     fn forward<T: TunPort, U: UnderlayPort>(
         &mut self,
         engine: &mut Engine,
@@ -171,8 +171,8 @@ impl Egress {
     }
 }
 
-/// Why what was read goes no further, how many packets it stands for (a super-packet is several), and
-/// how long the answer to it is, if it gets one.
+/// Why what was read goes no further, how many packets it stands for (a super-packet is several),
+/// and how long the answer to it is, if it gets one.
 struct Stop {
     reason: DropReason,
     packets: u64,

@@ -1,7 +1,7 @@
 //! Wire to pod: trains of datagrams leave as packets and super-packets on a TUN queue.
 //!
-//! Each datagram of a train is checked by itself; packets that continue a flow go to the kernel as one
-//! super-packet (see [`Outlet`]).
+//! Each datagram of a train is checked by itself; packets that continue a flow go to the kernel as
+//! one super-packet (see [`Outlet`]).
 
 use overlay_proto::{CodecKind, Ecn, Family, InnerPacket, ecn};
 
@@ -32,8 +32,8 @@ impl Ingress {
         self.offload = offload;
     }
 
-    /// Receives what is there, up to a limit, and delivers it. `elapsed_ms` is the daemon's age, for
-    /// "last heard".
+    /// Receives what is there, up to a limit, and delivers it. `elapsed_ms` is the daemon's age,
+    /// for "last heard".
     pub fn round<T: TunPort, U: UnderlayPort>(
         &mut self,
         engine: &Engine,
@@ -139,8 +139,8 @@ impl Arrival<'_> {
         }
     }
 
-    /// Decides about a datagram with the mark `outer`, and carries it over to the packet if that must
-    /// get it (RFC 6040 §4.2).
+    /// Decides about a datagram with the mark `outer`, and carries it over to the packet if that
+    /// must get it (RFC 6040 §4.2).
     fn mark(
         &self,
         table: &Table,

@@ -1,7 +1,8 @@
 //! The way onto the wire: trains are filled and sent, and what the kernel refuses is dealt with.
 //!
-//! Packets toward several peers come mixed, so several trains are filled at once, at most one for each
-//! peer and source port. Two packets of one flow have both in common: they never change places.
+//! Packets toward several peers come mixed, so several trains are filled at once, at most one for
+//! each peer and source port. Two packets of one flow have both in common: they never change
+//! places.
 
 use std::io::{self, IoSlice};
 
@@ -19,11 +20,12 @@ use crate::platform::udp::{MAX_SEND_SEGMENTS, Transmit};
 const OPEN: usize = 8;
 
 /// A train of this many bytes does not wait for more while another is being filled: one call for so
-/// many is cheap, and if they waited, they would no longer be in the cache when the kernel copies them.
+/// many is cheap, and if they waited, they would no longer be in the cache when the kernel copies
+/// them.
 const LONG: usize = 16 << 10;
 
-/// How often a train is offered to the kernel: each ICMP error that arrives takes one sending call with
-/// it, and more than two between two calls is a flood.
+/// How often a train is offered to the kernel: each ICMP error that arrives takes one sending call
+/// with it, and more than two between two calls is a flood.
 const ATTEMPTS: usize = 3;
 
 /// ICMP errors that are looked at after a failed call; a socket keeps some twenty.
@@ -87,8 +89,8 @@ impl Outbox {
         }
     }
 
-    /// Makes that train the newest which a datagram with `key` must go into: the one that it must not
-    /// overtake, or an empty one.
+    /// Makes that train the newest which a datagram with `key` must go into: the one that it must
+    /// not overtake, or an empty one.
     #[inline(never)]
     fn turn_to<T, U: UnderlayPort>(&mut self, env: &mut Env<'_, T, U>, key: &Key) {
         let newest = &mut self.trains[self.newest];
@@ -110,8 +112,8 @@ impl Outbox {
 }
 
 impl Train {
-    /// Leaves, if it has datagrams. Once the kernel has refused to cut one apart, none is longer than
-    /// one datagram.
+    /// Leaves, if it has datagrams. Once the kernel has refused to cut one apart, none is longer
+    /// than one datagram.
     fn send<T, U: UnderlayPort>(&mut self, env: &mut Env<'_, T, U>, max_segments: &mut usize) {
         let Some((key, bytes, segment_len)) = self.contents() else { return };
         if send(env, key, bytes, segment_len) == Segmentation::Refused && *max_segments > 1 {
@@ -218,7 +220,8 @@ fn send_once<T, U: UnderlayPort>(
     }
 }
 
-/// Whether an error of a sending call may come from an ICMP error about a datagram that left before.
+/// Whether an error of a sending call may come from an ICMP error about a datagram that left
+/// before.
 fn may_be_about_another(error: &io::Error) -> bool {
     match classify(error) {
         _ if refuses_segmentation(error) => false,
@@ -228,8 +231,8 @@ fn may_be_about_another(error: &io::Error) -> bool {
 }
 
 /// Whether the kernel will not cut a train apart. EIO: the way out does not finish checksums, which
-/// that needs (udp_send_skb). No ICMP error is put into these words, so that nobody can talk us out of
-/// segmentation.
+/// that needs (udp_send_skb). No ICMP error is put into these words, so that nobody can talk us out
+/// of segmentation.
 fn refuses_segmentation(error: &io::Error) -> bool {
     matches!(error.raw_os_error(), Some(libc::EINVAL | libc::EIO))
 }

@@ -22,8 +22,8 @@ pub struct Outer {
 }
 
 impl Outer {
-    /// Makes the headers of `payload`. Identification and flow label are 0, as nobody knows them; the
-    /// checksums are right. Addresses of two families make an empty header.
+    /// Makes the headers of `payload`. Identification and flow label are 0, as nobody knows them;
+    /// the checksums are right. Addresses of two families make an empty header.
     pub fn new(source: SocketAddr, destination: SocketAddr, ecn: Ecn, payload: &[u8]) -> Self {
         let mut outer = Self { bytes: [0; MAX_OUTER_LEN], len: 0 };
         let udp_len = u16::try_from(UDP_LEN + payload.len()).unwrap_or(u16::MAX);

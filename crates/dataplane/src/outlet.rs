@@ -1,8 +1,9 @@
 //! The way into the TUN queue: packets that go together leave as one super-packet.
 //!
-//! Holds places of received packets until one comes that must not overtake them and does not continue
-//! them; payloads are written from where they were received. Flows come mixed, so several super-packets
-//! are in the making at once, at most one of a flow: two packets of one flow never change places.
+//! Holds places of received packets until one comes that must not overtake them and does not
+//! continue them; payloads are written from where they were received. Flows come mixed, so several
+//! super-packets are in the making at once, at most one of a flow: two packets of one flow never
+//! change places.
 
 use std::io::{self, IoSlice};
 
@@ -134,8 +135,8 @@ impl<'p> Outlet<'p> {
         open.members.push(packet.bytes());
     }
 
-    /// Writes what waits. Returns what super-packets the kernel takes, which is none if it has refused
-    /// one, and the room.
+    /// Writes what waits. Returns what super-packets the kernel takes, which is none if it has
+    /// refused one, and the room.
     pub(super) fn finish<T: TunPort, U>(mut self, env: &mut Env<'_, T, U>) -> (Offload, Room) {
         for index in 0..OPEN {
             self.write_out(env, index);

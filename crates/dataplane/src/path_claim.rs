@@ -1,4 +1,5 @@
-//! Claims of the network that a path carries less than its route says, and which of them can be true.
+//! Claims of the network that a path carries less than its route says, and which of them can be
+//! true.
 
 use std::net::IpAddr;
 
@@ -18,8 +19,8 @@ pub struct PathClaim {
 
 impl PathClaim {
     /// What `report` claims, unless that cannot be: the quoted datagram must be one that this table
-    /// sends to a peer, longer than what the path is said to carry and no longer than what this node
-    /// sends there.
+    /// sends to a peer, longer than what the path is said to carry and no longer than what this
+    /// node sends there.
     pub(super) fn of(report: &Report, table: &Table) -> Option<Self> {
         let ReportKind::TooBig(mtu) = report.kind else { return None };
         let peer = table.peer(table.sender(report.destination.ip())?);

@@ -56,7 +56,8 @@ pub struct DataPlane {
     sockets: Mutex<Sockets>,
     /// The queues in use, to ask whether they still have a device.
     queues: Mutex<Vec<Arc<TunQueue>>>,
-    /// What the kernel granted on them. Apart, because whoever opens queues may have to wait for it.
+    /// What the kernel granted on them. Apart, because whoever opens queues may have to wait for
+    /// it.
     offload: Mutex<Offload>,
     /// Captures that have not ended.
     captures: Mutex<Vec<Weak<()>>>,
@@ -70,8 +71,9 @@ struct Handle {
 }
 
 impl DataPlane {
-    /// Binds the sockets to `address` and the ports that `table` needs, and starts the workers; they carry packets once the TUN device
-    /// is opened. Returns where workers tell what they find out.
+    /// Binds the sockets to `address` and the ports that `table` needs, and starts the workers;
+    /// they carry packets once the TUN device is opened. Returns where workers tell what they find
+    /// out.
     ///
     /// # Errors
     ///
@@ -126,7 +128,8 @@ impl DataPlane {
         sockets.moved(address, tunnels).map(Listening)
     }
 
-    /// Moves the workers to these sockets. Those that they have already stay open, and lose nothing.
+    /// Moves the workers to these sockets. Those that they have already stay open, and lose
+    /// nothing.
     pub fn listen(&self, Listening(sockets): Listening) {
         for (worker, underlay) in self.workers.iter().zip(sockets.of_workers()) {
             worker.send(Command::Underlay(underlay));

@@ -25,8 +25,8 @@ pub trait TunPort {
 
 /// The wire's side: trains of datagrams.
 pub trait UnderlayPort {
-    /// Replaces `batch` by what has arrived on one port, and says what is spoken there; `WouldBlock`
-    /// when nothing has.
+    /// Replaces `batch` by what has arrived on one port, and says what is spoken there;
+    /// `WouldBlock` when nothing has.
     ///
     /// # Errors
     ///

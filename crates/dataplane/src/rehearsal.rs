@@ -67,9 +67,9 @@ impl Rehearsal {
     }
 
     /// Puts a TCP packet of a pod where the worker reads. One that is too long for the path to its
-    /// destination is taken for what the pod's kernel left to be cut: with offloads it is read as one
-    /// super-packet, without as the packets that the kernel would have made of it. Returns how many
-    /// packets the worker will read.
+    /// destination is taken for what the pod's kernel left to be cut: with offloads it is read as
+    /// one super-packet, without as the packets that the kernel would have made of it. Returns how
+    /// many packets the worker will read.
     pub fn pod_sends_super_packet(&mut self, table: &Table, packet: &[u8]) -> usize {
         let Some(header) = super_packet(table, packet) else {
             self.pod_sends(packet);
@@ -198,8 +198,8 @@ fn super_packet(table: &Table, packet: &[u8]) -> Option<VnetHeader> {
     (gso_size > 0 && SplitPlan::new(&header, &packet).is_ok()).then_some(header)
 }
 
-/// Puts into the checksum field what the kernel leaves there: the sum of the pseudo-header. What the
-/// capture has there depends on where it was made.
+/// Puts into the checksum field what the kernel leaves there: the sum of the pseudo-header. What
+/// the capture has there depends on where it was made.
 fn begin_checksum(header: &VnetHeader, bytes: &mut [u8]) {
     let Some(partial) = header.partial else { return };
     let Ok(packet) = InnerPacket::parse(bytes) else { return };

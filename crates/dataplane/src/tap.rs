@@ -1,8 +1,9 @@
 //! Where others look at single packets as the data path decides about them.
 //!
-//! The data path tells a [`Tap`], if there is one, what it sees, and waits for nothing. It is called
-//! by the thread that moves the packets, in the order in which it decides; a tap must neither block
-//! nor keep what it is shown. Without one the cost is a test for `None` for each packet.
+//! The data path tells a [`Tap`], if there is one, what it sees, and waits for nothing. It is
+//! called by the thread that moves the packets, in the order in which it decides; a tap must
+//! neither block nor keep what it is shown. Without one the cost is a test for `None` for each
+//! packet.
 
 use std::net::SocketAddr;
 
@@ -28,9 +29,9 @@ pub enum Observation<'a> {
         /// What becomes of it.
         decision: Decision<'a>,
     },
-    /// A datagram was handed to the underlay. Those of one packet follow its [`Observation::Egress`], though
-    /// not at once; those toward one peer that leave by one source port do in the order of their
-    /// packets.
+    /// A datagram was handed to the underlay. Those of one packet follow its
+    /// [`Observation::Egress`], though not at once; those toward one peer that leave by one source
+    /// port do in the order of their packets.
     Sent {
         /// Where it goes.
         peer: &'a Peer,

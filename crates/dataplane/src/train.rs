@@ -1,9 +1,9 @@
 //! Datagrams toward one peer on their way into one sending call.
 //!
-//! A train takes datagrams that agree in peer, flow bucket, mark and length (the last may be shorter);
-//! the kernel sends it whole. The datagrams are put together here, end to end: that copy stays within
-//! the cache, and the kernel copies one piece faster than the hundred that headers and payloads would
-//! be.
+//! A train takes datagrams that agree in peer, flow bucket, mark and length (the last may be
+//! shorter); the kernel sends it whole. The datagrams are put together here, end to end: that copy
+//! stays within the cache, and the kernel copies one piece faster than the hundred that headers and
+//! payloads would be.
 
 use std::net::SocketAddr;
 
@@ -13,13 +13,14 @@ use super::underlay;
 use crate::engine::PeerIndex;
 use crate::platform::udp::{MAX_SEND_LEN, MAX_SEND_SEGMENTS};
 
-/// Longest super-packet that a pod should send, so that it leaves in one call, where the devices have
-/// this MTU and no codec in use has a longer header than `header_len` bytes.
+/// Longest super-packet that a pod should send, so that it leaves in one call, where the devices
+/// have this MTU and no codec in use has a longer header than `header_len` bytes.
 ///
-/// A call carries [`MAX_SEND_LEN`] bytes, so many full datagrams and no more; the super-packet's last
-/// few segments would cost a call of their own. The kernel keeps a TCP super-packet's payload some
-/// 320 bytes below this limit (`sk_dst_gso_max_size`) and sends whole segments of the MTU less 40 to
-/// 72 bytes (IPv6, and TCP with timestamps), so that one segment more than fits is never reached.
+/// A call carries [`MAX_SEND_LEN`] bytes, so many full datagrams and no more; the super-packet's
+/// last few segments would cost a call of their own. The kernel keeps a TCP super-packet's payload
+/// some 320 bytes below this limit (`sk_dst_gso_max_size`) and sends whole segments of the MTU less
+/// 40 to 72 bytes (IPv6, and TCP with timestamps), so that one segment more than fits is never
+/// reached.
 pub fn super_packet_limit(mtu: Mtu, header_len: usize) -> u32 {
     const LONGEST_HEADERS: usize = 40 + 32;
     /// `GSO_LEGACY_MAX_SIZE`, the kernel's limit unless told otherwise.
@@ -40,8 +41,8 @@ pub(super) struct Key {
 }
 
 impl Key {
-    /// Whether datagrams with these keys leave by one port toward one peer, as those of one flow do:
-    /// then the first of them must not be sent after the second.
+    /// Whether datagrams with these keys leave by one port toward one peer, as those of one flow
+    /// do: then the first of them must not be sent after the second.
     fn shares_lane(&self, other: &Self) -> bool {
         self.peer == other.peer
             && underlay::bucket(self.flow_hash) == underlay::bucket(other.flow_hash)
@@ -122,8 +123,8 @@ impl Train {
         self.closed || self.count >= max_segments || self.len + self.segment_len > MAX_SEND_LEN
     }
 
-    /// What it carries, unless it is empty: the datagrams end to end, and the length of each but the
-    /// last.
+    /// What it carries, unless it is empty: the datagrams end to end, and the length of each but
+    /// the last.
     pub(super) fn contents(&self) -> Option<(&Key, &[u8], usize)> {
         self.key.as_ref().map(|key| (key, &self.bytes[..self.len], self.segment_len))
     }

@@ -1,4 +1,5 @@
-//! The underlay sockets: each worker has a receiving one for each port, and all share the sending ones.
+//! The underlay sockets: each worker has a receiving one for each port, and all share the sending
+//! ones.
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};

@@ -98,8 +98,8 @@ impl Worker {
         }
     }
 
-    /// One round in each direction that has work; says whether there may be more, and how many bytes
-    /// were read.
+    /// One round in each direction that has work; says whether there may be more, and how many
+    /// bytes were read.
     fn turn(&mut self, engine: &mut Engine, work: Work) -> (bool, usize) {
         let table = self.table.load();
         let now = clock::now();

@@ -1,7 +1,8 @@
 //! Building a lab.
 //!
-//! Owns what can be chosen about a lab, and the order of things on the way up: description, devices,
-//! files, daemons, pods. A step that fails leaves the rest to the end of the half-built [`Lab`].
+//! Owns what can be chosen about a lab, and the order of things on the way up: description,
+//! devices, files, daemons, pods. A step that fails leaves the rest to the end of the half-built
+//! [`Lab`].
 
 use std::env;
 use std::fs;

@@ -22,7 +22,8 @@ use crate::clock;
 /// How much the TCP transfer moves: a second's worth for a data path that is not optimized.
 const TRANSFER_BYTES: u64 = 128 << 20;
 
-/// After this many lost echoes, something is broken and waiting long for each more says nothing new.
+/// After this many lost echoes, something is broken and waiting long for each more says nothing
+/// new.
 const PATIENCE: usize = 3;
 
 /// Runs the demo. The exit code tells whether everything worked.

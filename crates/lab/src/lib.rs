@@ -1,9 +1,9 @@
 //! Nodes and pods as network namespaces on one machine, for the demo, the tests and the bench.
 //!
 //! Owns the machines, the wires between them, and the parts of the people and programs around a
-//! daemon: the administrator who writes its files, the service manager that starts and stops it, the
-//! container runtime that calls the plugin. Drives the same programs a user runs and knows nothing
-//! of the daemon's inside. Everything here blocks its caller and has a deadline.
+//! daemon: the administrator who writes its files, the service manager that starts and stops it,
+//! the container runtime that calls the plugin. Drives the same programs a user runs and knows
+//! nothing of the daemon's inside. Everything here blocks its caller and has a deadline.
 //!
 //! ```text
 //!  NAME-node1 eth0 192.168.1.11 ─┐   NAME-switch

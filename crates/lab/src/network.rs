@@ -163,8 +163,8 @@ impl Lab {
     ///
     /// # Errors
     ///
-    /// The lab was built without [`own_tables`](super::LabBuilder::own_tables), or the file cannot be
-    /// written.
+    /// The lab was built without [`own_tables`](super::LabBuilder::own_tables), or the file cannot
+    /// be written.
     pub fn write_table_of(&self, node: u16, text: &str) -> Result<()> {
         ensure!(self.description.own_tables, "the nodes of this lab share one subnet table");
         files::write(&self.node(node).table_path(), text)

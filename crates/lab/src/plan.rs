@@ -12,7 +12,8 @@ use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use overlay_proto::Family;
 use serde::{Deserialize, Serialize};
 
-/// Most nodes in a lab: node N has the underlay address 192.168.1.(10 + N), and one octet holds 245.
+/// Most nodes in a lab: node N has the underlay address 192.168.1.(10 + N), and one octet holds
+/// 245.
 pub(super) const MAX_NODES: u16 = 200;
 
 /// Most pods on a node: its IPv4 subnet has 253 addresses that are neither network, bridge nor
@@ -188,9 +189,7 @@ impl Plan {
         let octet = FIRST_NODE_OCTET + node;
         match family {
             Family::V4 => Ipv4Addr::new(192, 168, 1, octet.to_be_bytes()[1]).into(),
-            Family::V6 => {
-                Ipv6Addr::new(0xfd00, 0x192, 0x168, 1, 0, 0, 0, as_written(octet)).into()
-            }
+            Family::V6 => Ipv6Addr::new(0xfd00, 0x192, 0x168, 1, 0, 0, 0, as_written(octet)).into(),
         }
     }
 

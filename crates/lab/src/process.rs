@@ -1,7 +1,7 @@
 //! Processes of a lab: whether they live, and ending them.
 //!
-//! Owns signals and waiting for an exit, through process file descriptors, so that no signal goes to
-//! a stranger that got a reused id. Never starts anything.
+//! Owns signals and waiting for an exit, through process file descriptors, so that no signal goes
+//! to a stranger that got a reused id. Never starts anything.
 
 use std::collections::HashSet;
 use std::fs;

@@ -1,8 +1,8 @@
 //! What the lab writes for the programs it starts: the daemon's configuration, the subnet table,
 //! and the network configuration that a container runtime hands to the plugin.
 //!
-//! Owns text only. Knows the files as a user does, by their documented keys, and shares no type with
-//! the daemon: a key that is renamed breaks the lab as it would break a user.
+//! Owns text only. Knows the files as a user does, by their documented keys, and shares no type
+//! with the daemon: a key that is renamed breaks the lab as it would break a user.
 
 use std::net::IpAddr;
 use std::path::Path;

@@ -1,8 +1,8 @@
 //! The devices of a lab, from a plan.
 //!
-//! Owns what a machine has before Culvert comes: the underlay switch, and on each node an interface,
-//! an address and a default route. Nothing here knows of a pod; the switch forwards frames between
-//! nodes and routes nothing, so a pod's address on the wire would reach nobody.
+//! Owns what a machine has before Culvert comes: the underlay switch, and on each node an
+//! interface, an address and a default route. Nothing here knows of a pod; the switch forwards
+//! frames between nodes and routes nothing, so a pod's address on the wire would reach nobody.
 
 use std::fmt::Write as _;
 use std::path::Path;
@@ -104,8 +104,9 @@ fn underlay_families(plan: &Plan) -> Vec<Family> {
     }
 }
 
-/// What lets an address of `family` be bound as soon as it is there. Without it a daemon may find its
-/// IPv6 address tentative. kernel: even where `accept_dad` is 0, a worker confirms it later (6.18).
+/// What lets an address of `family` be bound as soon as it is there. Without it a daemon may find
+/// its IPv6 address tentative. kernel: even where `accept_dad` is 0, a worker confirms it later
+/// (6.18).
 const fn at_once(family: Family) -> &'static str {
     match family {
         Family::V4 => "",
@@ -113,11 +114,11 @@ const fn at_once(family: Family) -> &'static str {
     }
 }
 
-/// Lets the link-local IPv6 addresses of `interface`, which the kernel makes, be used at once: there
-/// are no duplicates to detect.
+/// Lets the link-local IPv6 addresses of `interface`, which the kernel makes, be used at once:
+/// there are no duplicates to detect.
 ///
-/// kernel: while a node's is tentative, for a second or two, the node asks for no neighbour on behalf
-/// of a packet that it forwards (6.18).
+/// kernel: while a node's is tentative, for a second or two, the node asks for no neighbour on
+/// behalf of a packet that it forwards (6.18).
 fn skip_dad(plan: &Plan, netns: &Netns, interface: &str) -> Result<()> {
     if !underlay_families(plan).contains(&Family::V6) {
         return Ok(());

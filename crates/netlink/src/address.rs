@@ -69,7 +69,8 @@ fn parse(answer: &RouteNetlinkMessage) -> Option<Address> {
     } else {
         Detection::Passed
     };
-    // On a point-to-point link ADDRESS is the other end, and LOCAL is ours; IPv6 gives only ADDRESS.
+    // On a point-to-point link ADDRESS is the other end, and LOCAL is ours; IPv6 gives only
+    // ADDRESS.
     let net = IpNet::new(local.or(remote)?, message.header.prefix_len).ok()?;
     Some(Address { link: message.header.index, net, protocol, detection })
 }

@@ -42,8 +42,8 @@ impl Error {
         self.errno() == Some(Errno::EXIST)
     }
 
-    /// Whether nothing is known to be wrong: the kernel did not answer in time, answers were lost, or
-    /// the objects changed faster than they could be listed.
+    /// Whether nothing is known to be wrong: the kernel did not answer in time, answers were lost,
+    /// or the objects changed faster than they could be listed.
     #[must_use]
     pub fn is_interrupted(&self) -> bool {
         matches!(self.cause.kind(), io::ErrorKind::TimedOut | io::ErrorKind::Interrupted)

@@ -34,8 +34,8 @@ impl Socket<Rtnetlink> {
     }
 }
 
-/// A request that has the bridge with index `bridge`, called `name`, deliver frames to `mac` on this
-/// machine.
+/// A request that has the bridge with index `bridge`, called `name`, deliver frames to `mac` on
+/// this machine.
 #[must_use]
 pub fn deliver(bridge: u32, name: &str, mac: Mac) -> Request<RouteNetlinkMessage> {
     let mut message = NeighbourMessage::default();

@@ -8,7 +8,8 @@
 //!
 //! Every call blocks the calling thread. An answer that does not come ends the call after the
 //! socket's patience. What no deadline can end is a system call that waits inside the kernel for a
-//! lock that another process holds: who must not wait for that makes the call on a thread of its own.
+//! lock that another process holds: who must not wait for that makes the call on a thread of its
+//! own.
 
 #![forbid(unsafe_code)]
 

@@ -53,8 +53,8 @@ pub struct Link {
     pub learning_limit: Option<u32>,
     /// Whether a bridge learns from frames to the group addresses that it does not forward.
     pub learns_from_groups: bool,
-    /// Whether the frames that a bridge forwards pass the rules and the address translation of IP only
-    /// if a parameter of the whole machine says so.
+    /// Whether the frames that a bridge forwards pass the rules and the address translation of IP
+    /// only if a parameter of the whole machine says so.
     pub skips_translation: bool,
     /// The number of the group of devices that it is in.
     pub group: u32,

@@ -60,8 +60,8 @@ pub struct Path {
 impl Socket<Rtnetlink> {
     /// Asks how each packet would be routed, in order.
     ///
-    /// What the kernel learned about a path's MTU from ICMP does not count: the answer describes the
-    /// routing table, not its exceptions.
+    /// What the kernel learned about a path's MTU from ICMP does not count: the answer describes
+    /// the routing table, not its exceptions.
     ///
     /// # Errors
     ///

@@ -93,7 +93,8 @@ impl Socket<Rtnetlink> {
             let request = Request::new("list", "routes", 0, RouteNetlinkMessage::GetRoute(message));
             match self.dump(&request) {
                 Ok(found) => routes.extend(found.iter().filter_map(parse)),
-                // A kernel that has never seen a route in the table says that there is no such table.
+                // A kernel that has never seen a route in the table says that there is no such
+                // table.
                 Err(error) if error.is_missing() => {}
                 Err(error) => return Err(error),
             }

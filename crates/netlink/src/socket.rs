@@ -24,8 +24,8 @@ use crate::error::{Error, Result};
 use crate::protocol::Protocol;
 use crate::request::Request;
 
-/// How long an answer may take. The kernel answers while it handles the request, so that one that is
-/// not there after this time was lost.
+/// How long an answer may take. The kernel answers while it handles the request, so that one that
+/// is not there after this time was lost.
 const PATIENCE: Duration = Duration::from_secs(5);
 
 /// Room for one datagram. The kernel fits dumps into what the reader offers, up to this much.
@@ -72,8 +72,8 @@ impl<P: Protocol> Socket<P> {
             // Errors then carry the kernel's words instead of a copy of the request.
             kernel.set_ext_ack(true)?;
             kernel.set_cap_ack(true)?;
-            // Filters of dumps work only with strict checking (Linux 4.20); callers filter again, so
-            // an older kernel costs time, not correctness.
+            // Filters of dumps work only with strict checking (Linux 4.20); callers filter again,
+            // so an older kernel costs time, not correctness.
             let _unsupported = kernel.set_netlink_get_strict_chk(true);
             if let Some(bytes) = P::SEND_BYTES {
                 sockopt::set_socket_send_buffer_size_force(&kernel, bytes)?;
@@ -110,7 +110,8 @@ impl<P: Protocol> Socket<P> {
 
     /// Sends all requests at once and waits until the kernel has acknowledged each.
     ///
-    /// The kernel works through them in order and goes on after a refusal; the first one is reported.
+    /// The kernel works through them in order and goes on after a refusal; the first one is
+    /// reported.
     ///
     /// # Errors
     ///
@@ -127,8 +128,8 @@ impl<P: Protocol> Socket<P> {
         outcome
     }
 
-    /// Sends a transaction: `begin`, the requests and `end`. The kernel acknowledges the requests, and
-    /// refuses `begin` when it refuses the whole.
+    /// Sends a transaction: `begin`, the requests and `end`. The kernel acknowledges the requests,
+    /// and refuses `begin` when it refuses the whole.
     ///
     /// # Errors
     ///
@@ -213,8 +214,8 @@ impl<P: Protocol> Socket<P> {
         Ok(answers)
     }
 
-    /// Reads every object that `request` selects, from one consistent state of the kernel. An object
-    /// that cannot be decoded is left out.
+    /// Reads every object that `request` selects, from one consistent state of the kernel. An
+    /// object that cannot be decoded is left out.
     ///
     /// # Errors
     ///
@@ -231,8 +232,9 @@ impl<P: Protocol> Socket<P> {
         )))
     }
 
-    /// Reads every object that `request` selects, and puts up with changes meanwhile: whatever is there
-    /// all the time is among the objects; what comes or goes may be, and some may be there twice.
+    /// Reads every object that `request` selects, and puts up with changes meanwhile: whatever is
+    /// there all the time is among the objects; what comes or goes may be, and some may be there
+    /// twice.
     ///
     /// kernel: devices are listed by their index since 6.8, so that one attempt has all that stay.
     /// Before, one that went could hide another in that one attempt.
@@ -260,8 +262,8 @@ impl<P: Protocol> Socket<P> {
         Ok(whole.then_some(objects))
     }
 
-    /// Hands every object that `request` selects to `take`, one by one, for lists that are too long to
-    /// keep; says whether they are of one consistent state, and all.
+    /// Hands every object that `request` selects to `take`, one by one, for lists that are too long
+    /// to keep; says whether they are of one consistent state, and all.
     ///
     /// # Errors
     ///
@@ -336,8 +338,8 @@ impl<P: Protocol> Socket<P> {
         Prepared { bytes, sequence }
     }
 
-    /// Sends what was prepared, and waits for nothing. A process that shares the socket may do that,
-    /// and leave the answer to another.
+    /// Sends what was prepared, and waits for nothing. A process that shares the socket may do
+    /// that, and leave the answer to another.
     ///
     /// # Errors
     ///
@@ -361,8 +363,8 @@ impl<P: Protocol> Socket<P> {
         }
     }
 
-    /// Receives one datagram, and says whether it answers what was prepared: by an echo of the change
-    /// or by the kernel's verdict.
+    /// Receives one datagram, and says whether it answers what was prepared: by an echo of the
+    /// change or by the kernel's verdict.
     ///
     /// # Errors
     ///
@@ -430,8 +432,8 @@ impl<P: Protocol> Socket<P> {
         Ok(split(bytes).collect())
     }
 
-    /// Until when an answer is waited for. Not to be asked before the request is sent: the kernel may
-    /// make the sender wait for a lock, and has answered when it lets it go on.
+    /// Until when an answer is waited for. Not to be asked before the request is sent: the kernel
+    /// may make the sender wait for a lock, and has answered when it lets it go on.
     fn deadline(&self) -> Instant {
         now() + self.patience
     }

@@ -1,4 +1,5 @@
-//! Netlink attributes: `{u16 length, u16 type}` in host order, then the value, padded to four bytes.
+//! Netlink attributes: `{u16 length, u16 type}` in host order, then the value, padded to four
+//! bytes.
 
 /// Bytes of an attribute's header.
 const HEADER_BYTES: usize = 4;

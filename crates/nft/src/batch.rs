@@ -5,7 +5,7 @@ use netlink_packet_core::{NLM_F_APPEND, NLM_F_CREATE, NLM_F_EXCL};
 
 use crate::attribute::Attributes;
 use crate::message;
-use crate::table::{Element, TableFamily, Table};
+use crate::table::{Element, Table, TableFamily};
 use crate::wire::Message;
 
 /// Elements in one message: an attribute has at most 64 KiB, and an element less than 64 bytes.
@@ -52,9 +52,9 @@ impl Batch {
         self.fill(table);
     }
 
-    /// Makes an empty table that must not exist yet, that nobody else can change or remove, and that
-    /// the kernel removes when the socket is closed that commits this, however its process ends
-    /// (Linux 5.12).
+    /// Makes an empty table that must not exist yet, that nobody else can change or remove, and
+    /// that the kernel removes when the socket is closed that commits this, however its process
+    /// ends (Linux 5.12).
     pub fn claim(&mut self, table: &str) {
         let attributes = message::owned_table(table);
         self.push("claim", table, message::NEW_TABLE, NLM_F_CREATE | NLM_F_EXCL, attributes);
@@ -91,8 +91,8 @@ impl Batch {
 
     /// Has elements of a set expire at once, those that it has and those that it has not.
     ///
-    /// kernel: after a removal, whoever closes a socket waits for a grace period, with the lock held
-    /// that all changes need. Nobody waits for what expires. Kernels before 6.12 (see
+    /// kernel: after a removal, whoever closes a socket waits for a grace period, with the lock
+    /// held that all changes need. Nobody waits for what expires. Kernels before 6.12 (see
     /// [`kernel::expires_elements`](crate::kernel::expires_elements)) ignore this.
     pub fn expire_elements(&mut self, table: &str, set: &str, elements: &[Element]) {
         for some in elements.chunks(ELEMENTS_PER_MESSAGE) {

@@ -9,8 +9,8 @@ use crate::table::Table;
 impl Batch {
     /// What makes the kernel's table, `actual`, that of `wanted`; none, if it is.
     ///
-    /// Where only elements differ, only these change: the table goes on with all others. `accepted` is
-    /// how the kernel lists the table without elements, where that is not how we do.
+    /// Where only elements differ, only these change: the table goes on with all others. `accepted`
+    /// is how the kernel lists the table without elements, where that is not how we do.
     #[must_use]
     pub fn difference(
         wanted: &Table,

@@ -27,8 +27,8 @@ impl Error {
         self.0.is_exists()
     }
 
-    /// Whether nothing is known to be wrong: the kernel did not answer in time, or the tables changed
-    /// faster than they could be listed.
+    /// Whether nothing is known to be wrong: the kernel did not answer in time, or the tables
+    /// changed faster than they could be listed.
     #[must_use]
     pub fn is_interrupted(&self) -> bool {
         self.0.is_interrupted()

@@ -74,8 +74,8 @@ impl Meta {
 /// What connection tracking knows of a packet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Connection {
-    /// The direction that the packet has in its connection, one byte: 0 from the one who opened it, 1
-    /// to it. A rule about a packet that belongs to no connection does not match.
+    /// The direction that the packet has in its connection, one byte: 0 from the one who opened it,
+    /// 1 to it. A rule about a packet that belongs to no connection does not match.
     Direction,
     /// One bit for each state, in four bytes of the host's order; every packet has one.
     State,

@@ -1,9 +1,10 @@
 //! nftables tables, applied and read back over netlink, without the program `nft`.
 //!
 //! Owns the encoding of tables, sets, chains and rules for the few expressions that Culvert's own
-//! tables use, transactions, reading a table back for comparison, and forgetting tracked connections.
-//! Never decides what a table says: the daemon and the plugin bring it as values. Every call blocks, and acts in the network
-//! namespace of the thread that opened the socket; [`culvert_netlink`] says for how long.
+//! tables use, transactions, reading a table back for comparison, and forgetting tracked
+//! connections. Never decides what a table says: the daemon and the plugin bring it as values.
+//! Every call blocks, and acts in the network namespace of the thread that opened the socket;
+//! [`culvert_netlink`] says for how long.
 //!
 //! Numbers are those of `linux/netfilter/nf_tables.h` and `nfnetlink.h`.
 
@@ -30,4 +31,4 @@ pub use expression::{
 pub use flow::Flow;
 pub use listing::{ChainListing, Listing, SetListing};
 pub use socket::Socket;
-pub use table::{Chain, ChainKind, Element, TableFamily, Hook, KeyPart, Set, Table};
+pub use table::{Chain, ChainKind, Element, Hook, KeyPart, Set, Table, TableFamily};

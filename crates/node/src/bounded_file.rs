@@ -1,8 +1,9 @@
 //! Reading files that somebody named: regular ones, up to a size.
 //!
-//! A path from a configuration may lead to anything: a FIFO, on which opening waits for a writer that
-//! never comes; a device that never ends; a file that somebody lets grow. Each would stop or kill whoever
-//! reads it, so that everything here that reads a file by such a path does it by these functions.
+//! A path from a configuration may lead to anything: a FIFO, on which opening waits for a writer
+//! that never comes; a device that never ends; a file that somebody lets grow. Each would stop or
+//! kill whoever reads it, so that everything here that reads a file by such a path does it by these
+//! functions.
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read as _};
@@ -19,8 +20,8 @@ pub const LARGE: u64 = 16 << 20;
 ///
 /// # Errors
 ///
-/// It is not there or not for us; `InvalidInput` if it is not a regular file, `FileTooLarge` if it has
-/// more than `limit` bytes.
+/// It is not there or not for us; `InvalidInput` if it is not a regular file, `FileTooLarge` if it
+/// has more than `limit` bytes.
 pub fn read(path: &Path, limit: u64) -> io::Result<Vec<u8>> {
     let file = open(path, limit)?;
     let mut bytes = Vec::new();

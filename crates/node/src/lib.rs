@@ -1,8 +1,8 @@
 //! What the daemon and the CNI plugin of a node share.
 //!
 //! Owns the node file, by which the daemon tells the plugin how to attach pods; the notes that the
-//! plugin leaves on pods' ports, and the rules that follow from them; the store of addresses. Blocks
-//! its caller. Never decides what a verb does and never carries a packet.
+//! plugin leaves on pods' ports, and the rules that follow from them; the store of addresses.
+//! Blocks its caller. Never decides what a verb does and never carries a packet.
 
 #![deny(unsafe_code)]
 

@@ -1,9 +1,9 @@
 //! Which addresses of the node's subnets have a pod: only to these is anything sent to the bridge.
 //!
-//! kernel: whoever sends to an address that nobody has makes the node ask for it, and remember for a
-//! while that it asked. A scan of a subnet of IPv6 fills the table of neighbours, which all devices of
-//! the machine share, and the node cannot find its own router any more. So the node rejects such
-//! packets before it asks.
+//! kernel: whoever sends to an address that nobody has makes the node ask for it, and remember for
+//! a while that it asked. A scan of a subnet of IPv6 fills the table of neighbours, which all
+//! devices of the machine share, and the node cannot find its own router any more. So the node
+//! rejects such packets before it asks.
 //!
 //! Owns the nftables table that does so. The daemon makes it and keeps it; the plugin enters the
 //! addresses of a pod before its port goes up, where there is such a table, and takes them out.
@@ -11,8 +11,8 @@
 use std::net::IpAddr;
 
 use culvert_nft::{
-    Base, Batch, Chain, ChainKind, Comparison, Element, Expression, TableFamily, Field, Hook, KeyPart,
-    Membership, Meta, Register, Set, Socket, Table, Verdict, kernel,
+    Base, Batch, Chain, ChainKind, Comparison, Element, Expression, Field, Hook, KeyPart,
+    Membership, Meta, Register, Set, Socket, Table, TableFamily, Verdict, kernel,
 };
 use ipnet::IpNet;
 use overlay_proto::Family;
@@ -48,8 +48,8 @@ pub struct Bridge {
     pub name: String,
     /// The pod subnets of the node.
     pub subnets: Vec<IpNet>,
-    /// Whether somebody may have an address that we know nothing of: a port that is not a pod's, or a
-    /// pod that may send from any address.
+    /// Whether somebody may have an address that we know nothing of: a port that is not a pod's, or
+    /// a pod that may send from any address.
     pub has_strangers: bool,
 }
 

@@ -1,9 +1,9 @@
 //! The node file: what the daemon tells the plugin about this node.
 //!
-//! Owns the file's shape, its place under the run directory, and reading and writing it. Never talks
-//! to the daemon: the file is the whole contract, so that DEL works while the daemon is stopped. The
-//! daemon writes it whole and atomically, and only when the node can carry packets; a missing file
-//! therefore means "not ready yet".
+//! Owns the file's shape, its place under the run directory, and reading and writing it. Never
+//! talks to the daemon: the file is the whole contract, so that DEL works while the daemon is
+//! stopped. The daemon writes it whole and atomically, and only when the node can carry packets; a
+//! missing file therefore means "not ready yet".
 
 use std::fs;
 use std::io::{self, Write as _};
@@ -59,7 +59,8 @@ impl NodeFile {
     ///
     /// # Errors
     ///
-    /// `NotFound` while the daemon has not been ready yet, `InvalidData` for a file that is not ours.
+    /// `NotFound` while the daemon has not been ready yet, `InvalidData` for a file that is not
+    /// ours.
     pub fn read(run_dir: &Path) -> io::Result<Self> {
         let text = bounded_file::read(&Self::path(run_dir), bounded_file::SMALL)?;
         serde_json::from_slice(&text)
@@ -96,7 +97,8 @@ impl NodeFile {
     }
 }
 
-/// The bridge's address in `subnet`, and so the default gateway of its pods: the first host address.
+/// The bridge's address in `subnet`, and so the default gateway of its pods: the first host
+/// address.
 #[must_use]
 pub fn gateway(subnet: &IpNet) -> IpNet {
     let address: std::net::IpAddr = match subnet {

@@ -1,7 +1,7 @@
 //! The node's end of a pod's cable, and the note about the pod that is written on it.
 //!
-//! Owns the text of the note, which is the alias of the device: whose the pod is, which addresses it
-//! has, and how its port is to be. From the note alone the daemon restores the source check, and
+//! Owns the text of the note, which is the alias of the device: whose the pod is, which addresses
+//! it has, and how its port is to be. From the note alone the daemon restores the source check, and
 //! daemon and plugin restore a lost address store. The note lives and dies with the device.
 
 use std::fmt::Write as _;
@@ -15,13 +15,13 @@ use crate::pod_mac;
 
 /// The group of devices that the nodes' ends of pods' cables are in.
 ///
-/// The node takes no IP packet from a device of this group: what a pod sends comes by the bridge, and
-/// what comes otherwise has passed none of the rules for pods. The kernel gives every device group 0;
-/// ours has the number of our routes and addresses.
+/// The node takes no IP packet from a device of this group: what a pod sends comes by the bridge,
+/// and what comes otherwise has passed none of the rules for pods. The kernel gives every device
+/// group 0; ours has the number of our routes and addresses.
 pub const DEVICE_GROUP: u32 = 0xcf;
 
-/// The group addresses 01:80:c2:00:00:0X that a pod's port forwards, as bits: all that the kernel lets
-/// a port forward. It always drops 01:80:c2:00:00:01.
+/// The group addresses 01:80:c2:00:00:0X that a pod's port forwards, as bits: all that the kernel
+/// lets a port forward. It always drops 01:80:c2:00:00:01.
 ///
 /// kernel: by default a bridge does not forward frames to these addresses. It learns from them and
 /// hands them to the port's own device, past the bridge's rules.
@@ -42,8 +42,8 @@ pub struct PodPort {
     pub attachment: Option<Attachment>,
     /// MAC address of the pod.
     pub mac: Mac,
-    /// Addresses of the pod, each with the prefix length of its subnet. A note that is short of room
-    /// leaves the prefix lengths out; each address then counts as a subnet of its own.
+    /// Addresses of the pod, each with the prefix length of its subnet. A note that is short of
+    /// room leaves the prefix lengths out; each address then counts as a subnet of its own.
     pub addresses: Vec<IpNet>,
     /// Whether the pod may send from these only.
     pub is_checked: bool,

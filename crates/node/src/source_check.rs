@@ -1,15 +1,15 @@
 //! The source check: a pod sends from its own MAC and IP addresses, and from no other.
 //!
 //! Owns the nftables table that enforces it, and what of it belongs to one pod. The plugin enters a
-//! pod before its port goes up and takes it out when the port is gone; the daemon puts back whatever
-//! is missing. Both find what should be there in the kernel itself: in the note on the port, see
-//! [`PodPort`]. Never needs the daemon, the program `nft`, or a file.
+//! pod before its port goes up and takes it out when the port is gone; the daemon puts back
+//! whatever is missing. Both find what should be there in the kernel itself: in the note on the
+//! port, see [`PodPort`]. Never needs the daemon, the program `nft`, or a file.
 
 use std::net::{IpAddr, Ipv6Addr};
 
 use culvert_nft::{
-    Base, Batch, Chain, ChainKind, Element, Expression, TableFamily, Field, Hook, KeyPart, Listing,
-    Membership, Meta, Register, Set, Socket, Table, Verdict, kernel,
+    Base, Batch, Chain, ChainKind, Element, Expression, Field, Hook, KeyPart, Listing, Membership,
+    Meta, Register, Set, Socket, Table, TableFamily, Verdict, kernel,
 };
 use overlay_proto::Mac;
 

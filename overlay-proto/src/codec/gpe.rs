@@ -1,7 +1,7 @@
 //! VXLAN-GPE, the default encapsulation: VXLAN without the inner Ethernet header.
 //!
-//! It owns the eight bytes of draft-ietf-nvo3-vxlan-gpe §3 (`docs/wire-format.md`, "The header") and
-//! never looks past them.
+//! It owns the eight bytes of draft-ietf-nvo3-vxlan-gpe §3 (`docs/wire-format.md`, "The header")
+//! and never looks past them.
 //!
 //! ```text
 //!  0                   1                   2                   3

@@ -1,8 +1,8 @@
 //! VXLAN: an Ethernet frame behind eight bytes (RFC 7348 §5).
 //!
-//! It owns those eight bytes and the fourteen of the frame's header (`docs/wire-format.md`, "VXLAN"),
-//! and never looks past them. Frames carry IPv4 or IPv6 from one tunnel end to another; there is no
-//! ARP, no flooding and no learning here.
+//! It owns those eight bytes and the fourteen of the frame's header (`docs/wire-format.md`,
+//! "VXLAN"), and never looks past them. Frames carry IPv4 or IPv6 from one tunnel end to another;
+//! there is no ARP, no flooding and no learning here.
 //!
 //! ```text
 //!  0                   1                   2                   3

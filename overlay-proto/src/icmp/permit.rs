@@ -1,7 +1,7 @@
 //! Which packets may be answered with an ICMP error.
 //!
-//! It owns the rules of RFC 1122 §3.2.2, RFC 1812 §4.3.2.7 and RFC 4443 §2.4 (e), as far as a packet
-//! alone can tell. It never sees link-layer or subnet broadcast; a TUN has neither.
+//! It owns the rules of RFC 1122 §3.2.2, RFC 1812 §4.3.2.7 and RFC 4443 §2.4 (e), as far as a
+//! packet alone can tell. It never sees link-layer or subnet broadcast; a TUN has neither.
 
 use core::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 

@@ -141,7 +141,8 @@ pub enum Action {
         /// The node's end of the pod's cable.
         device: String,
     },
-    /// Make a pod's device a port of the bridge again, with all options that it should have, and up.
+    /// Make a pod's device a port of the bridge again, with all options that it should have, and
+    /// up.
     PlugPort {
         /// The node's end of the pod's cable.
         device: String,
@@ -154,8 +155,8 @@ pub enum Action {
     },
     /// Replace the nftables table.
     ApplyRuleset,
-    /// Make the nftables tables of the source check and of the pods' addresses those of the pods there
-    /// are.
+    /// Make the nftables tables of the source check and of the pods' addresses those of the pods
+    /// there are.
     ApplySourceCheck {
         /// The bridge of the pods.
         bridge: String,

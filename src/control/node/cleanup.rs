@@ -36,12 +36,12 @@ impl TunOwner for NoOwner {
 impl Reconciler {
     /// Removes the devices, addresses, routes and rules that the daemon made on this node.
     ///
-    /// Finds them by alias, protocol number and table name, so it needs neither a running daemon nor
-    /// its configuration. A bridge that was there before the daemon stays, without our addresses.
-    /// Kernel parameters stay: others may have come to depend on forwarding. Pods that are still
-    /// plugged into the bridge lose it, and their ports are taken down before the rules go that guard
-    /// them; [`Action::DeleteLink`] says how many they are. If a port cannot be taken down, nothing is
-    /// removed.
+    /// Finds them by alias, protocol number and table name, so it needs neither a running daemon
+    /// nor its configuration. A bridge that was there before the daemon stays, without our
+    /// addresses. Kernel parameters stay: others may have come to depend on forwarding. Pods that
+    /// are still plugged into the bridge lose it, and their ports are taken down before the rules
+    /// go that guard them; [`Action::DeleteLink`] says how many they are. If a port cannot be taken
+    /// down, nothing is removed.
     pub fn cleanup(&mut self) -> Cleanup {
         let mut report = Cleanup::default();
         let links = self.netlink.links().unwrap_or_else(|error| {

@@ -145,8 +145,8 @@ impl Desired {
 }
 
 impl Desired {
-    /// What tells connections of local pods to the outside that are not translated and should be; none
-    /// when none should.
+    /// What tells connections of local pods to the outside that are not translated and should be;
+    /// none when none should.
     ///
     /// One whose answers come from inside the cluster was sent to a service.
     pub(super) fn untranslated(&self) -> Option<impl Fn(&Flow) -> bool + use<>> {
@@ -213,8 +213,8 @@ fn sysctls(spec: &NodeSpec) -> Vec<Parameter> {
                 // `default`, which an administrator may have set otherwise.
                 parameter(&format!("net/ipv4/conf/{device}/forwarding"), "1"),
                 // Loose. The kernel applies the larger of this and `all`, so 0 would leave a strict
-                // `all` (systemd's default) in force, and strict drops what pods send whose way back
-                // is another device.
+                // `all` (systemd's default) in force, and strict drops what pods send whose way
+                // back is another device.
                 parameter(&format!("net/ipv4/conf/{device}/rp_filter"), "2"),
             ]);
         }

@@ -142,8 +142,8 @@ pub(super) fn diff(desired: &Desired, actual: &Actual) -> Vec<Action> {
             actions.push(Action::SetSysctl { key: key.clone(), value, needed: *needed });
         }
     }
-    // Up comes after the parameters: some of them, such as whether to make a link-local address, are
-    // read when the device comes up.
+    // Up comes after the parameters: some of them, such as whether to make a link-local address,
+    // are read when the device comes up.
     for (wanted, is) in [(&desired.tun, tun), (&desired.bridge, bridge)] {
         if !is.is_up() {
             actions.push(Action::SetUp { device: wanted.name.clone() });
@@ -155,8 +155,8 @@ pub(super) fn diff(desired: &Desired, actual: &Actual) -> Vec<Action> {
         address.ours
             || desired.cluster_networks.iter().any(|network| network.contains(&address.net.addr()))
     });
-    // IPv6 refuses an address that is there with another prefix length, so that one goes first. Other
-    // stale ones go last: removing an address removes the routes that prefer it as source.
+    // IPv6 refuses an address that is there with another prefix length, so that one goes first.
+    // Other stale ones go last: removing an address removes the routes that prefer it as source.
     let (tun_first, tun_last) = in_the_way(&desired.tun, stale_on_tun);
     let (bridge_first, bridge_last) = in_the_way(&desired.bridge, stale_on_bridge);
     remove_addresses(&desired.tun, &tun_first, &mut actions);
@@ -334,8 +334,9 @@ fn set_ports(bridge: &Device, ports: &[Port], actions: &mut Vec<Action>) {
             });
         }
         // Raised, never lowered.
-        // kernel: a veth drops what its other end sends above its own MTU, and tells nobody (6.18). Left
-        // alone, the packet reaches the bridge or the TUN, whose ICMP error names the new MTU to the pod.
+        // kernel: a veth drops what its other end sends above its own MTU, and tells nobody (6.18).
+        // Left alone, the packet reaches the bridge or the TUN, whose ICMP error names the new MTU
+        // to the pod.
         if port.mtu < bridge.mtu {
             actions.push(Action::SetMtu { device: port.device.clone(), mtu: bridge.mtu });
         }

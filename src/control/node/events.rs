@@ -15,8 +15,8 @@ const QUIET: Duration = Duration::from_millis(50);
 const PATIENCE: Duration = Duration::from_millis(250);
 
 /// The tables to hear of. Each pod that comes or goes changes the elements of the pods' tables; who
-/// looked at the whole then would do little else. An element that somebody else removed is missed by
-/// nobody until the next slow look.
+/// looked at the whole then would do little else. An element that somebody else removed is missed
+/// by nobody until the next slow look.
 const TABLES: &[Watched] = &[
     Watched { family: ruleset::FAMILY, table: ruleset::TABLE_NAME, elements: true },
     Watched { family: source_check::FAMILY, table: source_check::TABLE, elements: false },
@@ -67,7 +67,8 @@ impl KernelEvents {
 
     /// Waits until something changed and it has been quiet for a moment.
     ///
-    /// What a reconcile itself changed is reported once; a reconcile that changes nothing is silent.
+    /// What a reconcile itself changed is reported once; a reconcile that changes nothing is
+    /// silent.
     ///
     /// # Cancel safety
     ///

@@ -14,7 +14,8 @@ use crate::platform::netlink::{Address, BridgePort, Detection, LinkChange, Netli
 use crate::platform::sysctl::Sysctls;
 
 /// Most hardware addresses that the bridge learns, where the kernel has such a limit. A pod that is
-/// checked teaches it one; one that is not teaches it as many as it likes. Each takes some 200 bytes.
+/// checked teaches it one; one that is not teaches it as many as it likes. Each takes some 200
+/// bytes.
 const LEARNING_LIMIT: u32 = 4096;
 
 /// What an action is carried out with.

@@ -1,5 +1,5 @@
-//! Compares and repairs the nftables tables: the node's own, and the two of the pods, which say what a
-//! pod may send from and which addresses have one.
+//! Compares and repairs the nftables tables: the node's own, and the two of the pods, which say
+//! what a pod may send from and which addresses have one.
 //!
 //! What should be in the pods' tables follows from the notes that the plugin leaves on the ports of
 //! pods. A table that the kernel lists in another way than we do counts as right once we have put
@@ -21,7 +21,8 @@ pub(super) struct Firewall {
     socket: Option<Socket>,
     /// The node's table, and how the kernel listed it when we had put it there or found it right.
     node: Option<(Table, Listing)>,
-    /// How the kernel listed each of the pods' tables without its elements when we had put it there.
+    /// How the kernel listed each of the pods' tables without its elements when we had put it
+    /// there.
     pods: [Option<(Table, Listing)>; 2],
     /// Whether there were strangers when somebody last looked.
     strangers: Option<bool>,
@@ -31,7 +32,8 @@ pub(super) struct Firewall {
 pub(super) struct Pods {
     /// The ports of pods: those of the bridge, and those that lost it and will get it back.
     pub(super) ports: Vec<PodPort>,
-    /// Those of other bridges, such as ours while it has another name. They are checked all the same.
+    /// Those of other bridges, such as ours while it has another name. They are checked all the
+    /// same.
     pub(super) elsewhere: Vec<PodPort>,
     /// Whether somebody may have an address that no note names.
     pub(super) has_strangers: bool,

@@ -14,8 +14,8 @@ use super::{NodeSpec, Reconciler, TunOwner};
 use crate::platform::netlink::Flow;
 use crate::platform::sysctl::Sysctls;
 
-/// How long a request may take. A look takes milliseconds, the set-up of a node with hundreds of pods
-/// a second; on a machine on which all pods start at once the kernel's lock may be waited for.
+/// How long a request may take. A look takes milliseconds, the set-up of a node with hundreds of
+/// pods a second; on a machine on which all pods start at once the kernel's lock may be waited for.
 const PATIENCE: Duration = Duration::from_secs(10);
 
 /// How often a look that told nothing is repeated, and after which pause.
@@ -26,8 +26,8 @@ const PAUSE: Duration = Duration::from_millis(200);
 pub struct Kernel(Worker<Reconciler>);
 
 impl Kernel {
-    /// Starts the thread, in this thread's network namespace, with kernel parameters where `sysctls`
-    /// has them.
+    /// Starts the thread, in this thread's network namespace, with kernel parameters where
+    /// `sysctls` has them.
     ///
     /// # Errors
     ///

@@ -49,14 +49,15 @@ use crate::platform::sysctl::Sysctls;
 
 /// The number by which our routes and addresses are known.
 ///
-/// Neither iproute2's `rt_protos` nor FRR (which claims 191 to 198) nor BIRD, Cilium or Calico use it.
+/// Neither iproute2's `rt_protos` nor FRR (which claims 191 to 198) nor BIRD, Cilium or Calico use
+/// it.
 pub const PROTOCOL: u8 = 0xcf;
 
 /// Packets that the kernel queues for the daemon before it drops, on each queue of the TUN.
 ///
 /// The default, 500, is less than two milliseconds of small packets at the rates that the data path
-/// reaches; a worker that is descheduled for one scheduler tick (4 ms) must find them waiting. Each may
-/// be a super-packet of 64 KiB, so that this is 128 MiB of kernel memory at worst.
+/// reaches; a worker that is descheduled for one scheduler tick (4 ms) must find them waiting. Each
+/// may be a super-packet of 64 KiB, so that this is 128 MiB of kernel memory at worst.
 const TUN_QUEUE_PACKETS: u32 = 2_000;
 
 /// Rounds of look, compare and change before we say that somebody works against us. One suffices
@@ -140,8 +141,8 @@ impl Reconciler {
     /// Makes the node what `spec` says, and reports what that took and whether packets get through.
     ///
     /// `changes` says what to look at. Links, addresses, routes and parameters cost a few dumps and
-    /// are always looked at; the nftables tables, of which one grows with the pods, are looked at when
-    /// `changes` or a new `spec` asks for it.
+    /// are always looked at; the nftables tables, of which one grows with the pods, are looked at
+    /// when `changes` or a new `spec` asks for it.
     ///
     /// # Errors
     ///

@@ -25,8 +25,9 @@ pub(super) struct Observed {
     pub(super) actual: Actual,
     /// Whether the TUN takes packets.
     ///
-    /// kernel: a device whose last queue was closed loses its carrier, and one whose queue is opened
-    /// again gets it back from a work item that may have to wait; until then every packet is dropped.
+    /// kernel: a device whose last queue was closed loses its carrier, and one whose queue is
+    /// opened again gets it back from a work item that may have to wait; until then every packet is
+    /// dropped.
     pub(super) carrying: bool,
     /// The addresses of this machine's own interfaces: neither ours nor loopback nor link-local.
     pub(super) own_addresses: Vec<IpNet>,
@@ -107,9 +108,9 @@ pub(super) fn observe(
     })
 }
 
-/// The devices that may have learned routes from router advertisements, or will, and whose parameter
-/// says that they do unless the node forwards. A virtual device counts only if it has learned one:
-/// nobody advertises to the cables of containers.
+/// The devices that may have learned routes from router advertisements, or will, and whose
+/// parameter says that they do unless the node forwards. A virtual device counts only if it has
+/// learned one: nobody advertises to the cables of containers.
 fn advertised(
     links: &[Link],
     learned: &[Route],

@@ -1,9 +1,11 @@
 //! Which pods' word this node takes on how long packets may be.
 //!
 //! kernel: an ICMP error "too big" that reaches the node shortens what the node sends to the quoted
-//! destination, for ten minutes and for every program, whoever wrote the error. Pods, local ones and those
-//! behind the tunnel, have a say about packets into the pod networks, which are what they carry, and
-//! about nothing else: not about what nodes send to one another.
+//! destination, for ten minutes and for every program, whoever wrote the error. Pods, local ones
+//! and those behind the tunnel, have a say about packets into the pod networks, which are what they
+//! carry, and about nothing else: not about what nodes send to one another.
+
+use overlay_proto::Family;
 
 use overlay_proto::Family;
 

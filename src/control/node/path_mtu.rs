@@ -8,8 +8,8 @@ use anyhow::Context as _;
 use super::Reconciler;
 use crate::platform::netlink::{Flow, Link, Path, Way};
 
-/// No link that can carry the overlay has less: every IPv4 host must accept this much (RFC 791), and
-/// an inner IPv6 packet needs 1280.
+/// No link that can carry the overlay has less: every IPv4 host must accept this much (RFC 791),
+/// and an inner IPv6 packet needs 1280.
 const LEAST_MTU: u32 = 576;
 
 /// MTUs toward peers.
@@ -24,12 +24,12 @@ pub struct PathMtu {
 }
 
 impl Reconciler {
-    /// Asks how the kernel would route each of `flows`, the datagrams to the peers, and says the MTU
-    /// toward each; none when no route leads to any of them.
+    /// Asks how the kernel would route each of `flows`, the datagrams to the peers, and says the
+    /// MTU toward each; none when no route leads to any of them.
     ///
     /// A route's own MTU counts before its device's. This machine's own addresses are left out, and
-    /// with them loopback's 65,536 bytes, which say nothing about the underlay. So is a peer whose MTU
-    /// is below 576 bytes, which is a mistake somewhere and not a path.
+    /// with them loopback's 65,536 bytes, which say nothing about the underlay. So is a peer whose
+    /// MTU is below 576 bytes, which is a mistake somewhere and not a path.
     ///
     /// # Errors
     ///

@@ -212,8 +212,8 @@ fn conflict(spec: &NodeSpec, surroundings: Surroundings) -> Option<Conflict> {
 /// Whether a foreign route takes packets that ours to `cluster` is there for.
 ///
 /// The kernel goes by the longest match, so a wider one does not, whatever it leads to: a VPN's
-/// 10.0.0.0/8, "unreachable" for all private networks, the default route. Of two to the same prefix the
-/// lower rank counts.
+/// 10.0.0.0/8, "unreachable" for all private networks, the default route. Of two to the same prefix
+/// the lower rank counts.
 fn hides(cluster: &IpNet, route: &IpNet, rank: u32) -> bool {
     cluster.contains(route) && (cluster != route || rank <= default_priority(cluster))
 }

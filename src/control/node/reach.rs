@@ -1,8 +1,8 @@
 //! Whether packets between pods take the way that they should, as the kernel would route them.
 //!
-//! Devices, addresses and routes may all be as they should be, and packets go elsewhere all the same: a
-//! rule that looks into another table first, a narrower route, an equal one that was put in front. So
-//! the kernel is asked about packets as pods would send them. Pure but for the asking.
+//! Devices, addresses and routes may all be as they should be, and packets go elsewhere all the
+//! same: a rule that looks into another table first, a narrower route, an equal one that was put in
+//! front. So the kernel is asked about packets as pods would send them. Pure but for the asking.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -14,8 +14,8 @@ use overlay_proto::Family;
 use super::{NodeSpec, PROTOCOL};
 use crate::platform::netlink::{Flow, MAIN_TABLE, Route, Way, default_priority};
 
-/// Subnets of other nodes that are asked about at a time; the others have their turn later. Each takes
-/// the kernel some microseconds.
+/// Subnets of other nodes that are asked about at a time; the others have their turn later. Each
+/// takes the kernel some microseconds.
 const WINDOW: usize = 64;
 
 /// The devices that packets pass.

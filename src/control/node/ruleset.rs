@@ -1,15 +1,15 @@
 //! The node's nftables table: what it says, as a value.
 //!
 //! Nodes know one another by their addresses, so nobody but a node's daemon may send to a tunnel's
-//! port under an address of the node. A pod can write any address into a packet or get the node's by
-//! masquerade, an unprivileged process has the node's anyway, and a service address can turn a
-//! harmless packet into one for a tunnel. The table stops all of these: pods by the device that they
-//! come by, processes by the mark that only the daemon's sockets have, translated packets by the
-//! connection that a tunnel's own datagrams never have.
+//! port under an address of the node. A pod can write any address into a packet or get the node's
+//! by masquerade, an unprivileged process has the node's anyway, and a service address can turn a
+//! harmless packet into one for a tunnel. The table stops all of these: pods by the device that
+//! they come by, processes by the mark that only the daemon's sockets have, translated packets by
+//! the connection that a tunnel's own datagrams never have.
 //!
-//! Those datagrams are not tracked, because one entry per flow of every pod would fill the connection
-//! table. Traffic that leaves the cluster is masqueraded; what cannot be is dropped. Pod to pod, and
-//! node to pod, is never translated.
+//! Those datagrams are not tracked, because one entry per flow of every pod would fill the
+//! connection table. Traffic that leaves the cluster is masqueraded; what cannot be is dropped. Pod
+//! to pod, and node to pod, is never translated.
 //!
 //! Not here: accepting forwarded traffic. A `FORWARD` chain elsewhere whose policy is drop, such as
 //! Docker's, drops what it drops whatever another table accepts; the administrator has to allow the
@@ -174,7 +174,8 @@ fn after_translation(spec: &NodeSpec, families: &[ClusterFamily]) -> Chain {
     );
     let translated: Vec<_> = families.iter().filter(|family| family.translated).collect();
     if !translated.is_empty() {
-        // Somebody outside reached the pod under its own address, by a route of the administrator's.
+        // Somebody outside reached the pod under its own address, by a route of the
+        // administrator's.
         rules.push([&Expression::is_reply()[..], &ACCEPT].concat());
     }
     // Connection tracking does not translate what it calls invalid, nor what is not tracked.
@@ -254,7 +255,8 @@ impl ClusterFamily {
         [self.is_family(), destination].concat()
     }
 
-    /// Matches what bears the address of a pod of this node and goes to one host outside the cluster.
+    /// Matches what bears the address of a pod of this node and goes to one host outside the
+    /// cluster.
     fn pods_to_outside(&self) -> Vec<Expression> {
         let from_here = Expression::field_in(self.source(), Membership::Inside, &self.local_set());
         let to_outside =

@@ -1,9 +1,9 @@
 //! A thread that owns what makes blocking calls, and the way to ask it from the control runtime.
 //!
-//! It is a thread of its own because no deadline ends a system call that waits inside the kernel: the
-//! lock that all changes of devices need is the whole machine's. Whoever asks waits for a limited time.
-//! One request is under way at a time and none queues; what is not waited for any more is still
-//! finished. The thread ends with the process, or once nobody can ask any more.
+//! It is a thread of its own because no deadline ends a system call that waits inside the kernel:
+//! the lock that all changes of devices need is the whole machine's. Whoever asks waits for a
+//! limited time. One request is under way at a time and none queues; what is not waited for any
+//! more is still finished. The thread ends with the process, or once nobody can ask any more.
 
 use std::sync::{Arc, mpsc};
 use std::time::Duration;

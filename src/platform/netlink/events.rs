@@ -2,9 +2,9 @@
 //!
 //! Owns the subscription, over bare sockets: rtnetlink knows neither netfilter's messages nor those
 //! about parameters (`RTM_NEWNETCONF`), and queues what it reads without a bound, while here it is
-//! enough that there was something. Never interprets a change beyond its kind: whoever listens reads
-//! the new state from the kernel. Runs on the caller's task. The kernel drops notices when the listener
-//! is slow, and says so; that counts as a change of every kind.
+//! enough that there was something. Never interprets a change beyond its kind: whoever listens
+//! reads the new state from the kernel. Runs on the caller's task. The kernel drops notices when
+//! the listener is slow, and says so; that counts as a change of every kind.
 
 use std::io;
 

@@ -37,8 +37,8 @@ pub enum LinkChange {
     Group(u32),
     /// Have a bridge carry frames whatever their VLAN. A kernel that cannot do otherwise refuses.
     NoVlanFiltering,
-    /// Switch spanning tree, multicast snooping, and learning from frames that are not forwarded off
-    /// at a bridge, and bound what it learns where the kernel can (6.7).
+    /// Switch spanning tree, multicast snooping, and learning from frames that are not forwarded
+    /// off at a bridge, and bound what it learns where the kernel can (6.7).
     PlainBridge {
         /// Most hardware addresses that it learns.
         learning_limit: u32,
@@ -54,7 +54,8 @@ impl Netlink {
     ///
     /// When the kernel refuses: the name is taken, or bridges are not supported.
     pub fn create_bridge(&mut self, name: &str, mac: Mac) -> Result<()> {
-        let bridge = LinkMessageBuilder::<LinkBridge>::new(name).address(mac.octets().to_vec()).build();
+        let bridge =
+            LinkMessageBuilder::<LinkBridge>::new(name).address(mac.octets().to_vec()).build();
         let message = RouteNetlinkMessage::NewLink(bridge);
         let target = format!("bridge {name}");
         self.change(Request::new("create", target, NLM_F_CREATE | NLM_F_EXCL, message))

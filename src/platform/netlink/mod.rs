@@ -1,8 +1,8 @@
 //! What the daemon asks and changes in this network namespace over route netlink.
 //!
-//! Owns the changes that only the daemon makes, built by `rtnetlink`; the socket and what is read are
-//! those of `culvert-netlink`. Never decides what should be. Every call blocks, so that it runs on the
-//! thread of the reconciler, never on the control runtime.
+//! Owns the changes that only the daemon makes, built by `rtnetlink`; the socket and what is read
+//! are those of `culvert-netlink`. Never decides what should be. Every call blocks, so that it runs
+//! on the thread of the reconciler, never on the control runtime.
 
 mod address;
 mod events;

@@ -113,9 +113,9 @@ const fn tunnel_end(underlay: Family) -> &'static str {
 
 /// Lets the underlay's switch send what a cable would carry: whole datagrams with whole checksums.
 ///
-/// kernel: veth pairs pass packets on as they are (6.18), so that a datagram of the kernel's tunnels
-/// would reach a program uncut and with the inner checksum still to be made; a network card, or the
-/// kernel before it, finishes both.
+/// kernel: veth pairs pass packets on as they are (6.18), so that a datagram of the kernel's
+/// tunnels would reach a program uncut and with the inner checksum still to be made; a network
+/// card, or the kernel before it, finishes both.
 pub(super) fn like_a_wire(lab: &Lab) {
     for node in lab.nodes() {
         let off = ["tx", "tx-udp-segmentation", "tx-udp_tnl-segmentation"];

@@ -85,8 +85,8 @@ fn mutant(packet: &[u8], at: usize) -> Vec<u8> {
     mutant
 }
 
-/// Lets the pod send every kind of packet, and returns what came out of its node, each from its outer
-/// IP header on.
+/// Lets the pod send every kind of packet, and returns what came out of its node, each from its
+/// outer IP header on.
 fn send_all_kinds(far: &Far) -> Vec<Vec<u8>> {
     let pod = far.lab.pod(1, 1);
     // What does not fit into its buffer is not seen, which is why it is emptied again and again.
@@ -149,7 +149,8 @@ fn inner(far: &Far, packet: &[u8]) -> Inner {
     }
 }
 
-/// What tshark must find: all from the plan of the lab and `docs/wire-format.md`, but for the ports.
+/// What tshark must find: all from the plan of the lab and `docs/wire-format.md`, but for the
+/// ports.
 fn meant(far: &Far, mac: &str, packet: &[u8]) -> Row {
     let Inner { family, protocol, ports, checksum } = inner(far, packet);
     let mut row: Row = FIELDS.into_iter().map(|field| (field, Vec::new())).collect();

@@ -23,8 +23,8 @@ pub enum DropReason {
     NotOurDestination,
     /// Congestion was marked on a packet whose sender does not understand marks (RFC 6040 §4.2).
     Congestion,
-    /// A packet to a multicast group: groups do not span nodes. The kernel itself sends such packets
-    /// when a device comes up.
+    /// A packet to a multicast group: groups do not span nodes. The kernel itself sends such
+    /// packets when a device comes up.
     Multicast,
     /// A packet to the overlay whose source is not in a subnet of this node.
     ForeignSource,
@@ -109,8 +109,8 @@ impl DropReason {
         }
     }
 
-    /// The reason's place in [`ALL`](Self::ALL). Who sends what is dropped chooses how often this is
-    /// asked, so it must not be a search.
+    /// The reason's place in [`ALL`](Self::ALL). Who sends what is dropped chooses how often this
+    /// is asked, so it must not be a search.
     pub const fn index(self) -> usize {
         const HEADER: usize = 3;
         const INNER: usize = HEADER + DecodeError::ALL.len();

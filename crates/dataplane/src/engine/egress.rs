@@ -19,8 +19,8 @@ pub enum EgressVerdict {
 }
 
 impl Engine {
-    /// Decides about a packet read from the TUN device. Of a super-packet, `packet_len` is the length
-    /// of the longest packet that it will be cut into; otherwise it is the packet's own.
+    /// Decides about a packet read from the TUN device. Of a super-packet, `packet_len` is the
+    /// length of the longest packet that it will be cut into; otherwise it is the packet's own.
     pub fn handle_tun_packet(
         &mut self,
         table: &Table,

@@ -1,9 +1,9 @@
 //! Decisions: where a packet goes and why.
 //!
 //! Owns the subnet table in its compiled form, the verdict on each packet and the reasons for
-//! dropping. Never holds a file descriptor, reads a clock, awaits or knows of configuration: time and
-//! table are arguments, so that the daemon, a replay and a simulation run the same code. The table is
-//! an immutable snapshot that any thread may read; an [`Engine`] belongs to one worker.
+//! dropping. Never holds a file descriptor, reads a clock, awaits or knows of configuration: time
+//! and table are arguments, so that the daemon, a replay and a simulation run the same code. The
+//! table is an immutable snapshot that any thread may read; an [`Engine`] belongs to one worker.
 
 mod admission;
 mod drop_reason;

@@ -55,8 +55,8 @@ impl Peer {
         &self.entry.subnets
     }
 
-    /// Longest inner packet of `family` that goes to the peer. IPv6 promises its senders 1280 bytes on
-    /// every path; nobody may tell them less, and what a narrower path loses of that is lost.
+    /// Longest inner packet of `family` that goes to the peer. IPv6 promises its senders 1280 bytes
+    /// on every path; nobody may tell them less, and what a narrower path loses of that is lost.
     #[inline]
     pub fn mtu_for(&self, family: Family) -> Mtu {
         match family {

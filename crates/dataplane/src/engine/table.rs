@@ -66,8 +66,8 @@ pub struct Table {
 }
 
 impl Table {
-    /// Compiles `members`; `routers` are this node's addresses among its pods, and `mtu_to` tells the
-    /// longest inner packet toward an underlay address.
+    /// Compiles `members`; `routers` are this node's addresses among its pods, and `mtu_to` tells
+    /// the longest inner packet toward an underlay address.
     pub fn compile(
         members: &Membership,
         routers: Vec<IpAddr>,

@@ -166,8 +166,8 @@ impl Group {
         fits
     }
 
-    /// Whether `packet` may be of the flow of the group that begins with the packet `first_bytes`: by
-    /// its addresses, protocol and ports, of which fragments show only the addresses.
+    /// Whether `packet` may be of the flow of the group that begins with the packet `first_bytes`:
+    /// by its addresses, protocol and ports, of which fragments show only the addresses.
     pub fn may_share_flow(&self, first_bytes: &[u8], packet: &InnerPacket<'_>) -> bool {
         let first = &self.first;
         if packet.family() != first.family
@@ -188,8 +188,9 @@ impl Group {
             && ports.is_none_or(|ports| *ports == first_bytes[first.ip_len..first.ip_len + 4])
     }
 
-    /// Turns the header of the first packet into that of the super-packet, and says what to tell the
-    /// kernel about it. `header` is the first packet's, [`header_len`](Self::header_len) bytes long.
+    /// Turns the header of the first packet into that of the super-packet, and says what to tell
+    /// the kernel about it. `header` is the first packet's, [`header_len`](Self::header_len) bytes
+    /// long.
     pub fn finish(&self, header: &mut [u8]) -> VnetHeader {
         let first = &self.first;
         if self.count == 1 {

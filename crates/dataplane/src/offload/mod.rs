@@ -1,7 +1,7 @@
 //! Super-packets: reading what the kernel left undone, cutting them apart, putting them together.
 //!
-//! Pure functions over bytes. Cutting and joining are inverse: what [`split`] makes of a super-packet,
-//! [`coalesce`] makes into it again, and what does not fit that is left as it came.
+//! Pure functions over bytes. Cutting and joining are inverse: what [`split`] makes of a
+//! super-packet, [`coalesce`] makes into it again, and what does not fit that is left as it came.
 
 pub mod coalesce;
 pub mod split;

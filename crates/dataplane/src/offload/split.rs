@@ -1,8 +1,8 @@
 //! From a super-packet to the packets that it stands for.
 //!
 //! Headers are made anew for each packet; payload bytes are never moved, the caller sends them from
-//! where they lie. The result is what the kernel's own segmentation would have made (`tcp_gso_segment`,
-//! `__udp_gso_segment`).
+//! where they lie. The result is what the kernel's own segmentation would have made
+//! (`tcp_gso_segment`, `__udp_gso_segment`).
 
 use std::ops::Range;
 
@@ -183,8 +183,8 @@ fn tcp_header_len(packet: &InnerPacket<'_>, upper: UpperLayer) -> Result<usize, 
     Ok(len)
 }
 
-/// A length as a header field holds it; an inner packet has at most 65,575 bytes, of which 40 are an
-/// IPv6 header that the field does not count.
+/// A length as a header field holds it; an inner packet has at most 65,575 bytes, of which 40 are
+/// an IPv6 header that the field does not count.
 fn wire_len(len: usize) -> u16 {
     u16::try_from(len).unwrap_or(u16::MAX)
 }

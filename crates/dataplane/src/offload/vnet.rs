@@ -1,7 +1,7 @@
 //! The virtio-net header in front of every packet on a TUN queue.
 //!
-//! Layout and values are those of `include/uapi/linux/virtio_net.h`; fields are in native byte order
-//! unless `TUNSETVNETLE` says otherwise, which we leave alone.
+//! Layout and values are those of `include/uapi/linux/virtio_net.h`; fields are in native byte
+//! order unless `TUNSETVNETLE` says otherwise, which we leave alone.
 //!
 //! ```text
 //!  0      1         2        4         6           8            10

@@ -26,8 +26,8 @@ const CLONE_DEVICE: &str = "/dev/net/tun";
 
 /// What the kernel may leave undone in packets that it hands us, and what we may in ours.
 ///
-/// Flags of `TUNSETOFFLOAD` in `include/uapi/linux/if_tun.h`. The kernel takes a set whole or refuses
-/// it whole, so they are asked for from most to least.
+/// Flags of `TUNSETOFFLOAD` in `include/uapi/linux/if_tun.h`. The kernel takes a set whole or
+/// refuses it whole, so they are asked for from most to least.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Offload {
     /// Complete packets of at most one MTU.
@@ -136,12 +136,13 @@ impl TunQueue {
         Ok(rustix::io::read(self.as_fd(), buffer)?)
     }
 
-    /// Writes one packet, gathered from `parts`, of which the first bytes are its virtio-net header.
+    /// Writes one packet, gathered from `parts`, of which the first bytes are its virtio-net
+    /// header.
     ///
     /// # Errors
     ///
-    /// What the kernel says: `EINVAL` for a header that it does not believe, `EIO` while the device is
-    /// down, `ENOBUFS` without memory.
+    /// What the kernel says: `EINVAL` for a header that it does not believe, `EIO` while the device
+    /// is down, `ENOBUFS` without memory.
     pub fn send(&self, parts: &[IoSlice<'_>]) -> io::Result<()> {
         rustix::io::writev(self.as_fd(), parts)?;
         Ok(())

@@ -1,8 +1,9 @@
 //! UDP sockets of the underlay: trains out and in, with ECN marks.
 //!
 //! A *train* is what one call moves: one datagram, or several of equal size (the last may be
-//! shorter) toward one peer that the kernel cuts apart (UDP_SEGMENT, Linux 4.18) or has put together
-//! (UDP_GRO, Linux 5.0). Sockets are non-blocking; a sending socket may be shared by threads.
+//! shorter) toward one peer that the kernel cuts apart (UDP_SEGMENT, Linux 4.18) or has put
+//! together (UDP_GRO, Linux 5.0). Sockets are non-blocking; a sending socket may be shared by
+//! threads.
 
 mod batch;
 mod control;
@@ -31,8 +32,9 @@ pub const MAX_SEND_LEN: usize = u16::MAX as usize - 20 - 8;
 /// Most datagrams in one sending call: `UDP_MAX_SEGMENTS` before Linux 6.9 (128 since).
 pub const MAX_SEND_SEGMENTS: usize = 64;
 
-/// Bytes that the kernel may queue for us while we are busy: 50 ms at 10 Gbit/s would be 64 MiB, but a
-/// queue that long only delays; this holds 5 ms. Doubled by the kernel for its own bookkeeping.
+/// Bytes that the kernel may queue for us while we are busy: 50 ms at 10 Gbit/s would be 64 MiB,
+/// but a queue that long only delays; this holds 5 ms. Doubled by the kernel for its own
+/// bookkeeping.
 const RECV_BUFFER_LEN: usize = 8 << 20;
 
 /// Bytes that may wait in a sending socket: 64 of the longest trains.
@@ -44,12 +46,12 @@ const REPORTS_LEN: usize = 32 << 10;
 /// `BPF_RET | BPF_K`: the filter ends, and keeps as many bytes as its operand says.
 const BPF_RETURN: u16 = 0x06;
 
-/// The mark (`SO_MARK`) of every socket of the data path, by which the node's nftables rules tell the
-/// daemon's datagrams from what another process sends to a tunnel's port.
+/// The mark (`SO_MARK`) of every socket of the data path, by which the node's nftables rules tell
+/// the daemon's datagrams from what another process sends to a tunnel's port.
 ///
-/// Setting a mark takes CAP_NET_ADMIN or CAP_NET_RAW; who has one of these can write any frame. Bit 12
-/// alone, because rules that choose routes by marks look at others: Kubernetes uses bits 13 to 15,
-/// Calico, Weave and Tailscale bits above 15, VPC plugins bit 7, administrators the lowest.
+/// Setting a mark takes CAP_NET_ADMIN or CAP_NET_RAW; who has one of these can write any frame. Bit
+/// 12 alone, because rules that choose routes by marks look at others: Kubernetes uses bits 13 to
+/// 15, Calico, Weave and Tailscale bits above 15, VPC plugins bit 7, administrators the lowest.
 pub const SOCKET_MARK: u32 = 0x1000;
 
 /// One call's worth of datagrams toward one peer.
@@ -104,8 +106,8 @@ impl Sender {
     ///
     /// What the kernel says: `WouldBlock` or `ENOBUFS` when a queue is full, `EMSGSIZE` when a
     /// datagram is longer than the device carries, `EIO` or `EINVAL` when segmentation is not to be
-    /// had. Anything else, and `EMSGSIZE` too, may be about a datagram that left before, to whatever
-    /// peer: then there is a [`report`](Self::report), and this train was not sent.
+    /// had. Anything else, and `EMSGSIZE` too, may be about a datagram that left before, to
+    /// whatever peer: then there is a [`report`](Self::report), and this train was not sent.
     pub fn send(&self, transmit: &Transmit<'_>) -> io::Result<()> {
         let address = SockAddr::from(transmit.destination);
         let mut control = Control::new();
@@ -129,13 +131,14 @@ impl Sender {
         let mut message: libc::msghdr = unsafe { mem::zeroed() };
         message.msg_name = address.as_ptr().cast_mut().cast();
         message.msg_namelen = address.len();
-        // IoSlice has the layout of iovec (its documentation promises it), and sendmsg only reads it.
+        // IoSlice has the layout of iovec (its documentation promises it), and sendmsg only reads
+        // it.
         message.msg_iov = transmit.parts.as_ptr().cast_mut().cast();
         message.msg_iovlen = transmit.parts.len();
         message.msg_control = control.bytes.as_mut_ptr().cast();
         message.msg_controllen = control.len;
-        // SAFETY: every pointer in `message` leads to a value that lives until the call returns, with
-        // the lengths beside them; sendmsg keeps none of them.
+        // SAFETY: every pointer in `message` leads to a value that lives until the call returns,
+        // with the lengths beside them; sendmsg keeps none of them.
         let sent = unsafe { libc::sendmsg(self.socket.as_raw_fd(), &raw const message, 0) };
         if sent < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
     }
@@ -230,8 +233,8 @@ fn open(
     let configure = || {
         match address {
             // kernel: with PROBE, datagrams carry DF, are never fragmented, and one that is longer
-            // than the device carries is refused with EMSGSIZE. What the kernel has been told of the
-            // path by ICMP, which anybody can send, does not count.
+            // than the device carries is refused with EMSGSIZE. What the kernel has been told of
+            // the path by ICMP, which anybody can send, does not count.
             SocketAddr::V4(_) => {
                 let probe = libc::IP_PMTUDISC_PROBE;
                 set_int(&socket, libc::SOL_IP, libc::IP_MTU_DISCOVER, probe)?;

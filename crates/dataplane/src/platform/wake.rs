@@ -32,13 +32,14 @@ impl Waker {
         let _ = rustix::io::write(&self.event, &1_u64.to_ne_bytes());
     }
 
-    /// Whether somebody has called since the last [`clear`](Self::clear): a look without a system call.
+    /// Whether somebody has called since the last [`clear`](Self::clear): a look without a system
+    /// call.
     pub fn is_set(&self) -> bool {
         self.set.load(Ordering::Acquire)
     }
 
-    /// Takes note of having been woken. What the caller of [`wake`](Self::wake) did before is visible
-    /// afterwards.
+    /// Takes note of having been woken. What the caller of [`wake`](Self::wake) did before is
+    /// visible afterwards.
     pub fn clear(&self) {
         self.set.store(false, Ordering::Release);
         let _ = rustix::io::read(&self.event, &mut [0_u8; 8]);
@@ -51,8 +52,8 @@ impl AsFd for Waker {
     }
 }
 
-/// A set of descriptors to wait on together. The kernel keeps the set between waits, which makes a wait
-/// cheaper than one that hands it over each time (epoll against poll).
+/// A set of descriptors to wait on together. The kernel keeps the set between waits, which makes a
+/// wait cheaper than one that hands it over each time (epoll against poll).
 #[derive(Debug)]
 pub struct WaitSet {
     epoll: OwnedFd,
@@ -90,8 +91,8 @@ impl WaitSet {
         Ok(Self { epoll: epoll::create(epoll::CreateFlags::CLOEXEC)? })
     }
 
-    /// Adds a descriptor under `token`, which is less than 8, and which several may share. Closing it
-    /// takes it out again.
+    /// Adds a descriptor under `token`, which is less than 8, and which several may share. Closing
+    /// it takes it out again.
     ///
     /// # Errors
     ///

@@ -9,8 +9,8 @@ fn filter() -> CaptureFilter {
     CaptureFilter { pod: None, peer: None, drops: false, sample: 1, snap_len: 65_535 }
 }
 
-/// Lets a worker handle one packet to each peer, one to nobody and one from a liar, and returns what
-/// was captured: side, direction, verdict, peer, length and bytes kept.
+/// Lets a worker handle one packet to each peer, one to nobody and one from a liar, and returns
+/// what was captured: side, direction, verdict, peer, length and bytes kept.
 fn captured(filter: &CaptureFilter) -> Vec<(String, usize, usize)> {
     let place = Place { address: underlay_of(1).ip(), source_ports: [50_000; SENDERS] };
     let (mut capture, taps) = capture::open(filter, 1, (clock::now(), 0));

@@ -1,8 +1,8 @@
 //! Those who send what they should not: strangers, and members of the cluster gone bad.
 //!
-//! A stranger that forges a member's outer address and the inner address of one of that member's own
-//! pods cannot be told from the member, by design: the default format does not authenticate. The
-//! underlay has to keep such datagrams out, and nobody here sends them.
+//! A stranger that forges a member's outer address and the inner address of one of that member's
+//! own pods cannot be told from the member, by design: the default format does not authenticate.
+//! The underlay has to keep such datagrams out, and nobody here sends them.
 
 use std::net::IpAddr;
 

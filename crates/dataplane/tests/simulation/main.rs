@@ -1,5 +1,5 @@
-//! Whole nodes in one process under a virtual clock: thousands of runs, each drawn from a seed, each
-//! checked packet by packet.
+//! Whole nodes in one process under a virtual clock: thousands of runs, each drawn from a seed,
+//! each checked packet by packet.
 //!
 //! A run is a few nodes with the daemon's own engine and data path over in-memory devices (`node`,
 //! `ports`), an underlay that delays, loses, doubles and reorders (`network`), an operator who
@@ -7,7 +7,8 @@
 //! happens; `turns` compares every step with a slow reference (`reference`); `ledger` keeps the
 //! account of every packet. Nothing here needs root, and the same seed is the same run.
 //!
-//! `make simulate RUNS=100000` looks further than `make test`; `make simulate SEED=…` shows one run.
+//! `make simulate RUNS=100000` looks further than `make test`; `make simulate SEED=…` shows one
+//! run.
 
 #![expect(clippy::unwrap_used, reason = "a test may fail where it stands")]
 

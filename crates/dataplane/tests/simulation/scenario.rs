@@ -1,5 +1,5 @@
-//! What happens in a run: a time of trouble drawn from the seed, then calm, then the proof that every
-//! pod reaches every other.
+//! What happens in a run: a time of trouble drawn from the seed, then calm, then the proof that
+//! every pod reaches every other.
 
 use std::net::IpAddr;
 use std::time::Duration;
@@ -16,12 +16,12 @@ use crate::world::{Event, KERNEL_LAG_MS, World};
 const TROUBLE: Duration = Duration::from_secs(3);
 /// Longest time in which a change of the table reaches a node.
 const TABLE_DELAY_MS: u64 = 400;
-/// Longest time between the last change and the moment from which every pod reaches every other: the
-/// table on its way, the bridges behind it, and some room for datagrams that are late.
+/// Longest time between the last change and the moment from which every pod reaches every other:
+/// the table on its way, the bridges behind it, and some room for datagrams that are late.
 pub(crate) const CONVERGENCE: Duration =
     Duration::from_millis(TABLE_DELAY_MS + KERNEL_LAG_MS + 150);
-/// A packet of full length may be lost to the narrow place, to the kernel and to the engine, each of
-/// which then tells the one before it; the fourth must arrive.
+/// A packet of full length may be lost to the narrow place, to the kernel and to the engine, each
+/// of which then tells the one before it; the fourth must arrive.
 const ROUNDS: usize = 4;
 const ROUND: Duration = Duration::from_millis(100);
 /// Longest packet of a pod whose underlay has the usual MTU.

@@ -284,8 +284,8 @@ fn same_packet(quote: &[u8], packet: &[u8]) -> bool {
     quote.len() >= ip_len + 8 && quote[at..ip_len + 4] == packet[at..ip_len + 4]
 }
 
-/// Places in a list of packets, for each flow in the list's order: of flows among each other none is
-/// promised.
+/// Places in a list of packets, for each flow in the list's order: of flows among each other none
+/// is promised.
 type InFlow = BTreeMap<Option<FlowKey>, VecDeque<usize>>;
 
 fn by_flow<'a>(packets: impl Iterator<Item = &'a [u8]>) -> InFlow {

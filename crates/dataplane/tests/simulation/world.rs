@@ -350,8 +350,8 @@ impl World {
     }
 }
 
-/// Cuts what arrives together into what a receiver gets as one train: equal lengths, the last may be
-/// shorter.
+/// Cuts what arrives together into what a receiver gets as one train: equal lengths, the last may
+/// be shorter.
 fn trains(flights: Vec<Flight>) -> Vec<Vec<Flight>> {
     let mut trains: Vec<Vec<Flight>> = Vec::new();
     for flight in flights {

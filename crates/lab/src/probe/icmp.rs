@@ -77,8 +77,8 @@ impl Ping {
 pub enum Fragmentation {
     /// By the sender and, for IPv4, on the way: the don't-fragment bit is clear.
     Allowed,
-    /// By nobody. The sender's kernel ignores what it has learnt of the path, so that a packet up to
-    /// the interface's MTU goes out and meets whatever is there.
+    /// By nobody. The sender's kernel ignores what it has learnt of the path, so that a packet up
+    /// to the interface's MTU goes out and meets whatever is there.
     Forbidden,
 }
 

@@ -1,8 +1,8 @@
 //! One transaction on the store, and the choice of the next address.
 //!
-//! A pool is a range as some request described it: a row with `next`, the lowest address that was never
-//! handed out. Invariant: every address is unused (≥ `next`), allocated, or resting, even when pools
-//! overlap; so no address is ever lost. Each step is a look-up by key.
+//! A pool is a range as some request described it: a row with `next`, the lowest address that was
+//! never handed out. Invariant: every address is unused (≥ `next`), allocated, or resting, even
+//! when pools overlap; so no address is ever lost. Each step is a look-up by key.
 
 use std::net::IpAddr;
 use std::path::Path;
@@ -177,7 +177,8 @@ impl Change<'_> {
         Ok(pool.id)
     }
 
-    /// Reads the state of `range`, making its row when it is new; `None` if it has no address at all.
+    /// Reads the state of `range`, making its row when it is new; `None` if it has no address at
+    /// all.
     fn pool<'a>(&self, range: &'a Range) -> Result<Option<Pool<'a>>, Error> {
         let Some((first, last)) = range.bounds() else {
             return Ok(None);
@@ -235,8 +236,8 @@ impl Change<'_> {
         }
     }
 
-    /// Takes the lowest address that was never handed out; `None` when that was the gateway, or when
-    /// there is none left.
+    /// Takes the lowest address that was never handed out; `None` when that was the gateway, or
+    /// when there is none left.
     fn take_fresh(&self, pool: &mut Pool<'_>) -> Result<Option<IpAddr>, Error> {
         let Some(address) = pool.next else {
             return Ok(None);

@@ -30,7 +30,8 @@ pub enum Error {
         /// What is full.
         full: Vec<Full>,
     },
-    /// A requested address is in none of the ranges, is a gateway, or its range gives another already.
+    /// A requested address is in none of the ranges, is a gateway, or its range gives another
+    /// already.
     #[error(
         "the requested address {address} cannot be given: the pod gets one address of each of {}; ask \
          for one that is in a range of its own",

@@ -1,7 +1,7 @@
 //! Allocations that come from the directory of the `host-local` plugin.
 //!
-//! Owns reading that directory, under its own lock, and writing what was found. All of it is written,
-//! or nothing; doing it again changes nothing.
+//! Owns reading that directory, under its own lock, and writing what was found. All of it is
+//! written, or nothing; doing it again changes nothing.
 
 use std::fs::{self, File};
 use std::io;

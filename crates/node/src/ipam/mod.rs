@@ -2,17 +2,17 @@
 //!
 //! Owns the record of allocations of this node, kept in one SQLite file under `<stateDir>/ipam/`,
 //! and the choice of the next address. Never changes network devices and never asks the daemon. Any
-//! number of processes may use the store at once: every change is one transaction, so a process that
-//! is killed leaves the state before it or after it. A process that finds the store locked waits for
-//! its turn, and gives up after [`BUSY_TIMEOUT`].
+//! number of processes may use the store at once: every change is one transaction, so a process
+//! that is killed leaves the state before it or after it. A process that finds the store locked
+//! waits for its turn, and gives up after [`BUSY_TIMEOUT`].
 //!
 //! The notes on the pods' ports ([`Ports`]) are the truth about running pods, and the store is what
-//! makes a choice quick and what remembers the order in which addresses were freed. So a store that is
-//! lost is made anew from the notes, and an address that a note holds is never given away.
+//! makes a choice quick and what remembers the order in which addresses were freed. So a store that
+//! is lost is made anew from the notes, and an address that a note holds is never given away.
 //!
 //! An address that was never used comes before one that was, and of those that were, the one that
-//! was freed first; so an address rests as long as it can before another pod gets it. Each step is a
-//! look-up by key, so the cost does not grow with the number of pods.
+//! was freed first; so an address rests as long as it can before another pod gets it. Each step is
+//! a look-up by key, so the cost does not grow with the number of pods.
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
@@ -72,12 +72,13 @@ impl Store {
         schema::open(state_dir)
     }
 
-    /// Opens the store under `state_dir`; one that is missing or damaged is first made anew, with the
-    /// pods that `survey` finds.
+    /// Opens the store under `state_dir`; one that is missing or damaged is first made anew, with
+    /// the pods that `survey` finds.
     ///
     /// # Errors
     ///
-    /// A file that cannot be opened or made, or is of a later version, or a kernel that does not answer.
+    /// A file that cannot be opened or made, or is of a later version, or a kernel that does not
+    /// answer.
     pub fn open_or_create(state_dir: &Path, survey: &mut dyn Survey) -> Result<Self, Error> {
         match schema::open(state_dir) {
             Ok(Some(store)) => Ok(store),
@@ -86,8 +87,8 @@ impl Store {
         }
     }
 
-    /// As [`open_or_create`](Self::open_or_create), but says `None` where there is neither a file nor
-    /// a pod; nothing is made then.
+    /// As [`open_or_create`](Self::open_or_create), but says `None` where there is neither a file
+    /// nor a pod; nothing is made then.
     ///
     /// # Errors
     ///
@@ -123,8 +124,8 @@ impl Store {
         state_dir.expect("the file is two levels down").to_owned()
     }
 
-    /// Makes the store under `state_dir` anew, sound or not, with the pods that `survey` finds. The old
-    /// file is kept beside it.
+    /// Makes the store under `state_dir` anew, sound or not, with the pods that `survey` finds. The
+    /// old file is kept beside it.
     ///
     /// # Errors
     ///
@@ -139,11 +140,11 @@ impl Store {
         self.restored.as_ref()
     }
 
-    /// Hands out what `request` asks for: one address out of each set, in the order of the sets, and a
-    /// MAC address.
+    /// Hands out what `request` asks for: one address out of each set, in the order of the sets,
+    /// and a MAC address.
     ///
-    /// All of it is handed out, or nothing, and nothing that a note of `survey` holds. `netns` is the
-    /// path of the pod's namespace. A store that turns out to be damaged is made anew first.
+    /// All of it is handed out, or nothing, and nothing that a note of `survey` holds. `netns` is
+    /// the path of the pod's namespace. A store that turns out to be damaged is made anew first.
     ///
     /// # Errors
     ///
@@ -181,8 +182,8 @@ impl Store {
 
     /// Makes sure that `attachment` still holds what it was given, now that its port bears a note.
     ///
-    /// If the store was lost in between, whoever made it anew did not see the note, and may have given
-    /// the addresses to another pod.
+    /// If the store was lost in between, whoever made it anew did not see the note, and may have
+    /// given the addresses to another pod.
     ///
     /// # Errors
     ///
@@ -200,8 +201,8 @@ impl Store {
         Err(Error::Replaced { path: self.path.clone() })
     }
 
-    /// Writes down every address that a note of `survey` holds and the store does not; says how many
-    /// there were.
+    /// Writes down every address that a note of `survey` holds and the store does not; says how
+    /// many there were.
     ///
     /// # Errors
     ///
@@ -232,8 +233,8 @@ impl Store {
         self.change("release in", |change| change.release(attachment))
     }
 
-    /// Frees every address of `network` whose attachment is not in `valid`, which lists container id
-    /// and interface name, and says what they were.
+    /// Frees every address of `network` whose attachment is not in `valid`, which lists container
+    /// id and interface name, and says what they were.
     ///
     /// # Errors
     ///
@@ -352,7 +353,8 @@ impl Store {
 
     /// Runs `work` in one transaction that holds the write lock from its first statement.
     ///
-    /// A deferred transaction would read first and could then fail to upgrade, which no waiting cures.
+    /// A deferred transaction would read first and could then fail to upgrade, which no waiting
+    /// cures.
     fn change<T>(
         &mut self,
         op: &'static str,

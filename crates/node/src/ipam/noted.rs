@@ -3,8 +3,8 @@
 //! Owns the rule that nothing is given away that a note holds. The first look is from before the
 //! transaction, so that in the usual case, when the store knows of every pod, nobody waits for the
 //! kernel while all wait for the store. Only when that look contradicts the store is there another
-//! one, inside the transaction, which is exact: no pod comes or goes in the store meanwhile. What the
-//! store lacks by then is written down.
+//! one, inside the transaction, which is exact: no pod comes or goes in the store meanwhile. What
+//! the store lacks by then is written down.
 
 use std::net::IpAddr;
 
@@ -67,7 +67,8 @@ impl<'a> Noted<'a> {
 }
 
 impl Change<'_> {
-    /// Writes down every address that a note holds and the store does not; says how many there were.
+    /// Writes down every address that a note holds and the store does not; says how many there
+    /// were.
     ///
     /// Of two notes with one address the first by the device's name counts, since the store has one
     /// holder for each address.

@@ -1,7 +1,7 @@
 //! What the devices of the node say: which pods are attached, and which MAC addresses are taken.
 //!
-//! Owns the look. The notes on the pods' ports ([`PodPort`]) are the truth about running pods: every
-//! process in the node's network namespace sees them, in a container too, where the pods' own
+//! Owns the look. The notes on the pods' ports ([`PodPort`]) are the truth about running pods:
+//! every process in the node's network namespace sees them, in a container too, where the pods' own
 //! namespaces cannot be seen. Changes nothing.
 
 use std::collections::BTreeMap;

@@ -1,7 +1,7 @@
 //! What an attachment may get: ranges of addresses, and addresses that it asks for.
 //!
-//! A range that exists is sound: its bounds are of its subnet, in order, and never the network's own
-//! address or IPv4 broadcast.
+//! A range that exists is sound: its bounds are of its subnet, in order, and never the network's
+//! own address or IPv4 broadcast.
 
 use std::fmt;
 use std::net::IpAddr;
@@ -33,11 +33,11 @@ impl Range {
         }
     }
 
-    /// The addresses of `part` that pods of `subnet` may have, from `start` to `end` where those are
-    /// given; `None` if there is none.
+    /// The addresses of `part` that pods of `subnet` may have, from `start` to `end` where those
+    /// are given; `None` if there is none.
     ///
-    /// What would be network and broadcast address if `part` stood alone is left out unless `start` or
-    /// `end` says otherwise, as the reference plugin has it.
+    /// What would be network and broadcast address if `part` stood alone is left out unless `start`
+    /// or `end` says otherwise, as the reference plugin has it.
     #[must_use]
     pub fn part(
         subnet: IpNet,

@@ -28,8 +28,8 @@ pub const DATABASE: &str = "addresses.sqlite3";
 
 /// How long a process waits for the others before it gives up, at least.
 ///
-/// A transaction takes less than a millisecond, so this is thousands of pods ahead in the queue, and
-/// still well below the minutes that container runtimes allow an ADD.
+/// A transaction takes less than a millisecond, so this is thousands of pods ahead in the queue,
+/// and still well below the minutes that container runtimes allow an ADD.
 pub const BUSY_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// How long a waiting process sleeps before it looks again: a little longer each time, up to the
@@ -136,8 +136,8 @@ impl fmt::Display for Restored {
     }
 }
 
-/// Makes the store of `state_dir` anew from the notes on pods' ports, unless another process has just
-/// done so. A damaged file is kept beside the new one.
+/// Makes the store of `state_dir` anew from the notes on pods' ports, unless another process has
+/// just done so. A damaged file is kept beside the new one.
 ///
 /// Whoever allocated something in the old file and has not noted it on a port yet finds out when it
 /// has: see [`Store::confirm`].
@@ -175,8 +175,8 @@ pub(super) fn whole_records(store: &mut Store) -> Result<Vec<Record>, Error> {
 /// Puts a new file in the place of the old one, if there is any. The directory is locked.
 ///
 /// A process that is killed meanwhile leaves the old file, or the complete new one under its other
-/// name and none in its place; the next one begins with what either has. Whoever allocates something
-/// in the old file meanwhile has noted it on a port before it is done, or finds out.
+/// name and none in its place; the next one begins with what either has. Whoever allocates
+/// something in the old file meanwhile has noted it on a port before it is done, or finds out.
 fn replace(
     parent: &Path,
     lock: &File,
@@ -239,8 +239,8 @@ fn lock_store(state_dir: &Path) -> Result<(PathBuf, File), Error> {
 }
 
 impl Change<'_> {
-    /// Writes down what was known of pods that live and have no note, because another plugin attached
-    /// them and their addresses were imported.
+    /// Writes down what was known of pods that live and have no note, because another plugin
+    /// attached them and their addresses were imported.
     fn keep(&self, rescued: &[Record], ports: &Ports) -> Result<(), Error> {
         for record in rescued {
             let device = record.host_device.as_str();
@@ -274,8 +274,8 @@ fn lock_directory(parent: &Path) -> Result<File, Error> {
     Ok(lock)
 }
 
-/// Makes the file at `partial`, with what the notes on `ports` hold, and with those of `rescued` whose
-/// pods live and have no note.
+/// Makes the file at `partial`, with what the notes on `ports` hold, and with those of `rescued`
+/// whose pods live and have no note.
 fn create(partial: &Path, ports: &Ports, rescued: &[Record]) -> Result<(), Error> {
     // What a killed process left.
     remove(SIDE_FILES.into_iter().chain([""]).map(|side| with_suffix(partial, side)))?;
@@ -338,9 +338,9 @@ fn connect(path: PathBuf) -> Result<Store, Error> {
     let mut connection = Connection::open_with_flags(&path, flags).map_err(&failed)?;
     connection.busy_handler(Some(wait_for_turn)).map_err(&failed)?;
     // NORMAL flushes the log when it is folded into the file, not at each commit. A killed process
-    // loses nothing, because the kernel has its writes. A power cut may lose the last commits, but the
-    // file stays sound, and all pods are gone with it: a lost ADD is of no pod any more, and a lost
-    // DEL leaves an allocation of an earlier boot, which the daemon frees at its start.
+    // loses nothing, because the kernel has its writes. A power cut may lose the last commits, but
+    // the file stays sound, and all pods are gone with it: a lost ADD is of no pod any more, and a
+    // lost DEL leaves an allocation of an earlier boot, which the daemon frees at its start.
     connection.pragma_update(None, "synchronous", "NORMAL").map_err(&failed)?;
     let found = schema_version(&connection).map_err(&failed)?;
     match found {
@@ -364,11 +364,11 @@ pub(super) fn identity(path: &Path) -> io::Result<(u64, u64)> {
     fs::metadata(path).map(|file| (file.dev(), file.ino()))
 }
 
-/// A file is whole pages. SQLite reads zeros for what the last one lacks, and notices a missing page
-/// only; this notices the rest.
+/// A file is whole pages. SQLite reads zeros for what the last one lacks, and notices a missing
+/// page only; this notices the rest.
 fn refuse_partial_page(connection: &Connection, path: &Path) -> Result<(), Error> {
-    // A power cut during a fold may leave a part of a page, which the log then has in full. A log is
-    // cut when the file is whole, so it is looked at first.
+    // A power cut during a fold may leave a part of a page, which the log then has in full. A log
+    // is cut when the file is whole, so it is looked at first.
     let log = with_suffix(path, "-wal");
     if fs::metadata(log).is_ok_and(|log| log.len() > 0) {
         return Ok(());
@@ -443,10 +443,10 @@ pub(super) fn flush(store: &Store) -> Result<(), Error> {
 
 /// Folds the log into the database once it has grown long.
 ///
-/// SQLite's own folding leaves the log in place, to be written again from its start; but that the log
-/// is folded is only known while some process has the store open, and here most processes are alone.
-/// The log would then grow for ever, so this cuts it. A store that others are busy with is left to
-/// them, and a failure costs nothing but a longer log.
+/// SQLite's own folding leaves the log in place, to be written again from its start; but that the
+/// log is folded is only known while some process has the store open, and here most processes are
+/// alone. The log would then grow for ever, so this cuts it. A store that others are busy with is
+/// left to them, and a failure costs nothing but a longer log.
 pub(super) fn fold_long_log(store: &mut Store) {
     let log = with_suffix(&store.path, "-wal");
     if !fs::metadata(log).is_ok_and(|log| log.len() > LOG_BYTES) {
@@ -462,8 +462,8 @@ pub(super) fn fold_long_log(store: &mut Store) {
     debug_assert!(restored.is_ok(), "setting a callback cannot fail");
 }
 
-/// Length at which the log is folded. The first process to open the store reads the whole log, so it
-/// must stay short: this is about 20 pods, and read in well under a millisecond.
+/// Length at which the log is folded. The first process to open the store reads the whole log, so
+/// it must stay short: this is about 20 pods, and read in well under a millisecond.
 const LOG_BYTES: u64 = 512 * 1024;
 
 fn with_suffix(path: &Path, suffix: &str) -> PathBuf {

@@ -1,8 +1,8 @@
 //! Which allocations may go because their pods are gone, although nobody called DEL.
 //!
 //! Owns the decision and remembers since when each pod has been gone. Time and what the kernel says
-//! are arguments. An address goes when its pod has been gone for the grace time without a break; or at
-//! once, if it was handed out before the machine was started, since no pod outlives that.
+//! are arguments. An address goes when its pod has been gone for the grace time without a break; or
+//! at once, if it was handed out before the machine was started, since no pod outlives that.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -17,8 +17,8 @@ use super::{Error, Store};
 
 /// How long a pod must have been gone.
 ///
-/// A runtime that tears a pod down removes its namespace before or after it calls DEL, seconds apart
-/// at most; one that is being restarted comes back within minutes and calls DEL then.
+/// A runtime that tears a pod down removes its namespace before or after it calls DEL, seconds
+/// apart at most; one that is being restarted comes back within minutes and calls DEL then.
 pub const GRACE: Duration = Duration::from_secs(300);
 
 /// What is remembered between two looks.
@@ -60,8 +60,8 @@ impl Sweep {
                 {
                     due.push(record.clone());
                 }
-                // The daemon's network namespace is the node's. What was attached in another one was
-                // attached before the node was started anew, as containers that play nodes are.
+                // The daemon's network namespace is the node's. What was attached in another one
+                // was attached before the node was started anew, as containers that play nodes are.
                 Pulse::Gone | Pulse::Elsewhere => {
                     let address = record.allocation.address;
                     let since = earlier
@@ -81,8 +81,8 @@ impl Sweep {
     }
 
     /// Looks at every allocation of the store under `state_dir` and frees those that may go. Before
-    /// that, a store that was lost is made anew, and what it lacks is written down. Blocks on the file
-    /// and on the kernel.
+    /// that, a store that was lost is made anew, and what it lacks is written down. Blocks on the
+    /// file and on the kernel.
     ///
     /// # Errors
     ///

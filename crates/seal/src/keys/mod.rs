@@ -1,9 +1,9 @@
 //! What a node proves who it is with: its static key, the public keys of others, and secrets that a
 //! whole cluster shares.
 //!
-//! Owns the files that keys are kept in. Blocks its caller while it reads and writes them. Secrets are
-//! zeroed when they are dropped, `Debug` does not show them, and comparing them takes the same time
-//! whatever they are.
+//! Owns the files that keys are kept in. Blocks its caller while it reads and writes them. Secrets
+//! are zeroed when they are dropped, `Debug` does not show them, and comparing them takes the same
+//! time whatever they are.
 
 mod error;
 mod node_key;

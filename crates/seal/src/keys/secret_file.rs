@@ -100,7 +100,8 @@ fn open(path: &Path) -> Result<File, Error> {
 
 /// Writes a new file that only its owner may use. It has its name when the disk has all of it.
 ///
-/// The caller has the [`lock`] of the directory; that there is no such file yet is checked here again.
+/// The caller has the [`lock`] of the directory; that there is no such file yet is checked here
+/// again.
 pub(super) fn create(path: &Path, secret: &Secret) -> Result<(), Error> {
     let mut name = path.as_os_str().to_owned();
     name.push(".partial");

@@ -1,8 +1,8 @@
 //! A link that loses and delays, for kernels without netem.
 //!
 //! Owns a TUN device that gives back what it gets. One thread reads and decides, another one waits
-//! and writes; between them are at most [`WAITING`] packets, and what comes on top is lost, as on any
-//! link. What is routed through it, and where it goes then, is up to the routes of the machine.
+//! and writes; between them are at most [`WAITING`] packets, and what comes on top is lost, as on
+//! any link. What is routed through it, and where it goes then, is up to the routes of the machine.
 
 use std::io::{Read as _, Write as _};
 use std::sync::mpsc;

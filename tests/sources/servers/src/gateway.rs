@@ -1,5 +1,5 @@
-//! Changes to etcd over one connection to its JSON gateway: `etcdctl` takes longer to start than etcd
-//! to change a hundred keys.
+//! Changes to etcd over one connection to its JSON gateway: `etcdctl` takes longer to start than
+//! etcd to change a hundred keys.
 
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::{SocketAddr, TcpStream};

@@ -28,9 +28,9 @@ pub struct RecvBatch {
     limit: usize,
 }
 
-/// What a receiving call shows the kernel and gets back, one of each for each buffer. Kept from call
-/// to call, because clearing it (9 KiB) would cost as much as receiving a packet; a call sets what the
-/// kernel looks at, and looks at what the kernel has set.
+/// What a receiving call shows the kernel and gets back, one of each for each buffer. Kept from
+/// call to call, because clearing it (9 KiB) would cost as much as receiving a packet; a call sets
+/// what the kernel looks at, and looks at what the kernel has set.
 struct Slots {
     names: [SockAddrStorage; MAX_RECV_TRAINS],
     controls: [Control; MAX_RECV_TRAINS],
@@ -38,8 +38,8 @@ struct Slots {
     messages: [libc::mmsghdr; MAX_RECV_TRAINS],
 }
 
-// SAFETY: the pointers in `vectors` and `messages` lead to what belongs to the same batch. Each call
-// sets those that it uses anew, so that none is followed after the batch has moved.
+// SAFETY: the pointers in `vectors` and `messages` lead to what belongs to the same batch. Each
+// call sets those that it uses anew, so that none is followed after the batch has moved.
 unsafe impl Send for Slots {}
 
 impl Slots {
@@ -163,8 +163,9 @@ impl RecvBatch {
             header.msg_controllen = CONTROL_LEN;
         }
         let count = u32::try_from(self.limit).unwrap_or(u32::MAX);
-        // SAFETY: each of the first `count` headers points to a name, a vector and a control buffer of
-        // `slots`, each vector to a buffer of `self`, all with their lengths, and all outlive the call.
+        // SAFETY: each of the first `count` headers points to a name, a vector and a control buffer
+        // of `slots`, each vector to a buffer of `self`, all with their lengths, and all outlive
+        // the call.
         let received = unsafe {
             libc::recvmmsg(fd, messages.as_mut_ptr(), count, libc::MSG_DONTWAIT, ptr::null_mut())
         };

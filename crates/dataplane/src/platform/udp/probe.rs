@@ -18,8 +18,8 @@ use super::report::{Report, ReportKind};
 use super::{Sender, Transmit};
 use crate::platform::clock;
 
-/// How often a datagram is sent before the path counts as carrying it: some may get lost, and a router
-/// need not answer each.
+/// How often a datagram is sent before the path counts as carrying it: some may get lost, and a
+/// router need not answer each.
 const ATTEMPTS: usize = 4;
 
 /// How long an answer is waited for before the next datagram leaves.
@@ -71,9 +71,9 @@ impl Probe {
     }
 }
 
-/// Asks whether a packet of `packet_len` bytes, IP header included, gets from `local` to `peer`. Returns
-/// what the path carries if a machine on it says that this is less, and nothing if none does. Blocks
-/// for some 1.6 seconds at most.
+/// Asks whether a packet of `packet_len` bytes, IP header included, gets from `local` to `peer`.
+/// Returns what the path carries if a machine on it says that this is less, and nothing if none
+/// does. Blocks for some 1.6 seconds at most.
 ///
 /// # Errors
 ///

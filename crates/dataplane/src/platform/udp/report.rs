@@ -1,8 +1,8 @@
 //! What the network says about datagrams that we sent: the error queue of a socket.
 //!
-//! The kernel matches an ICMP error to the socket that sent the quoted datagram, by both addresses and
-//! both ports, and queues it there (IP_RECVERR). Anybody can write such an error, so that a report is
-//! a hint and no more.
+//! The kernel matches an ICMP error to the socket that sent the quoted datagram, by both addresses
+//! and both ports, and queues it there (IP_RECVERR). Anybody can write such an error, so that a
+//! report is a hint and no more.
 
 use std::io;
 use std::mem;
