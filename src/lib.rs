@@ -18,4 +18,4 @@ pub mod pcap;
 pub mod platform;
 pub mod replay;
 
-pub(crate) use culvert_dataplane::{self as dataplane, engine};
+pub(crate) use culvert_dataplane::engine;

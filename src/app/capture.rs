@@ -11,11 +11,12 @@ use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
 
+use culvert_dataplane::platform::clock;
+use culvert_dataplane::{Capture, CaptureFilter, CaptureRecord, CaptureSide, CaptureVerdict};
+
 use super::view::Facts;
-use crate::dataplane::{Capture, CaptureFilter, CaptureRecord, CaptureSide, CaptureVerdict};
 use crate::observe::{CaptureQuery, CaptureSource};
 use crate::pcap::{Interface, Writer};
-use crate::platform::clock;
 
 /// How long the rings are left alone when they were empty: a hundredth of a second of packets fits.
 const PAUSE: Duration = Duration::from_millis(5);

@@ -7,6 +7,10 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use culvert_dataplane::{DataPlane, Notice, Settings};
+use culvert_dataplane::engine::{Membership, PeerRegistry};
+use culvert_dataplane::platform::clock;
+use culvert_dataplane::platform::tun::Offload;
 use anyhow::Context as _;
 use ipnet::IpNet;
 use tokio::sync::mpsc::Receiver;
@@ -23,12 +27,8 @@ use super::path_mtus::PathMtus;
 use super::view::Facts;
 use crate::config::Config;
 use crate::control::node::{Changes, Failure, Kernel, KernelEvents, Report, Stranded};
-use crate::dataplane::{DataPlane, Notice, Settings};
-use crate::engine::{Membership, PeerRegistry};
 use crate::lifecycle::{Need, Readiness, ReloadSignal};
-use crate::platform::clock;
 use crate::platform::sysctl::Sysctls;
-use crate::platform::tun::Offload;
 
 /// How often everything is looked at although nothing called for it: the kernel does not announce
 /// changes of parameters, and a notice may have been lost.

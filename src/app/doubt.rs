@@ -33,7 +33,7 @@ impl Doubt {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::platform::clock;
+    use culvert_dataplane::platform::clock;
 
     #[test]
     fn looks_that_fail_for_a_minute_are_a_fault_and_one_that_succeeds_ends_the_doubt() {

@@ -8,14 +8,14 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::bail;
+use culvert_dataplane::engine::{Membership, Overlay, Rejected};
+use culvert_dataplane::platform::clock;
 
 use super::last_good::{LastGood, When};
 use super::view::Facts;
 use crate::config::Config;
 use crate::control::source::{self, Parameters, Proposal, Source, Unsound, Update};
-use crate::engine::{Membership, Overlay, Rejected};
 use crate::lifecycle::{Need, Readiness};
-use crate::platform::clock;
 
 /// How long a start waits for the source before it goes by the last good table.
 const PATIENCE: Duration = Duration::from_secs(3);

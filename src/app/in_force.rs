@@ -3,13 +3,13 @@
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 
+use culvert_dataplane::engine::{Membership, PeerRegistry, Table, Tunnel};
+use culvert_dataplane::super_packet_limit;
 use culvert_node::node_file::NodeFile;
 
 use super::path_mtus::Mtus;
 use crate::config::Config;
 use crate::control::node::NodeSpec;
-use crate::dataplane::super_packet_limit;
-use crate::engine::{Membership, PeerRegistry, Table, Tunnel};
 
 /// The nodes with what all of them share, and the MTUs toward them.
 #[derive(Clone, Debug, PartialEq, Eq)]

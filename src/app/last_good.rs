@@ -3,9 +3,10 @@
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
+use culvert_dataplane::engine::Overlay;
+use culvert_dataplane::platform::clock;
+
 use crate::control::source::{Parameters, Proposal, Saved};
-use crate::engine::Overlay;
-use crate::platform::clock;
 
 /// Time between two copies of a large table on disk at least. What is lost with a machine is this
 /// much of the cluster's changes, and only until the source answers.

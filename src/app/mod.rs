@@ -22,11 +22,11 @@ pub use offline::{Offline, offline};
 pub use run::run;
 
 use anyhow::Context as _;
+use culvert_dataplane::engine::Membership;
 
 use crate::config::{Config, TableSource};
 use crate::control::source::{Parameters, Proposal};
 use crate::control::table_file::TableFile;
-use crate::engine::Membership;
 
 /// Reads the subnet table that `config` names and checks it; none where the table is not in a file,
 /// and others could take a question for a node.

@@ -3,12 +3,13 @@
 use std::net::IpAddr;
 use std::path::Path;
 
+use culvert_dataplane::engine::{PeerRegistry, Table};
+
 use super::members;
 use super::path_mtus::PathMtus;
 use crate::config::{Config, Overrides, TableSource};
 use crate::control::source;
 use crate::control::table_file::TableFile;
-use crate::engine::{PeerRegistry, Table};
 
 /// What a daemon would have made of a configuration and a table file.
 pub struct Offline {

@@ -2,9 +2,10 @@
 
 use std::sync::Arc;
 
+use culvert_dataplane::DataPlane;
+use culvert_dataplane::platform;
+
 use crate::control::node::TunOwner;
-use crate::dataplane::DataPlane;
-use crate::platform;
 
 #[derive(Clone)]
 pub(super) struct Owner(pub(super) Arc<DataPlane>);

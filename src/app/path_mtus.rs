@@ -4,6 +4,10 @@ use std::collections::{HashMap, HashSet};
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
+use culvert_dataplane::PathClaim;
+use culvert_dataplane::engine::{Membership, PeerRegistry, Table};
+use culvert_dataplane::platform::{clock, udp};
+use culvert_netlink::Flow;
 use culvert_node::node_file;
 use foldhash::fast::RandomState;
 use overlay_proto::{CodecKind, Family, Mtu};
@@ -11,10 +15,6 @@ use overlay_proto::{CodecKind, Family, Mtu};
 use super::path_questions::PathQuestions;
 use crate::config::Underlay;
 use crate::control::node::Kernel;
-use crate::dataplane::PathClaim;
-use crate::engine::{Membership, PeerRegistry, Table};
-use crate::platform::netlink::Flow;
-use crate::platform::{clock, udp};
 
 /// Underlay MTU while no route leads to any peer: that of Ethernet.
 const ETHERNET_MTU: u16 = 1500;

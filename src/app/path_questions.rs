@@ -2,12 +2,12 @@
 
 use std::net::{IpAddr, SocketAddr};
 
+use culvert_dataplane::PathClaim;
+use culvert_dataplane::engine::Membership;
+use culvert_dataplane::platform::{clock, udp};
 use tokio::task::JoinSet;
 
 use crate::control::narrow_paths::{Answer, Finding, NarrowPaths, Question};
-use crate::dataplane::PathClaim;
-use crate::engine::Membership;
-use crate::platform::{clock, udp};
 
 /// Paths that turned out narrower than their routes, and those that are being asked.
 #[derive(Debug, Default)]

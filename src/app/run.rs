@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use anyhow::Context as _;
+use culvert_dataplane::platform::clock;
 use culvert_node::node_file::NodeFile;
 use tokio::net::TcpListener;
 
@@ -15,7 +16,6 @@ use crate::config::Config;
 use crate::control::sweep::keep_sweeping;
 use crate::lifecycle::{Readiness, Signals};
 use crate::observe::{Services, serve_http};
-use crate::platform::clock;
 
 /// Runs the daemon until a signal ends it.
 ///

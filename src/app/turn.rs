@@ -9,11 +9,11 @@ use std::io;
 use std::time::Duration;
 
 use anyhow::Context as _;
+use culvert_dataplane::platform;
 
 use crate::config::Config;
 use crate::lifecycle::{Signal, Signals};
 use crate::observe::AdminSocket;
-use crate::platform;
 use crate::platform::claim::Claim;
 
 /// How often a daemon that stands by looks whether it is its turn: looking is a question to the

@@ -5,19 +5,19 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Instant;
 
+use culvert_dataplane::DataPlane;
+use culvert_dataplane::engine::{DropReason, Local, Peer};
+use culvert_dataplane::platform::clock;
 use anyhow::Context as _;
 
 use super::feed::{Following, Standing};
 use crate::config::Config;
 use crate::control::source;
-use crate::dataplane::DataPlane;
-use crate::engine::{DropReason, Local, Peer};
 use crate::explain::{Devices, explain};
 use crate::lifecycle::Readiness;
 use crate::observe::{
     ExplainSource, PeerStatus, Status, StatusSource, TableStatus, TunnelStatus, UnderlayStatus,
 };
-use crate::platform::clock;
 
 /// Facts that the daemon's main loop knows and others may look at.
 pub(super) struct Facts {

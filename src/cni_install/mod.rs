@@ -12,11 +12,11 @@ use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::Duration;
 
+use culvert_dataplane::platform::clock;
 use anyhow::{Context as _, Result, bail, ensure};
 use culvert_node::ipam::{Store, Survey, Surveyor};
 use culvert_node::readiness;
 
-use crate::platform::clock;
 
 mod cli;
 mod conflist;

@@ -4,6 +4,8 @@ use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use culvert_dataplane::engine::reserved;
+use culvert_dataplane::platform::tun::MAX_NAME_LEN;
 use culvert_node::node_file::{DEFAULT_RUN_DIR, DEFAULT_STATE_DIR};
 use ipnet::IpNet;
 use overlay_proto::{CodecKind, Family, Mtu, Vni};
@@ -15,9 +17,7 @@ use super::{
     Bridge, Complaint, Config, Egress, Network, Node, Observe, Overrides, TableSource, Tun,
     Underlay, line_of,
 };
-use crate::engine::reserved;
 use crate::platform::sysctl;
-use crate::platform::tun::MAX_NAME_LEN;
 
 /// Network identifier of a cluster that does not choose one; flannel's too.
 const DEFAULT_VNI: i64 = 1;

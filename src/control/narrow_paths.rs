@@ -3,9 +3,9 @@
 //!
 //! Pure: takes `now`, and leaves the asking to its caller. Anybody can claim that a path is narrow
 //! (an ICMP error), so a claim is only the reason to ask the path itself, see
-//! [`path_carries`](crate::platform::udp::path_carries). What the path has answered is believed,
-//! and asked for again before it grows old. Claims cost a bounded number of questions, however many
-//! arrive.
+//! [`path_carries`](culvert_dataplane::platform::udp::path_carries). What the path has answered is
+//! believed, and asked for again before it grows old. Claims cost a bounded number of questions,
+//! however many arrive.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -186,7 +186,7 @@ pub enum Answer {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::platform::clock;
+    use culvert_dataplane::platform::clock;
 
     const ROUTE: u16 = 1500;
 

@@ -11,9 +11,8 @@ use std::convert::Infallible;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use culvert_dataplane::platform::clock;
 use culvert_node::ipam::{self, GRACE, Surveyor, Sweep, Swept, boot_id};
-
-use crate::platform::clock;
 
 /// How often all allocations are looked at: often enough that a leak is gone soon after the grace
 /// time, seldom enough that a look, some microseconds for each pod, is nothing.

@@ -10,6 +10,7 @@ use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use culvert_dataplane::engine::{NodeEntry, Place, TableError, TunnelOptions};
 use culvert_node::bounded_file;
 use overlay_proto::{CodecNameError, MacError};
 use serde::Deserialize;
@@ -17,7 +18,6 @@ use toml::Spanned;
 
 use super::source::Proposal;
 use crate::config::{Complaint, line_of};
-use crate::engine::{NodeEntry, Place, TableError, TunnelOptions};
 
 /// How often the file is looked at: a change is to take effect within a second.
 const INTERVAL: Duration = Duration::from_millis(200);

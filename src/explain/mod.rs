@@ -10,9 +10,9 @@ mod way;
 use std::fmt;
 use std::net::IpAddr;
 
+use culvert_dataplane::engine::{Owner, Table};
 use serde::{Deserialize, Serialize};
 
-use crate::engine::{Owner, Table};
 
 pub use packet::{Impossible, Protocol};
 

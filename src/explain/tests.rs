@@ -1,9 +1,9 @@
 //! Questions of every kind.
 
+use culvert_dataplane::engine::{Foreign, Membership, NodeEntry, Overlay, PeerRegistry, TunnelOptions};
 use overlay_proto::{Mtu, Vni};
 
 use super::*;
-use crate::engine::{Foreign, Membership, NodeEntry, Overlay, PeerRegistry, TunnelOptions};
 
 fn table() -> Table {
     let node = |index: u8| NodeEntry {

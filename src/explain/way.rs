@@ -3,15 +3,15 @@
 use std::cell::RefCell;
 use std::net::IpAddr;
 
+use culvert_dataplane::{Decision, Observation, Outer, Rehearsal, SENDERS, Tap, bucket};
+use culvert_dataplane::engine::{DropReason, Owner, Peer, PeerIndex, Table};
+use culvert_dataplane::platform::clock;
+use culvert_dataplane::platform::tun::Offload;
 use ipnet::IpNet;
 use overlay_proto::{Ecn, Family, InnerPacket, ecn};
 
 use super::packet::Protocol;
 use super::{Devices, Question, Step, Way};
-use crate::dataplane::{Decision, Observation, Outer, Rehearsal, SENDERS, Tap, bucket};
-use crate::engine::{DropReason, Owner, Peer, PeerIndex, Table};
-use crate::platform::clock;
-use crate::platform::tun::Offload;
 
 /// What the data path did.
 #[derive(Debug, Default)]

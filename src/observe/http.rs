@@ -193,11 +193,11 @@ impl Collector for StatusCollector {
     }
 }
 
-fn packets(traffic: &crate::engine::Traffic) -> u64 {
+fn packets(traffic: &culvert_dataplane::engine::Traffic) -> u64 {
     traffic.packets
 }
 
-fn bytes(traffic: &crate::engine::Traffic) -> u64 {
+fn bytes(traffic: &culvert_dataplane::engine::Traffic) -> u64 {
     traffic.bytes
 }
 

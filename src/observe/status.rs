@@ -4,12 +4,12 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::net::IpAddr;
 
+use culvert_dataplane::engine::Traffic;
 use comfy_table::{CellAlignment, Table, presets};
 use ipnet::IpNet;
 use overlay_proto::CodecKind;
 use serde::{Deserialize, Serialize};
 
-use crate::engine::Traffic;
 use crate::lifecycle::Missing;
 
 /// Everything `culvert status` shows.

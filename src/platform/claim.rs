@@ -13,8 +13,8 @@ use std::io;
 use std::os::linux::net::SocketAddrExt as _;
 use std::os::unix::net::{SocketAddr, UnixDatagram};
 
-use super::nft::{self, Batch, TableFamily};
-use super::{Error, Result};
+use culvert_dataplane::platform::{Error, Result};
+use culvert_nft::{Batch, Socket, TableFamily};
 
 /// What tables of this kind are called, before the name that is claimed.
 pub const TABLE_PREFIX: &str = "culvert-claim-";
@@ -26,8 +26,8 @@ pub struct Claim {
 
 #[expect(dead_code, reason = "held for what the kernel does when it is closed")]
 enum Holder {
-    Table(nft::Socket),
-    Socket(UnixDatagram),
+    Table(Socket),
+    Unix(UnixDatagram),
 }
 
 impl Claim {
@@ -48,7 +48,7 @@ impl Claim {
             Err(error) if error.is_unsupported() => {
                 tracing::debug!(%error, "claiming by a socket, for want of nftables");
                 let socket = take_socket(name).map_err(|error| Error::new("claim", name, error))?;
-                Ok(Self { _holder: Holder::Socket(socket) })
+                Ok(Self { _holder: Holder::Unix(socket) })
             }
             Err(error) => Err(Error::new("claim", name, io::Error::other(error))),
         }
@@ -58,7 +58,7 @@ impl Claim {
     /// name that is held has the kernel wait for a grace period, with the lock that every change of
     /// nftables needs.
     pub fn may_be_free(name: &str) -> bool {
-        let held = nft::Socket::open()
+        let held = Socket::open()
             .and_then(|mut socket| socket.has_table(TableFamily::Inet, &table_name(name)));
         !held.is_ok_and(|held| held)
     }
@@ -68,10 +68,10 @@ fn table_name(name: &str) -> String {
     format!("{TABLE_PREFIX}{name}")
 }
 
-fn take_table(name: &str) -> nft::Result<nft::Socket> {
+fn take_table(name: &str) -> culvert_nft::Result<Socket> {
     let mut batch = Batch::new(TableFamily::Inet);
     batch.claim(&table_name(name));
-    let mut socket = nft::Socket::open()?;
+    let mut socket = Socket::open()?;
     socket.commit(&batch)?;
     Ok(socket)
 }

@@ -5,7 +5,6 @@
 
 pub mod claim;
 pub mod netlink;
-pub mod nft;
 pub mod sysctl;
 
-pub use culvert_dataplane::platform::{Error, Result, clock, tun, udp, wake};
+pub use culvert_dataplane::platform::clock;

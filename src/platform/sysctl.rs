@@ -7,9 +7,8 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
+use culvert_dataplane::platform::{Error, Result};
 use culvert_node::bounded_file;
-
-use crate::platform::{Error, Result};
 
 /// Where the kernel shows its parameters, unless somebody has mounted them elsewhere.
 pub const DEFAULT_ROOT: &str = "/proc/sys";

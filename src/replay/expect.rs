@@ -253,7 +253,7 @@ impl Scribe {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::engine::DropReason;
+    use culvert_dataplane::engine::DropReason;
 
     fn row(packet: u64, verdict: Verdict) -> Row {
         Row {

@@ -17,6 +17,7 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use culvert_dataplane::platform::tun;
 use anyhow::Context as _;
 use clap::{Args, ValueEnum};
 use culvert_node::bounded_file;
@@ -24,7 +25,6 @@ use culvert_node::bounded_file;
 use crate::app;
 use crate::lifecycle::{INTERRUPTED, on_interrupt};
 use crate::pcap::Reader;
-use crate::platform::tun;
 use classify::Tunnel;
 pub use expect::{ExpectError, Expectation};
 use report::{Form, Report};

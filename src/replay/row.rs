@@ -2,10 +2,10 @@
 
 use std::fmt::{self, Write as _};
 
+use culvert_dataplane::engine::DropReason;
 use overlay_proto::InnerPacket;
 use serde::Serialize;
 
-use crate::engine::DropReason;
 use crate::pcap::NoPacket;
 
 /// Which way a packet goes through the node.

@@ -6,15 +6,15 @@ use std::net::SocketAddr;
 use std::ops::Range;
 use std::time::{Duration, Instant};
 
+use culvert_dataplane::engine::{Peer, Table};
+use culvert_dataplane::platform::clock;
+use culvert_dataplane::platform::tun::Offload;
+use culvert_dataplane::{Decision, Observation, Outer, Rehearsal, Tap, bucket};
 use overlay_proto::{CodecKind, Family};
 
 use super::classify::{Seen, Tunnel, classify};
 use super::row::{Direction, Row, Skip, Verdict};
-use crate::dataplane::{Decision, Observation, Outer, Rehearsal, Tap, bucket};
-use crate::engine::{Peer, Table};
 use crate::pcap::{Frame, network_layer};
-use crate::platform::clock;
-use crate::platform::tun::Offload;
 
 /// Most packets that are played at once: as many as a worker reads in one round.
 const BATCH: usize = 64;

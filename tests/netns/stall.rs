@@ -7,7 +7,7 @@ use std::os::fd::OwnedFd;
 use std::ptr::null_mut;
 use std::time::{Duration, Instant};
 
-use culvert::platform::clock;
+use culvert_dataplane::platform::clock;
 use culvert_lab::{Node, wait_until};
 use culvert_node::ipam::{DATABASE, DIRECTORY};
 use rustix::process::{Pid, Signal, kill_process};

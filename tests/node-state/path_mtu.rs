@@ -2,7 +2,7 @@
 
 use std::net::{IpAddr, Ipv4Addr};
 
-use culvert::platform::netlink::Flow;
+use culvert_netlink::Flow;
 
 use crate::node::{Namespace, Node, ip, set_sysctl};
 

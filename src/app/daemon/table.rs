@@ -5,13 +5,13 @@ use std::net::IpAddr;
 use std::sync::atomic::Ordering;
 
 use anyhow::Context as _;
+use culvert_dataplane::engine::Tunnel;
 
 use super::Daemon;
 use crate::app::feed::Refusal;
 use crate::app::in_force::InForce;
 use crate::config::Config;
 use crate::control::node::{Changes, Kernel};
-use crate::engine::Tunnel;
 
 /// Why a proposed table is not in force.
 #[derive(Debug, thiserror::Error)]

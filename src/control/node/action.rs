@@ -2,12 +2,12 @@
 
 use std::fmt;
 
+use culvert_netlink::Route;
 use culvert_node::{living, source_check};
 use ipnet::IpNet;
 use overlay_proto::Mac;
 
 use super::ruleset::TABLE;
-use crate::platform::netlink::Route;
 use crate::platform::sysctl;
 
 /// A change of the node's kernel state. Devices are named, because an index dies with its device.

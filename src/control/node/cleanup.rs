@@ -1,5 +1,6 @@
 //! Removing everything that the daemon made, with or without a daemon and its table.
 
+use culvert_netlink::{Address, Link, LinkKind, Route};
 use culvert_node::pod_port::PodPort;
 use culvert_node::{living, source_check};
 
@@ -9,7 +10,6 @@ use super::execute::Executor;
 use super::firewall::Firewall;
 use super::observe::is_port_name;
 use super::{PROTOCOL, Reconciler, TunOwner, ruleset};
-use crate::platform::netlink::{Address, Link, LinkKind, Route};
 
 /// What a cleanup did.
 #[derive(Debug, Default)]
@@ -28,7 +28,7 @@ impl TunOwner for NoOwner {
         false
     }
 
-    fn open(&self) -> crate::platform::Result<()> {
+    fn open(&self) -> culvert_dataplane::platform::Result<()> {
         Ok(())
     }
 }
@@ -149,7 +149,7 @@ fn remove_devices(links: &[Link], addresses: &[Address]) -> Vec<Action> {
 mod tests {
     use super::*;
     use crate::control::node::desired::{BRIDGE_ALIAS, TUN_ALIAS};
-    use crate::platform::netlink::Detection;
+    use culvert_netlink::Detection;
 
     fn link(index: u32, name: &str, kind: LinkKind, alias: &str) -> Link {
         Link { index, name: name.into(), kind, alias: alias.into(), ..Link::default() }

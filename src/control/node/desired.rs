@@ -2,6 +2,8 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
+use culvert_netlink::{MAIN_TABLE, Route, default_priority};
+use culvert_nft::{Flow, Table};
 use culvert_node::living;
 use culvert_node::node_file::gateway;
 use ipnet::IpNet;
@@ -9,8 +11,6 @@ use overlay_proto::{Family, Mac};
 
 use super::ruleset::ruleset;
 use super::{NodeSpec, PROTOCOL, TUN_QUEUE_PACKETS};
-use crate::platform::netlink::{MAIN_TABLE, Route, default_priority};
-use crate::platform::nft::{Flow, Table};
 
 /// Alias of the TUN: marks it as ours.
 pub(super) const TUN_ALIAS: &str = "culvert: overlay";
@@ -310,7 +310,10 @@ mod tests {
 
     #[test]
     fn nodes_have_different_hardware_addresses() {
-        assert_eq!(bridge_mac(&["10.244.1.0/24".parse().unwrap()]), Mac::new([0x02, 0xcf, 10, 244, 1, 0]));
+        assert_eq!(
+            bridge_mac(&["10.244.1.0/24".parse().unwrap()]),
+            Mac::new([0x02, 0xcf, 10, 244, 1, 0])
+        );
         let macs: std::collections::BTreeSet<Mac> = (0..4096_u16)
             .map(|node| bridge_mac(&[format!("fd00:10:244:{node:x}::/64").parse().unwrap()]))
             .collect();

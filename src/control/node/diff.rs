@@ -4,6 +4,7 @@
 
 use std::collections::BTreeMap;
 
+use culvert_netlink::Route;
 use ipnet::IpNet;
 use overlay_proto::Mac;
 
@@ -11,7 +12,6 @@ use super::action::Action;
 use super::desired::{
     ADOPTED_ALIAS, ALIAS_PREFIX, BRIDGE_ALIAS, Desired, Device, MAC_PREFIX, Parameter, TUN_ALIAS,
 };
-use crate::platform::netlink::Route;
 
 /// The part of a node's kernel state that is ours or that we depend on.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

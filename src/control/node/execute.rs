@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 
 use anyhow::{Context as _, anyhow};
+use culvert_netlink::{Address, BridgePort, Detection, Route};
 use culvert_node::pod_port::{DEVICE_GROUP, FORWARDED_GROUPS, PodPort};
 use culvert_node::{living, source_check};
 
@@ -10,7 +11,7 @@ use super::action::Action;
 use super::desired::Desired;
 use super::firewall::Firewall;
 use super::{PROTOCOL, TunOwner, ruleset};
-use crate::platform::netlink::{Address, BridgePort, Detection, LinkChange, Netlink, Route};
+use crate::platform::netlink::{LinkChange, Netlink};
 use crate::platform::sysctl::Sysctls;
 
 /// Most hardware addresses that the bridge learns, where the kernel has such a limit. A pod that is

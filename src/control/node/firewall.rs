@@ -5,12 +5,13 @@
 //! pods. A table that the kernel lists in another way than we do counts as right once we have put
 //! it there and nobody has changed it since.
 
+use culvert_netlink::Link;
+use culvert_nft::{Batch, Flow, Listing, Result, Socket, Table, TableFamily};
 use culvert_node::pod_port::PodPort;
 use culvert_node::{living, source_check};
 
 use super::diff::Ruleset;
-use crate::platform::netlink::{Link, Netlink};
-use crate::platform::nft::{Batch, TableFamily, Flow, Listing, Result, Socket, Table};
+use crate::platform::netlink::Netlink;
 
 /// How often a repair is tried again because a pod came or went meanwhile.
 const ATTEMPTS: usize = 100;

@@ -1,9 +1,9 @@
 //! A dual-stack node, for the unit tests of this module.
 
+use culvert_netlink::{MAIN_TABLE, Route};
 use ipnet::IpNet;
 
 use super::NodeSpec;
-use crate::platform::netlink::{MAIN_TABLE, Route};
 
 pub(super) fn spec() -> NodeSpec {
     NodeSpec {

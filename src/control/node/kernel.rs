@@ -4,6 +4,7 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use anyhow::Context as _;
+use culvert_netlink::Flow;
 use ipnet::IpNet;
 
 use super::events::Changes;
@@ -11,7 +12,6 @@ use super::path_mtu::PathMtu;
 use super::report::{Failure, Report};
 use super::worker::Worker;
 use super::{NodeSpec, Reconciler, TunOwner};
-use crate::platform::netlink::Flow;
 use crate::platform::sysctl::Sysctls;
 
 /// How long a request may take. A look takes milliseconds, the set-up of a node with hundreds of

@@ -27,6 +27,7 @@ mod stranded;
 mod worker;
 
 use anyhow::{Context as _, anyhow};
+use culvert_netlink::MAIN_TABLE;
 use culvert_node::living;
 use ipnet::IpNet;
 
@@ -44,7 +45,7 @@ pub use self::preflight::Conflict;
 use self::reach::{Detour, Devices};
 pub use self::report::{Failure, Report};
 pub use self::stranded::Stranded;
-use crate::platform::netlink::{MAIN_TABLE, Netlink};
+use crate::platform::netlink::Netlink;
 use crate::platform::sysctl::Sysctls;
 
 /// The number by which our routes and addresses are known.
@@ -97,7 +98,7 @@ pub trait TunOwner: Send + Sync {
     /// # Errors
     ///
     /// When the kernel refuses.
-    fn open(&self) -> crate::platform::Result<()>;
+    fn open(&self) -> culvert_dataplane::platform::Result<()>;
 }
 
 /// Brings the kernel's state to what a [`NodeSpec`] asks for, and keeps it there.
@@ -300,6 +301,6 @@ fn unhide(desired: &Desired, detours: &[Detour]) -> Vec<Action> {
 /// Whether somebody else changed nftables faster than we could, so that what was there still is.
 fn is_stale(error: &anyhow::Error) -> bool {
     error.chain().any(|cause| {
-        cause.downcast_ref::<crate::platform::nft::Error>().is_some_and(|error| error.is_stale())
+        cause.downcast_ref::<culvert_nft::Error>().is_some_and(|error| error.is_stale())
     })
 }

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::net::IpAddr;
 
 use anyhow::{Context as _, bail};
+use culvert_netlink::{Address, Link, LinkKind, Route};
 use culvert_node::pod_port::{DEVICE_GROUP, FORWARDED_GROUPS, PodPort};
 use ipnet::IpNet;
 
@@ -11,7 +12,7 @@ use super::PROTOCOL;
 use super::desired::{ALIAS_PREFIX, Desired, Device, IPV6_FORWARDING, Parameter};
 use super::diff::{Actual, ActualAddress, ActualDevice, ActualRoute, Port, Ruleset};
 use super::firewall::{Pods, pods};
-use crate::platform::netlink::{Address, Link, LinkKind, Netlink, Route};
+use crate::platform::netlink::Netlink;
 use crate::platform::sysctl::Sysctls;
 
 /// How the plugin begins the name of the node's end of a pod's cable; hexadecimal digits follow.
@@ -294,7 +295,7 @@ fn sysctls(parameters: &Sysctls, desired: &Desired) -> anyhow::Result<BTreeMap<S
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::platform::netlink::BridgePort;
+    use culvert_netlink::BridgePort;
 
     #[test]
     fn only_the_plugins_own_names_are_plugged_in() {

@@ -5,15 +5,11 @@
 //! and those behind the tunnel, have a say about packets into the pod networks, which are what they
 //! carry, and about nothing else: not about what nodes send to one another.
 
-use overlay_proto::Family;
-
+use culvert_nft::{Base, Chain, ChainKind, Comparison, Expression, Field, Hook, Membership};
 use overlay_proto::Family;
 
 use super::NodeSpec;
 use super::ruleset::{ACCEPT, ClusterFamily, DROP, FILTER};
-use crate::platform::nft::{
-    Base, Chain, ChainKind, Comparison, Expression, Field, Hook, Membership,
-};
 
 /// "Fragmentation needed" and "packet too big", as the first bytes of an ICMP message have them.
 const FRAGMENTATION_NEEDED: [u8; 2] = [3, 4];

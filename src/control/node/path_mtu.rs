@@ -3,10 +3,10 @@
 use std::collections::{HashMap, HashSet};
 use std::net::IpAddr;
 
+use culvert_netlink::{Flow, Link, Path, Way};
 use anyhow::Context as _;
 
 use super::Reconciler;
-use crate::platform::netlink::{Flow, Link, Path, Way};
 
 /// No link that can carry the overlay has less: every IPv4 host must accept this much (RFC 791),
 /// and an inner IPv6 packet needs 1280.
@@ -107,7 +107,7 @@ fn mtu(path: &Path, devices: &HashMap<u32, u32>) -> Option<u16> {
 mod tests {
     use super::super::fixture::route;
     use super::*;
-    use crate::platform::netlink::Route;
+    use culvert_netlink::Route;
 
     const DEVICES: [(u32, u32); 3] = [(2, 1500), (3, 9000), (4, 70_000)];
 

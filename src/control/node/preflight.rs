@@ -6,12 +6,12 @@
 use std::net::IpAddr;
 
 use anyhow::Context as _;
+use culvert_netlink::{MAIN_TABLE, default_priority};
 use ipnet::IpNet;
 
 use super::desired::ALIAS_PREFIX;
 use super::{NodeSpec, PROTOCOL, Reconciler};
 use crate::config::overlap;
-use crate::platform::netlink::{MAIN_TABLE, default_priority};
 
 /// A cluster network that cannot be used here, with what it collides with and what to do.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]

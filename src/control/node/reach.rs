@@ -8,11 +8,11 @@ use std::collections::HashMap;
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
+use culvert_netlink::{Flow, MAIN_TABLE, Route, Way, default_priority};
 use ipnet::IpNet;
 use overlay_proto::Family;
 
 use super::{NodeSpec, PROTOCOL};
-use crate::platform::netlink::{Flow, MAIN_TABLE, Route, Way, default_priority};
 
 /// Subnets of other nodes that are asked about at a time; the others have their turn later. Each
 /// takes the kernel some microseconds.
@@ -166,7 +166,7 @@ pub(super) fn hidden_by(spec: &NodeSpec, routes: &[Route]) -> Option<IpNet> {
 mod tests {
     use super::super::fixture::{net, route, spec};
     use super::*;
-    use crate::platform::netlink::{Error, Path};
+    use culvert_netlink::{Error, Path};
 
     const DEVICES: Devices = Devices { tun: 5, bridge: 6 };
 

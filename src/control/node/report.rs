@@ -4,7 +4,6 @@ use ipnet::IpNet;
 
 use super::action::Action;
 use super::stranded::Stranded;
-use crate::platform::{netlink, nft};
 
 /// The state of the node after a reconcile, all of it from one look at the kernel.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -36,8 +35,12 @@ impl Failure {
     /// What it means that a look failed with `error`.
     pub(super) fn of_look(error: anyhow::Error) -> Self {
         let is_interrupted = error.chain().any(|cause| {
-            cause.downcast_ref::<netlink::Error>().is_some_and(netlink::Error::is_interrupted)
-                || cause.downcast_ref::<nft::Error>().is_some_and(nft::Error::is_interrupted)
+            cause
+                .downcast_ref::<culvert_netlink::Error>()
+                .is_some_and(culvert_netlink::Error::is_interrupted)
+                || cause
+                    .downcast_ref::<culvert_nft::Error>()
+                    .is_some_and(culvert_nft::Error::is_interrupted)
         });
         if is_interrupted { Self::Unknown(error) } else { Self::Broken(error) }
     }
@@ -52,7 +55,7 @@ mod tests {
     #[test]
     fn look_that_was_interrupted_is_no_broken_node() {
         let look = |kind: io::ErrorKind| {
-            let error = netlink::Error::new("list", "devices", io::Error::from(kind));
+            let error = culvert_netlink::Error::new("list", "devices", io::Error::from(kind));
             Failure::of_look(anyhow::Error::new(error).context("looking"))
         };
         assert!(matches!(look(io::ErrorKind::Interrupted), Failure::Unknown(_)));

@@ -17,16 +17,16 @@
 
 use std::collections::BTreeSet;
 
+use culvert_dataplane::platform::udp::SOCKET_MARK;
+use culvert_nft::{
+    Base, Chain, ChainKind, Comparison, Element, Expression, Field, Hook, KeyPart, Membership,
+    Meta, Register, Set, Table, TableFamily, Verdict,
+};
 use culvert_node::pod_port::DEVICE_GROUP;
 use ipnet::IpNet;
 use overlay_proto::Family;
 
 use super::{NodeSpec, path_errors};
-use crate::platform::nft::{
-    Base, Chain, ChainKind, Comparison, Element, Expression, TableFamily, Field, Hook, KeyPart,
-    Membership, Meta, Register, Set, Table, Verdict,
-};
-use crate::platform::udp::SOCKET_MARK;
 
 /// Name of the table, which is ours alone.
 pub(super) const TABLE_NAME: &str = "culvert";

@@ -1,10 +1,10 @@
 use std::io::Write as _;
 
+use culvert_dataplane::engine::{Foreign, Membership, Overlay};
+use culvert_dataplane::platform::clock;
 use overlay_proto::Vni;
 
 use super::*;
-use crate::engine::{Foreign, Membership, Overlay};
-use crate::platform::clock;
 
 const TABLE: &str = r#"
 [[node]]

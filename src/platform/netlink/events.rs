@@ -8,12 +8,11 @@
 
 use std::io;
 
+use culvert_dataplane::platform::{Error, Result};
+use culvert_nft::TableFamily;
 use rtnetlink::packet_core::{NetlinkBuffer, NlasIterator};
 use rtnetlink::sys::protocols::{NETLINK_NETFILTER, NETLINK_ROUTE};
 use rtnetlink::sys::{AsyncSocket as _, AsyncSocketExt as _, TokioSocket};
-
-use crate::platform::nft::TableFamily;
-use crate::platform::{Error, Result};
 
 /// Room for one read: more than the kernel puts into one.
 const READ_BYTES: usize = 64 * 1024;

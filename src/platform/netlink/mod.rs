@@ -9,11 +9,9 @@ mod events;
 mod link;
 mod route;
 
-pub use culvert_netlink::{
-    Address, BridgePort, Detection, Error, Flow, Link, LinkKind, MAIN_TABLE, Path, Route, Way,
-    default_priority,
+use culvert_netlink::{
+    Address, Flow, Link, Request, Result, Route, RouteFilter, Rtnetlink, Socket, Way,
 };
-use culvert_netlink::{Request, Result, RouteFilter, Rtnetlink, Socket};
 use overlay_proto::Mac;
 use rtnetlink::packet_route::RouteNetlinkMessage;
 

@@ -1,10 +1,10 @@
+use culvert_netlink::MAIN_TABLE;
 use proptest::prelude::*;
 
 use super::*;
 use crate::control::node::NodeSpec;
 use crate::control::node::PROTOCOL;
 use crate::control::node::fixture::{net, route, spec};
-use crate::platform::netlink::MAIN_TABLE;
 
 fn desired() -> Desired {
     Desired::new(&spec())

@@ -1,3 +1,0 @@
-//! nftables, over netlink; see the crate `culvert-nft`, which the plugin shares.
-
-pub use culvert_nft::*;
