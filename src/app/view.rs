@@ -5,10 +5,10 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Instant;
 
+use anyhow::Context as _;
 use culvert_dataplane::DataPlane;
 use culvert_dataplane::engine::{DropReason, Local, Peer};
 use culvert_dataplane::platform::clock;
-use anyhow::Context as _;
 
 use super::feed::{Following, Standing};
 use crate::config::Config;
@@ -139,7 +139,7 @@ pub(super) fn status_source(
                 contested: standing.contested.or_else(|| locked(&facts.address).clone()),
             },
             stranded: locked(&facts.stranded).clone(),
-            offload: plane.map_or("none", |plane| plane.offload().as_str()).to_owned(),
+            offload: plane.map(|plane| plane.offload()).unwrap_or_default(),
             workers: plane.map_or(0, |plane| plane.workers()),
             peers: table
                 .iter()
@@ -148,9 +148,7 @@ pub(super) fn status_source(
                 .collect(),
             drops: DropReason::ALL
                 .into_iter()
-                .map(|reason| {
-                    (reason.as_str().to_owned(), plane.map_or(0, |plane| plane.drops(reason)))
-                })
+                .map(|reason| (reason, plane.map_or(0, |plane| plane.drops(reason))))
                 .collect(),
             icmp_replies: plane.map_or(0, |plane| plane.replies()),
             offload_refusals: plane.map_or(0, |plane| plane.degraded()),

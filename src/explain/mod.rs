@@ -5,14 +5,13 @@
 //! anything, never counts anything of the daemon's.
 
 mod packet;
-mod way;
+mod trace;
 
 use std::fmt;
 use std::net::IpAddr;
 
-use culvert_dataplane::engine::{Owner, Table};
+use culvert_dataplane::engine::{DropReason, Owner, Table};
 use serde::{Deserialize, Serialize};
-
 
 pub use packet::{Impossible, Protocol};
 
@@ -50,26 +49,55 @@ pub struct Explanation {
     /// The node that is asked.
     pub node: String,
     /// What happens to the packet, and where the source is remote to an answer to it as well.
-    pub ways: Vec<Way>,
+    pub ways: Vec<Trace>,
 }
 
 /// One packet's way through the node.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Way {
+pub struct Trace {
     /// Which packet.
     pub packet: String,
-    /// `egress`, `ingress`, or `local` if the data path never sees it.
-    pub direction: String,
+    /// Where it goes through the data path.
+    pub direction: Direction,
     /// What is looked at, in order.
     pub steps: Vec<Step>,
-    /// `forward`, `deliver`, `reply`, `drop`, or `local`.
-    pub verdict: String,
+    /// What becomes of it.
+    pub verdict: Verdict,
     /// Why it goes no further.
-    pub reason: Option<String>,
+    pub reason: Option<DropReason>,
     /// The peer that it goes to or comes from.
     pub peer: Option<String>,
     /// Bytes on the wire, outer IP header included; 0 if it never gets there.
     pub wire_bytes: usize,
+}
+
+/// Where a packet goes through the data path.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Direction {
+    /// From a pod to the wire.
+    Egress,
+    /// From the wire to a pod.
+    Ingress,
+    /// Nowhere: it stays among the pods of the node.
+    Local,
+}
+
+/// What becomes of a packet.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Verdict {
+    /// It is sent to a peer.
+    Forward,
+    /// It is delivered to a pod.
+    Deliver,
+    /// It is dropped, and its sender gets an ICMP error.
+    Reply,
+    /// It is dropped.
+    #[default]
+    Drop,
+    /// The bridge delivers it, and the data path never sees it.
+    Local,
 }
 
 /// One step.
@@ -96,10 +124,10 @@ pub fn explain(
     match table.owner(question.source) {
         Some(Owner::Peer(peer)) => {
             let back = question.answered();
-            ways.push(way::ingress(table, devices, question, peer, &bytes));
-            ways.push(way::egress(table, devices, &back, &packet::build(&back)?));
+            ways.push(trace::ingress(table, devices, question, peer, &bytes));
+            ways.push(trace::egress(table, devices, &back, &packet::build(&back)?));
         }
-        Some(Owner::Local) | None => ways.push(way::egress(table, devices, question, &bytes)),
+        Some(Owner::Local) | None => ways.push(trace::egress(table, devices, question, &bytes)),
     }
     Ok(Explanation { node: table.local().name.clone(), ways })
 }
@@ -116,6 +144,28 @@ impl Question {
     }
 }
 
+impl fmt::Display for Direction {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Egress => "egress",
+            Self::Ingress => "ingress",
+            Self::Local => "local",
+        })
+    }
+}
+
+impl fmt::Display for Verdict {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Forward => "forward",
+            Self::Deliver => "deliver",
+            Self::Reply => "reply",
+            Self::Drop => "drop",
+            Self::Local => "local",
+        })
+    }
+}
+
 impl fmt::Display for Explanation {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for (index, way) in self.ways.iter().enumerate() {
@@ -128,7 +178,7 @@ impl fmt::Display for Explanation {
             }
             write!(f, "  {:<12} {}", "verdict", way.verdict)?;
             if let Some(reason) = &way.reason {
-                write!(f, ", {reason}")?;
+                write!(f, ", {}", reason.as_str())?;
             }
             if let Some(peer) = &way.peer {
                 write!(f, ", peer {peer}")?;

@@ -1,7 +1,10 @@
 //! Questions of every kind.
 
-use culvert_dataplane::engine::{Foreign, Membership, NodeEntry, Overlay, PeerRegistry, TunnelOptions};
+use culvert_dataplane::engine::{
+    Foreign, Membership, NodeEntry, Overlay, PeerRegistry, TunnelOptions,
+};
 use overlay_proto::{Mtu, Vni};
+use serde_json::json;
 
 use super::*;
 
@@ -40,18 +43,17 @@ fn question(source: &str, destination: &str, size: u16) -> Question {
     }
 }
 
-fn verdicts(explanation: &Explanation) -> Vec<(&str, &str, Option<&str>, Option<&str>)> {
+type Fate<'a> = (Direction, Verdict, Option<DropReason>, Option<&'a str>);
+
+fn verdicts(explanation: &Explanation) -> Vec<Fate<'_>> {
     let ways = explanation.ways.iter();
-    ways.map(|way| {
-        (way.direction.as_str(), way.verdict.as_str(), way.reason.as_deref(), way.peer.as_deref())
-    })
-    .collect()
+    ways.map(|way| (way.direction, way.verdict, way.reason, way.peer.as_deref())).collect()
 }
 
 #[test]
 fn a_packet_to_a_remote_pod_is_followed_to_the_wire() {
     let answer = ask("10.244.1.2", "10.244.2.2", 1464);
-    assert_eq!(verdicts(&answer), [("egress", "forward", None, Some("node2"))]);
+    assert_eq!(verdicts(&answer), [(Direction::Egress, Verdict::Forward, None, Some("node2"))]);
     assert_eq!(answer.ways[0].wire_bytes, 1500);
     let text = answer.to_string();
     for part in [
@@ -72,10 +74,10 @@ fn a_packet_to_a_remote_pod_is_followed_to_the_wire() {
 #[test]
 fn what_stops_a_packet_is_named() {
     let cases = [
-        ("10.244.1.2", "10.244.2.2", 1465, "reply", "too_big"),
-        ("10.244.1.2", "10.244.9.2", 100, "reply", "no_owner"),
-        ("10.244.1.2", "224.0.0.251", 100, "drop", "multicast"),
-        ("8.8.8.8", "10.244.2.2", 100, "drop", "foreign_source"),
+        ("10.244.1.2", "10.244.2.2", 1465, Verdict::Reply, DropReason::TooBig),
+        ("10.244.1.2", "10.244.9.2", 100, Verdict::Reply, DropReason::NoOwner),
+        ("10.244.1.2", "224.0.0.251", 100, Verdict::Drop, DropReason::Multicast),
+        ("8.8.8.8", "10.244.2.2", 100, Verdict::Drop, DropReason::ForeignSource),
     ];
     for (source, destination, size, verdict, reason) in cases {
         let answer = ask(source, destination, size);
@@ -88,19 +90,33 @@ fn what_stops_a_packet_is_named() {
 #[test]
 fn a_remote_source_is_followed_both_ways() {
     let answer = ask("10.244.2.2", "10.244.1.2", 1000);
-    let expected =
-        [("ingress", "deliver", None, Some("node2")), ("egress", "forward", None, Some("node2"))];
+    let expected = [
+        (Direction::Ingress, Verdict::Deliver, None, Some("node2")),
+        (Direction::Egress, Verdict::Forward, None, Some("node2")),
+    ];
     assert_eq!(verdicts(&answer), expected);
     assert!(answer.ways[1].packet.contains("10.244.1.2 80 > 10.244.2.2 40000"), "{answer}");
     let lost = ask("10.244.2.2", "10.244.3.2", 1000);
-    assert_eq!(verdicts(&lost)[0], ("ingress", "drop", Some("not_our_destination"), Some("node2")));
+    let reason = Some(DropReason::NotOurDestination);
+    assert_eq!(verdicts(&lost)[0], (Direction::Ingress, Verdict::Drop, reason, Some("node2")));
 }
 
 #[test]
 fn neighbours_never_meet_the_daemon() {
     let answer = ask("10.244.1.2", "10.244.1.3", 9000);
-    assert_eq!(verdicts(&answer), [("local", "local", None, None)]);
+    assert_eq!(verdicts(&answer), [(Direction::Local, Verdict::Local, None, None)]);
     assert!(answer.to_string().contains("v-net-0 delivers, culvert0 sees nothing"), "{answer}");
+}
+
+#[test]
+fn programs_read_the_words_that_people_read() {
+    let answer = ask("10.244.1.2", "10.244.9.2", 100);
+    let json = serde_json::to_value(&answer).unwrap();
+    let way = &json["ways"][0];
+    assert_eq!([&way["direction"], &way["verdict"]], ["egress", "reply"]);
+    assert_eq!([&way["reason"], &way["peer"]], [&json!("no_owner"), &json!(null)]);
+    assert!(answer.to_string().contains("verdict      reply, no_owner"), "{answer}");
+    assert_eq!(serde_json::from_value::<Explanation>(json).unwrap(), answer);
 }
 
 #[test]

@@ -4,8 +4,9 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::net::IpAddr;
 
-use culvert_dataplane::engine::Traffic;
 use comfy_table::{CellAlignment, Table, presets};
+use culvert_dataplane::engine::{DropReason, Traffic};
+use culvert_dataplane::platform::tun::Offload;
 use ipnet::IpNet;
 use overlay_proto::CodecKind;
 use serde::{Deserialize, Serialize};
@@ -13,7 +14,7 @@ use serde::{Deserialize, Serialize};
 use crate::lifecycle::Missing;
 
 /// Everything `culvert status` shows.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Status {
     /// This node's name.
     pub node: String,
@@ -36,14 +37,14 @@ pub struct Status {
     /// Addresses of pods that are in none of this node's subnets, and what to do.
     #[serde(default)]
     pub stranded: Vec<String>,
-    /// What the kernel granted on the TUN device: "none", "tcp" or "tcp+udp".
-    pub offload: String,
+    /// What the kernel granted on the TUN device.
+    pub offload: Offload,
     /// Worker threads.
     pub workers: usize,
     /// Every other node.
     pub peers: Vec<PeerStatus>,
     /// Dropped packets by reason; reasons that never occurred are listed too.
-    pub drops: BTreeMap<String, u64>,
+    pub drops: BTreeMap<DropReason, u64>,
     /// ICMP errors sent to pods.
     pub icmp_replies: u64,
     /// Times that an offload was refused and given up.
@@ -53,7 +54,7 @@ pub struct Status {
 }
 
 /// Where the underlay sockets are bound.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct UnderlayStatus {
     /// This node's underlay address; none before the table is known.
     pub address: Option<IpAddr>,
@@ -76,7 +77,7 @@ pub struct TunnelStatus {
 }
 
 /// Where the subnet table stands.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct TableStatus {
     /// The source.
     pub source: String,
@@ -146,7 +147,10 @@ impl fmt::Display for Status {
             };
             facts.add_row(["", &format!("and {codec} on UDP port {port}{end}")]);
         }
-        facts.add_row(["offload", &format!("{} on {} workers", self.offload, self.workers)]);
+        facts.add_row([
+            "offload",
+            &format!("{} on {} workers", self.offload.as_str(), self.workers),
+        ]);
         let TableStatus { source, generation, nodes, .. } = &self.table;
         facts.add_row(["table", &format!("{nodes} nodes from {source}, generation {generation}")]);
         for remark in self.table.remarks() {
@@ -196,7 +200,7 @@ impl fmt::Display for Status {
             column.set_cell_alignment(CellAlignment::Right);
         }
         for (reason, count) in self.drops.iter().filter(|(_, count)| **count > 0) {
-            drops.add_row([reason, &count.to_string()]);
+            drops.add_row([reason.as_str(), &count.to_string()]);
         }
         if drops.is_empty() {
             write!(f, "no packet was dropped")

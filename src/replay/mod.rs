@@ -17,9 +17,9 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use culvert_dataplane::platform::tun;
 use anyhow::Context as _;
 use clap::{Args, ValueEnum};
+use culvert_dataplane::platform::tun;
 use culvert_node::bounded_file;
 
 use crate::app;
@@ -60,8 +60,8 @@ pub struct ReplayArgs {
     offload: Switch,
     /// Which way packets go. `auto`: UDP datagrams to the node's tunnel are ingress, all others
     /// egress.
-    #[arg(long, value_enum, default_value_t = Way::Auto)]
-    direction: Way,
+    #[arg(long, value_enum, default_value_t = DirectionOption::Auto)]
+    direction: DirectionOption,
     /// Take TCP packets that are longer than the MTU as they stand, not as what a kernel with TSO
     /// left to be cut.
     #[arg(long)]
@@ -107,7 +107,7 @@ enum Switch {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-enum Way {
+enum DirectionOption {
     Auto,
     Egress,
     Ingress,
@@ -140,9 +140,9 @@ pub fn run(args: ReplayArgs) -> anyhow::Result<ExitCode> {
             Switch::Off => tun::Offload::None,
         },
         direction: match args.direction {
-            Way::Auto => None,
-            Way::Egress => Some(Direction::Egress),
-            Way::Ingress => Some(Direction::Ingress),
+            DirectionOption::Auto => None,
+            DirectionOption::Egress => Some(Direction::Egress),
+            DirectionOption::Ingress => Some(Direction::Ingress),
         },
         super_packets: !args.no_super_packets,
         flows: matches!(form, Form::Table | Form::Json),

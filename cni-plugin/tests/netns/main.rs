@@ -19,7 +19,7 @@ use std::fs::{self};
 use std::net::IpAddr;
 use std::path::Path;
 
-use culvert_netlink::{Flow, Rtnetlink, Way};
+use culvert_netlink::{Flow, RouteAnswer, Rtnetlink};
 use culvert_node::Attachment;
 use culvert_node::ipam::{DATABASE, DIRECTORY, Ports, Request, Store};
 use culvert_node::node_file::NodeFile;
@@ -136,8 +136,11 @@ fn pod_takes_packets_for_its_ipv6_address_when_add_returns() {
         let result = pod.add().expect("ADD succeeds");
         let addresses = result["ips"].as_array().expect("a list").iter();
         let addresses = addresses.map(|ip| address_of(ip["address"].as_str().expect("a text")));
-        let ways = inside.ways(addresses.map(Flow::to)).expect("the kernel answers");
-        assert!(ways.iter().all(|way| matches!(way, Way::Local)), "pod {number}: {ways:?}");
+        let answers = inside.look_up_routes(addresses.map(Flow::to)).expect("the kernel answers");
+        assert!(
+            answers.iter().all(|way| matches!(way, RouteAnswer::Local)),
+            "pod {number}: {answers:?}"
+        );
     }
 }
 

@@ -15,21 +15,21 @@
 
 mod address;
 mod error;
-mod protocol;
 mod forwarding;
 mod link;
 mod namespace;
 mod path;
+mod protocol;
 mod request;
 mod route;
 mod socket;
 
 pub use address::{Address, Detection};
 pub use error::{Error, Result};
-pub use protocol::{Protocol, Rtnetlink};
 pub use forwarding::deliver;
 pub use link::{BridgePort, Link, LinkKind, Peer, link_by_name};
-pub use path::{Flow, Path, Way};
+pub use path::{Flow, Path, RouteAnswer};
+pub use protocol::{Protocol, Rtnetlink};
 pub use request::Request;
 pub use route::{MAIN_TABLE, Route, RouteFilter, default_priority};
 pub use socket::{Prepared, Socket};

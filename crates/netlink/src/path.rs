@@ -39,7 +39,7 @@ impl Flow {
 
 /// What the kernel would do with a packet.
 #[derive(Debug)]
-pub enum Way {
+pub enum RouteAnswer {
     /// Send it on.
     Out(Path),
     /// Deliver it on this machine.
@@ -66,10 +66,16 @@ impl Socket<Rtnetlink> {
     /// # Errors
     ///
     /// When the socket fails, not when a destination cannot be reached.
-    pub fn ways(&mut self, flows: impl IntoIterator<Item = Flow>) -> Result<Vec<Way>> {
+    pub fn look_up_routes(
+        &mut self,
+        flows: impl IntoIterator<Item = Flow>,
+    ) -> Result<Vec<RouteAnswer>> {
         let requests: Vec<_> = flows.into_iter().map(|flow| look_up(&flow)).collect();
         let answers = self.query_all(&requests)?;
-        Ok(answers.into_iter().map(|answer| answer.map_or_else(Way::Refused, way)).collect())
+        Ok(answers
+            .into_iter()
+            .map(|answer| answer.map_or_else(RouteAnswer::Refused, read))
+            .collect())
     }
 }
 
@@ -101,16 +107,16 @@ fn look_up(flow: &Flow) -> Request<RouteNetlinkMessage> {
     Request::new("look up", target, 0, RouteNetlinkMessage::GetRoute(message))
 }
 
-fn way(answer: RouteNetlinkMessage) -> Way {
+fn read(answer: RouteNetlinkMessage) -> RouteAnswer {
     let unreadable = || {
         let cause = std::io::Error::from(std::io::ErrorKind::InvalidData);
-        Way::Refused(Error::new("read", "a route", cause))
+        RouteAnswer::Refused(Error::new("read", "a route", cause))
     };
     let RouteNetlinkMessage::NewRoute(message) = answer else {
         return unreadable();
     };
     if message.header.kind == RouteType::Local {
-        return Way::Local;
+        return RouteAnswer::Local;
     }
     let Some(route) = Route::read(&message) else {
         return unreadable();
@@ -120,7 +126,7 @@ fn way(answer: RouteNetlinkMessage) -> Way {
         let kind = format!("{:?}", message.header.kind).to_lowercase();
         let text = format!("there is a route of type {kind}");
         let target = format!("packets to {}", route.destination);
-        return Way::Refused(Error::new("send", target, std::io::Error::other(text)));
+        return RouteAnswer::Refused(Error::new("send", target, std::io::Error::other(text)));
     }
     let mut links: Vec<u32> = route.link.into_iter().collect();
     for attribute in &message.attributes {
@@ -128,5 +134,5 @@ fn way(answer: RouteNetlinkMessage) -> Way {
             links.extend(hops.iter().map(|hop| hop.interface_index));
         }
     }
-    Way::Out(Path { route, links })
+    RouteAnswer::Out(Path { route, links })
 }

@@ -106,7 +106,7 @@ pub struct Reconciler {
     netlink: Netlink,
     sysctls: Sysctls,
     firewall: Firewall,
-    /// How often the ways of packets were asked for.
+    /// How often the routes of packets were asked for.
     turn: usize,
 }
 
@@ -235,10 +235,10 @@ impl Reconciler {
         };
         self.turn = self.turn.wrapping_add(1);
         let probes = reach::probes(spec, Devices { tun, bridge }, self.turn);
-        let ways = self.netlink.ways(probes.iter().map(|probe| probe.flow))?;
-        let judged = probes.iter().zip(&ways);
+        let answers = self.netlink.look_up_routes(probes.iter().map(|probe| probe.flow))?;
+        let judged = probes.iter().zip(&answers);
         let mut detours: Vec<Detour> = judged
-            .filter_map(|(probe, way)| reach::detour(spec, probe, way, &observed.indexes))
+            .filter_map(|(probe, answer)| reach::detour(spec, probe, answer, &observed.indexes))
             .collect();
         if let Some(dropped) = detours.iter_mut().find(|detour| detour.is_dropped) {
             dropped.hidden = reach::hidden_by(spec, &self.netlink.routes_in(MAIN_TABLE)?);

@@ -3,8 +3,8 @@
 use std::collections::{HashMap, HashSet};
 use std::net::IpAddr;
 
-use culvert_netlink::{Flow, Link, Path, Way};
 use anyhow::Context as _;
+use culvert_netlink::{Flow, Link, Path, RouteAnswer};
 
 use super::Reconciler;
 
@@ -38,15 +38,18 @@ impl Reconciler {
         let links = self.netlink.links().context("reading device MTUs")?;
         let links: Vec<Link> = links.into_iter().filter(|link| !link.loopback).collect();
         let devices: HashMap<u32, u32> = links.iter().map(|link| (link.index, link.mtu)).collect();
-        let ways = self.netlink.ways(flows.iter().copied())?;
-        let mut paths: Vec<(IpAddr, Option<Path>)> =
-            flows.iter().zip(ways).map(|(flow, way)| (flow.destination, path(way))).collect();
+        let answers = self.netlink.look_up_routes(flows.iter().copied())?;
+        let mut paths: Vec<(IpAddr, Option<Path>)> = flows
+            .iter()
+            .zip(answers)
+            .map(|(flow, answer)| (flow.destination, path(answer)))
+            .collect();
         // kernel: from an address that this machine does not have (yet) there is no route at all.
         if paths.iter().all(|(_peer, path)| path.is_none()) {
             let without = flows.iter().map(|flow| Flow { source: None, ..*flow });
-            let ways = self.netlink.ways(without)?;
-            for ((_peer, found), way) in paths.iter_mut().zip(ways) {
-                *found = path(way);
+            let answers = self.netlink.look_up_routes(without)?;
+            for ((_peer, found), answer) in paths.iter_mut().zip(answers) {
+                *found = path(answer);
             }
         }
         // Our sockets go by the device alone. A router may have advertised less for IPv6.
@@ -87,10 +90,10 @@ impl Reconciler {
     }
 }
 
-fn path(way: Way) -> Option<Path> {
-    match way {
-        Way::Out(path) => Some(path),
-        Way::Local | Way::Refused(_) => None,
+fn path(answer: RouteAnswer) -> Option<Path> {
+    match answer {
+        RouteAnswer::Out(path) => Some(path),
+        RouteAnswer::Local | RouteAnswer::Refused(_) => None,
     }
 }
 

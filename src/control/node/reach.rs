@@ -8,7 +8,7 @@ use std::collections::HashMap;
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use culvert_netlink::{Flow, MAIN_TABLE, Route, Way, default_priority};
+use culvert_netlink::{Flow, MAIN_TABLE, Route, RouteAnswer, default_priority};
 use ipnet::IpNet;
 use overlay_proto::Family;
 
@@ -111,7 +111,7 @@ fn pod_in(subnet: &IpNet) -> Option<IpAddr> {
 pub(super) fn detour(
     spec: &NodeSpec,
     probe: &Probe,
-    way: &Way,
+    answer: &RouteAnswer,
     indexes: &HashMap<String, u32>,
 ) -> Option<Detour> {
     let name = |index: u32| {
@@ -119,9 +119,9 @@ pub(super) fn detour(
         names.next().map_or_else(|| format!("device {index}"), |(name, _index)| name.clone())
     };
     let mut hidden = None;
-    let what = match way {
-        Way::Out(path) if path.links == [probe.expected] => return None,
-        Way::Out(path) => {
+    let what = match answer {
+        RouteAnswer::Out(path) if path.links == [probe.expected] => return None,
+        RouteAnswer::Out(path) => {
             let route = &path.route;
             let is_ours = spec.cluster_networks.iter().any(|net| net.trunc() == route.destination);
             let in_front = is_ours
@@ -137,8 +137,8 @@ pub(super) fn detour(
                 route.table
             )
         }
-        Way::Local => "end on this node".to_owned(),
-        Way::Refused(error) => format!("are dropped ({})", error.cause),
+        RouteAnswer::Local => "end on this node".to_owned(),
+        RouteAnswer::Refused(error) => format!("are dropped ({})", error.cause),
     };
     let Flow { destination, source, incoming, .. } = probe.flow;
     let family = if destination.is_ipv4() { "ip" } else { "ip -6" };
@@ -149,7 +149,7 @@ pub(super) fn detour(
          rule` and `{family} route get {destination}{from}{iif}`, and have it leave out the pod networks",
         probe.journey
     );
-    Some(Detour { obstacle, hidden, is_dropped: matches!(way, Way::Refused(_)) })
+    Some(Detour { obstacle, hidden, is_dropped: matches!(answer, RouteAnswer::Refused(_)) })
 }
 
 /// The cluster network whose packets the kernel drops because of one of `routes`, those of the main
@@ -170,14 +170,14 @@ mod tests {
 
     const DEVICES: Devices = Devices { tun: 5, bridge: 6 };
 
-    fn out(route: Route, link: u32) -> Way {
-        Way::Out(Path { route: Route { link: Some(link), ..route }, links: vec![link] })
+    fn out(route: Route, link: u32) -> RouteAnswer {
+        RouteAnswer::Out(Path { route: Route { link: Some(link), ..route }, links: vec![link] })
     }
 
-    fn found(probe: &Probe, way: &Way) -> Option<Detour> {
+    fn found(probe: &Probe, answer: &RouteAnswer) -> Option<Detour> {
         let names = [("culvert0", 5), ("v-net-0", 6), ("vpn0", 7)];
         let indexes = names.map(|(name, index)| (name.to_owned(), index)).into();
-        detour(&spec(), probe, way, &indexes)
+        detour(&spec(), probe, answer, &indexes)
     }
 
     #[test]
@@ -252,9 +252,9 @@ mod tests {
             assert!(text.contains(words), "{words:?} is missing in {text}");
         }
         let refusal = Error::new("look up", "a route", std::io::Error::other("No route to host"));
-        let text = found(&probe, &Way::Refused(refusal)).unwrap().obstacle;
+        let text = found(&probe, &RouteAnswer::Refused(refusal)).unwrap().obstacle;
         assert!(text.contains("are dropped (No route to host)"), "{text}");
-        assert!(found(&probe, &Way::Local).unwrap().obstacle.contains("end on this node"));
+        assert!(found(&probe, &RouteAnswer::Local).unwrap().obstacle.contains("end on this node"));
     }
 
     #[test]

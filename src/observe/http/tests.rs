@@ -7,7 +7,7 @@ use tokio::net::TcpStream;
 use tokio::time::timeout;
 
 use super::*;
-use crate::observe::{TableStatus, UnderlayStatus};
+use crate::observe::TableStatus;
 
 const SOON: Duration = Duration::from_secs(1);
 
@@ -15,31 +15,17 @@ fn status() -> Status {
     Status {
         node: "node1".to_owned(),
         ready: true,
-        missing: Vec::new(),
-        uptime_seconds: 1.0,
         mtu: 1464,
         vni: 1,
-        subnets: Vec::new(),
-        underlay: UnderlayStatus { address: None, port: 0, tunnels: Vec::new(), mac: None },
         table: TableStatus {
             source: "file".to_owned(),
             current: true,
-            age_seconds: 0.0,
-            source_error: None,
             generation: 1,
             nodes: 1,
-            error: None,
-            left_out: Vec::new(),
-            contested: None,
+            ..TableStatus::default()
         },
-        offload: "none".to_owned(),
         workers: 1,
-        stranded: Vec::new(),
-        peers: Vec::new(),
-        drops: Default::default(),
-        icmp_replies: 0,
-        offload_refusals: 0,
-        repairs: 0,
+        ..Status::default()
     }
 }
 

@@ -10,7 +10,7 @@ mod link;
 mod route;
 
 use culvert_netlink::{
-    Address, Flow, Link, Request, Result, Route, RouteFilter, Rtnetlink, Socket, Way,
+    Address, Flow, Link, Request, Result, Route, RouteAnswer, RouteFilter, Rtnetlink, Socket,
 };
 use overlay_proto::Mac;
 use rtnetlink::packet_route::RouteNetlinkMessage;
@@ -83,8 +83,11 @@ impl Netlink {
     /// # Errors
     ///
     /// When the socket fails, not when a destination cannot be reached.
-    pub fn ways(&mut self, flows: impl IntoIterator<Item = Flow>) -> Result<Vec<Way>> {
-        self.socket.ways(flows)
+    pub fn look_up_routes(
+        &mut self,
+        flows: impl IntoIterator<Item = Flow>,
+    ) -> Result<Vec<RouteAnswer>> {
+        self.socket.look_up_routes(flows)
     }
 
     /// Whether the bridge with index `bridge` delivers frames to `mac` on this machine.

@@ -1,8 +1,10 @@
 //! Why packets are dropped: a closed list that counters, tests and people share.
 
+use std::cmp;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use overlay_proto::{DecodeError, InnerError};
+use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
 /// Why a packet went no further.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -135,6 +137,33 @@ impl DropReason {
             Self::TunFull => REST + 11,
             Self::TunRefused => REST + 12,
         }
+    }
+}
+
+/// By name, as people look for them.
+impl Ord for DropReason {
+    fn cmp(&self, other: &Self) -> cmp::Ordering {
+        self.as_str().cmp(other.as_str())
+    }
+}
+
+impl PartialOrd for DropReason {
+    fn partial_cmp(&self, other: &Self) -> Option<cmp::Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl Serialize for DropReason {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(self.as_str())
+    }
+}
+
+impl<'de> Deserialize<'de> for DropReason {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let name = String::deserialize(deserializer)?;
+        let known = Self::ALL.into_iter().find(|reason| reason.as_str() == name);
+        known.ok_or_else(|| de::Error::custom(format_args!("unknown drop reason {name}")))
     }
 }
 

@@ -10,6 +10,8 @@ use std::mem;
 use std::os::fd::{AsFd, AsRawFd as _, BorrowedFd, IntoRawFd as _};
 use std::os::unix::fs::OpenOptionsExt as _;
 
+use serde::{Deserialize, Serialize};
+
 use crate::platform::{Error, Result};
 
 /// Bytes of the virtio-net header in front of each packet: the kernel's default size, which has no
@@ -28,14 +30,17 @@ const CLONE_DEVICE: &str = "/dev/net/tun";
 ///
 /// Flags of `TUNSETOFFLOAD` in `include/uapi/linux/if_tun.h`. The kernel takes a set whole or
 /// refuses it whole, so they are asked for from most to least.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Offload {
     /// Complete packets of at most one MTU.
     #[default]
+    #[serde(rename = "none")]
     None,
     /// Partial checksums, and TCP super-packets of both families.
+    #[serde(rename = "tcp")]
     Tcp,
     /// The same, and UDP super-packets (Linux 6.2).
+    #[serde(rename = "tcp+udp")]
     TcpUdp,
 }
 

@@ -163,7 +163,7 @@ fn kernel_is_asked_for_many_things_at_once() {
     assert_eq!(socket.link("no/such").unwrap(), None);
     assert!(socket.links().unwrap().iter().any(|link| link.loopback));
     assert!(matches!(
-        socket.ways([crate::Flow::to("127.0.0.1".parse().unwrap())]).unwrap()[..],
-        [crate::Way::Local]
+        socket.look_up_routes([crate::Flow::to("127.0.0.1".parse().unwrap())]).unwrap()[..],
+        [crate::RouteAnswer::Local]
     ));
 }

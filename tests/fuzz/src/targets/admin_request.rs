@@ -63,35 +63,22 @@ fn status() -> Status {
     Status {
         node: "node1".to_owned(),
         ready: true,
-        missing: Vec::new(),
-        stranded: Vec::new(),
         uptime_seconds: 1.0,
         mtu: 1464,
         vni: 1,
-        subnets: Vec::new(),
         underlay: UnderlayStatus {
             address: Some(IpAddr::from([192, 168, 1, 11])),
             port: 4790,
-            tunnels: Vec::new(),
-            mac: None,
+            ..UnderlayStatus::default()
         },
         table: TableStatus {
             source: "file".to_owned(),
             current: true,
-            age_seconds: 0.0,
-            source_error: None,
             generation: 1,
             nodes: 1,
-            error: None,
-            left_out: Vec::new(),
-            contested: None,
+            ..TableStatus::default()
         },
-        offload: "none".to_owned(),
         workers: 1,
-        peers: Vec::new(),
-        drops: std::collections::BTreeMap::new(),
-        icmp_replies: 0,
-        offload_refusals: 0,
-        repairs: 0,
+        ..Status::default()
     }
 }

@@ -3,20 +3,20 @@
 use std::cell::RefCell;
 use std::net::IpAddr;
 
-use culvert_dataplane::{Decision, Observation, Outer, Rehearsal, SENDERS, Tap, bucket};
 use culvert_dataplane::engine::{DropReason, Owner, Peer, PeerIndex, Table};
 use culvert_dataplane::platform::clock;
 use culvert_dataplane::platform::tun::Offload;
+use culvert_dataplane::{Decision, Observation, Outer, Rehearsal, SENDERS, Tap, bucket};
 use ipnet::IpNet;
 use overlay_proto::{Ecn, Family, InnerPacket, ecn};
 
 use super::packet::Protocol;
-use super::{Devices, Question, Step, Way};
+use super::{Devices, Direction, Question, Step, Trace, Verdict};
 
 /// What the data path did.
 #[derive(Debug, Default)]
 struct Seen {
-    verdict: &'static str,
+    verdict: Verdict,
     reason: Option<DropReason>,
     peer: Option<String>,
     bucket: usize,
@@ -33,9 +33,9 @@ impl Tap for Watch {
             Observation::Egress { peer, decision, .. } => {
                 seen.peer = peer.map(|peer| peer.name().to_owned());
                 (seen.verdict, seen.reason) = match decision {
-                    Decision::Forward { .. } => ("forward", None),
-                    Decision::Reply { reason, .. } => ("reply", Some(reason)),
-                    Decision::Drop(reason) => ("drop", Some(reason)),
+                    Decision::Forward { .. } => (Verdict::Forward, None),
+                    Decision::Reply { reason, .. } => (Verdict::Reply, Some(reason)),
+                    Decision::Drop(reason) => (Verdict::Drop, Some(reason)),
                 };
             }
             Observation::Sent { peer, flow_hash, datagram, .. } => {
@@ -45,8 +45,8 @@ impl Tap for Watch {
             Observation::Ingress { peer, outcome, .. } => {
                 seen.peer = peer.map(|peer| peer.name().to_owned());
                 (seen.verdict, seen.reason) = match outcome {
-                    Ok(_) => ("deliver", None),
-                    Err(reason) => ("drop", Some(reason)),
+                    Ok(_) => (Verdict::Deliver, None),
+                    Err(reason) => (Verdict::Drop, Some(reason)),
                 };
             }
             Observation::Lost { .. } => {}
@@ -63,7 +63,12 @@ fn play(table: &Table, put: impl FnOnce(&mut Rehearsal)) -> Seen {
     watch.0.into_inner()
 }
 
-pub(super) fn egress(table: &Table, devices: &Devices, question: &Question, packet: &[u8]) -> Way {
+pub(super) fn egress(
+    table: &Table,
+    devices: &Devices,
+    question: &Question,
+    packet: &[u8],
+) -> Trace {
     let Devices { bridge, tun } = devices;
     let (source, destination) = (question.source, question.destination);
     let mut steps = Vec::new();
@@ -87,7 +92,8 @@ pub(super) fn egress(table: &Table, devices: &Devices, question: &Question, pack
             "bridge",
             format!("{destination} is in {subnet} too: {bridge} delivers, {tun} sees nothing"),
         );
-        return way(question, "local", steps, Seen { verdict: "local", ..Seen::default() });
+        let seen = Seen { verdict: Verdict::Local, ..Seen::default() };
+        return trace(question, Direction::Local, steps, seen);
     }
     let seen = play(table, |rehearsal| rehearsal.pod_sends(packet));
     step("bridge", format!("the packet comes in by {bridge}"));
@@ -107,12 +113,12 @@ pub(super) fn egress(table: &Table, devices: &Devices, question: &Question, pack
         }
         (None, _) => step("destination", format!("{destination} is in no node's subnet")),
     }
-    if seen.verdict == "reply"
+    if seen.verdict == Verdict::Reply
         && let Some(router) = table.local().router_address(Family::of(source))
     {
         step("answer", format!("the sender gets an ICMP error from {router}"));
     }
-    way(question, "egress", steps, seen)
+    trace(question, Direction::Egress, steps, seen)
 }
 
 /// The steps from the peer on.
@@ -158,7 +164,7 @@ pub(super) fn ingress(
     question: &Question,
     from: PeerIndex,
     packet: &[u8],
-) -> Way {
+) -> Trace {
     let Devices { bridge, tun } = devices;
     let (source, destination) = (question.source, question.destination);
     let peer = table.peer(from);
@@ -188,10 +194,10 @@ pub(super) fn ingress(
         }
         None => step("destination", format!("{destination} is in no node's subnet")),
     }
-    way(question, "ingress", steps, seen)
+    trace(question, Direction::Ingress, steps, seen)
 }
 
-fn way(question: &Question, direction: &str, steps: Vec<Step>, seen: Seen) -> Way {
+fn trace(question: &Question, direction: Direction, steps: Vec<Step>, seen: Seen) -> Trace {
     let Question { source, destination, source_port, destination_port, size, .. } = question;
     let packet = match question.protocol {
         Protocol::Tcp | Protocol::Udp => {
@@ -202,12 +208,12 @@ fn way(question: &Question, direction: &str, steps: Vec<Step>, seen: Seen) -> Wa
         }
         Protocol::Icmp => format!("icmp {source} > {destination}, {size} bytes"),
     };
-    Way {
+    Trace {
         packet,
-        direction: direction.to_owned(),
+        direction,
         steps,
-        verdict: seen.verdict.to_owned(),
-        reason: seen.reason.map(|reason| reason.as_str().to_owned()),
+        verdict: seen.verdict,
+        reason: seen.reason,
         peer: seen.peer,
         wire_bytes: seen.wire_bytes,
     }
