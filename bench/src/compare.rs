@@ -25,7 +25,7 @@ use crate::networks::{self, BASELINE, Culvert, Network, PREFIX, Recipe};
 use crate::programs::Programs;
 use crate::progress::Progress;
 use crate::report::{Figures, NetworkFacts, Report, svg, table, targets};
-use crate::settings::Settings;
+use crate::settings::Effort;
 use crate::traffic::pause;
 use crate::usage;
 
@@ -97,7 +97,7 @@ pub(crate) fn clean() -> Result<ExitCode> {
 
 /// What will be measured.
 struct Plan {
-    settings: Settings,
+    settings: Effort,
     machine: Machine,
     recipes: Vec<Box<dyn Recipe>>,
     skipped: Vec<String>,
@@ -109,7 +109,7 @@ struct Plan {
 
 impl Plan {
     fn of(args: &CompareArgs) -> Result<Self> {
-        let mut settings = if args.run.quick { Settings::quick() } else { Settings::full() };
+        let mut settings = if args.run.quick { Effort::quick() } else { Effort::full() };
         settings.rounds = args.rounds.unwrap_or(settings.rounds).max(1);
         let programs = match &args.run.culvert {
             Some(path) => Programs::at(path)?,

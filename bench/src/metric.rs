@@ -5,7 +5,7 @@ use std::time::Duration;
 use serde::Serialize;
 
 use crate::networks::{Medium, Network};
-use crate::settings::Settings;
+use crate::settings::Effort;
 use crate::traffic::ping_pong::{self, Transport};
 use crate::traffic::tcp::{self, Stream};
 use crate::traffic::udp::{Flow, Hunt};
@@ -194,7 +194,7 @@ pub(crate) enum Measure {
 
 /// About how long the search for a rate takes: most take seven trials, each with a wait for
 /// stragglers.
-pub(crate) fn hunt_duration(settings: &Settings) -> Duration {
+pub(crate) fn hunt_duration(settings: &Effort) -> Duration {
     7 * (settings.udp_trial + Duration::from_millis(30))
 }
 
@@ -276,7 +276,7 @@ impl Run {
     }
 
     /// About how long it takes.
-    pub(crate) fn duration(self, settings: &Settings) -> Duration {
+    pub(crate) fn duration(self, settings: &Effort) -> Duration {
         match self {
             Self::Tcp { .. } | Self::TcpBoth => settings.tcp.warm_up + settings.tcp.window,
             Self::Udp { .. } => hunt_duration(settings),
@@ -288,7 +288,7 @@ impl Run {
     pub(crate) fn on(
         self,
         network: &Network,
-        settings: &Settings,
+        settings: &Effort,
         last: Option<f64>,
     ) -> anyhow::Result<Vec<(Metric, f64)>> {
         let [first, second] = &network.pods;

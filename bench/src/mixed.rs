@@ -16,7 +16,7 @@ use crate::networks::{BASELINE, PREFIX};
 use crate::programs::Programs;
 use crate::progress::Progress;
 use crate::report::{Figures, NetworkFacts};
-use crate::settings::Settings;
+use crate::settings::Effort;
 use crate::traffic::udp::{Flow, Hunt};
 use crate::traffic::{Pod, pause};
 
@@ -50,11 +50,11 @@ pub(crate) struct Plan {
 }
 
 impl Plan {
-    pub(crate) fn steps(&self, settings: &Settings) -> usize {
+    pub(crate) fn steps(&self, settings: &Effort) -> usize {
         if self.builds.is_empty() { 0 } else { settings.rounds * (self.builds.len() + 1) }
     }
 
-    pub(crate) fn duration(&self, settings: &Settings) -> Duration {
+    pub(crate) fn duration(&self, settings: &Effort) -> Duration {
         let each = hunt_duration(settings) + BREATH;
         each * u32::try_from(self.steps(settings)).unwrap_or(u32::MAX)
     }
@@ -63,7 +63,7 @@ impl Plan {
     /// interrupts.
     pub(crate) fn measure(
         &self,
-        settings: &Settings,
+        settings: &Effort,
         progress: &mut Progress,
         figures: &mut Figures,
         facts: &mut Vec<NetworkFacts>,

@@ -8,7 +8,7 @@ use crate::traffic::tcp::Timing;
 
 /// How long and how often things are measured.
 #[derive(Clone, Debug, Serialize)]
-pub(crate) struct Settings {
+pub(crate) struct Effort {
     /// Rounds of the comparison.
     pub(crate) rounds: usize,
     /// Bulk TCP: time without counting, then with.
@@ -26,7 +26,7 @@ pub(crate) struct Settings {
     pub(crate) peers: Vec<u8>,
 }
 
-impl Settings {
+impl Effort {
     /// Everything, in less than 20 minutes with six networks.
     pub(crate) fn full() -> Self {
         Self {

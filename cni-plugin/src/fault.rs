@@ -93,13 +93,13 @@ impl Step {
 
 /// What happens, and the step after which it does.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Fault {
+pub(crate) struct InjectedFault {
     step: Step,
     /// The file to hold by; none to be killed.
     held_by: Option<PathBuf>,
 }
 
-impl Fault {
+impl InjectedFault {
     /// The fault that the environment asks for: none in a release build, or when it makes no sense.
     pub(crate) fn read(variables: Variables<'_>) -> Option<Self> {
         if !cfg!(debug_assertions) {
@@ -145,13 +145,13 @@ mod tests {
     fn kind_and_step_are_read_and_anything_else_is_no_fault() {
         let read = |text: &str| {
             let text = OsString::from(text);
-            Fault::read(&|name| (name == VARIABLE).then(|| text.clone()))
+            InjectedFault::read(&|name| (name == VARIABLE).then(|| text.clone()))
         };
         for step in Step::ALL {
             let fault = read(&format!("kill:{}", step.as_str())).unwrap();
-            assert_eq!(fault, Fault { step, held_by: None });
+            assert_eq!(fault, InjectedFault { step, held_by: None });
             let fault = read(&format!("hold:{}:/a:b", step.as_str())).unwrap();
-            assert_eq!(fault, Fault { step, held_by: Some("/a:b".into()) });
+            assert_eq!(fault, InjectedFault { step, held_by: Some("/a:b".into()) });
         }
         for text in ["", "kill", "kill:", "stop:checked", "kill:checked:", "hold:checked"] {
             assert_eq!(read(text), None, "{text}");

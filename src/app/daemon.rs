@@ -7,11 +7,11 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use culvert_dataplane::{DataPlane, Notice, Settings};
+use anyhow::Context as _;
 use culvert_dataplane::engine::{Membership, PeerRegistry};
 use culvert_dataplane::platform::clock;
 use culvert_dataplane::platform::tun::Offload;
-use anyhow::Context as _;
+use culvert_dataplane::{DataPlane, DataPlaneOptions, Notice};
 use ipnet::IpNet;
 use tokio::sync::mpsc::Receiver;
 use tokio::time::{Interval, MissedTickBehavior, interval};
@@ -87,7 +87,7 @@ impl Daemon {
         preflight(&config, &in_force, &kernel).await?;
 
         let registry = PeerRegistry::default();
-        let settings = Settings {
+        let options = DataPlaneOptions {
             tun: config.tun.name.clone(),
             workers: config.tun.queues.unwrap_or_else(default_workers),
             offload: if config.tun.offload { Offload::TcpUdp } else { Offload::None },
@@ -95,7 +95,7 @@ impl Daemon {
             started: facts.started(),
         };
         let (address, tunnels) = in_force.bound(&config);
-        let (plane, notices) = DataPlane::start(settings, in_force.compile(&registry), address)
+        let (plane, notices) = DataPlane::start(options, in_force.compile(&registry), address)
             .with_context(|| binding(&config, address, &tunnels))?;
         let plane = Arc::new(plane);
         facts.set_plane(Arc::clone(&plane));

@@ -1,7 +1,7 @@
 //! A listener whose connections are bounded in number, time and size, and which always has room.
 //!
 //! Whoever can reach the port can open connections and hold them. A new connection is therefore
-//! never kept waiting: when all places are taken, one that is held goes, out of those of the client
+//! never kept waiting: when all slots are taken, one that is held goes, out of those of the client
 //! that holds the most. A probe that comes, asks and goes is served in a moment of which nobody can
 //! rob it without opening connections faster than they are served.
 
@@ -32,12 +32,12 @@ const PATIENCE: Duration = Duration::from_secs(10);
 
 pub(super) struct Limited {
     listener: TcpListener,
-    places: Arc<Mutex<Places>>,
+    slots: Arc<Mutex<Slots>>,
 }
 
 impl Limited {
     pub(super) fn new(listener: TcpListener) -> Self {
-        Self { listener, places: Arc::default() }
+        Self { listener, slots: Arc::default() }
     }
 }
 
@@ -47,9 +47,9 @@ impl Listener for Limited {
 
     async fn accept(&mut self) -> (Connection, SocketAddr) {
         let (stream, address) = Listener::accept(&mut self.listener).await;
-        let (number, told_to_go) = lock(&self.places).take(address.ip());
+        let (number, told_to_go) = lock(&self.slots).take(address.ip());
         let now = Instant::now();
-        let place = Place { number, places: Arc::clone(&self.places) };
+        let slot = Slot { number, slots: Arc::clone(&self.slots) };
         let connection = Connection {
             stream,
             told_to_go,
@@ -57,7 +57,7 @@ impl Listener for Limited {
             deadline: Box::pin(sleep_until(now + REQUEST_PATIENCE)),
             end: now + PATIENCE,
             left: REQUEST_LEN,
-            _place: place,
+            _slot: slot,
         };
         (connection, address)
     }
@@ -69,7 +69,7 @@ impl Listener for Limited {
 
 /// Who holds a connection, the oldest first.
 #[derive(Default)]
-struct Places {
+struct Slots {
     next: u64,
     taken: Vec<Taken>,
 }
@@ -81,8 +81,8 @@ struct Taken {
     _hold: oneshot::Sender<()>,
 }
 
-impl Places {
-    /// Gives a place to a connection of `address`; the other end tells it when it has lost it.
+impl Slots {
+    /// Gives a slot to a connection of `address`; the other end tells it when it has lost it.
     fn take(&mut self, address: IpAddr) -> (u64, oneshot::Receiver<()>) {
         let client = client(address);
         if self.taken.len() >= CONNECTIONS {
@@ -116,23 +116,23 @@ fn client(address: IpAddr) -> IpAddr {
     }
 }
 
-fn lock(places: &Mutex<Places>) -> std::sync::MutexGuard<'_, Places> {
-    places.lock().unwrap_or_else(PoisonError::into_inner)
+fn lock(slots: &Mutex<Slots>) -> std::sync::MutexGuard<'_, Slots> {
+    slots.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// A place that is given back when this is dropped.
-struct Place {
+/// A slot that is given back when this is dropped.
+struct Slot {
     number: u64,
-    places: Arc<Mutex<Places>>,
+    slots: Arc<Mutex<Slots>>,
 }
 
-impl Drop for Place {
+impl Drop for Slot {
     fn drop(&mut self) {
-        lock(&self.places).give_back(self.number);
+        lock(&self.slots).give_back(self.number);
     }
 }
 
-/// A connection that holds a place and ends in time.
+/// A connection that holds a slot and ends in time.
 pub(super) struct Connection {
     stream: TcpStream,
     told_to_go: oneshot::Receiver<()>,
@@ -142,7 +142,7 @@ pub(super) struct Connection {
     end: Instant,
     /// Bytes that may still be asked with.
     left: usize,
-    _place: Place,
+    _slot: Slot,
 }
 
 impl Connection {
@@ -231,23 +231,23 @@ mod tests {
     }
 
     #[test]
-    fn the_newest_connection_always_has_a_place_and_the_oldest_goes() {
-        let mut places = Places::default();
-        let mut held: Vec<_> = (0..3 * CONNECTIONS).map(|_| places.take(CROWD).1).collect();
+    fn the_newest_connection_always_has_a_slot_and_the_oldest_goes() {
+        let mut slots = Slots::default();
+        let mut held: Vec<_> = (0..3 * CONNECTIONS).map(|_| slots.take(CROWD).1).collect();
         let alive: Vec<bool> = held.iter_mut().map(is_held).collect();
         let expected: Vec<bool> =
             (0..3 * CONNECTIONS).map(|number| number >= 2 * CONNECTIONS).collect();
         assert_eq!(alive, expected);
-        assert_eq!(places.taken.len(), CONNECTIONS);
+        assert_eq!(slots.taken.len(), CONNECTIONS);
     }
 
     #[test]
     fn who_holds_the_most_loses_and_nobody_else() {
-        let mut places = Places::default();
+        let mut slots = Slots::default();
         let few: Vec<IpAddr> = others().take(10).collect();
-        let mut first: Vec<_> = few.iter().map(|client| places.take(*client).1).collect();
+        let mut first: Vec<_> = few.iter().map(|client| slots.take(*client).1).collect();
         for _ in 0..10 * CONNECTIONS {
-            places.take(CROWD);
+            slots.take(CROWD);
         }
         assert!(first.iter_mut().all(is_held));
         // Ten of a link are one client.
@@ -258,11 +258,11 @@ mod tests {
     }
 
     #[test]
-    fn a_place_that_is_given_back_costs_nobody_his() {
-        let mut places = Places::default();
-        let mut held: Vec<_> = (0..CONNECTIONS).map(|_| places.take(CROWD)).collect();
-        places.give_back(held[7].0);
-        let (_, _new) = places.take(CROWD);
+    fn a_slot_that_is_given_back_costs_nobody_his() {
+        let mut slots = Slots::default();
+        let mut held: Vec<_> = (0..CONNECTIONS).map(|_| slots.take(CROWD)).collect();
+        slots.give_back(held[7].0);
+        let (_, _new) = slots.take(CROWD);
         let alive =
             held.iter_mut().map(|(_, receiver)| usize::from(is_held(receiver))).sum::<usize>();
         assert_eq!(alive, CONNECTIONS - 1);

@@ -35,7 +35,7 @@ const AT_ONCE: [usize; 3] = [32, 8, 1];
 const ROOM_OF_24: usize = 253;
 
 /// Which points, and rounds and pods of one batch at each.
-struct Settings {
+struct ChurnEffort {
     attached: Vec<usize>,
     held: Vec<usize>,
     at_once: Vec<usize>,
@@ -43,7 +43,7 @@ struct Settings {
     pods: usize,
 }
 
-impl Settings {
+impl ChurnEffort {
     fn of(args: &ChurnArgs) -> Self {
         let (rounds, pods) = if args.run.quick { (2, 32) } else { (4, 64) };
         Self {
@@ -74,7 +74,7 @@ pub(crate) fn run(args: &ChurnArgs) -> Result<ExitCode> {
         Some(path) => Programs::at(path)?,
         None => Programs::build()?,
     };
-    let settings = Settings::of(args);
+    let settings = ChurnEffort::of(args);
     let machine = Machine::facts(args.run.date.clone());
     let places = settings.attached.len() + settings.held.len();
     let steps = settings.rounds * settings.at_once.len() * Kind::ALL.len() * places;
@@ -99,7 +99,7 @@ pub(crate) fn run(args: &ChurnArgs) -> Result<ExitCode> {
 
 fn all_points(
     programs: &Programs,
-    settings: &Settings,
+    settings: &ChurnEffort,
     progress: &mut Progress,
     each: Duration,
 ) -> Result<Vec<Point>> {
@@ -145,7 +145,7 @@ fn one_point(
     contenders: &[Contender],
     present: Present,
     at_once: usize,
-    settings: &Settings,
+    settings: &ChurnEffort,
     progress: &mut Progress,
     each: Duration,
 ) -> Result<Point> {

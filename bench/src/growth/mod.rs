@@ -11,7 +11,7 @@ use serde::Serialize;
 
 use crate::programs::Programs;
 use crate::progress::Progress;
-use crate::settings::Settings;
+use crate::settings::Effort;
 use crate::usage;
 
 #[cfg(feature = "sources")]
@@ -53,12 +53,12 @@ impl Point {
 }
 
 impl Plan {
-    pub(crate) fn steps(&self, settings: &Settings) -> usize {
+    pub(crate) fn steps(&self, settings: &Effort) -> usize {
         let sizes = self.tables_count(settings) + self.peers_count(settings);
         settings.growth_rounds * sizes
     }
 
-    pub(crate) fn duration(&self, settings: &Settings) -> Duration {
+    pub(crate) fn duration(&self, settings: &Effort) -> Duration {
         let each = settings.tcp.warm_up + settings.tcp.window;
         each * u32::try_from(self.steps(settings)).unwrap_or(u32::MAX)
     }
@@ -66,7 +66,7 @@ impl Plan {
     /// Measures it; what fails is noted in `failures`, unless the user interrupts.
     pub(crate) fn measure(
         &self,
-        settings: &Settings,
+        settings: &Effort,
         progress: &mut Progress,
         failures: &mut Vec<String>,
     ) -> Result<Growth> {
@@ -88,11 +88,11 @@ impl Plan {
         Ok(growth)
     }
 
-    fn tables_count(&self, settings: &Settings) -> usize {
+    fn tables_count(&self, settings: &Effort) -> usize {
         if self.tables { settings.table_nodes.len() } else { 0 }
     }
 
-    fn peers_count(&self, settings: &Settings) -> usize {
+    fn peers_count(&self, settings: &Effort) -> usize {
         if self.peers { settings.peers.len() } else { 0 }
     }
 }

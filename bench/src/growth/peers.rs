@@ -16,7 +16,7 @@ use crate::mixed::Crowd;
 use crate::networks::{PREFIX, bypass_filters, program};
 use crate::programs::Programs;
 use crate::progress::Progress;
-use crate::settings::Settings;
+use crate::settings::Effort;
 use crate::traffic::Pod;
 use crate::traffic::tcp::{self, Stream};
 
@@ -31,7 +31,7 @@ const VNI: u32 = 1;
 
 pub(super) fn measure(
     programs: &Programs,
-    settings: &Settings,
+    settings: &Effort,
     progress: &mut Progress,
 ) -> Result<Vec<Point>> {
     let most = settings.peers.iter().copied().max().unwrap_or(1);

@@ -13,7 +13,7 @@ use super::{Point, memory_mib};
 use crate::networks::{PREFIX, bypass_filters};
 use crate::programs::Programs;
 use crate::progress::Progress;
-use crate::settings::Settings;
+use crate::settings::Effort;
 use crate::statistics::Summary;
 use crate::traffic::Pod;
 use crate::traffic::tcp::{self, Stream};
@@ -35,7 +35,7 @@ struct Size {
 
 pub(super) fn measure(
     programs: &Programs,
-    settings: &Settings,
+    settings: &Effort,
     progress: &mut Progress,
 ) -> Result<Vec<Point>> {
     let mut sizes = Vec::new();

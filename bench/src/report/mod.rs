@@ -14,13 +14,13 @@ use crate::machine::Machine;
 use crate::metric::{Better, Metric};
 use crate::micro::HotPath;
 use crate::networks::{BASELINE, Network};
-use crate::settings::Settings;
+use crate::settings::Effort;
 use crate::statistics::{Summary, ratio};
 
 /// Everything that one run found out.
 pub(crate) struct Report {
     pub(crate) machine: Machine,
-    pub(crate) settings: Settings,
+    pub(crate) settings: Effort,
     pub(crate) networks: Vec<NetworkFacts>,
     /// Networks that this machine lacks a program for.
     pub(crate) skipped: Vec<String>,

@@ -9,12 +9,12 @@ use std::collections::{BTreeMap, BTreeSet, HashSet};
 use super::del::{nftables, unplug};
 use crate::config::Config;
 use crate::error::{Error, Failure, shorten};
-use crate::fault::{Fault, Step};
+use crate::fault::{InjectedFault, Step};
 use crate::netlink::Socket;
 use culvert_node::attachment::Attachment;
 use culvert_node::ipam::{Store, Survey as _, Surveyor};
 
-pub(super) fn gc(config: &Config, fault: Option<&Fault>) -> Result<(), Failure> {
+pub(super) fn gc(config: &Config, fault: Option<&InjectedFault>) -> Result<(), Failure> {
     let mut keep = config.valid_attachments()?;
     for (container, ifname) in &keep {
         // A list with nonsense in it may lack what it should have.

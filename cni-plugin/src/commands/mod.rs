@@ -14,7 +14,7 @@ use serde_json::Value;
 use crate::config::{self, Config, Settings};
 use crate::environment::{Args, Command, Directories, Target, Variables};
 use crate::error::{Error, Failure};
-use crate::fault::{Fault, Step};
+use crate::fault::{InjectedFault, Step};
 use crate::version::CniVersion;
 use culvert_node::attachment::Attachment;
 
@@ -35,7 +35,7 @@ struct Call<'a> {
     netns: Option<PathBuf>,
     config: Config,
     args: Args,
-    fault: Option<Fault>,
+    fault: Option<InjectedFault>,
     warnings: &'a Warnings,
 }
 
@@ -117,7 +117,7 @@ fn serve(
         }
         Config::parse(document, Directories::read(variables)?)
     };
-    let fault = Fault::read(variables);
+    let fault = InjectedFault::read(variables);
     let call = |config: Config, args| -> Result<Call<'_>, Error> {
         let target = Target::read(command, variables)?;
         Ok(Call::new(target, config, args, fault.clone(), warnings))
@@ -151,7 +151,7 @@ impl<'a> Call<'a> {
         target: Target,
         config: Config,
         args: Args,
-        fault: Option<Fault>,
+        fault: Option<InjectedFault>,
         warnings: &'a Warnings,
     ) -> Self {
         let attachment = Attachment::new(&config.name, &target.container, &target.ifname)

@@ -27,14 +27,14 @@ const RANGE_MEMBERS: [&str; 4] = ["subnet", "rangeStart", "rangeEnd", "gateway"]
 
 /// An address and the key that asked for it.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Wish {
+pub(crate) struct RequestedAddress {
     pub(crate) key: String,
     pub(crate) address: IpAddr,
 }
 
 /// A range that one address of the pod is to come from.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct RangeWish {
+pub(crate) struct RequestedRange {
     /// Where it was asked for, for messages.
     pub(crate) key: String,
     pub(crate) subnet: IpNet,
@@ -47,7 +47,7 @@ pub(crate) struct RangeWish {
 pub(super) fn ranges(
     ipam: &Map<String, Value>,
     runtime: &Map<String, Value>,
-) -> Result<Vec<Vec<RangeWish>>, Error> {
+) -> Result<Vec<Vec<RequestedRange>>, Error> {
     let known_type = keys::text("ipam.", ipam, "type")?.is_none_or(|name| TYPES.contains(&name));
     if !known_type {
         return Err(unsupported(
@@ -81,20 +81,20 @@ pub(super) fn ranges(
 }
 
 /// The addresses that were asked for.
-pub(super) fn wishes(
+pub(super) fn addresses(
     args: &Args,
     cni: &Map<String, Value>,
     runtime: &Map<String, Value>,
-) -> Result<Vec<Wish>, Error> {
-    // By address: the same one from two sources is one wish.
-    let mut wishes: HashMap<IpAddr, Wish> = HashMap::new();
+) -> Result<Vec<RequestedAddress>, Error> {
+    // By address: the same one from two sources is requested once.
+    let mut by_address: HashMap<IpAddr, RequestedAddress> = HashMap::new();
     let mut order: Vec<IpAddr> = Vec::new();
-    let mut add = |wish: Wish| {
-        order.push(wish.address);
-        wishes.entry(wish.address).or_insert(wish);
+    let mut add = |requested: RequestedAddress| {
+        order.push(requested.address);
+        by_address.entry(requested.address).or_insert(requested);
     };
     if let Some(address) = args.ip {
-        add(Wish { key: "CNI_ARGS IP".to_owned(), address });
+        add(RequestedAddress { key: "CNI_ARGS IP".to_owned(), address });
     }
     for (path, object) in [("args.cni.", cni), ("runtimeConfig.", runtime)] {
         let mut own: HashMap<IpAddr, String> = HashMap::new();
@@ -103,10 +103,10 @@ pub(super) fn wishes(
             if let Some(first) = own.insert(address, key.clone()) {
                 return Err(bad(&key, value, &format!("{first} is the same; remove one of them")));
             }
-            add(Wish { key, address });
+            add(RequestedAddress { key, address });
         }
     }
-    Ok(order.iter().filter_map(|address| wishes.remove(address)).collect())
+    Ok(order.iter().filter_map(|address| by_address.remove(address)).collect())
 }
 
 /// An address with or without a prefix length, of which the subnet's counts.
@@ -116,7 +116,11 @@ fn address(key: &str, value: &Value) -> Result<IpAddr, Error> {
     address.ok_or_else(|| bad(key, value, "needs to be an address, such as 10.244.1.9"))
 }
 
-fn sets(path: &str, object: &Map<String, Value>, key: &str) -> Result<Vec<Vec<RangeWish>>, Error> {
+fn sets(
+    path: &str,
+    object: &Map<String, Value>,
+    key: &str,
+) -> Result<Vec<Vec<RequestedRange>>, Error> {
     let mut sets = Vec::new();
     for (key, value) in keys::list(path, object, key)? {
         let Some(members) = value.as_array().filter(|members| !members.is_empty()) else {
@@ -131,7 +135,7 @@ fn sets(path: &str, object: &Map<String, Value>, key: &str) -> Result<Vec<Vec<Ra
             keys::refuse_members(&key, member, &RANGE_MEMBERS, "a range has no such member")?;
             set.push(range(&key, member)?);
         }
-        let is_v6 = |range: &RangeWish| range.subnet.addr().is_ipv6();
+        let is_v6 = |range: &RequestedRange| range.subnet.addr().is_ipv6();
         if set.iter().any(|range| is_v6(range) != set.first().is_some_and(is_v6)) {
             return Err(bad(&key, value, "the ranges of one set need to be of one family"));
         }
@@ -140,7 +144,7 @@ fn sets(path: &str, object: &Map<String, Value>, key: &str) -> Result<Vec<Vec<Ra
     Ok(sets)
 }
 
-fn range(key: &str, object: &Map<String, Value>) -> Result<RangeWish, Error> {
+fn range(key: &str, object: &Map<String, Value>) -> Result<RequestedRange, Error> {
     let path = format!("{key}.");
     let subnet_key = format!("{path}subnet");
     let text = keys::text(&path, object, "subnet")?
@@ -165,30 +169,30 @@ fn range(key: &str, object: &Map<String, Value>) -> Result<RangeWish, Error> {
             }
         }
     };
-    let wish = RangeWish {
+    let requested = RequestedRange {
         key: key.to_owned(),
         subnet,
         first: address("rangeStart")?,
         last: address("rangeEnd")?,
         gateway: address("gateway")?,
     };
-    if let (Some(first), Some(last)) = (wish.first, wish.last)
+    if let (Some(first), Some(last)) = (requested.first, requested.last)
         && first > last
     {
         let value = Value::String(last.to_string());
         let remedy = format!("needs to be {first} or above, which is rangeStart");
         return Err(bad(&format!("{path}rangeEnd"), &value, &remedy));
     }
-    Ok(wish)
+    Ok(requested)
 }
 
 /// Two ranges that share addresses would make it a matter of chance which limit counts.
-fn refuse_overlap(sets: &[Vec<RangeWish>]) -> Result<(), Error> {
-    let bounds = |range: &RangeWish| {
+fn refuse_overlap(sets: &[Vec<RequestedRange>]) -> Result<(), Error> {
+    let bounds = |range: &RequestedRange| {
         let first = range.first.unwrap_or_else(|| range.subnet.network());
         (first, range.last.unwrap_or_else(|| range.subnet.broadcast()))
     };
-    let ranges: Vec<&RangeWish> = sets.iter().flatten().collect();
+    let ranges: Vec<&RequestedRange> = sets.iter().flatten().collect();
     for (place, range) in ranges.iter().enumerate() {
         let (first, last) = bounds(range);
         for other in ranges.iter().take(place) {

@@ -22,7 +22,7 @@ mod route;
 mod settings;
 
 pub(crate) use self::dns::check_members as check_dns;
-pub(crate) use self::ipam::{RangeWish, Wish};
+pub(crate) use self::ipam::{RequestedAddress, RequestedRange};
 pub(crate) use self::route::RouteSpec;
 pub(crate) use self::settings::Settings;
 

@@ -7,7 +7,7 @@ use culvert_node::pod_mac;
 use overlay_proto::Mac;
 use serde_json::{Map, Value};
 
-use super::{Config, RangeWish, RouteSpec, Wish, bad, dns, ipam, keys};
+use super::{Config, RequestedAddress, RequestedRange, RouteSpec, bad, dns, ipam, keys};
 use crate::environment::Args;
 use crate::error::Error;
 
@@ -33,9 +33,9 @@ pub(crate) struct Settings {
     pub(crate) default_gateway: bool,
     pub(crate) mac: Option<Mac>,
     /// Sets of ranges, of each of which the pod gets one address; none for the node's own.
-    pub(crate) ranges: Vec<Vec<RangeWish>>,
+    pub(crate) ranges: Vec<Vec<RequestedRange>>,
     /// Addresses that the pod has to get.
-    pub(crate) addresses: Vec<Wish>,
+    pub(crate) addresses: Vec<RequestedAddress>,
     pub(crate) routes: Vec<RouteSpec>,
     /// For the result.
     pub(crate) dns: Option<Value>,
@@ -71,7 +71,7 @@ impl Settings {
             default_gateway: keys::boolean(rest, "isDefaultGateway")?.unwrap_or(true),
             mac: mac(args, cni, runtime)?,
             ranges: ipam::ranges(ipam, runtime)?,
-            addresses: ipam::wishes(args, cni, runtime)?,
+            addresses: ipam::addresses(args, cni, runtime)?,
             routes: routes.collect::<Result<_, _>>()?,
             dns: dns::read(rest, runtime, ipam)?,
         })

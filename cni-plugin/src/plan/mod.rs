@@ -9,7 +9,7 @@ use culvert_node::pod_mac;
 use ipnet::IpNet;
 use serde_json::Value;
 
-use crate::config::{RangeWish, RouteSpec, Settings, Wish, bad, unsupported};
+use crate::config::{RequestedAddress, RequestedRange, RouteSpec, Settings, bad, unsupported};
 use crate::error::Error;
 use culvert_node::ipam::{Allocation, Range, Request};
 use culvert_node::node_file::{self, NodeFile};
@@ -49,15 +49,15 @@ impl Plan {
         }
         let sets = sets(&settings.ranges, &node.subnets)?;
         let has_v6 = sets.iter().flatten().any(|range| range.subnet().addr().is_ipv6());
-        for wish in &settings.addresses {
-            check_wish(wish, &node.subnets)?;
+        for requested in &settings.addresses {
+            check_requested(requested, &node.subnets)?;
         }
         check_mac(settings, &node.subnets)?;
         Ok(Self {
             mtu: mtu(settings.mtu, node.mtu, has_v6)?,
             request: Request {
                 sets,
-                addresses: settings.addresses.iter().map(|wish| wish.address).collect(),
+                addresses: settings.addresses.iter().map(|requested| requested.address).collect(),
                 mac: settings.mac,
             },
         })
@@ -140,47 +140,48 @@ fn mtu(wanted: Option<u64>, of_node: u16, has_v6: bool) -> Result<u16, Error> {
 }
 
 /// The sets of ranges that were asked for, or one for each family that the node has.
-fn sets(asked: &[Vec<RangeWish>], subnets: &[IpNet]) -> Result<Vec<Vec<Range>>, Error> {
+fn sets(asked: &[Vec<RequestedRange>], subnets: &[IpNet]) -> Result<Vec<Vec<Range>>, Error> {
     if asked.is_empty() {
         return Ok(Request::one_of_each_family(subnets).sets);
     }
-    let place = |wish: &RangeWish| {
-        let value = Value::String(wish.subnet.to_string());
-        let Some(subnet) = subnets.iter().find(|subnet| subnet.contains(&wish.subnet)) else {
+    let place = |requested: &RequestedRange| {
+        let value = Value::String(requested.subnet.to_string());
+        let Some(subnet) = subnets.iter().find(|subnet| subnet.contains(&requested.subnet)) else {
             let list: Vec<_> = subnets.iter().map(IpNet::to_string).collect();
             let remedy = format!(
                 "it is in none of this node's subnets, {}, so no other node would find its pods; \
                  change one of them (the subnet table has the node's)",
                 list.join(", ")
             );
-            return Err(bad(&format!("{}.subnet", wish.key), &value, &remedy));
+            return Err(bad(&format!("{}.subnet", requested.key), &value, &remedy));
         };
         let gateway = node_file::gateway(subnet).addr();
-        if let Some(wanted) = wish.gateway.filter(|wanted| *wanted != gateway) {
+        if let Some(wanted) = requested.gateway.filter(|wanted| *wanted != gateway) {
             let remedy = format!("the bridge's address is {gateway}; remove the key");
             let value = Value::String(wanted.to_string());
-            return Err(unsupported(&format!("{}.gateway", wish.key), &value, &remedy));
+            return Err(unsupported(&format!("{}.gateway", requested.key), &value, &remedy));
         }
-        Range::part(*subnet, wish.subnet, wish.first, wish.last)
-            .ok_or_else(|| bad(&format!("{}.subnet", wish.key), &value, "it has no pod address"))
+        Range::part(*subnet, requested.subnet, requested.first, requested.last).ok_or_else(|| {
+            bad(&format!("{}.subnet", requested.key), &value, "it has no pod address")
+        })
     };
     asked.iter().map(|set| set.iter().map(place).collect()).collect()
 }
 
-fn check_wish(wish: &Wish, subnets: &[IpNet]) -> Result<(), Error> {
-    let value = Value::String(wish.address.to_string());
-    let Some(subnet) = subnets.iter().find(|subnet| subnet.contains(&wish.address)) else {
+fn check_requested(requested: &RequestedAddress, subnets: &[IpNet]) -> Result<(), Error> {
+    let value = Value::String(requested.address.to_string());
+    let Some(subnet) = subnets.iter().find(|subnet| subnet.contains(&requested.address)) else {
         let list: Vec<_> = subnets.iter().map(IpNet::to_string).collect();
         let remedy = format!("it needs to be in one of this node's subnets: {}", list.join(", "));
-        return Err(bad(&wish.key, &value, &remedy));
+        return Err(bad(&requested.key, &value, &remedy));
     };
-    let is_for_pods = Range::whole(*subnet).contains(wish.address);
+    let is_for_pods = Range::whole(*subnet).contains(requested.address);
     if !is_for_pods {
         let remedy = format!(
             "{subnet} keeps it for itself: the first address is the network's, the second the \
              bridge's, and IPv4's last is for broadcast"
         );
-        return Err(bad(&wish.key, &value, &remedy));
+        return Err(bad(&requested.key, &value, &remedy));
     }
     Ok(())
 }
@@ -191,7 +192,7 @@ fn check_mac(settings: &Settings, subnets: &[IpNet]) -> Result<(), Error> {
     let Some(mac) = settings.mac else { return Ok(()) };
     let Some(address) = pod_mac::ipv4_of(mac).map(IpAddr::from) else { return Ok(()) };
     let is_of_node = subnets.iter().any(|subnet| subnet.contains(&address));
-    let is_own = settings.addresses.iter().any(|wish| wish.address == address);
+    let is_own = settings.addresses.iter().any(|requested| requested.address == address);
     if is_of_node && !is_own {
         return Err(Error::MacReserved { mac: mac.to_string(), address });
     }

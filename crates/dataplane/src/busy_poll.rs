@@ -56,44 +56,44 @@ mod tests {
 
     const LIMIT: Duration = Duration::from_micros(50);
 
-    fn lasts(vigil: &BusyPoll, octets: usize) -> bool {
-        vigil.lasts(octets, 1000, || LIMIT - Duration::from_nanos(1))
+    fn lasts(watch: &BusyPoll, octets: usize) -> bool {
+        watch.lasts(octets, 1000, || LIMIT - Duration::from_nanos(1))
     }
 
     #[test]
     fn watch_is_kept_after_a_short_wait_only() {
-        let mut vigil = BusyPoll::new(LIMIT);
-        assert!(!lasts(&vigil, 0), "nothing is known at first");
-        vigil.ended(LIMIT / 2);
-        assert!(lasts(&vigil, 0));
-        vigil.ended(LIMIT);
-        assert!(!lasts(&vigil, 0), "in vain once, not again");
-        vigil.ended(LIMIT / 2);
-        assert!(lasts(&vigil, 0), "a short sleep is reason for the next watch");
+        let mut watch = BusyPoll::new(LIMIT);
+        assert!(!lasts(&watch, 0), "nothing is known at first");
+        watch.ended(LIMIT / 2);
+        assert!(lasts(&watch, 0));
+        watch.ended(LIMIT);
+        assert!(!lasts(&watch, 0), "in vain once, not again");
+        watch.ended(LIMIT / 2);
+        assert!(lasts(&watch, 0), "a short sleep is reason for the next watch");
     }
 
     #[test]
     fn watch_ends_after_its_time() {
-        let mut vigil = BusyPoll::new(LIMIT);
-        vigil.ended(Duration::ZERO);
-        assert!(!vigil.lasts(MESSAGES, 1, || LIMIT));
+        let mut watch = BusyPoll::new(LIMIT);
+        watch.ended(Duration::ZERO);
+        assert!(!watch.lasts(MESSAGES, 1, || LIMIT));
     }
 
     #[test]
     fn while_bulk_moves_two_looks_are_enough() {
-        let mut vigil = BusyPoll::new(LIMIT);
-        vigil.ended(Duration::ZERO);
-        assert!(lasts(&vigil, MESSAGES));
-        assert!(!lasts(&vigil, MESSAGES + 1));
-        assert!(vigil.lasts(MESSAGES + 1, 1, || LIMIT));
-        assert!(!vigil.lasts(MESSAGES + 1, 2, || Duration::ZERO));
+        let mut watch = BusyPoll::new(LIMIT);
+        watch.ended(Duration::ZERO);
+        assert!(lasts(&watch, MESSAGES));
+        assert!(!lasts(&watch, MESSAGES + 1));
+        assert!(watch.lasts(MESSAGES + 1, 1, || LIMIT));
+        assert!(!watch.lasts(MESSAGES + 1, 2, || Duration::ZERO));
     }
 
     #[test]
     fn a_limit_of_zero_is_off() {
-        let mut vigil = BusyPoll::new(Duration::ZERO);
-        vigil.ended(Duration::ZERO);
-        assert!(!vigil.lasts(0, 0, || Duration::ZERO));
-        assert!(!vigil.lasts(MESSAGES + 1, 0, || Duration::ZERO));
+        let mut watch = BusyPoll::new(Duration::ZERO);
+        watch.ended(Duration::ZERO);
+        assert!(!watch.lasts(0, 0, || Duration::ZERO));
+        assert!(!watch.lasts(MESSAGES + 1, 0, || Duration::ZERO));
     }
 }

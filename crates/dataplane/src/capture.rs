@@ -102,7 +102,7 @@ struct Counts {
 /// A worker's end of a capture.
 pub(super) struct CaptureTap {
     filter: CaptureFilter,
-    place: Place,
+    local_end: LocalEnd,
     /// A moment of both clocks, from which times are told.
     epoch: (Instant, u64),
     counts: Arc<Counts>,
@@ -117,12 +117,12 @@ struct State {
 
 /// The node's own end of what is sent and received.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Place {
+pub(super) struct LocalEnd {
     pub(super) address: IpAddr,
     pub(super) source_ports: [u16; SENDERS],
 }
 
-impl Default for Place {
+impl Default for LocalEnd {
     fn default() -> Self {
         Self { address: Ipv4Addr::UNSPECIFIED.into(), source_ports: [0; SENDERS] }
     }
@@ -144,7 +144,7 @@ pub(super) fn open(
             let (ring, consumer) = RingBuffer::new(RING_LEN);
             let tap = CaptureTap {
                 filter: filter.clone(),
-                place: Place::default(),
+                local_end: LocalEnd::default(),
                 epoch,
                 counts: Arc::clone(&counts),
                 state: RefCell::new(State { ring, time_ns: 0, skipped: 0 }),
@@ -176,8 +176,8 @@ impl Taps {
     }
 
     /// Follows a change of sockets.
-    pub(super) fn rebind(&mut self, place: Place) {
-        self.0.iter_mut().for_each(|tap| tap.place = place);
+    pub(super) fn rebind(&mut self, local_end: LocalEnd) {
+        self.0.iter_mut().for_each(|tap| tap.local_end = local_end);
     }
 }
 
@@ -200,8 +200,8 @@ mod verdict {
 
 impl CaptureTap {
     /// Tells where the node's ends are.
-    pub(super) fn show(&mut self, place: Place) {
-        self.place = place;
+    pub(super) fn show(&mut self, local_end: LocalEnd) {
+        self.local_end = local_end;
     }
 
     fn note(&self, about: &About<'_>, parts: [&[u8]; 2]) {
@@ -305,8 +305,8 @@ impl Tap for CaptureTap {
                 let about =
                     About { side: CaptureSide::Outer, egress: true, verdict, peer: Some(peer) };
                 if self.wants(&about, datagram.get(peer.codec.header_len()..)) {
-                    let port = self.place.source_ports[bucket(flow_hash)];
-                    let source = SocketAddr::new(self.place.address, port);
+                    let port = self.local_end.source_ports[bucket(flow_hash)];
+                    let source = SocketAddr::new(self.local_end.address, port);
                     let outer = Outer::new(source, peer.endpoint, ecn, datagram);
                     self.note(&about, [outer.as_slice(), datagram]);
                 }
@@ -319,7 +319,7 @@ impl Tap for CaptureTap {
                 let mut about = About { side: CaptureSide::Outer, egress: false, verdict, peer };
                 let inner = peer.and_then(|peer| datagram.get(peer.codec.header_len()..));
                 if self.wants(&about, inner) {
-                    let local = SocketAddr::new(self.place.address, port);
+                    let local = SocketAddr::new(self.local_end.address, port);
                     let outer = Outer::new(source, local, ecn, datagram);
                     self.note(&about, [outer.as_slice(), datagram]);
                     if let Ok(inner) = outcome {

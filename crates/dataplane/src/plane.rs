@@ -30,7 +30,7 @@ const COMMANDS: usize = 16;
 
 /// How the data path is set up; does not change while it runs.
 #[derive(Clone, Debug)]
-pub struct Settings {
+pub struct DataPlaneOptions {
     /// Name of the TUN device.
     pub tun: String,
     /// Workers, and queues of the device.
@@ -49,7 +49,7 @@ pub struct Listening(Sockets);
 
 /// The running workers.
 pub struct DataPlane {
-    settings: Settings,
+    options: DataPlaneOptions,
     table: Arc<ArcSwap<Table>>,
     workers: Vec<Handle>,
     /// The sockets in use, to keep those that another table needs too.
@@ -79,24 +79,24 @@ impl DataPlane {
     ///
     /// The address is not this machine's, a port is taken, or the kernel is out of something.
     pub fn start(
-        settings: Settings,
+        options: DataPlaneOptions,
         table: Table,
         address: IpAddr,
     ) -> Result<(Self, mpsc::Receiver<Notice>)> {
         let (notices, noticed) = Notices::new();
-        let gro = if settings.offload == Offload::None { Gro::Off } else { Gro::On };
-        let sockets = Sockets::bind(address, &table.local().tunnels, settings.workers, gro)?;
+        let gro = if options.offload == Offload::None { Gro::Off } else { Gro::On };
+        let sockets = Sockets::bind(address, &table.local().tunnels, options.workers, gro)?;
         let table = Arc::new(ArcSwap::from_pointee(table));
         let workers = sockets
             .of_workers()
             .enumerate()
             .map(|(index, underlay)| {
-                start_worker(&settings, index, underlay, Arc::clone(&table), notices.clone())
+                start_worker(&options, index, underlay, Arc::clone(&table), notices.clone())
             })
             .collect::<Result<Vec<_>>>()?;
         let sockets = Mutex::new(sockets);
         let plane = Self {
-            settings,
+            options,
             table,
             workers,
             sockets,
@@ -153,9 +153,9 @@ impl DataPlane {
         // The old queues would count against the device's limit.
         queues.clear();
         let mut open = Vec::with_capacity(self.workers.len());
-        let mut offload = self.settings.offload;
+        let mut offload = self.options.offload;
         for _ in &self.workers {
-            let queue = TunQueue::open(&self.settings.tun)?;
+            let queue = TunQueue::open(&self.options.tun)?;
             offload = queue.set_offload(offload)?;
             open.push(Arc::new(queue));
         }
@@ -163,10 +163,10 @@ impl DataPlane {
             worker.send(Command::Tun(Arc::clone(queue), offload));
         }
         let mut granted = self.offload.lock().unwrap_or_else(PoisonError::into_inner);
-        if *granted != offload || self.settings.offload != offload {
+        if *granted != offload || self.options.offload != offload {
             tracing::info!(
                 granted = offload.as_str(),
-                asked = self.settings.offload.as_str(),
+                asked = self.options.offload.as_str(),
                 "TUN offloads"
             );
         }
@@ -256,7 +256,7 @@ impl Handle {
 }
 
 fn start_worker(
-    settings: &Settings,
+    options: &DataPlaneOptions,
     index: usize,
     underlay: Underlay,
     table: Arc<ArcSwap<Table>>,
@@ -268,7 +268,7 @@ fn start_worker(
     let waker = Arc::new(Waker::new().map_err(fail)?);
     let counters = Arc::new(WorkerCounters::default());
     let mut egress = Egress::new();
-    if settings.offload == Offload::None {
+    if options.offload == Offload::None {
         egress.without_trains();
     }
     let worker = Worker {
@@ -278,12 +278,12 @@ fn start_worker(
         table,
         counters: Arc::clone(&counters),
         notices,
-        started: settings.started,
+        started: options.started,
         underlay,
         tun: None,
         egress,
         ingress: Ingress::new(Offload::None),
-        busy_poll: BusyPoll::new(settings.busy_poll),
+        busy_poll: BusyPoll::new(options.busy_poll),
         taps: Taps::default(),
     };
     let thread =

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use overlay_proto::CodecKind;
 
-use super::capture::Place;
+use super::capture::LocalEnd;
 use super::port::UnderlayPort;
 use crate::engine::Tunnel;
 use crate::platform::udp::{Gro, Receiver, RecvBatch, Report, Sender, Transmit};
@@ -122,12 +122,12 @@ impl Underlay {
     }
 
     /// The node's ends, as captures show them.
-    pub(super) fn place(&self) -> Place {
-        Place {
+    pub(super) fn local_end(&self) -> LocalEnd {
+        LocalEnd {
             address: self
                 .receivers()
                 .find_map(Receiver::address)
-                .map_or_else(|| Place::default().address, |address| address.ip()),
+                .map_or_else(|| LocalEnd::default().address, |address| address.ip()),
             source_ports: std::array::from_fn(|index| {
                 self.senders.get(index).map_or(0, Sender::port)
             }),

@@ -148,10 +148,10 @@ impl Worker {
                 Command::Underlay(underlay) => {
                     self.forget_underlay();
                     self.underlay = underlay;
-                    self.taps.rebind(self.underlay.place());
+                    self.taps.rebind(self.underlay.local_end());
                 }
                 Command::Capture(mut tap) => {
-                    tap.show(self.underlay.place());
+                    tap.show(self.underlay.local_end());
                     self.taps.add(*tap);
                 }
                 Command::Stop => return Flow::Stop,

@@ -3,7 +3,7 @@
 use std::sync::mpsc;
 
 use super::*;
-use crate::capture::{self, Place, Taps};
+use crate::capture::{self, LocalEnd, Taps};
 
 fn filter() -> CaptureFilter {
     CaptureFilter { pod: None, peer: None, drops: false, sample: 1, snap_len: 65_535 }
@@ -12,11 +12,11 @@ fn filter() -> CaptureFilter {
 /// Lets a worker handle one packet to each peer, one to nobody and one from a liar, and returns
 /// what was captured: side, direction, verdict, peer, length and bytes kept.
 fn captured(filter: &CaptureFilter) -> Vec<(String, usize, usize)> {
-    let place = Place { address: underlay_of(1).ip(), source_ports: [50_000; SENDERS] };
+    let local_end = LocalEnd { address: underlay_of(1).ip(), source_ports: [50_000; SENDERS] };
     let (mut capture, taps) = capture::open(filter, 1, (clock::now(), 0));
     let mut all = Taps::default();
     for mut tap in taps {
-        tap.show(place);
+        tap.show(local_end);
         all.add(tap);
     }
     let mut rehearsal = Rehearsal::new(Offload::TcpUdp, clock::now());
@@ -107,11 +107,11 @@ fn every_nth_record_is_kept_and_no_more_of_it_than_asked_for() {
 
 #[test]
 fn a_reader_that_never_reads_loses_records_and_stops_nobody() {
-    let place = Place { address: underlay_of(1).ip(), source_ports: [50_000; SENDERS] };
+    let local_end = LocalEnd { address: underlay_of(1).ip(), source_ports: [50_000; SENDERS] };
     let (capture, taps) = capture::open(&filter(), 1, (clock::now(), 0));
     let mut all = Taps::default();
     for mut tap in taps {
-        tap.show(place);
+        tap.show(local_end);
         all.add(tap);
     }
     let mut rehearsal = Rehearsal::new(Offload::None, clock::now());

@@ -20,7 +20,7 @@ const WAITING: usize = 8192;
 const PACKET_LEN: usize = 65_536;
 
 #[derive(Args, Debug)]
-pub(crate) struct Link {
+pub(crate) struct LossyLink {
     /// Name of the TUN device.
     #[arg(long, default_value = "lossy0")]
     device: String,
@@ -36,7 +36,7 @@ pub(crate) struct Link {
     seed: u64,
 }
 
-impl Link {
+impl LossyLink {
     /// Serves the device, for ever.
     pub(crate) fn run(&self) -> anyhow::Result<()> {
         let mut config = tun::Configuration::default();

@@ -13,7 +13,7 @@ use clap::Parser;
 enum Tool {
     /// Be a link that loses and delays packets: whatever is routed to the TUN device comes back out
     /// of it, later, or never.
-    Lossy(lossy::Link),
+    Lossy(lossy::LossyLink),
     /// Take streams and check every byte.
     Serve {
         /// Where to listen.
