@@ -7,16 +7,15 @@
 
 use std::fs::{self, File};
 use std::io::{self, Write as _};
-use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _, symlink};
+use std::os::unix::fs::{PermissionsExt as _, symlink};
 use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::Duration;
 
-use culvert_dataplane::platform::clock;
 use anyhow::{Context as _, Result, bail, ensure};
+use culvert_dataplane::platform::clock;
 use culvert_node::ipam::{Store, Survey, Surveyor};
-use culvert_node::readiness;
-
+use culvert_node::{readiness, whole_file};
 
 mod cli;
 mod conflist;
@@ -130,7 +129,7 @@ fn install_program(bin_dir: &Path, plugin: &Path) -> Result<String> {
     let name = format!("{PROGRAM}-{}", env!("CARGO_PKG_VERSION"));
     write_whole(&bin_dir.join(&name), 0o755, |file| io::copy(&mut source, file).map(drop))?;
     let link = bin_dir.join(PROGRAM);
-    let partial = partial_of(&link);
+    let partial = whole_file::partial_of(&link);
     remove_if_there(&partial).with_context(|| format!("remove {}", partial.display()))?;
     symlink(&name, &partial)
         .and_then(|()| fs::rename(&partial, &link))
@@ -189,24 +188,11 @@ fn write_whole(
     mode: u32,
     fill: impl FnOnce(&mut File) -> io::Result<()>,
 ) -> Result<()> {
-    let partial = partial_of(path);
-    let write = || {
-        remove_if_there(&partial)?;
-        let mut file = File::options().write(true).create_new(true).mode(mode).open(&partial)?;
-        // The mode above is cut by the process's mask.
+    whole_file::write(path, |file| {
         file.set_permissions(fs::Permissions::from_mode(mode))?;
-        fill(&mut file)?;
-        file.sync_all()?;
-        drop(file);
-        fs::rename(&partial, path)
-    };
-    write().with_context(|| format!("write {}", path.display()))
-}
-
-/// The name of a file that is not whole yet: one that no runtime takes for its own.
-fn partial_of(path: &Path) -> PathBuf {
-    let name = path.file_name().unwrap_or_default().to_string_lossy();
-    path.with_file_name(format!(".{name}.new"))
+        fill(file)
+    })
+    .with_context(|| format!("write {}", path.display()))
 }
 
 fn read_if_there(path: &Path) -> Result<Option<String>> {

@@ -14,10 +14,11 @@
 //! ```
 
 use std::fs;
-use std::io;
+use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result, bail};
+use culvert_node::whole_file;
 use serde::{Deserialize, Serialize};
 
 use super::plan::{self, Plan};
@@ -125,10 +126,8 @@ pub(crate) fn remove(name: &str) -> Result<()> {
     Ok(())
 }
 
-/// Writes `text` to `path` in one step, so that whoever watches the file never sees half of it.
+/// Writes `text` to `path` in one step, so that nobody who watches the file sees half of it.
 pub(crate) fn write(path: &Path, text: &str) -> Result<()> {
-    let partial = path.with_extension("new");
-    fs::write(&partial, text)
-        .and_then(|()| fs::rename(&partial, path))
+    whole_file::write(path, |file| file.write_all(text.as_bytes()))
         .with_context(|| format!("write {}", path.display()))
 }

@@ -16,6 +16,7 @@ pub mod pod_mac;
 pub mod pod_port;
 pub mod readiness;
 pub mod source_check;
+pub mod whole_file;
 
 pub use crate::attachment::{Attachment, InvalidName};
 

@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
-use crate::bounded_file;
+use crate::{bounded_file, whole_file};
 
 /// Name of the node file under the run directory.
 pub const FILE_NAME: &str = "node.json";
@@ -71,17 +71,11 @@ impl NodeFile {
     ///
     /// # Errors
     ///
-    /// Whatever creating, writing or renaming the file says.
+    /// Whatever the file system says.
     pub fn write(&self, run_dir: &Path) -> io::Result<()> {
-        fs::create_dir_all(run_dir)?;
-        let target = Self::path(run_dir);
-        let partial = run_dir.join(format!("{FILE_NAME}.new"));
-        let mut file = fs::File::create(&partial)?;
-        serde_json::to_writer_pretty(&mut file, self)?;
-        file.write_all(b"\n")?;
-        // A reader after a power loss must find the old file or the new one, never an empty one.
-        file.sync_all()?;
-        fs::rename(&partial, &target)
+        let mut text = serde_json::to_vec_pretty(self)?;
+        text.push(b'\n');
+        whole_file::write(&Self::path(run_dir), |file| file.write_all(&text))
     }
 
     /// Removes the node file; one that is already gone is no error.

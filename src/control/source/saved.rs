@@ -3,12 +3,11 @@
 //! Owns one file under the state directory. It is replaced in one step, and a file that cannot be
 //! understood counts as none: it is a copy, and the source has the original.
 
-use std::fs;
 use std::io::{self, Write as _};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use anyhow::Context as _;
-use culvert_node::bounded_file;
+use culvert_node::{bounded_file, whole_file};
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
@@ -91,19 +90,15 @@ impl Saved {
     }
 }
 
-/// Writes `text` to `name` under `directory` in one step, so that whoever reads after a crash finds
-/// the old content or the new.
+/// Writes `text` to `name` under `directory` in one step.
 pub(in crate::control) fn write(directory: &Path, name: &str, text: &[u8]) -> io::Result<()> {
-    fs::create_dir_all(directory)?;
-    let partial: PathBuf = directory.join(format!("{name}.new"));
-    let mut file = fs::File::create(&partial)?;
-    file.write_all(text)?;
-    file.sync_all()?;
-    fs::rename(&partial, directory.join(name))
+    whole_file::write(&directory.join(name), |file| file.write_all(text))
 }
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use overlay_proto::{CodecKind, Vni};
 
     use super::*;
