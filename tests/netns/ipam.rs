@@ -1,6 +1,7 @@
 //! `culvert ipam`, and the daemon's sweep: after a reboot, and when the store is lost.
 
 use std::fs;
+use std::process::Command;
 use std::time::Duration;
 
 use culvert_lab::{Lab, Node, wait_until};
@@ -102,11 +103,14 @@ fn command_lists_checks_and_frees() {
 /// the names of namespaces nor other processes in sight.
 fn ipam_in_container(node: &Node, arguments: &[&str]) -> (Option<i32>, String) {
     let hidden = "mount -t tmpfs none /run/netns && mount -t proc none /proc && exec \"$@\"";
-    let output = node
-        .netns()
-        .command("unshare")
-        .args(["--mount", "--pid", "--fork", "sh", "-c", hidden, "sh", CULVERT, "ipam"])
-        .args(arguments)
+    let mut unshare = node.netns().command("unshare");
+    unshare.args(["--mount", "--pid", "--fork", "sh", "-c", hidden, "sh", CULVERT, "ipam"]);
+    ipam_of(node, unshare.args(arguments))
+}
+
+/// Has `command` look at the addresses of `node`.
+fn ipam_of(node: &Node, command: &mut Command) -> (Option<i32>, String) {
+    let output = command
         .arg("--state-dir")
         .arg(node.state_dir())
         .arg("--run-dir")
@@ -149,20 +153,7 @@ fn command_in_another_network_namespace_says_that_it_compared_nothing() {
     let lab = lab("nt-elsewhere").nodes(2).pods(1).up().unwrap();
     let (node, other) = (lab.node(1), lab.node(2));
     let elsewhere = |arguments: &[&str]| {
-        let output = other
-            .netns()
-            .command(CULVERT)
-            .arg("ipam")
-            .args(arguments)
-            .arg("--state-dir")
-            .arg(node.state_dir())
-            .arg("--run-dir")
-            .arg(node.run_dir())
-            .output()
-            .unwrap();
-        let text =
-            [output.stdout, output.stderr].map(|text| String::from_utf8_lossy(&text).into_owned());
-        (output.status.code(), text.concat())
+        ipam_of(node, other.netns().command(CULVERT).arg("ipam").args(arguments))
     };
     let before = addresses(node);
     for (arguments, part) in [

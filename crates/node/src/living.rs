@@ -194,21 +194,8 @@ fn commit(socket: &mut Socket, batch: &Batch) -> culvert_nft::Result<()> {
 
 #[cfg(test)]
 mod tests {
-    use overlay_proto::Mac;
-
     use super::*;
-
-    fn port() -> PodPort {
-        PodPort {
-            device: "culv9597bc6a7ab".to_owned(),
-            attachment: None,
-            mac: Mac::new([0x0a, 0x58, 10, 244, 1, 2]),
-            addresses: vec!["10.244.1.2/24".parse().unwrap(), "fd00:1::2/64".parse().unwrap()],
-            is_checked: true,
-            hairpin: true,
-            isolated: false,
-        }
-    }
+    use crate::pod_port::example;
 
     fn bridge(has_strangers: bool) -> Bridge {
         let subnets = ["10.244.1.0/24", "fd00:1::/64"].map(|net| net.parse().unwrap());
@@ -217,7 +204,7 @@ mod tests {
 
     #[test]
     fn pods_and_the_broadcast_address_are_reached() {
-        let table = table(&[port()], &bridge(false));
+        let table = table(&[example()], &bridge(false));
         let keys = |name| {
             let set = table.sets.iter().find(|set| set.name == name).unwrap();
             set.elements.iter().map(|element| element.key.clone()).collect::<Vec<_>>()
@@ -231,7 +218,7 @@ mod tests {
     #[test]
     fn nothing_is_rejected_where_strangers_may_live() {
         let rejects = |has_strangers| {
-            let table = table(&[port()], &bridge(has_strangers));
+            let table = table(&[example()], &bridge(has_strangers));
             let mut rules = table.chains.iter().flat_map(|chain| &chain.rules);
             rules.any(|rule| rule.contains(&Expression::RejectHost))
         };

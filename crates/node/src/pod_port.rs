@@ -123,29 +123,31 @@ fn parse_owner(text: &str) -> Option<Attachment> {
     names.next().is_none().then_some(attachment)
 }
 
+/// A pod's port, for the tests of this crate.
+#[cfg(test)]
+pub(crate) fn example() -> PodPort {
+    PodPort {
+        device: "culv9597bc6a7ab".to_owned(),
+        attachment: Some(Attachment::new("pods", "c1", "eth0").unwrap()),
+        mac: Mac::new([0x0a, 0x58, 10, 244, 1, 2]),
+        addresses: vec!["10.244.1.2/24".parse().unwrap(), "fd00:1::2/64".parse().unwrap()],
+        is_checked: true,
+        hairpin: true,
+        isolated: false,
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn port() -> PodPort {
-        PodPort {
-            device: "culv9597bc6a7ab".to_owned(),
-            attachment: Some(Attachment::new("pods", "c1", "eth0").unwrap()),
-            mac: Mac::new([0x0a, 0x58, 10, 244, 1, 2]),
-            addresses: vec!["10.244.1.2/24".parse().unwrap(), "fd00:1::2/64".parse().unwrap()],
-            is_checked: true,
-            hairpin: true,
-            isolated: false,
-        }
-    }
-
     #[test]
     fn note_reads_back() {
-        let note = port().note().unwrap();
+        let note = example().note().unwrap();
         let text = "culvert pod 0a:58:0a:f4:01:02 checked hairpin 10.244.1.2/24 fd00:1::2/64 \
                     pods/c1/eth0";
         assert_eq!(note, text);
-        assert_eq!(PodPort::from_note(&port().device, &note), Some(port()));
+        assert_eq!(PodPort::from_note(&example().device, &note), Some(example()));
         let foreign = format!("{note} whatever");
         assert_eq!(PodPort::from_note("culv0", &foreign), None);
     }
@@ -170,13 +172,13 @@ mod tests {
     fn note_that_does_not_fit_loses_its_owner_first_and_its_prefix_lengths_next() {
         let address: IpNet = "fd00:1234:5678:9abc:def0:1234:5678:9abc/64".parse().unwrap();
         let long = Attachment::new("pods", &"c".repeat(200), "eth0").unwrap();
-        let crowded = PodPort { attachment: Some(long), ..port() };
+        let crowded = PodPort { attachment: Some(long), ..example() };
         let note = crowded.note().unwrap();
         let found = PodPort::from_note(&crowded.device, &note).unwrap();
         assert_eq!(found, PodPort { attachment: None, ..crowded });
-        let note = PodPort { addresses: vec![address; 5], ..port() }.note().unwrap();
+        let note = PodPort { addresses: vec![address; 5], ..example() }.note().unwrap();
         let found = PodPort::from_note("culv0", &note).unwrap();
         assert_eq!(found.addresses, vec![IpNet::from(address.addr()); 5]);
-        assert!(PodPort { addresses: vec![address; 6], ..port() }.note().is_none());
+        assert!(PodPort { addresses: vec![address; 6], ..example() }.note().is_none());
     }
 }

@@ -295,35 +295,24 @@ pub fn leave_unknown(socket: &mut Socket, device: &str) -> culvert_nft::Result<(
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn port() -> PodPort {
-        PodPort {
-            device: "culv9597bc6a7ab".to_owned(),
-            attachment: None,
-            mac: Mac::new([0x0a, 0x58, 10, 244, 1, 2]),
-            addresses: vec!["10.244.1.2/24".parse().unwrap(), "fd00:1::2/64".parse().unwrap()],
-            is_checked: true,
-            hairpin: true,
-            isolated: false,
-        }
-    }
+    use crate::pod_port::example;
 
     #[test]
     fn pod_owns_its_addresses_and_the_link_local_one_of_its_mac() {
-        let found = elements(&port());
+        let found = elements(&example());
         let of = |set| found.iter().filter(|(name, _)| *name == set).count();
         assert_eq!([PORTS, MACS, IPV4, IPV6].map(of), [1, 1, 1, 2]);
-        assert_eq!(link_local(port().mac).to_string(), "fe80::858:aff:fef4:102");
-        assert_eq!(elements(&PodPort { is_checked: false, ..port() }), []);
+        assert_eq!(link_local(example().mac).to_string(), "fe80::858:aff:fef4:102");
+        assert_eq!(elements(&PodPort { is_checked: false, ..example() }), []);
     }
 
     #[test]
     fn nothing_is_repaired_where_nothing_differs() {
-        let actual = Listing::of(&table(&[port()]));
-        assert!(repair(&[port()], Some(&actual), None).is_none());
-        let other = PodPort { device: "culv0".to_owned(), ..port() };
-        assert!(repair(&[port(), other], Some(&actual), None).is_some());
+        let actual = Listing::of(&table(&[example()]));
+        assert!(repair(&[example()], Some(&actual), None).is_none());
+        let other = PodPort { device: "culv0".to_owned(), ..example() };
+        assert!(repair(&[example(), other], Some(&actual), None).is_some());
         assert!(repair(&[], Some(&actual), None).is_some());
-        assert!(repair(&[port()], None, None).is_some());
+        assert!(repair(&[example()], None, None).is_some());
     }
 }

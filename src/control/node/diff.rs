@@ -344,5 +344,4 @@ fn set_ports(bridge: &Device, ports: &[Port], actions: &mut Vec<Action>) {
 }
 
 #[cfg(test)]
-#[path = "diff/tests.rs"]
 mod tests;
