@@ -1,5 +1,6 @@
 //! The direction of dependencies, as `ARCHITECTURE.md` draws it: between crates, which cargo
-//! enforces, and between the modules of the daemon's crate.
+//! enforces, and between the modules of the daemon's crate. And what rustfmt leaves alone: how long
+//! comments may be.
 
 #![expect(clippy::unwrap_used, reason = "a test may fail where it stands")]
 
@@ -145,6 +146,39 @@ fn unsafe_code_stays_in_platform() {
         code(&text).any(|line| line.contains("unsafe {") || line.contains("unsafe fn"))
     });
     assert!(files.is_empty(), "{files:?}");
+}
+
+/// What people read beside one another.
+const COLUMNS: usize = 100;
+
+/// Where comments are still longer.
+const LONG: [&str; 7] = [
+    "/control/etcd/",
+    "/control/kubernetes/",
+    "/control/source/",
+    "/claims/",
+    "/membership",
+    "/engine/admission.rs",
+    "/engine/tunnel.rs",
+];
+
+#[test]
+fn comments_fit_on_their_lines() {
+    let mut files = Vec::new();
+    for part in ["src", "overlay-proto", "cni-plugin", "crates", "bench", "tests"] {
+        sources(&Path::new(env!("CARGO_MANIFEST_DIR")).join(part), &mut files);
+    }
+    files.retain(|file| !LONG.iter().any(|part| file.to_string_lossy().contains(part)));
+    let mut long = Vec::new();
+    for file in files {
+        let text = fs::read_to_string(&file).unwrap();
+        for (number, line) in (1..).zip(text.lines()) {
+            if line.trim_start().starts_with("//") && line.chars().count() > COLUMNS {
+                long.push(format!("{}:{number}", file.display()));
+            }
+        }
+    }
+    assert!(long.is_empty(), "comments of more than {COLUMNS} columns:\n{}", long.join("\n"));
 }
 
 /// What decides in a table source is pure: a simulation runs the same code.

@@ -28,9 +28,8 @@ pub struct LabBuilder {
     plan: Plan,
     culvert: Option<PathBuf>,
     plugin: Option<PathBuf>,
-    /// TOML laid over the configuration of one node, or of all.
-    config: Vec<(Option<u16>, String)>,
-    daemon_args: Vec<String>,
+    /// TOML laid over the configuration of every node.
+    config: Vec<String>,
     daemon_env: Vec<(String, String)>,
     own_tables: bool,
     daemons: bool,
@@ -71,19 +70,7 @@ impl LabBuilder {
 
     /// TOML that is laid over every daemon's configuration, key by key.
     pub fn config(mut self, toml: impl Into<String>) -> Self {
-        self.config.push((None, toml.into()));
-        self
-    }
-
-    /// TOML that is laid over the configuration of one node's daemon, key by key.
-    pub fn node_config(mut self, node: u16, toml: impl Into<String>) -> Self {
-        self.config.push((Some(node), toml.into()));
-        self
-    }
-
-    /// One more argument for every daemon.
-    pub fn daemon_arg(mut self, argument: impl Into<String>) -> Self {
-        self.daemon_args.push(argument.into());
+        self.config.push(toml.into());
         self
     }
 
@@ -176,7 +163,6 @@ impl LabBuilder {
             plan: self.plan.clone(),
             culvert,
             plugin,
-            daemon_args: self.daemon_args.clone(),
             daemon_env: self.daemon_env.clone(),
             own_tables: self.own_tables,
         })
@@ -204,7 +190,6 @@ impl Lab {
             culvert: None,
             plugin: None,
             config: Vec::new(),
-            daemon_args: Vec::new(),
             daemon_env: Vec::new(),
             own_tables: false,
             daemons: true,
@@ -240,15 +225,10 @@ impl Lab {
     }
 
     fn write_files(&self, builder: &LabBuilder) -> Result<()> {
+        let overrides: Vec<&str> = builder.config.iter().map(String::as_str).collect();
         for node in self.nodes() {
             let dir = node.dir();
             fs::create_dir(dir).with_context(|| format!("create {}", dir.display()))?;
-            let overrides: Vec<&str> = builder
-                .config
-                .iter()
-                .filter(|(only, _)| only.is_none_or(|only| only == node.index))
-                .map(|(_, text)| text.as_str())
-                .collect();
             node.write_config(&overrides)?;
         }
         self.write_table(&self.table().to_toml())

@@ -38,8 +38,6 @@ pub(crate) struct Description {
     pub(crate) culvert: PathBuf,
     /// The plugin's program.
     pub(crate) plugin: PathBuf,
-    /// Added to the daemon's command line.
-    pub(crate) daemon_args: Vec<String>,
     /// Added to the daemon's environment.
     pub(crate) daemon_env: Vec<(String, String)>,
     /// Whether each node reads a table of its own.

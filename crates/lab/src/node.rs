@@ -178,7 +178,6 @@ impl Node {
             .command(&self.lab.culvert)
             .args(["run", "--config"])
             .arg(self.config_path())
-            .args(&self.lab.daemon_args)
             .envs(self.lab.daemon_env.iter().cloned())
             .stdin(Stdio::null())
             .stdout(log_twin)

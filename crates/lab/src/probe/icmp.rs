@@ -33,19 +33,13 @@ const IPV6_FRAGMENT: u8 = 0x2c;
 pub struct Ping {
     /// Length of the whole IP packet, in bytes. 84 is what `ping` sends over IPv4.
     pub packet_len: u16,
-    /// Whether the packet may be fragmented.
-    pub fragmentation: Fragmentation,
     /// How long to wait for an answer.
     pub timeout: Duration,
 }
 
 impl Default for Ping {
     fn default() -> Self {
-        Self {
-            packet_len: 84,
-            fragmentation: Fragmentation::Forbidden,
-            timeout: Duration::from_secs(2),
-        }
+        Self { packet_len: 84, timeout: Duration::from_secs(2) }
     }
 }
 
@@ -57,29 +51,12 @@ impl Ping {
         self
     }
 
-    /// The same request in a packet that may be fragmented.
-    #[must_use]
-    pub const fn fragmentable(mut self) -> Self {
-        self.fragmentation = Fragmentation::Allowed;
-        self
-    }
-
     /// The same request with another time to wait.
     #[must_use]
     pub const fn timeout(mut self, timeout: Duration) -> Self {
         self.timeout = timeout;
         self
     }
-}
-
-/// Whether a packet may be fragmented.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Fragmentation {
-    /// By the sender and, for IPv4, on the way: the don't-fragment bit is clear.
-    Allowed,
-    /// By nobody. The sender's kernel ignores what it has learnt of the path, so that a packet up
-    /// to the interface's MTU goes out and meets whatever is there.
-    Forbidden,
 }
 
 /// What became of an echo request.
@@ -159,29 +136,21 @@ impl Answer {
 ///
 /// The namespace cannot be entered or its raw sockets cannot be used. No answer is no error.
 pub fn ping(from: &Netns, to: IpAddr, ping: &Ping) -> Result<Answer> {
-    let socket = from.run(|| open(to, ping.fragmentation))??;
+    let socket = from.run(|| open(to))??;
     exchange(&socket, to, ping).with_context(|| format!("ping {to} from {}", from.name()))
 }
 
-fn open(to: IpAddr, fragmentation: Fragmentation) -> Result<UdpSocket> {
+/// Opens a socket whose packets nobody may fragment. The sender's kernel ignores what it has learnt
+/// of the path, so that a packet up to the interface's MTU goes out and meets whatever is there.
+fn open(to: IpAddr) -> Result<UdpSocket> {
     let socket = match Family::of(to) {
         Family::V4 => Socket::new(Domain::IPV4, Type::RAW, Some(Protocol::ICMPV4)),
         Family::V6 => Socket::new(Domain::IPV6, Type::RAW, Some(Protocol::ICMPV6)),
     }
     .context("open a raw socket")?;
-    match (Family::of(to), fragmentation) {
-        (Family::V4, Fragmentation::Allowed) => {
-            sockopt::set_ip_mtu_discover(&socket, Ipv4PathMtuDiscovery::DONT)
-        }
-        (Family::V4, Fragmentation::Forbidden) => {
-            sockopt::set_ip_mtu_discover(&socket, Ipv4PathMtuDiscovery::PROBE)
-        }
-        (Family::V6, Fragmentation::Allowed) => {
-            sockopt::set_ipv6_mtu_discover(&socket, Ipv6PathMtuDiscovery::WANT)
-        }
-        (Family::V6, Fragmentation::Forbidden) => {
-            sockopt::set_ipv6_mtu_discover(&socket, Ipv6PathMtuDiscovery::PROBE)
-        }
+    match Family::of(to) {
+        Family::V4 => sockopt::set_ip_mtu_discover(&socket, Ipv4PathMtuDiscovery::PROBE),
+        Family::V6 => sockopt::set_ipv6_mtu_discover(&socket, Ipv6PathMtuDiscovery::PROBE),
     }
     .context("set path MTU discovery")?;
     // The standard library's name for a datagram socket; what it calls is the same.

@@ -11,7 +11,7 @@ mod tcp;
 mod udp;
 
 pub use http::http_get;
-pub use icmp::{Answer, Fragmentation, Ping, ping};
+pub use icmp::{Answer, Ping, ping};
 pub use raw::{send_packet, send_packet_with_mark};
 pub use tcp::{Transfer, TransferReport, transfer};
 pub use udp::{UdpReport, udp_echo};
