@@ -3,10 +3,16 @@
 use std::fmt;
 use std::net::IpAddr;
 
-use overlay_proto::checksum;
+use etherparse::err::packet::BuildWriteError;
+use etherparse::{
+    IpHeaders, Ipv4Extensions, Ipv4Header, Ipv6Extensions, Ipv6Header, PacketBuilder,
+};
 use serde::{Deserialize, Serialize};
 
 use super::Question;
+
+/// Routers that the packet may pass, as Linux has it.
+const HOPS: u8 = 64;
 
 /// What a packet carries.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
@@ -51,77 +57,63 @@ impl std::error::Error for Impossible {}
 
 /// Makes the packet: zeros behind its headers, checksums right.
 pub(super) fn build(question: &Question) -> Result<Vec<u8>, Impossible> {
-    let (ip_len, protocol) = match (question.source, question.destination, question.protocol) {
-        (IpAddr::V4(_), IpAddr::V4(_), Protocol::Icmp) => (20, 1),
-        (IpAddr::V6(_), IpAddr::V6(_), Protocol::Icmp) => (40, 58),
-        (IpAddr::V4(_), IpAddr::V4(_), Protocol::Tcp) => (20, 6),
-        (IpAddr::V6(_), IpAddr::V6(_), Protocol::Tcp) => (40, 6),
-        (IpAddr::V4(_), IpAddr::V4(_), Protocol::Udp) => (20, 17),
-        (IpAddr::V6(_), IpAddr::V6(_), Protocol::Udp) => (40, 17),
-        (IpAddr::V4(_), IpAddr::V6(_), _) | (IpAddr::V6(_), IpAddr::V4(_), _) => {
+    let ip = match (question.source, question.destination) {
+        (IpAddr::V4(source), IpAddr::V4(destination)) => {
+            let header = Ipv4Header {
+                dont_fragment: !question.may_fragment,
+                time_to_live: HOPS,
+                source: source.octets(),
+                destination: destination.octets(),
+                ..Ipv4Header::default()
+            };
+            IpHeaders::Ipv4(header, Ipv4Extensions::default())
+        }
+        (IpAddr::V6(source), IpAddr::V6(destination)) => {
+            let header = Ipv6Header {
+                hop_limit: HOPS,
+                source: source.octets(),
+                destination: destination.octets(),
+                ..Ipv6Header::default()
+            };
+            IpHeaders::Ipv6(header, Ipv6Extensions::default())
+        }
+        (IpAddr::V4(_), IpAddr::V6(_)) | (IpAddr::V6(_), IpAddr::V4(_)) => {
             return Err(Impossible::Families);
         }
     };
-    let (transport_len, checksum_at) = match question.protocol {
-        Protocol::Tcp => (20, 16),
-        Protocol::Udp => (8, 6),
-        Protocol::Icmp => (8, 2),
-    };
-    let (size, least) = (usize::from(question.size), ip_len + transport_len);
-    if size < least {
-        return Err(Impossible::Size { size: question.size, least });
-    }
-    let mut bytes = vec![0; size];
-    let transport = &mut bytes[ip_len..];
-    let len = u16::try_from(transport.len()).unwrap_or(u16::MAX);
-    match question.protocol {
-        Protocol::Tcp | Protocol::Udp => {
-            transport[0..2].copy_from_slice(&question.source_port.to_be_bytes());
-            transport[2..4].copy_from_slice(&question.destination_port.to_be_bytes());
-            if question.protocol == Protocol::Udp {
-                transport[4..6].copy_from_slice(&len.to_be_bytes());
-            } else {
-                // Five words of header; ACK.
-                transport[12..14].copy_from_slice(&[0x50, 0x10]);
-            }
+    let (size, from, to) = (question.size, question.source_port, question.destination_port);
+    let packet = PacketBuilder::ip(ip);
+    match (question.protocol, question.source) {
+        (Protocol::Tcp, _) => {
+            let packet = packet.tcp(from, to, 0, 0).ack(0);
+            fill(size, packet.size(0), |bytes, payload| packet.write(bytes, payload))
         }
-        Protocol::Icmp => transport[0] = if protocol == 1 { 8 } else { 128 },
+        (Protocol::Udp, _) => {
+            let packet = packet.udp(from, to);
+            fill(size, packet.size(0), |bytes, payload| packet.write(bytes, payload))
+        }
+        (Protocol::Icmp, IpAddr::V4(_)) => {
+            let packet = packet.icmpv4_echo_request(0, 0);
+            fill(size, packet.size(0), |bytes, payload| packet.write(bytes, payload))
+        }
+        (Protocol::Icmp, IpAddr::V6(_)) => {
+            let packet = packet.icmpv6_echo_request(0, 0);
+            fill(size, packet.size(0), |bytes, payload| packet.write(bytes, payload))
+        }
     }
-    let pseudo = if protocol == 1 {
-        checksum::Sum::ZERO
-    } else {
-        let (source, destination) = (question.source, question.destination);
-        checksum::pseudo_header(source, destination, protocol, u32::from(len))
-    };
-    let sum = pseudo.push(transport).finish();
-    let sum = if sum == 0 && protocol == 17 { 0xffff } else { sum };
-    transport[checksum_at..checksum_at + 2].copy_from_slice(&sum.to_be_bytes());
-    write_ip(question, protocol, &mut bytes);
-    Ok(bytes)
 }
 
-fn write_ip(question: &Question, protocol: u8, bytes: &mut [u8]) {
-    const HOPS: u8 = 64;
-    match (question.source, question.destination) {
-        (IpAddr::V4(from), IpAddr::V4(to)) => {
-            let header = &mut bytes[..20];
-            header[0] = 0x45;
-            header[2..4].copy_from_slice(&question.size.to_be_bytes());
-            header[6] = if question.may_fragment { 0 } else { 0x40 };
-            header[8..10].copy_from_slice(&[HOPS, protocol]);
-            header[12..16].copy_from_slice(&from.octets());
-            header[16..20].copy_from_slice(&to.octets());
-            let sum = checksum::checksum(header);
-            header[10..12].copy_from_slice(&sum.to_be_bytes());
-        }
-        (IpAddr::V6(from), IpAddr::V6(to)) => {
-            bytes[0] = 0x60;
-            bytes[4..6].copy_from_slice(&(question.size - 40).to_be_bytes());
-            bytes[6..8].copy_from_slice(&[protocol, HOPS]);
-            bytes[8..24].copy_from_slice(&from.octets());
-            bytes[24..40].copy_from_slice(&to.octets());
-        }
-        // Refused before.
-        (IpAddr::V4(_), IpAddr::V6(_)) | (IpAddr::V6(_), IpAddr::V4(_)) => {}
-    }
+/// A packet of `size` bytes that `write` makes, with headers of `least` bytes.
+fn fill(
+    size: u16,
+    least: usize,
+    write: impl FnOnce(&mut Vec<u8>, &[u8]) -> Result<(), BuildWriteError>,
+) -> Result<Vec<u8>, Impossible> {
+    let Some(len) = usize::from(size).checked_sub(least) else {
+        return Err(Impossible::Size { size, least });
+    };
+    let mut bytes = Vec::with_capacity(size.into());
+    // A length of 16 bits always fits.
+    write(&mut bytes, &vec![0; len]).map_err(|_| Impossible::Size { size, least })?;
+    Ok(bytes)
 }

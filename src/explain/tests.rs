@@ -120,6 +120,34 @@ fn programs_read_the_words_that_people_read() {
 }
 
 #[test]
+fn each_protocol_has_its_bytes_in_both_families() {
+    let v4 = [
+        "4500002900004000400621e30af401020af402039c400050000000000000000050100000fa56000000",
+        "4500001e00004000401121e30af401020af402039c400050000a4a5d0000",
+        "4500001c00004000400121f50af401020af402030800f7ff00000000",
+    ];
+    let v6 = [
+        "6000000000140640fd000000000000000000000000000001fd000000000000000000000000000002\
+         9c40005000000000000000005010000019400000",
+        "6000000000081140fd000000000000000000000000000001fd000000000000000000000000000002\
+         9c40005000086949",
+        "6000000000093a40fd000000000000000000000000000001fd000000000000000000000000000002\
+         800085b70000000000",
+    ];
+    let cases = [("10.244.1.2", "10.244.2.3", v4), ("fd00::1", "fd00::2", v6)];
+    for (source, destination, expected) in cases {
+        let protocols = [Protocol::Tcp, Protocol::Udp, Protocol::Icmp];
+        for (protocol, expected) in protocols.into_iter().zip(expected) {
+            let size = u16::try_from(expected.len() / 2).unwrap();
+            let question = Question { protocol, ..question(source, destination, size) };
+            let bytes = packet::build(&question).unwrap();
+            let hex: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
+            assert_eq!(hex, expected, "{question:?}");
+        }
+    }
+}
+
+#[test]
 fn packets_that_cannot_be_are_refused() {
     let devices = Devices { bridge: String::new(), tun: String::new() };
     let ask = |question| explain(&table(), &devices, &question).unwrap_err().to_string();
