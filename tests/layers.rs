@@ -57,8 +57,7 @@ fn crates() -> BTreeMap<String, BTreeSet<String>> {
 
 /// The same, as the first picture of `ARCHITECTURE.md` has it: a line `crate → crates`.
 fn drawn() -> BTreeMap<String, BTreeSet<String>> {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("ARCHITECTURE.md");
-    let text = fs::read_to_string(path).unwrap();
+    let text = fs::read_to_string(workspace().join("ARCHITECTURE.md")).unwrap();
     let picture = text.split("```").nth(1).unwrap();
     let lines = picture.lines().filter_map(|line| line.split_once('→'));
     lines
@@ -74,8 +73,31 @@ fn crates_use_one_another_as_drawn() {
     assert_eq!(drawn(), crates());
 }
 
+#[test]
+fn files_that_the_architecture_names_are_there() {
+    let text = fs::read_to_string(workspace().join("ARCHITECTURE.md")).unwrap();
+    let mut files = Vec::new();
+    everything(&mut files);
+    let named: Vec<&str> = text.split('`').filter(|word| word.ends_with(".rs")).collect();
+    assert!(named.len() > 30, "{named:?}");
+    let is_there = |name: &&str| files.iter().any(|file| file.ends_with(name));
+    let missing: Vec<_> = named.into_iter().filter(|name| !is_there(name)).collect();
+    assert!(missing.is_empty(), "{missing:?}");
+}
+
+fn workspace() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+}
+
 fn root() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("src")
+    workspace().join("src")
+}
+
+/// Every source file of the workspace.
+fn everything(found: &mut Vec<PathBuf>) {
+    for part in ["src", "overlay-proto", "cni-plugin", "crates", "bench", "tests"] {
+        sources(&workspace().join(part), found);
+    }
 }
 
 fn sources(directory: &Path, found: &mut Vec<PathBuf>) {
@@ -165,9 +187,7 @@ const LONG: [&str; 7] = [
 #[test]
 fn comments_fit_on_their_lines() {
     let mut files = Vec::new();
-    for part in ["src", "overlay-proto", "cni-plugin", "crates", "bench", "tests"] {
-        sources(&Path::new(env!("CARGO_MANIFEST_DIR")).join(part), &mut files);
-    }
+    everything(&mut files);
     files.retain(|file| !LONG.iter().any(|part| file.to_string_lossy().contains(part)));
     let mut long = Vec::new();
     for file in files {
