@@ -4,18 +4,22 @@
 //! in UDP toward the node that the subnet table lists, and unpacks what arrives. `ARCHITECTURE.md`
 //! has the modules and the direction of their dependencies, which `tests/layers.rs` enforces.
 
-pub mod app;
-pub mod cli;
-pub mod cni_install;
+mod app;
+mod cli;
+mod cni_install;
+mod inspect;
+mod ipam;
+
+// What the tests and the fuzzing of this workspace use. These modules keep the rest to this crate.
 pub mod config;
 pub mod control;
 pub mod explain;
-pub mod inspect;
-pub mod ipam;
 pub mod lifecycle;
 pub mod observe;
 pub mod pcap;
 pub mod platform;
 pub mod replay;
+
+pub use cli::main;
 
 pub(crate) use culvert_dataplane::engine;

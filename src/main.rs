@@ -3,5 +3,5 @@
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
-    culvert::cli::main(std::env::args_os())
+    culvert::main(std::env::args_os())
 }

@@ -18,8 +18,8 @@ mod run;
 mod turn;
 mod view;
 
-pub use offline::{Offline, offline};
-pub use run::run;
+pub(crate) use offline::offline;
+pub(crate) use run::run;
 
 use anyhow::Context as _;
 use culvert_dataplane::engine::Membership;
@@ -34,7 +34,7 @@ use crate::control::table_file::TableFile;
 /// # Errors
 ///
 /// What the daemon would refuse it for.
-pub fn check(config: &Config) -> anyhow::Result<Option<Membership>> {
+pub(crate) fn check(config: &Config) -> anyhow::Result<Option<Membership>> {
     let TableSource::File { path } = &config.table else { return Ok(None) };
     members(config, &TableFile::new(path).read()?).map(Some)
 }
@@ -51,6 +51,6 @@ fn members(config: &Config, proposal: &Proposal) -> anyhow::Result<Membership> {
 /// # Errors
 ///
 /// The kernel cannot be reached at all.
-pub fn cleanup() -> anyhow::Result<crate::control::node::Cleanup> {
+pub(crate) fn cleanup() -> anyhow::Result<crate::control::node::Cleanup> {
     Ok(crate::control::node::Reconciler::open()?.cleanup())
 }

@@ -12,7 +12,7 @@ use crate::control::source;
 use crate::control::table_file::TableFile;
 
 /// What a daemon would have made of a configuration and a table file.
-pub struct Offline {
+pub(crate) struct Offline {
     /// The configuration.
     pub config: Config,
     /// The compiled table.
@@ -35,7 +35,7 @@ path = \"table.toml\"
 /// # Errors
 ///
 /// What the daemon would refuse.
-pub fn offline(
+pub(crate) fn offline(
     config: Option<&Path>,
     table: Option<&Path>,
     node: Option<&str>,
@@ -72,7 +72,7 @@ pub fn offline(
 
 impl Offline {
     /// The address that peers send to.
-    pub fn address(&self) -> IpAddr {
+    pub(crate) fn address(&self) -> IpAddr {
         self.config.underlay.address.unwrap_or_else(|| self.table.local().address)
     }
 }

@@ -22,7 +22,7 @@ use crate::observe::{Services, serve_http};
 /// # Errors
 ///
 /// What prevents the start: the message says what to change.
-pub async fn run(config: Config) -> anyhow::Result<()> {
+pub(crate) async fn run(config: Config) -> anyhow::Result<()> {
     let config = Arc::new(config);
     let mut signals = Signals::new().context("taking over signals")?;
     std::fs::create_dir_all(&config.node.run_dir)

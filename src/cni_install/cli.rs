@@ -16,7 +16,7 @@ use super::{PROGRAM, Places};
 /// Arguments of `culvert cni`.
 #[derive(Debug, Args)]
 #[command(arg_required_else_help = true)]
-pub struct CniArgs {
+pub(crate) struct CniArgs {
     #[command(subcommand)]
     command: Command,
 }
@@ -100,7 +100,7 @@ impl PlacesArgs {
 /// # Errors
 ///
 /// A file cannot be written or removed, the node is not ready, or pods are in the way.
-pub fn run(args: CniArgs) -> Result<ExitCode> {
+pub(crate) fn run(args: CniArgs) -> Result<ExitCode> {
     let done = match args.command {
         Command::Install { places, plugin, cni_version, chain, timeout } => {
             let places = places.absolute()?;

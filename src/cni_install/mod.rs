@@ -22,7 +22,7 @@ mod conflist;
 #[cfg(test)]
 mod tests;
 
-pub use self::cli::{CniArgs, run};
+pub(crate) use self::cli::{CniArgs, run};
 use self::conflist::Conflist;
 
 /// The plugin's program, as configurations name it.

@@ -22,7 +22,7 @@ struct Parts {
 
 impl Complaint {
     /// Something is wrong with the file as a whole.
-    pub fn of_file(path: &Path, problem: impl Into<String>) -> Self {
+    pub(crate) fn of_file(path: &Path, problem: impl Into<String>) -> Self {
         Self(Box::new(Parts {
             path: path.to_owned(),
             line: None,
@@ -56,13 +56,13 @@ impl Complaint {
 
     /// Says what to do.
     #[must_use]
-    pub fn remedy(mut self, remedy: impl Into<String>) -> Self {
+    pub(crate) fn remedy(mut self, remedy: impl Into<String>) -> Self {
         self.0.remedy = Some(remedy.into());
         self
     }
 
     /// A fault that the TOML parser found in `text`.
-    pub fn of_toml(path: &Path, text: &str, error: &toml::de::Error) -> Self {
+    pub(crate) fn of_toml(path: &Path, text: &str, error: &toml::de::Error) -> Self {
         let complaint = Self::of_file(path, error.message().trim().to_owned());
         match error.span() {
             Some(span) => complaint.line(line_of(text, &span)),
@@ -95,7 +95,7 @@ impl fmt::Display for Complaint {
 impl std::error::Error for Complaint {}
 
 /// The line, counted from 1, on which `span` of `text` begins.
-pub fn line_of(text: &str, span: &Range<usize>) -> usize {
+pub(crate) fn line_of(text: &str, span: &Range<usize>) -> usize {
     let before = text.get(..span.start).unwrap_or(text);
     before.bytes().filter(|byte| *byte == b'\n').count() + 1
 }

@@ -15,7 +15,8 @@ use culvert_node::bounded_file;
 use ipnet::IpNet;
 use overlay_proto::{Mtu, Vni};
 
-pub use complaint::{Complaint, line_of};
+pub use complaint::Complaint;
+pub(crate) use complaint::line_of;
 pub(crate) use file::overlap;
 
 /// Everything that the daemon is told. `deploy/config.example.toml` explains each key.

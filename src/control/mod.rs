@@ -4,8 +4,8 @@
 
 pub mod etcd;
 pub mod kubernetes;
-pub mod narrow_paths;
+pub(crate) mod narrow_paths;
 pub mod node;
 pub mod source;
-pub mod sweep;
+pub(crate) mod sweep;
 pub mod table_file;

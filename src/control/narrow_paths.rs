@@ -26,7 +26,7 @@ const SILENCE: Duration = Duration::from_secs(60 * 60);
 
 /// Does a packet of this length get to the peer?
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Question {
+pub(crate) struct Question {
     /// The peer.
     pub peer: IpAddr,
     /// Length of an underlay packet, in bytes.
@@ -38,7 +38,7 @@ pub struct Question {
 
 /// What an answer changes, and what there is to say of it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Finding {
+pub(crate) enum Finding {
     /// The path carries so many bytes, fewer than was believed.
     Narrower(u16),
     /// The path is as wide as its route again.
@@ -49,7 +49,7 @@ pub enum Finding {
 
 /// What is known of the paths that anybody ever claimed to be narrow.
 #[derive(Debug, Default)]
-pub struct NarrowPaths {
+pub(crate) struct NarrowPaths {
     paths: HashMap<IpAddr, Path>,
 }
 
@@ -72,7 +72,7 @@ struct Belief {
 impl NarrowPaths {
     /// What to ask because somebody claims that packets to `peer` may have `claimed` bytes at most,
     /// while the route says `route`; nothing if the claim changes nothing or it is too early.
-    pub fn on_claim(
+    pub(crate) fn on_claim(
         &mut self,
         peer: IpAddr,
         claimed: u16,
@@ -93,7 +93,7 @@ impl NarrowPaths {
     }
 
     /// The next path to ask again, if it is time for one; `route` tells the MTU of a peer's route.
-    pub fn poll_question(
+    pub(crate) fn poll_question(
         &mut self,
         now: Instant,
         route: impl Fn(IpAddr) -> u16,
@@ -115,7 +115,7 @@ impl NarrowPaths {
 
     /// Takes the answer: what the path carries if that is less than was asked, or that it carries
     /// it. `None` where asking failed, which says nothing.
-    pub fn on_answer(
+    pub(crate) fn on_answer(
         &mut self,
         question: Question,
         answer: Option<Answer>,
@@ -153,19 +153,19 @@ impl NarrowPaths {
     }
 
     /// Has every narrow path asked again soon: routes have changed.
-    pub fn outdate(&mut self, now: Instant) {
+    pub(crate) fn outdate(&mut self, now: Instant) {
         for believed in self.paths.values_mut().filter_map(|path| path.believed.as_mut()) {
             believed.renew = believed.renew.min(now);
         }
     }
 
     /// Forgets the paths to everybody whom `is_peer` does not know.
-    pub fn retain(&mut self, is_peer: impl Fn(IpAddr) -> bool) {
+    pub(crate) fn retain(&mut self, is_peer: impl Fn(IpAddr) -> bool) {
         self.paths.retain(|peer, _| is_peer(*peer));
     }
 
     /// What the path to `peer` carries, if that is less than its route says.
-    pub fn mtu(&self, peer: IpAddr) -> Option<u16> {
+    pub(crate) fn mtu(&self, peer: IpAddr) -> Option<u16> {
         Some(self.paths.get(&peer)?.believed?.mtu)
     }
 
@@ -176,7 +176,7 @@ impl NarrowPaths {
 
 /// What asking a path came to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Answer {
+pub(crate) enum Answer {
     /// A machine on the path says that it carries only so many bytes.
     Only(u16),
     /// Nobody on the path says that the packet is too long.

@@ -19,7 +19,7 @@ use culvert_node::ipam::{self, GRACE, Surveyor, Sweep, Swept, boot_id};
 const INTERVAL: Duration = Duration::from_secs(60);
 
 /// Sweeps the store under `state_dir` until the task is aborted.
-pub async fn keep_sweeping(state_dir: PathBuf) -> Infallible {
+pub(crate) async fn keep_sweeping(state_dir: PathBuf) -> Infallible {
     let mut sweep = Sweep::new(boot_id(), GRACE);
     loop {
         sweep = sweep_once(sweep, state_dir.clone()).await;

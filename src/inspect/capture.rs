@@ -18,7 +18,7 @@ use crate::pcap::{Frame, Reader};
 /// What `culvert capture` takes.
 #[derive(Debug, Args)]
 #[command(after_long_help = EXAMPLES)]
-pub struct CaptureArgs {
+pub(crate) struct CaptureArgs {
     /// Write pcapng to this file instead of printing lines; `-` is standard output.
     #[arg(short, long, value_name = "FILE")]
     write: Option<PathBuf>,
@@ -66,7 +66,7 @@ no sense.";
 /// # Errors
 ///
 /// No daemon answers, it refuses, or the output cannot be written.
-pub fn run(args: &CaptureArgs) -> anyhow::Result<ExitCode> {
+pub(crate) fn run(args: &CaptureArgs) -> anyhow::Result<ExitCode> {
     let query = CaptureQuery {
         pod: args.pod,
         peer: args.peer.clone(),

@@ -15,7 +15,7 @@ use crate::observe;
 /// What `culvert explain` takes.
 #[derive(Debug, Args)]
 #[command(after_long_help = EXAMPLES)]
-pub struct ExplainArgs {
+pub(crate) struct ExplainArgs {
     /// Source address of the packet.
     source: IpAddr,
     /// Destination address.
@@ -69,7 +69,7 @@ line that makes no sense.";
 /// # Errors
 ///
 /// Nobody answers, or the packet cannot be.
-pub fn run(args: &ExplainArgs) -> anyhow::Result<ExitCode> {
+pub(crate) fn run(args: &ExplainArgs) -> anyhow::Result<ExitCode> {
     let question = Question {
         source: args.source,
         destination: args.destination,

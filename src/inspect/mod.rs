@@ -3,5 +3,5 @@
 mod capture;
 mod explain;
 
-pub use capture::{CaptureArgs, run as run_capture};
-pub use explain::{ExplainArgs, run as run_explain};
+pub(crate) use capture::{CaptureArgs, run as run_capture};
+pub(crate) use explain::{ExplainArgs, run as run_explain};

@@ -12,7 +12,7 @@ use super::{elsewhere, open, subnets};
 
 /// What was looked at and what is wrong.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct Check {
+pub(crate) struct Check {
     /// How many addresses are held.
     pub addresses: usize,
     /// Why nothing was compared, if nothing was.
@@ -24,7 +24,7 @@ pub struct Check {
 
 /// Something that is not as it should be, or could not be looked at.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct Finding {
+pub(crate) struct Finding {
     /// The address that it is about, if it is about one.
     pub address: Option<IpAddr>,
     /// What is wrong, and the way out.
@@ -37,7 +37,7 @@ pub struct Finding {
 /// # Errors
 ///
 /// An unusable store, no node file, or a kernel that does not answer.
-pub fn check(state_dir: &Path, run_dir: &Path, named: &[IpNet]) -> anyhow::Result<Check> {
+pub(crate) fn check(state_dir: &Path, run_dir: &Path, named: &[IpNet]) -> anyhow::Result<Check> {
     let mut store = open(state_dir)?;
     let subnets = subnets(named, run_dir)?;
     let mut findings: Vec<Finding> = store

@@ -14,7 +14,7 @@ use super::open;
 
 /// One address and its holder.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct Entry {
+pub(crate) struct Entry {
     /// The address.
     pub address: IpAddr,
     /// The subnet it is of.
@@ -36,7 +36,7 @@ pub struct Entry {
 /// Everything in the store.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[serde(transparent)]
-pub struct Listing {
+pub(crate) struct Listing {
     /// Sorted by family and address.
     pub entries: Vec<Entry>,
 }
@@ -46,7 +46,7 @@ pub struct Listing {
 /// # Errors
 ///
 /// No store, or one that cannot be used.
-pub fn list(state_dir: &Path) -> anyhow::Result<Listing> {
+pub(crate) fn list(state_dir: &Path) -> anyhow::Result<Listing> {
     let records = open(state_dir)?.records()?;
     Ok(Listing { entries: records.iter().map(Entry::of).collect() })
 }

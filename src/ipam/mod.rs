@@ -16,9 +16,9 @@ use culvert_node::ipam::{Record, Store};
 use culvert_node::node_file::NodeFile;
 use ipnet::IpNet;
 
-pub use self::check::{Check, Finding, check};
-pub use self::listing::{Entry, Listing, list};
-pub use self::repair::{Freed, Imported, Rebuilt, Target, free, import, rebuild};
+pub(crate) use self::check::check;
+pub(crate) use self::listing::list;
+pub(crate) use self::repair::{Target, free, import, rebuild};
 
 /// The store under `state_dir`, which must be there.
 fn open(state_dir: &Path) -> anyhow::Result<Store> {

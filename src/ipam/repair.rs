@@ -18,7 +18,7 @@ use super::{elsewhere, open, subnets};
 
 /// What to free.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Target {
+pub(crate) enum Target {
     /// One address.
     Address(IpAddr),
     /// All addresses of a container, or of one of its interfaces.
@@ -72,7 +72,7 @@ impl fmt::Display for Target {
 /// What was freed.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[serde(transparent)]
-pub struct Freed {
+pub(crate) struct Freed {
     /// By address.
     pub entries: Vec<Entry>,
 }
@@ -82,7 +82,7 @@ pub struct Freed {
 /// # Errors
 ///
 /// Nobody holds it; or its pod lives, and `force` is not set.
-pub fn free(state_dir: &Path, target: &Target, force: bool) -> anyhow::Result<Freed> {
+pub(crate) fn free(state_dir: &Path, target: &Target, force: bool) -> anyhow::Result<Freed> {
     let mut store = open(state_dir)?;
     let ports = Surveyor::open()?.look()?;
     let mut records = store.records()?;
@@ -123,7 +123,7 @@ impl fmt::Display for Freed {
 
 /// What an import did.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct Imported {
+pub(crate) struct Imported {
     /// What the store holds now and did not before.
     pub added: Vec<Entry>,
     /// How many addresses it held already, for the same pods.
@@ -145,7 +145,7 @@ pub struct Imported {
 ///
 /// A directory that is not `host-local`'s, an address in none of this node's subnets or held by
 /// another pod, or an unusable store. Nothing is taken over then.
-pub fn import(
+pub(crate) fn import(
     directory: &Path,
     network: Option<&str>,
     (state_dir, run_dir): (&Path, &Path),
@@ -196,7 +196,7 @@ impl fmt::Display for Imported {
 
 /// What a rebuild did.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct Rebuilt {
+pub(crate) struct Rebuilt {
     /// What the store holds now and did not before; all of it, if it was made anew.
     pub added: Vec<Entry>,
     /// Where the old store is now, if there was one and it was not kept.
@@ -210,7 +210,7 @@ pub struct Rebuilt {
 ///
 /// A store that is sound and lacks nothing, or no note at all, unless `force` is set; or a kernel
 /// that does not answer. A store that cannot be moved stays as it is.
-pub fn rebuild(
+pub(crate) fn rebuild(
     state_dir: &Path,
     run_dir: &Path,
     named: &[IpNet],

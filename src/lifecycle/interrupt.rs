@@ -6,14 +6,14 @@ use std::thread;
 use tokio::signal::unix::{SignalKind, signal};
 
 /// Exit code of a command that was interrupted: 128 and the number of SIGINT, as shells have it.
-pub const INTERRUPTED: u8 = 130;
+pub(crate) const INTERRUPTED: u8 = 130;
 
 /// Calls `react` at the first SIGINT or SIGTERM instead of dying; the second ends the process.
 ///
 /// # Errors
 ///
 /// Whatever the system says.
-pub fn on_interrupt(react: impl FnOnce() + Send + 'static) -> io::Result<()> {
+pub(crate) fn on_interrupt(react: impl FnOnce() + Send + 'static) -> io::Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_io().build()?;
     let (mut interrupt, mut terminate) = {
         let _inside = runtime.enter();

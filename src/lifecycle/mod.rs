@@ -4,6 +4,7 @@ mod interrupt;
 mod readiness;
 mod signals;
 
-pub use interrupt::{INTERRUPTED, on_interrupt};
-pub use readiness::{Missing, Need, Readiness};
-pub use signals::{ReloadSignal, Signal, Signals, StopSignals};
+pub(crate) use interrupt::{INTERRUPTED, on_interrupt};
+pub(crate) use readiness::Readiness;
+pub use readiness::{Missing, Need};
+pub(crate) use signals::{ReloadSignal, Signal, Signals};

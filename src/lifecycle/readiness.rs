@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 
 /// One thing that a ready node has. A new one is a variant here, and whoever provides it says so by
-/// [`Readiness::set`].
+/// `Readiness::set`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Need {
@@ -46,13 +46,13 @@ impl fmt::Display for Missing {
 
 /// What is missing at present, for many readers; the node is ready while that is nothing.
 #[derive(Clone, Debug)]
-pub struct Readiness {
+pub(crate) struct Readiness {
     missing: watch::Sender<BTreeMap<Need, String>>,
 }
 
 impl Readiness {
     /// Starts out with no table and no node.
-    pub fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let missing = [
             (Need::Table, "not read yet"),
             (Need::Kernel, "not set up yet"),
@@ -63,7 +63,7 @@ impl Readiness {
     }
 
     /// Says why `what` is missing, or with `None` that it is there; answers whether that is news.
-    pub fn set(&self, what: Need, why: Option<String>) -> bool {
+    pub(crate) fn set(&self, what: Need, why: Option<String>) -> bool {
         self.missing.send_if_modified(|missing| {
             let before = match &why {
                 Some(why) => missing.insert(what, why.clone()),
@@ -74,12 +74,12 @@ impl Readiness {
     }
 
     /// Whether nothing is missing.
-    pub fn is_ready(&self) -> bool {
+    pub(crate) fn is_ready(&self) -> bool {
         self.missing.borrow().is_empty()
     }
 
     /// What is missing, in the order of [`Need`].
-    pub fn missing(&self) -> Vec<Missing> {
+    pub(crate) fn missing(&self) -> Vec<Missing> {
         let missing = self.missing.borrow();
         missing.iter().map(|(what, why)| Missing { what: *what, why: why.clone() }).collect()
     }

@@ -6,7 +6,7 @@ use tokio::signal::unix::{Signal as Stream, SignalKind, signal};
 
 /// What a signal asks for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Signal {
+pub(crate) enum Signal {
     /// SIGTERM or SIGINT: finish what has begun and end.
     Stop,
     /// SIGHUP: read the table again.
@@ -15,7 +15,7 @@ pub enum Signal {
 
 /// The signals that the daemon answers to.
 #[derive(Debug)]
-pub struct Signals {
+pub(crate) struct Signals {
     /// Those that ask for the end.
     pub stop: StopSignals,
     /// The one that asks for another look at the table.
@@ -24,14 +24,14 @@ pub struct Signals {
 
 /// SIGTERM and SIGINT.
 #[derive(Debug)]
-pub struct StopSignals {
+pub(crate) struct StopSignals {
     terminate: Stream,
     interrupt: Stream,
 }
 
 /// SIGHUP.
 #[derive(Debug)]
-pub struct ReloadSignal(Stream);
+pub(crate) struct ReloadSignal(Stream);
 
 impl StopSignals {
     /// Waits for the next.
@@ -39,7 +39,7 @@ impl StopSignals {
     /// # Cancel safety
     ///
     /// A signal that arrives while nobody waits is kept, once.
-    pub async fn next(&mut self) {
+    pub(crate) async fn next(&mut self) {
         tokio::select! {
             _ = self.terminate.recv() => {}
             _ = self.interrupt.recv() => {}
@@ -53,7 +53,7 @@ impl ReloadSignal {
     /// # Cancel safety
     ///
     /// As [`StopSignals::next`].
-    pub async fn next(&mut self) {
+    pub(crate) async fn next(&mut self) {
         self.0.recv().await;
     }
 }
@@ -64,7 +64,7 @@ impl Signals {
     /// # Errors
     ///
     /// Whatever the system says.
-    pub fn new() -> io::Result<Self> {
+    pub(crate) fn new() -> io::Result<Self> {
         Ok(Self {
             stop: StopSignals {
                 terminate: signal(SignalKind::terminate())?,
@@ -79,7 +79,7 @@ impl Signals {
     /// # Cancel safety
     ///
     /// A signal that arrives while nobody waits is kept, once.
-    pub async fn next(&mut self) -> Signal {
+    pub(crate) async fn next(&mut self) -> Signal {
         tokio::select! {
             () = self.stop.next() => Signal::Stop,
             () = self.reload.next() => Signal::Reload,

@@ -173,7 +173,7 @@ struct Refusal {
 /// # Errors
 ///
 /// No daemon answers there, or it answers something else.
-pub fn query(run_dir: &Path) -> anyhow::Result<Status> {
+pub(crate) fn query(run_dir: &Path) -> anyhow::Result<Status> {
     let line = answer_to(&Request::Status, run_dir)?;
     serde_json::from_str(&line).with_context(|| misunderstood(run_dir))
 }
@@ -183,7 +183,7 @@ pub fn query(run_dir: &Path) -> anyhow::Result<Status> {
 /// # Errors
 ///
 /// As [`query`]; or the packet cannot be.
-pub fn ask(run_dir: &Path, question: &Question) -> anyhow::Result<Explanation> {
+pub(crate) fn ask(run_dir: &Path, question: &Question) -> anyhow::Result<Explanation> {
     let line = answer_to(&Request::Explain(question.clone()), run_dir)?;
     refused(&line)?;
     serde_json::from_str(&line).with_context(|| misunderstood(run_dir))
@@ -195,7 +195,10 @@ pub fn ask(run_dir: &Path, question: &Question) -> anyhow::Result<Explanation> {
 /// # Errors
 ///
 /// As [`query`]; or the daemon refuses.
-pub fn open_capture(run_dir: &Path, query: &CaptureQuery) -> anyhow::Result<impl CaptureStream> {
+pub(crate) fn open_capture(
+    run_dir: &Path,
+    query: &CaptureQuery,
+) -> anyhow::Result<impl CaptureStream> {
     let stream = send(&Request::Capture(query.clone()), run_dir)?;
     let mut reader = BufReader::with_capacity(STREAM_LEN, stream);
     // The header comes at once.
@@ -215,7 +218,7 @@ pub fn open_capture(run_dir: &Path, query: &CaptureQuery) -> anyhow::Result<impl
 }
 
 /// A capture as it comes.
-pub trait CaptureStream: io::Read {
+pub(crate) trait CaptureStream: io::Read {
     /// A second hold on the connection.
     ///
     /// # Errors

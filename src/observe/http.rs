@@ -27,7 +27,7 @@ const METRICS_SPAN: Duration = Duration::from_millis(500);
 const READINESS_SPAN: Duration = Duration::from_millis(100);
 
 /// Serves on `listener`, for ever.
-pub async fn serve_http(listener: TcpListener, status: StatusSource) {
+pub(crate) async fn serve_http(listener: TcpListener, status: StatusSource) {
     let answers = Arc::new(Answers {
         status,
         metrics: Recent::new(METRICS_SPAN),

@@ -7,7 +7,7 @@ use tracing_subscriber::filter::LevelFilter;
 
 /// How log lines look.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
-pub enum Format {
+pub(crate) enum Format {
     /// For people.
     #[default]
     Text,
@@ -20,7 +20,7 @@ pub enum Format {
 /// # Errors
 ///
 /// The filter cannot be understood.
-pub fn start_logging(filter: &str, format: Format) -> anyhow::Result<()> {
+pub(crate) fn start_logging(filter: &str, format: Format) -> anyhow::Result<()> {
     let filter = parse(filter)?;
     let builder = tracing_subscriber::fmt()
         .with_env_filter(filter)

@@ -10,9 +10,10 @@ mod limit;
 mod log;
 mod status;
 
-pub use admin::{AdminSocket, CaptureQuery, CaptureStream, Services, ask, open_capture, query};
-pub use http::serve_http;
-pub use log::{Format, start_logging};
+pub use admin::{AdminSocket, CaptureQuery, Services};
+pub(crate) use admin::{CaptureStream, ask, open_capture, query};
+pub(crate) use http::serve_http;
+pub(crate) use log::{Format, start_logging};
 pub use status::{PeerStatus, Status, TableStatus, TunnelStatus, UnderlayStatus};
 
 use std::os::unix::net::UnixStream;
@@ -21,10 +22,11 @@ use std::sync::Arc;
 use crate::explain::{Explanation, Question};
 
 /// Where the present status comes from.
-pub type StatusSource = Arc<dyn Fn() -> Status + Send + Sync>;
+pub(crate) type StatusSource = Arc<dyn Fn() -> Status + Send + Sync>;
 
 /// Where questions about packets are answered.
-pub type ExplainSource = Arc<dyn Fn(&Question) -> anyhow::Result<Explanation> + Send + Sync>;
+pub(crate) type ExplainSource = Arc<dyn Fn(&Question) -> anyhow::Result<Explanation> + Send + Sync>;
 
 /// What starts a capture that is written to the connection, which it keeps.
-pub type CaptureSource = Arc<dyn Fn(CaptureQuery, UnixStream) -> anyhow::Result<()> + Send + Sync>;
+pub(crate) type CaptureSource =
+    Arc<dyn Fn(CaptureQuery, UnixStream) -> anyhow::Result<()> + Send + Sync>;

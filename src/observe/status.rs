@@ -212,7 +212,7 @@ impl fmt::Display for Status {
 
 impl TableStatus {
     /// What an operator should know of the table, one thing a line.
-    pub fn remarks(&self) -> Vec<String> {
+    pub(crate) fn remarks(&self) -> Vec<String> {
         let lost = (!self.current).then(|| {
             let reason = self.source_error.as_deref().unwrap_or("not reached yet");
             format!("as of {} ago, the source is away: {reason}", duration(self.age_seconds))

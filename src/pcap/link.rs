@@ -20,7 +20,7 @@ pub enum LinkType {
 
 impl LinkType {
     /// The link type of this number. `DLT_RAW` has two more numbers in old files.
-    pub fn from_number(number: u16) -> Self {
+    pub(crate) fn from_number(number: u16) -> Self {
         match number {
             1 => Self::Ethernet,
             12 | 14 | 101 | 228 | 229 => Self::Raw,

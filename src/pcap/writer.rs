@@ -4,7 +4,7 @@ use std::io::{self, Write};
 
 /// An interface that packets are attributed to.
 #[derive(Clone, Copy, Debug)]
-pub struct Interface<'a> {
+pub(crate) struct Interface<'a> {
     /// Its name, which Wireshark shows.
     pub name: &'a str,
     /// What it stands for.
@@ -13,7 +13,7 @@ pub struct Interface<'a> {
 
 /// Writes a capture of raw IP packets, in this machine's byte order.
 #[derive(Debug)]
-pub struct Writer<W> {
+pub(crate) struct Writer<W> {
     out: W,
     /// A block in the making; kept so that nothing is allocated for each.
     block: Vec<u8>,
@@ -40,7 +40,7 @@ impl<W: Write> Writer<W> {
     /// # Errors
     ///
     /// What `out` says.
-    pub fn new(out: W, interfaces: &[Interface<'_>]) -> io::Result<Self> {
+    pub(crate) fn new(out: W, interfaces: &[Interface<'_>]) -> io::Result<Self> {
         let mut writer = Self { out, block: Vec::new() };
         writer.begin(0x0a0d_0d0a);
         writer.u32(0x1a2b_3c4d);
@@ -65,7 +65,7 @@ impl<W: Write> Writer<W> {
     /// # Errors
     ///
     /// What `out` says.
-    pub fn packet(
+    pub(crate) fn packet(
         &mut self,
         interface: u32,
         timestamp_ns: u64,
@@ -92,7 +92,7 @@ impl<W: Write> Writer<W> {
     /// # Errors
     ///
     /// What `out` says.
-    pub fn statistics(
+    pub(crate) fn statistics(
         &mut self,
         interface: u32,
         timestamp_ns: u64,
@@ -113,7 +113,7 @@ impl<W: Write> Writer<W> {
     /// # Errors
     ///
     /// What `out` says.
-    pub fn flush(&mut self) -> io::Result<()> {
+    pub(crate) fn flush(&mut self) -> io::Result<()> {
         self.out.flush()
     }
 

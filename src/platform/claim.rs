@@ -17,7 +17,7 @@ use culvert_dataplane::platform::{Error, Result};
 use culvert_nft::{Batch, Socket, TableFamily};
 
 /// What tables of this kind are called, before the name that is claimed.
-pub const TABLE_PREFIX: &str = "culvert-claim-";
+pub(crate) const TABLE_PREFIX: &str = "culvert-claim-";
 
 /// A name that is held until this is dropped.
 pub struct Claim {

@@ -4,7 +4,7 @@
 //! how.
 
 pub mod claim;
-pub mod netlink;
-pub mod sysctl;
+pub(crate) mod netlink;
+pub(crate) mod sysctl;
 
-pub use culvert_dataplane::platform::clock;
+pub(crate) use culvert_dataplane::platform::clock;

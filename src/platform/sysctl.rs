@@ -11,11 +11,11 @@ use culvert_dataplane::platform::{Error, Result};
 use culvert_node::bounded_file;
 
 /// Where the kernel shows its parameters, unless somebody has mounted them elsewhere.
-pub const DEFAULT_ROOT: &str = "/proc/sys";
+pub(crate) const DEFAULT_ROOT: &str = "/proc/sys";
 
 /// The kernel's parameters, as a directory shows them.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Sysctls {
+pub(crate) struct Sysctls {
     root: PathBuf,
 }
 
@@ -28,7 +28,7 @@ impl Default for Sysctls {
 impl Sysctls {
     /// The parameters under `root`, which has the directory `net` of `/proc/sys`.
     #[must_use]
-    pub fn at(root: &Path) -> Self {
+    pub(crate) fn at(root: &Path) -> Self {
         Self { root: root.to_owned() }
     }
 
@@ -39,7 +39,7 @@ impl Sysctls {
     /// # Errors
     ///
     /// Whatever opening or reading the file says, other than that it does not exist.
-    pub fn read(&self, key: &str) -> Result<Option<String>> {
+    pub(crate) fn read(&self, key: &str) -> Result<Option<String>> {
         match bounded_file::read_text(&self.root.join(key), bounded_file::SMALL) {
             Ok(value) => Ok(Some(value.trim_end().to_owned())),
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
@@ -52,7 +52,7 @@ impl Sysctls {
     /// # Errors
     ///
     /// Whatever writing the file says; where the file system is read-only, with the remedy.
-    pub fn write(&self, key: &str, value: &str) -> Result<()> {
+    pub(crate) fn write(&self, key: &str, value: &str) -> Result<()> {
         std::fs::write(self.root.join(key), value).map_err(|error| {
             let name = dotted(key);
             let refused = matches!(
@@ -80,7 +80,7 @@ impl Sysctls {
 /// The name by which `sysctl(8)` knows `key`: dots for slashes, and slashes for a device's own
 /// dots.
 #[must_use]
-pub fn dotted(key: &str) -> String {
+pub(crate) fn dotted(key: &str) -> String {
     key.chars()
         .map(|letter| match letter {
             '/' => '.',

@@ -28,7 +28,7 @@ use crate::pcap::Reader;
 use classify::Tunnel;
 pub use expect::{ExpectError, Expectation};
 use report::{Form, Report};
-pub use row::{Direction, Reason, Row, Skip, Verdict};
+pub(crate) use row::Direction;
 use stage::{ReplayOptions, Stage};
 
 /// Bytes that are written at once.
@@ -40,7 +40,7 @@ const PROGRESS: u64 = 1 << 17;
 /// What `culvert replay` takes.
 #[derive(Debug, Args)]
 #[command(after_long_help = EXAMPLES)]
-pub struct ReplayArgs {
+pub(crate) struct ReplayArgs {
     /// pcap or pcapng file; `-` reads standard input.
     ///
     /// Ethernet (with VLAN tags), raw IP or Linux cooked frames. A frame that was cut off when it
@@ -118,7 +118,7 @@ enum DirectionOption {
 /// # Errors
 ///
 /// A file that cannot be read or written, or that is wrong.
-pub fn run(args: ReplayArgs) -> anyhow::Result<ExitCode> {
+pub(crate) fn run(args: ReplayArgs) -> anyhow::Result<ExitCode> {
     let offline =
         app::offline(args.config.as_deref(), args.table.as_deref(), args.node.as_deref())?;
     let form = args.form();

@@ -11,7 +11,7 @@ use crate::pcap::NoPacket;
 /// Which way a packet goes through the node.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Direction {
+pub(crate) enum Direction {
     /// From a pod to the wire.
     Egress,
     /// From the wire to a pod.
@@ -20,7 +20,7 @@ pub enum Direction {
 
 impl Direction {
     /// The word for it.
-    pub const fn as_str(self) -> &'static str {
+    pub(crate) const fn as_str(self) -> &'static str {
         match self {
             Self::Egress => "egress",
             Self::Ingress => "ingress",
@@ -30,7 +30,7 @@ impl Direction {
 
 /// What becomes of a packet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Verdict {
+pub(crate) enum Verdict {
     /// It is sent to a peer.
     Forward,
     /// It is delivered to a pod.
@@ -45,10 +45,10 @@ pub enum Verdict {
 
 impl Verdict {
     /// Every word for a verdict.
-    pub const WORDS: [&str; 5] = ["forward", "deliver", "reply", "drop", "skip"];
+    pub(crate) const WORDS: [&str; 5] = ["forward", "deliver", "reply", "drop", "skip"];
 
     /// The word for it.
-    pub const fn as_str(self) -> &'static str {
+    pub(crate) const fn as_str(self) -> &'static str {
         match self {
             Self::Forward => "forward",
             Self::Deliver => "deliver",
@@ -59,7 +59,7 @@ impl Verdict {
     }
 
     /// Why, if there is a reason.
-    pub fn reason(self) -> Option<Reason> {
+    pub(crate) fn reason(self) -> Option<Reason> {
         match self {
             Self::Forward | Self::Deliver => None,
             Self::Reply(reason) | Self::Drop(reason) => Some(Reason::Drop(reason)),
@@ -70,7 +70,7 @@ impl Verdict {
 
 /// Why a frame is no packet of the node's data path.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Skip {
+pub(crate) enum Skip {
     /// There is no IP packet in it.
     NoPacket(NoPacket),
     /// A datagram that this node has sent itself.
@@ -85,7 +85,7 @@ pub enum Skip {
 
 /// A reason of either kind.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Reason {
+pub(crate) enum Reason {
     /// The data path's.
     Drop(DropReason),
     /// The replay's.
@@ -113,7 +113,7 @@ impl Serialize for Reason {
 
 /// What is told of one packet.
 #[derive(Clone, Debug)]
-pub struct Row {
+pub(crate) struct Row {
     /// Its place in the capture, counted from 1.
     pub packet: u64,
     /// When it was captured, in nanoseconds since 1970.

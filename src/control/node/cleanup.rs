@@ -1,6 +1,6 @@
 //! Removing everything that the daemon made, with or without a daemon and its table.
 
-use culvert_netlink::{Address, Link, LinkKind, Route};
+use culvert_netlink::{Address, Link, LinkKind, Route, RouteFilter};
 use culvert_node::pod_port::PodPort;
 use culvert_node::{living, source_check};
 
@@ -44,7 +44,7 @@ impl Reconciler {
     /// down, nothing is removed.
     pub fn cleanup(&mut self) -> Cleanup {
         let mut report = Cleanup::default();
-        let links = self.netlink.links().unwrap_or_else(|error| {
+        let links = self.netlink.socket.links().unwrap_or_else(|error| {
             report.failed.push(error.into());
             Vec::new()
         });
@@ -67,11 +67,11 @@ impl Reconciler {
                 Err(error) => report.failed.push(error.into()),
             }
         }
-        match self.netlink.routes_of(PROTOCOL) {
+        match self.netlink.socket.routes(RouteFilter::Protocol(PROTOCOL)) {
             Ok(routes) => actions.extend(routes.into_iter().map(remove_route)),
             Err(error) => report.failed.push(error.into()),
         }
-        let addresses = self.netlink.addresses().unwrap_or_else(|error| {
+        let addresses = self.netlink.socket.addresses().unwrap_or_else(|error| {
             report.failed.push(error.into());
             Vec::new()
         });

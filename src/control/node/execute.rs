@@ -197,7 +197,7 @@ impl Executor<'_> {
             return Ok(*index);
         }
         self.indexes =
-            self.netlink.links()?.into_iter().map(|link| (link.name, link.index)).collect();
+            self.netlink.socket.links()?.into_iter().map(|link| (link.name, link.index)).collect();
         self.indexes.get(device).copied().ok_or_else(|| anyhow!("there is no device {device}"))
     }
 }

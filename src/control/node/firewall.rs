@@ -117,7 +117,7 @@ impl Firewall {
             // The generation goes before the look at the pods: one that is entered in between
             // changes it.
             let generation = self.socket()?.generation()?;
-            let pods = pods(&netlink.links()?, &bridge.name);
+            let pods = pods(&netlink.socket.links()?, &bridge.name);
             let wanted = &tables(&pods, bridge)[position];
             let Some(batch) = self.difference(position, wanted)? else {
                 return Ok(());

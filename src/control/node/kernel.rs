@@ -23,7 +23,7 @@ const LOOKS: usize = 5;
 const PAUSE: Duration = Duration::from_millis(200);
 
 /// The way to the thread that reconciles.
-pub struct Kernel(Worker<Reconciler>);
+pub(crate) struct Kernel(Worker<Reconciler>);
 
 impl Kernel {
     /// Starts the thread, in this thread's network namespace, with kernel parameters where
@@ -32,7 +32,7 @@ impl Kernel {
     /// # Errors
     ///
     /// The kernel refuses a socket or a thread.
-    pub fn start(sysctls: Sysctls) -> anyhow::Result<Self> {
+    pub(crate) fn start(sysctls: Sysctls) -> anyhow::Result<Self> {
         let reconciler = Reconciler::open()?.with_sysctls(sysctls);
         let worker = Worker::start("kernel", reconciler, PATIENCE);
         Ok(Self(worker.context("starting the thread that talks to the kernel")?))
@@ -44,7 +44,7 @@ impl Kernel {
     ///
     /// As there, and [`Failure::Unknown`] when there is no answer in time; what was begun is then
     /// finished, so that the next call has less to do.
-    pub async fn reconcile(
+    pub(crate) async fn reconcile(
         &self,
         spec: NodeSpec,
         tun: impl TunOwner + 'static,
@@ -66,7 +66,7 @@ impl Kernel {
     /// # Errors
     ///
     /// As there, and when there is no answer in time.
-    pub async fn preflight(
+    pub(crate) async fn preflight(
         &self,
         spec: NodeSpec,
         service_networks: Vec<IpNet>,
@@ -83,7 +83,7 @@ impl Kernel {
     /// # Errors
     ///
     /// As there, and when there is no answer in time.
-    pub async fn path_mtu(&self, flows: Vec<Flow>) -> anyhow::Result<Option<PathMtu>> {
+    pub(crate) async fn path_mtu(&self, flows: Vec<Flow>) -> anyhow::Result<Option<PathMtu>> {
         self.look(move |reconciler: &mut Reconciler| reconciler.path_mtu(&flows)).await
     }
 

@@ -1,7 +1,7 @@
 //! Keeps this node's kernel state as it should be: TUN, bridge, routes, parameters, nftables.
 //!
 //! Owns everything that the daemon makes in the kernel, and recognises it again: devices by their
-//! alias, routes and addresses by [`PROTOCOL`], rules by their table. Start, restart and repair are
+//! alias, routes and addresses by `PROTOCOL`, rules by their table. Start, restart and repair are
 //! one path: look, compare, change what differs. Never holds the TUN's file descriptors (see
 //! [`TunOwner`]) and never carries a packet. Runs on the control runtime; when it is slow, a repair
 //! comes later and nothing queues.
@@ -27,7 +27,7 @@ mod stranded;
 mod worker;
 
 use anyhow::{Context as _, anyhow};
-use culvert_netlink::MAIN_TABLE;
+use culvert_netlink::{MAIN_TABLE, RouteFilter};
 use culvert_node::living;
 use ipnet::IpNet;
 
@@ -38,7 +38,7 @@ use self::diff::{Port, Ruleset, diff};
 pub use self::events::{Changes, KernelEvents};
 use self::execute::Executor;
 use self::firewall::{Firewall, Pods};
-pub use self::kernel::Kernel;
+pub(crate) use self::kernel::Kernel;
 use self::observe::Observed;
 pub use self::path_mtu::PathMtu;
 pub use self::preflight::Conflict;
@@ -52,7 +52,7 @@ use crate::platform::sysctl::Sysctls;
 ///
 /// Neither iproute2's `rt_protos` nor FRR (which claims 191 to 198) nor BIRD, Cilium or Calico use
 /// it.
-pub const PROTOCOL: u8 = 0xcf;
+pub(crate) const PROTOCOL: u8 = 0xcf;
 
 /// Packets that the kernel queues for the daemon before it drops, on each queue of the TUN.
 ///
@@ -135,7 +135,7 @@ impl Reconciler {
 
     /// The same, with kernel parameters where `sysctls` has them.
     #[must_use]
-    pub fn with_sysctls(self, sysctls: Sysctls) -> Self {
+    pub(crate) fn with_sysctls(self, sysctls: Sysctls) -> Self {
         Self { sysctls, ..self }
     }
 
@@ -235,13 +235,16 @@ impl Reconciler {
         };
         self.turn = self.turn.wrapping_add(1);
         let probes = reach::probes(spec, Devices { tun, bridge }, self.turn);
-        let answers = self.netlink.look_up_routes(probes.iter().map(|probe| probe.flow))?;
+        let answers = self.netlink.socket.look_up_routes(probes.iter().map(|probe| probe.flow))?;
         let judged = probes.iter().zip(&answers);
         let mut detours: Vec<Detour> = judged
             .filter_map(|(probe, answer)| reach::detour(spec, probe, answer, &observed.indexes))
             .collect();
         if let Some(dropped) = detours.iter_mut().find(|detour| detour.is_dropped) {
-            dropped.hidden = reach::hidden_by(spec, &self.netlink.routes_in(MAIN_TABLE)?);
+            dropped.hidden = reach::hidden_by(
+                spec,
+                &self.netlink.socket.routes(RouteFilter::Table(MAIN_TABLE))?,
+            );
         }
         Ok(detours)
     }

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::net::IpAddr;
 
 use anyhow::{Context as _, bail};
-use culvert_netlink::{Address, Link, LinkKind, Route};
+use culvert_netlink::{Address, Link, LinkKind, Route, RouteFilter};
 use culvert_node::pod_port::{DEVICE_GROUP, FORWARDED_GROUPS, PodPort};
 use ipnet::IpNet;
 
@@ -45,15 +45,15 @@ pub(super) fn observe(
     desired: &Desired,
     tun_attached: bool,
 ) -> anyhow::Result<Observed> {
-    let links = netlink.links()?;
-    let addresses = netlink.addresses()?;
-    let routes = netlink.routes_of(PROTOCOL)?;
+    let links = netlink.socket.links()?;
+    let addresses = netlink.socket.addresses()?;
+    let routes = netlink.socket.routes(RouteFilter::Protocol(PROTOCOL))?;
 
     let sysctls = sysctls(parameters, desired)?;
     // Asked for only by the start that is about to switch forwarding on.
     let is_about_to_forward = sysctls.get(IPV6_FORWARDING).is_some_and(|value| value != "1");
     let advertised = if is_about_to_forward {
-        let learned = netlink.routes_of(ADVERTISED)?;
+        let learned = netlink.socket.routes(RouteFilter::Protocol(ADVERTISED))?;
         advertised(&links, &learned, parameters)?
     } else {
         Vec::new()
@@ -66,11 +66,11 @@ pub(super) fn observe(
     let mut connected = Vec::new();
     let mut delivers = true;
     if let Some(bridge) = bridge {
-        connected = netlink.routes_by(bridge.index)?;
+        connected = netlink.socket.routes(RouteFilter::Device(bridge.index))?;
         connected.retain(|route| route.direct && route.protocol != PROTOCOL);
         if let Some(mac) = bridge.mac {
             // A kernel before 5.0 cannot be asked, and is believed.
-            delivers = match netlink.delivers(bridge.index, mac) {
+            delivers = match netlink.socket.delivers(bridge.index, mac) {
                 Err(error) if error.is_interrupted() => return Err(error.into()),
                 asked => asked.unwrap_or(true),
             };

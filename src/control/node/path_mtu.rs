@@ -35,10 +35,10 @@ impl Reconciler {
     ///
     /// When the kernel cannot be asked.
     pub fn path_mtu(&mut self, flows: &[Flow]) -> anyhow::Result<Option<PathMtu>> {
-        let links = self.netlink.links().context("reading device MTUs")?;
+        let links = self.netlink.socket.links().context("reading device MTUs")?;
         let links: Vec<Link> = links.into_iter().filter(|link| !link.loopback).collect();
         let devices: HashMap<u32, u32> = links.iter().map(|link| (link.index, link.mtu)).collect();
-        let answers = self.netlink.look_up_routes(flows.iter().copied())?;
+        let answers = self.netlink.socket.look_up_routes(flows.iter().copied())?;
         let mut paths: Vec<(IpAddr, Option<Path>)> = flows
             .iter()
             .zip(answers)
@@ -47,7 +47,7 @@ impl Reconciler {
         // kernel: from an address that this machine does not have (yet) there is no route at all.
         if paths.iter().all(|(_peer, path)| path.is_none()) {
             let without = flows.iter().map(|flow| Flow { source: None, ..*flow });
-            let answers = self.netlink.look_up_routes(without)?;
+            let answers = self.netlink.socket.look_up_routes(without)?;
             for ((_peer, found), answer) in paths.iter_mut().zip(answers) {
                 *found = path(answer);
             }

@@ -6,7 +6,7 @@
 use std::net::IpAddr;
 
 use anyhow::Context as _;
-use culvert_netlink::{MAIN_TABLE, default_priority};
+use culvert_netlink::{MAIN_TABLE, RouteFilter, default_priority};
 use ipnet::IpNet;
 
 use super::desired::ALIAS_PREFIX;
@@ -121,7 +121,7 @@ impl Reconciler {
         service_networks: &[IpNet],
         node_addresses: &[IpAddr],
     ) -> anyhow::Result<()> {
-        let links = self.netlink.links().context("checking for conflicts")?;
+        let links = self.netlink.socket.links().context("checking for conflicts")?;
         let foreign = |index: u32| {
             let link = links.iter().find(|link| link.index == index);
             let name = link.map_or("?", |link| &link.name);
@@ -132,13 +132,15 @@ impl Reconciler {
         };
         let interfaces = self
             .netlink
+            .socket
             .addresses()?
             .into_iter()
             .filter_map(|address| Some((address.net, foreign(address.link)?)))
             .collect();
         let routes = self
             .netlink
-            .routes_in(MAIN_TABLE)?
+            .socket
+            .routes(RouteFilter::Table(MAIN_TABLE))?
             .into_iter()
             .filter(|route| route.protocol != PROTOCOL)
             .filter_map(|route| {

@@ -19,7 +19,7 @@ impl Netlink {
     /// # Errors
     ///
     /// When the kernel refuses.
-    pub fn add_address(&mut self, address: &Address, name: &str) -> Result<()> {
+    pub(crate) fn add_address(&mut self, address: &Address, name: &str) -> Result<()> {
         let mut message = message(address);
         message.attributes.extend(address.protocol.map(|by| AddressAttribute::Protocol(by.into())));
         if address.net.addr().is_ipv6() {
@@ -38,7 +38,7 @@ impl Netlink {
     /// # Errors
     ///
     /// When the kernel refuses.
-    pub fn remove_address(&mut self, address: &Address, name: &str) -> Result<()> {
+    pub(crate) fn remove_address(&mut self, address: &Address, name: &str) -> Result<()> {
         let message = RouteNetlinkMessage::DelAddress(message(address));
         let target = format!("address {} dev {name}", address.net);
         self.change_unless_gone(Request::new("remove", target, 0, message))

@@ -52,7 +52,7 @@ const ROUTE_GROUPS: [u32; 7] = [
 
 /// What kind of thing changed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Notice {
+pub(crate) enum Notice {
     /// A link, an address, a route or a parameter.
     Routing,
     /// An nftables table that the subscription names.
@@ -63,7 +63,7 @@ pub enum Notice {
 
 /// An nftables table to hear of.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Watched {
+pub(crate) struct Watched {
     /// Its family.
     pub family: TableFamily,
     /// Its name.
@@ -73,7 +73,7 @@ pub struct Watched {
 }
 
 /// A subscription to notices.
-pub struct Notices {
+pub(crate) struct Notices {
     route: TokioSocket,
     /// None where the kernel has no nftables.
     netfilter: Option<TokioSocket>,
@@ -90,7 +90,7 @@ impl Notices {
     /// # Errors
     ///
     /// When a socket cannot be opened. A kernel without nftables is no error.
-    pub fn open(tables: &'static [Watched]) -> Result<Self> {
+    pub(crate) fn open(tables: &'static [Watched]) -> Result<Self> {
         let open = || -> io::Result<(TokioSocket, Option<TokioSocket>)> {
             let route = subscribe(NETLINK_ROUTE, ROUTE_GROUPS)?;
             let netfilter = match subscribe(NETLINK_NETFILTER, [NFTABLES_GROUP]) {
@@ -126,7 +126,7 @@ impl Notices {
     /// # Errors
     ///
     /// When a socket fails for good.
-    pub async fn next(&mut self) -> Result<Notice> {
+    pub(crate) async fn next(&mut self) -> Result<Notice> {
         loop {
             self.route_buffer.clear();
             self.netfilter_buffer.clear();

@@ -14,7 +14,7 @@ use super::Netlink;
 
 /// One change of a link.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum LinkChange {
+pub(crate) enum LinkChange {
     /// Bring it up.
     Up,
     /// Take it down.
@@ -53,7 +53,7 @@ impl Netlink {
     /// # Errors
     ///
     /// When the kernel refuses: the name is taken, or bridges are not supported.
-    pub fn create_bridge(&mut self, name: &str, mac: Mac) -> Result<()> {
+    pub(crate) fn create_bridge(&mut self, name: &str, mac: Mac) -> Result<()> {
         let bridge =
             LinkMessageBuilder::<LinkBridge>::new(name).address(mac.octets().to_vec()).build();
         let message = RouteNetlinkMessage::NewLink(bridge);
@@ -68,7 +68,12 @@ impl Netlink {
     /// # Errors
     ///
     /// When the kernel refuses.
-    pub fn change_link(&mut self, index: u32, name: &str, change: &LinkChange) -> Result<()> {
+    pub(crate) fn change_link(
+        &mut self,
+        index: u32,
+        name: &str,
+        change: &LinkChange,
+    ) -> Result<()> {
         let link = LinkUnspec::new_with_index(index);
         let (op, message) = match change {
             LinkChange::Up => ("bring up", link.up().build()),
@@ -130,7 +135,7 @@ impl Netlink {
     /// # Errors
     ///
     /// When the kernel refuses: hardware cannot be deleted.
-    pub fn delete_link(&mut self, index: u32, name: &str) -> Result<()> {
+    pub(crate) fn delete_link(&mut self, index: u32, name: &str) -> Result<()> {
         let message = RouteNetlinkMessage::DelLink(LinkUnspec::new_with_index(index).build());
         self.change_unless_gone(Request::new("delete", format!("device {name}"), 0, message))
     }

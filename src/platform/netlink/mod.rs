@@ -9,18 +9,17 @@ mod events;
 mod link;
 mod route;
 
-use culvert_netlink::{
-    Address, Flow, Link, Request, Result, Route, RouteAnswer, RouteFilter, Rtnetlink, Socket,
-};
+use culvert_netlink::{Request, Result, Rtnetlink, Socket};
 use overlay_proto::Mac;
 use rtnetlink::packet_route::RouteNetlinkMessage;
 
-pub use self::events::{Notice, Notices, Watched};
-pub use self::link::LinkChange;
+pub(crate) use self::events::{Notice, Notices, Watched};
+pub(crate) use self::link::LinkChange;
 
 /// A connection to the kernel's network configuration.
-pub struct Netlink {
-    socket: Socket<Rtnetlink>,
+pub(crate) struct Netlink {
+    /// What is asked goes through this one.
+    pub(crate) socket: Socket<Rtnetlink>,
 }
 
 impl Netlink {
@@ -29,74 +28,8 @@ impl Netlink {
     /// # Errors
     ///
     /// When the socket cannot be opened.
-    pub fn open() -> Result<Self> {
+    pub(crate) fn open() -> Result<Self> {
         Ok(Self { socket: Socket::open()? })
-    }
-
-    /// Lists the links.
-    ///
-    /// # Errors
-    ///
-    /// When the kernel refuses, or the links change faster than they can be listed.
-    pub fn links(&mut self) -> Result<Vec<Link>> {
-        self.socket.links()
-    }
-
-    /// Lists the addresses of every link, both families.
-    ///
-    /// # Errors
-    ///
-    /// When the kernel refuses, or the addresses change faster than they can be listed.
-    pub fn addresses(&mut self) -> Result<Vec<Address>> {
-        self.socket.addresses()
-    }
-
-    /// Lists the routes of every table that carry `protocol`.
-    ///
-    /// # Errors
-    ///
-    /// When the kernel refuses, or the routes change faster than they can be listed.
-    pub fn routes_of(&mut self, protocol: u8) -> Result<Vec<Route>> {
-        self.socket.routes(RouteFilter::Protocol(protocol))
-    }
-
-    /// Lists the routes of one table, both families.
-    ///
-    /// # Errors
-    ///
-    /// When the kernel refuses, or the routes change faster than they can be listed.
-    pub fn routes_in(&mut self, table: u32) -> Result<Vec<Route>> {
-        self.socket.routes(RouteFilter::Table(table))
-    }
-
-    /// Lists the routes of the main table to one device, both families.
-    ///
-    /// # Errors
-    ///
-    /// When the kernel refuses, or the routes change faster than they can be listed.
-    pub fn routes_by(&mut self, link: u32) -> Result<Vec<Route>> {
-        self.socket.routes(RouteFilter::Device(link))
-    }
-
-    /// Asks how the kernel would route each packet, in order.
-    ///
-    /// # Errors
-    ///
-    /// When the socket fails, not when a destination cannot be reached.
-    pub fn look_up_routes(
-        &mut self,
-        flows: impl IntoIterator<Item = Flow>,
-    ) -> Result<Vec<RouteAnswer>> {
-        self.socket.look_up_routes(flows)
-    }
-
-    /// Whether the bridge with index `bridge` delivers frames to `mac` on this machine.
-    ///
-    /// # Errors
-    ///
-    /// When the kernel refuses.
-    pub fn delivers(&mut self, bridge: u32, mac: Mac) -> Result<bool> {
-        self.socket.delivers(bridge, mac)
     }
 
     /// Has the bridge with index `bridge`, called `name`, deliver frames to `mac` on this machine.
@@ -104,7 +37,7 @@ impl Netlink {
     /// # Errors
     ///
     /// When the kernel refuses.
-    pub fn deliver(&mut self, bridge: u32, name: &str, mac: Mac) -> Result<()> {
+    pub(crate) fn deliver(&mut self, bridge: u32, name: &str, mac: Mac) -> Result<()> {
         self.change(culvert_netlink::deliver(bridge, name, mac))
     }
 

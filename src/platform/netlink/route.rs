@@ -19,7 +19,7 @@ impl Netlink {
     /// # Errors
     ///
     /// When the kernel refuses, so when somebody has a route of that prefix and rank.
-    pub fn add_route(&mut self, route: &Route, name: &str) -> Result<()> {
+    pub(crate) fn add_route(&mut self, route: &Route, name: &str) -> Result<()> {
         self.new_route("add", NLM_F_CREATE | NLM_F_EXCL, route, name)
     }
 
@@ -28,7 +28,7 @@ impl Netlink {
     /// # Errors
     ///
     /// When the kernel refuses.
-    pub fn replace_route(&mut self, route: &Route, name: &str) -> Result<()> {
+    pub(crate) fn replace_route(&mut self, route: &Route, name: &str) -> Result<()> {
         self.new_route("replace", NLM_F_CREATE | NLM_F_REPLACE, route, name)
     }
 
@@ -37,7 +37,7 @@ impl Netlink {
     /// # Errors
     ///
     /// When the kernel refuses, so when the same route is there already.
-    pub fn prepend_route(&mut self, route: &Route, name: &str) -> Result<()> {
+    pub(crate) fn prepend_route(&mut self, route: &Route, name: &str) -> Result<()> {
         self.new_route("prepend", NLM_F_CREATE, route, name)
     }
 
@@ -52,7 +52,7 @@ impl Netlink {
     /// # Errors
     ///
     /// When the kernel refuses.
-    pub fn remove_route(&mut self, route: &Route) -> Result<()> {
+    pub(crate) fn remove_route(&mut self, route: &Route) -> Result<()> {
         // kernel: "nowhere" matches every scope, and the type "unspecified" every type.
         let message = message(route).scope(RouteScope::NoWhere).kind(RouteType::Unspec).build();
         let target = format!("route {}", route.destination);
