@@ -15,9 +15,10 @@ FROM rust:1-bookworm AS build
 WORKDIR /src
 COPY . .
 # Static, as `make dist` does it: the image has no C library to share.
-RUN RUSTFLAGS="-C target-feature=+crt-static" cargo build --profile dist --locked \
+RUN RUSTFLAGS="-C target-feature=+crt-static" cargo build --release --locked \
         --target "$(rustc -vV | sed -n 's/^host: //p')" --no-default-features -p culvert -p culvert-cni \
-    && mkdir /image && cp target/*/dist/culvert target/*/dist/culvert-cni /image/
+    && mkdir /image && cd target/*/release \
+    && for program in culvert culvert-cni; do strip -o "/image/$program" "$program"; done
 
 FROM scratch AS image
 COPY --from=build /image/culvert /image/culvert-cni /bin/

@@ -26,23 +26,28 @@ demo: ## Three nodes on this machine, and their pods talking
 	@$(MAKE) --no-print-directory release
 	$(SUDO) ./target/release/culvert lab demo
 
+# One build for use and for the image: static programs, since each call of the plugin is a new process,
+# of which loading libraries would be a third, and the image has nothing else. RUSTFLAGS with --target
+# applies to what runs here and not to build scripts.
+BUILD := RUSTFLAGS="-C target-feature=+crt-static" cargo build --release --locked --target $(TRIPLE)
+BUILT := target/$(TRIPLE)/release
+
 .PHONY: release
 release: ## Build for use: target/release/culvert and culvert-cni
-	cargo build --release --locked -p culvert
-# Each call is a new process, and loading libraries would be a third of its start.
-	cargo rustc --release --locked -p culvert-cni --bin culvert-cni -- -C target-feature=+crt-static
+	$(BUILD) -p culvert -p culvert-cni
+	@mkdir -p target/release && ln -f $(BUILT)/culvert $(BUILT)/culvert-cni target/release/
 
 .PHONY: install
 install: release ## Install under PREFIX (/usr/local) and CNI_BIN (/opt/cni/bin)
 	$(SUDO) install -D -m 755 target/release/culvert $(DESTDIR)$(PREFIX)/bin/culvert
 	$(SUDO) install -D -m 755 target/release/culvert-cni $(DESTDIR)$(CNI_BIN)/culvert-cni
 
-# Static programs, so that the image has nothing else. RUSTFLAGS with --target applies to what is built
-# for the image and not to build scripts.
-DIST := target/$(TRIPLE)/dist
+# The same for the image: without the lab, and without the symbols that no debugger there would read.
+DIST := target/dist
 .PHONY: dist
 dist:
-	RUSTFLAGS="-C target-feature=+crt-static" cargo build --profile dist --locked --target $(TRIPLE) --no-default-features -p culvert -p culvert-cni
+	$(BUILD) --no-default-features -p culvert -p culvert-cni
+	@mkdir -p $(DIST) && for program in culvert culvert-cni; do strip -o $(DIST)/$$program $(BUILT)/$$program; done
 
 .PHONY: image
 image: ## The container image `culvert`, from what is built here
@@ -191,8 +196,8 @@ deny: ## Licences, versions and sources of dependencies (needs cargo-deny; ADVIS
 .PHONY: bench-programs
 bench-programs:
 	@deploy/prerequisites demo test bench
-	@$(MAKE) --no-print-directory release
-	cargo build --release --locked -p bench
+	$(BUILD) -p culvert -p culvert-cni -p bench
+	@mkdir -p target/release && ln -f $(addprefix $(BUILT)/,culvert culvert-cni bench) target/release/
 
 .PHONY: bench
 bench: bench-programs ## Measure against other pod networks (BENCH_ARGS=--quick for a first look)

@@ -64,7 +64,8 @@ pub(crate) struct RunArgs {
 pub(crate) struct CompareArgs {
     #[command(flatten)]
     pub(crate) run: RunArgs,
-    /// Only these networks (see `list`); the kernel's VXLAN is always measured, for the ratios.
+    /// Only these networks (see `list`), and what `--also` names; the kernel's VXLAN is always
+    /// measured, for the ratios.
     #[arg(long, value_name = "NAME", value_delimiter = ',')]
     pub(crate) only: Vec<String>,
     /// Only these measures.

@@ -116,6 +116,7 @@ impl Plan {
             None => Programs::build()?,
         };
         let mut recipes = networks::recipes(&programs);
+        let skipped = choose(&mut recipes, &args.only)?;
         let mut builds = vec![(targets::CULVERT.to_owned(), programs.clone())];
         for also in &args.also {
             let (name, path) = also.split_once('=').context("--also takes NAME=PATH")?;
@@ -124,7 +125,6 @@ impl Plan {
             recipes.push(Box::new(recipe));
             builds.push((name.to_owned(), others));
         }
-        let skipped = choose(&mut recipes, &args.only)?;
         let wanted =
             |measure: &Measure| args.measures.is_empty() || args.measures.contains(measure);
         let runs: Vec<Run> = <Measure as clap::ValueEnum>::value_variants()
