@@ -10,6 +10,7 @@ use ipnet::IpNet;
 use serde_json::Value;
 
 use super::Call;
+use super::own_table::OwnTable;
 use crate::config::{RouteSpec, Settings, bad};
 use crate::error::{Error, Failure, shorten};
 use crate::netlink::{Route, RouteFilter, Socket};
@@ -194,7 +195,11 @@ fn check_pod(
             return Err(mismatch(format!("interface {ifname} lacks address {address}")));
         }
     }
-    check_routes(&mut pod, settings, expected, link.index)
+    let own_table = OwnTable::given(link.index, &addresses);
+    if let Some(table) = own_table {
+        check_own_table(&mut pod, ifname, table, &expected.addresses())?;
+    }
+    check_routes(&mut pod, settings, expected, link.index, own_table)
 }
 
 /// Compares the routes that were asked for, and those of the previous result that are not among
@@ -206,6 +211,7 @@ fn check_routes(
     settings: &Settings,
     expected: &Expected,
     device: u32,
+    own_table: Option<OwnTable>,
 ) -> Result<(), Error> {
     let addresses: Vec<_> =
         expected.ips.iter().filter_map(|ip| Some((ip.address, ip.gateway?))).collect();
@@ -215,10 +221,36 @@ fn check_routes(
             wanted.push(RouteSpec::new(*dst, *gateway));
         }
     }
+    if let Some(table) = own_table {
+        table.take(&mut wanted);
+    }
     let found = pod.routes(RouteFilter::All)?;
     for spec in wanted {
         let route = Route::of(&spec, device);
         if !found.iter().any(|found| route.is(found)) {
+            return Err(mismatch(format!("the {} is missing", route.describe())));
+        }
+    }
+    Ok(())
+}
+
+/// Looks for the rules that choose the interface's own table, and for the routes in it that no result
+/// names.
+fn check_own_table(
+    pod: &mut Socket,
+    ifname: &str,
+    table: OwnTable,
+    addresses: &BTreeSet<IpNet>,
+) -> Result<(), Error> {
+    let addresses: Vec<_> = addresses.iter().copied().collect();
+    let mut missing = table.rules(ifname, &addresses);
+    pod.visit_rules(&mut |found| missing.retain(|rule| *rule != found))?;
+    if let Some(rule) = missing.first() {
+        return Err(mismatch(format!("the {} is missing", rule.describe())));
+    }
+    let routes = pod.routes(RouteFilter::All)?;
+    for route in table.to_subnets(&addresses) {
+        if !routes.iter().any(|found| route.is(found)) {
             return Err(mismatch(format!("the {} is missing", route.describe())));
         }
     }

@@ -10,12 +10,13 @@ use std::collections::BTreeSet;
 
 use culvert_nft::Socket as Nftables;
 
-use super::Call;
+use super::{Call, own_table};
 use crate::error::{Error, Failure};
 use crate::fault::Step;
 use crate::netlink::{self, Socket};
 use culvert_node::ipam::Store;
 use culvert_node::living;
+use culvert_node::netns::Netns;
 use culvert_node::pod_port::PodPort;
 use culvert_node::source_check;
 
@@ -31,7 +32,28 @@ pub(super) fn del(call: &Call<'_>) -> Result<(), Failure> {
         call.warn_of_held_addresses(&error.into());
     }
     call.reached(Step::AddressesReleased);
+    sweep_rules(call);
     Ok(())
+}
+
+/// Removes what of an interface's own routing table outlives its device, if the pod does.
+///
+/// Last, because the thread stays in the pod's namespace.
+fn sweep_rules(call: &Call<'_>) {
+    let Some(netns) = call.netns.as_ref().and_then(|path| Netns::open(path).ok()) else {
+        return;
+    };
+    let swept = || -> Result<(), Error> {
+        netns.enter()?;
+        Ok(own_table::sweep(&mut Socket::open()?)?)
+    };
+    if let Err(error) = swept() {
+        call.warnings.add(format_args!(
+            "{}. {} is unplugged; rules that nothing uses any more may be left in its namespace",
+            error.with_causes(),
+            call.attachment
+        ));
+    }
 }
 
 impl Call<'_> {

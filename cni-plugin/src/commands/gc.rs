@@ -7,12 +7,14 @@
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 
 use super::del::{nftables, unplug};
+use super::own_table;
 use crate::config::Config;
 use crate::error::{Error, Failure, shorten};
 use crate::fault::{InjectedFault, Step};
 use crate::netlink::Socket;
 use culvert_node::attachment::Attachment;
-use culvert_node::ipam::{Store, Survey as _, Surveyor};
+use culvert_node::ipam::{Record, Store, Survey as _, Surveyor};
+use culvert_node::netns::Netns;
 
 pub(super) fn gc(config: &Config, fault: Option<&InjectedFault>) -> Result<(), Failure> {
     let mut keep = config.valid_attachments()?;
@@ -29,6 +31,7 @@ pub(super) fn gc(config: &Config, fault: Option<&InjectedFault>) -> Result<(), F
     let records = store.as_mut().map_or_else(|| Ok(Vec::new()), Store::records)?;
     let ports = Surveyor::open()?.look()?;
     // A pod that was imported has another plugin's device; one of a lost store has only its port.
+    let namespaces = namespaces_of(&config.name, &valid, &records);
     let recorded = records.into_iter().map(|record| (record.attachment, record.host_device));
     let noted = ports.pods.into_iter().filter_map(|pod| Some((pod.attachment?, pod.device)));
     let mut leaving: BTreeMap<(String, String), BTreeSet<String>> = BTreeMap::new();
@@ -60,5 +63,29 @@ pub(super) fn gc(config: &Config, fault: Option<&InjectedFault>) -> Result<(), F
     let released = store.map(|mut store| store.release_except(&config.name, &keep));
     errors.extend(released.and_then(Result::err).map(Error::from));
     reached(Step::AddressesReleased);
+    for netns in namespaces {
+        let swept = netns.run(|| -> Result<(), Error> {
+            let mut pod = Socket::open()?;
+            Ok(own_table::sweep(&mut pod)?)
+        });
+        errors.extend(swept.err());
+    }
     Failure::unless_empty(errors)
+}
+
+/// Namespaces that stay though an interface in them goes, by what the store knows.
+fn namespaces_of(
+    network: &str,
+    valid: &HashSet<(String, String)>,
+    records: &[Record],
+) -> Vec<Netns> {
+    let leaves = |record: &&Record| {
+        let held = &record.attachment;
+        let name = (held.container().to_owned(), held.ifname().to_owned());
+        held.network() == network && !valid.contains(&name)
+    };
+    let leaving = records.iter().filter(leaves).map(|record| &record.netns);
+    let there = leaving.filter(|netns| netns.is_there() == Some(true));
+    let paths: BTreeSet<_> = there.map(|netns| &netns.path).collect();
+    paths.into_iter().filter_map(|path| Netns::open(path).ok()).collect()
 }

@@ -22,6 +22,7 @@ mod add;
 mod check;
 mod del;
 mod gc;
+mod own_table;
 mod plug;
 mod reception;
 mod status;

@@ -8,6 +8,7 @@ use std::time::Duration;
 use culvert_nft::Socket as Nftables;
 
 use super::del::unplug;
+use super::own_table::{self, OwnTable};
 use super::{Call, reception};
 use crate::config::{RouteSpec, Settings};
 use crate::error::Error;
@@ -63,9 +64,14 @@ impl Plug<'_> {
         self.has_addresses = true;
         call.reached(Step::AddressesAllocated);
         let addresses = plan::pairs(&allocations);
-        let routes = plan::routes(self.settings, &self.node.cluster_networks, &addresses)?;
+        let mut routes = plan::routes(self.settings, &self.node.cluster_networks, &addresses)?;
         self.create_devices(pod_mac, &allocations)?;
-        self.configure_pod(&allocations, &routes)?;
+        let device = self.pod_device()?;
+        let own_table = OwnTable::needed(&mut self.pod, device, &self.node.subnets)?;
+        if let Some(table) = own_table {
+            table.take(&mut routes);
+        }
+        self.configure_pod(device, &allocations, &routes, own_table)?;
         call.reached(Step::PodConfigured);
         let port = self.wait_for_port()?;
         if self.settings.duplicate_detection {
@@ -166,14 +172,20 @@ impl Plug<'_> {
     /// Sets the pod's end up, with its addresses and routes.
     fn configure_pod(
         &mut self,
+        device: u32,
         allocations: &[Allocation],
         routes: &[RouteSpec],
+        own_table: Option<OwnTable>,
     ) -> Result<(), Error> {
         let ifname = self.call.attachment.ifname();
-        let has_v6 = allocations.iter().any(|allocation| allocation.address.is_ipv6());
-        let device = self.pod_device()?;
+        let addresses: Vec<_> = allocations.iter().map(Allocation::interface_address).collect();
+        let has_v6 = addresses.iter().any(|address| address.addr().is_ipv6());
         let duplicate_detection = self.settings.duplicate_detection;
-        for sysctl in sysctls(ifname, has_v6, duplicate_detection) {
+        let mut sysctls = sysctls(ifname, has_v6, duplicate_detection);
+        if own_table.is_some() {
+            sysctls.extend(sysctls_beside_another(ifname));
+        }
+        for sysctl in sysctls {
             match sysctl.write() {
                 // A kernel without IPv6, or a device whose MTU is too small for it, has nothing to
                 // switch off.
@@ -183,9 +195,13 @@ impl Plug<'_> {
             }
         }
         let mut requests = vec![netlink::set_up("lo"), netlink::set_up(ifname)];
-        for allocation in allocations {
-            let address = allocation.interface_address();
-            requests.push(netlink::add_address(device, address, duplicate_detection));
+        requests.extend(addresses.iter().map(|address| {
+            netlink::add_address(device, *address, duplicate_detection, own_table.is_none())
+        }));
+        if let Some(table) = own_table {
+            // Before the routes through gateways, which the kernel looks for in the same table.
+            requests.extend(table.to_subnets(&addresses).iter().map(netlink::add_route));
+            requests.extend(table.rules(ifname, &addresses).iter().map(netlink::add_rule));
         }
         requests.extend(routes.iter().map(|spec| netlink::add_route(&Route::of(spec, device))));
         Ok(self.pod.execute_all(&requests)?)
@@ -244,6 +260,7 @@ impl Plug<'_> {
             let (nftables, reached) = (self.nftables.as_mut(), |step| self.call.reached(step));
             let outcome = unplug(&mut self.host, nftables, &self.host_device, &reached);
             errors.extend(outcome.err());
+            errors.extend(own_table::sweep(&mut self.pod).err().map(Error::from));
         }
         self.call.reached(Step::DevicesUndone);
         if self.has_addresses {
@@ -277,4 +294,11 @@ fn sysctls(ifname: &str, has_v6: bool, duplicate_detection: bool) -> Vec<Sysctl>
         sysctls.push(one("ipv6/conf/lo/disable_ipv6".to_owned(), "0"));
     }
     sysctls
+}
+
+/// The sysctls of an interface beside another one in the same subnet: neither answers for the other's
+/// address in ARP, nor asks in its name.
+fn sysctls_beside_another(ifname: &str) -> [Sysctl; 2] {
+    [("arp_ignore", "1"), ("arp_announce", "2")]
+        .map(|(name, value)| Sysctl { path: format!("ipv4/conf/{ifname}/{name}"), value })
 }

@@ -2,9 +2,7 @@
 
 use ipnet::IpNet;
 use netlink_packet_core::{NLM_F_CREATE, NLM_F_EXCL};
-use netlink_packet_route::address::{
-    AddressAttribute, AddressHeaderFlags, AddressMessage, AddressScope,
-};
+use netlink_packet_route::address::{AddressAttribute, AddressFlags, AddressMessage, AddressScope};
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 
 use super::Request;
@@ -13,13 +11,22 @@ use super::Request;
 ///
 /// IPv6 skips duplicate address detection unless it is asked for: the store hands out each address
 /// once, and the second that detection takes would be a second of every pod's start.
-pub(crate) fn add_address(device: u32, address: IpNet, duplicate_detection: bool) -> Request {
+///
+/// `has_route` says whether the kernel is to make the route to the address's subnet.
+pub(crate) fn add_address(
+    device: u32,
+    address: IpNet,
+    duplicate_detection: bool,
+    has_route: bool,
+) -> Request {
     let mut message = AddressMessage::default();
     message.header.index = device;
     message.header.prefix_len = address.prefix_len();
     message.header.scope = AddressScope::Universe;
     message.attributes =
         vec![AddressAttribute::Local(address.addr()), AddressAttribute::Address(address.addr())];
+    let mut flags = AddressFlags::empty();
+    flags.set(AddressFlags::Noprefixroute, !has_route);
     match address {
         IpNet::V4(v4) => {
             message.header.family = AddressFamily::Inet;
@@ -27,11 +34,10 @@ pub(crate) fn add_address(device: u32, address: IpNet, duplicate_detection: bool
         }
         IpNet::V6(_) => {
             message.header.family = AddressFamily::Inet6;
-            if !duplicate_detection {
-                message.header.flags = AddressHeaderFlags::Nodad;
-            }
+            flags.set(AddressFlags::Nodad, !duplicate_detection);
         }
     }
+    message.attributes.push(AddressAttribute::Flags(flags));
     Request::new(
         "add",
         format!("address {address}"),

@@ -8,9 +8,10 @@ mod address;
 mod delete;
 mod link;
 mod route;
+mod rule;
 
 use culvert_netlink::Rtnetlink;
-pub(crate) use culvert_netlink::{Address, Detection, Error, Link, RouteFilter};
+pub(crate) use culvert_netlink::{Address, Detection, Error, Link, RouteFilter, Rule};
 use netlink_packet_route::RouteNetlinkMessage;
 
 pub(crate) use self::address::add_address;
@@ -18,7 +19,8 @@ pub(crate) use self::delete::delete_link;
 pub(crate) use self::link::{
     PortChange, Veth, announce, create_veth, index_of, set_alias, set_up, start_port,
 };
-pub(crate) use self::route::{Route, add_route};
+pub(crate) use self::route::{Route, SCOPE_LINK, add_route};
+pub(crate) use self::rule::{add_rule, delete_rule};
 
 /// A socket in one network namespace: the one that the opening thread was in.
 pub(crate) type Socket = culvert_netlink::Socket<Rtnetlink>;

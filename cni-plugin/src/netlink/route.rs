@@ -13,6 +13,9 @@ use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 use super::Request;
 use crate::config::RouteSpec;
 
+/// kernel: RT_SCOPE_LINK and what is nearer have no next hop.
+pub(crate) const SCOPE_LINK: u8 = 253;
+
 /// A route through a gateway, or straight to a device's neighbours.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Route {

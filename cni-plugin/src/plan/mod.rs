@@ -11,6 +11,7 @@ use serde_json::Value;
 
 use crate::config::{RequestedAddress, RequestedRange, RouteSpec, Settings, bad, unsupported};
 use crate::error::Error;
+use crate::netlink::SCOPE_LINK;
 use culvert_node::ipam::{Allocation, Range, Request};
 use culvert_node::node_file::{self, NodeFile};
 
@@ -114,9 +115,6 @@ pub(crate) fn routes(
     }
     Ok(routes)
 }
-
-/// kernel: RT_SCOPE_LINK and what is nearer have no next hop.
-const SCOPE_LINK: u8 = 253;
 
 fn mtu(wanted: Option<u64>, of_node: u16, has_v6: bool) -> Result<u16, Error> {
     let min = if has_v6 { MIN_MTU_V6 } else { MIN_MTU_V4 };

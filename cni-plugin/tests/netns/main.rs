@@ -11,6 +11,7 @@ mod faults;
 mod harness;
 mod ipam;
 mod keys;
+mod second;
 mod source_check;
 mod verbs;
 
@@ -248,6 +249,7 @@ fn add_that_fails_at_its_last_step_undoes_the_others() {
     let text = error["msg"].to_string();
     assert!(text.contains("default route via 10.244.1.1"), "{text}");
     assert!(text.contains("File exists"), "{text}");
+    assert!(text.contains("isDefaultGateway"), "{text}");
     node.assert_clean();
     assert!(!pod.has_link("eth0"));
 }

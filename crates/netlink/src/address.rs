@@ -2,7 +2,9 @@
 
 use ipnet::IpNet;
 use netlink_packet_route::RouteNetlinkMessage;
-use netlink_packet_route::address::{AddressAttribute, AddressHeaderFlags, AddressMessage};
+use netlink_packet_route::address::{
+    AddressAttribute, AddressFlags, AddressHeaderFlags, AddressMessage,
+};
 
 use crate::error::Result;
 use crate::protocol::Rtnetlink;
@@ -20,6 +22,8 @@ pub struct Address {
     pub protocol: Option<u8>,
     /// Whether somebody else on the link may have it.
     pub detection: Detection,
+    /// Whether the kernel made the route to its subnet, with it.
+    pub has_route: bool,
 }
 
 /// How far duplicate address detection has come.
@@ -52,6 +56,7 @@ fn parse(answer: &RouteNetlinkMessage) -> Option<Address> {
         return None;
     };
     let (mut local, mut remote, mut protocol) = (None, None, None);
+    let mut has_route = true;
     for attribute in &message.attributes {
         if let AddressAttribute::Local(ip) = attribute {
             local = Some(*ip);
@@ -59,6 +64,8 @@ fn parse(answer: &RouteNetlinkMessage) -> Option<Address> {
             remote = Some(*ip);
         } else if let AddressAttribute::Protocol(by) = attribute {
             protocol = Some(u8::from(*by));
+        } else if let AddressAttribute::Flags(flags) = attribute {
+            has_route = !flags.contains(AddressFlags::Noprefixroute);
         }
     }
     let flags = message.header.flags;
@@ -72,5 +79,5 @@ fn parse(answer: &RouteNetlinkMessage) -> Option<Address> {
     // On a point-to-point link ADDRESS is the other end, and LOCAL is ours; IPv6 gives only
     // ADDRESS.
     let net = IpNet::new(local.or(remote)?, message.header.prefix_len).ok()?;
-    Some(Address { link: message.header.index, net, protocol, detection })
+    Some(Address { link: message.header.index, net, protocol, detection, has_route })
 }

@@ -22,6 +22,7 @@ mod path;
 mod protocol;
 mod request;
 mod route;
+mod rule;
 mod socket;
 
 pub use address::{Address, Detection};
@@ -32,4 +33,5 @@ pub use path::{Flow, Path, RouteAnswer};
 pub use protocol::{Protocol, Rtnetlink};
 pub use request::Request;
 pub use route::{MAIN_TABLE, Route, RouteFilter, default_priority};
+pub use rule::Rule;
 pub use socket::{Prepared, Socket};

@@ -197,6 +197,7 @@ mod tests {
             net: net.parse().unwrap(),
             protocol,
             detection: Detection::default(),
+            has_route: true,
         };
         let addresses = [address("192.168.7.1/24", None), address("10.244.1.1/24", Some(PROTOCOL))];
         assert_eq!(

@@ -185,6 +185,7 @@ impl Executor<'_> {
             net,
             protocol: Some(PROTOCOL),
             detection: Detection::default(),
+            has_route: true,
         })
     }
 
