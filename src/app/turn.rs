@@ -1,6 +1,6 @@
 //! Being the one daemon of this node: refused while there is another, or waited for.
 //!
-//! Owns the admin socket's place and the claim to the TUN's name until the daemon's end. With
+//! Owns the admin socket's place and the claim to the network namespace until the daemon's end. With
 //! `node.stand_by` a daemon is complete and waiting when the one before it ends, so that pods miss
 //! the network for as long as one start takes, and not for as long as it takes somebody to arrange
 //! it.
@@ -40,37 +40,54 @@ impl Turn {
         config: &Config,
         signals: &mut Signals,
     ) -> anyhow::Result<Option<Self>> {
-        let name = &config.tun.name;
+        let holder = describe(config);
         if config.node.stand_by {
-            let Some(claim) = stand_by(name, signals).await? else { return Ok(None) };
+            let Some(claim) = stand_by(&holder, signals).await? else { return Ok(None) };
             let admin = AdminSocket::bind(&config.node.run_dir)?;
             return Ok(Some(Self { admin, claim }));
         }
         // The socket first: a second daemon on this node must disturb nothing of the first.
         let admin = AdminSocket::bind(&config.node.run_dir)?;
         // One with a run directory of its own would share the TUN's queues and the port with this
-        // one.
-        let claim = match Claim::take(name) {
-            Err(error) if is_held(&error) => anyhow::bail!(
-                "another daemon of this network namespace owns the TUN {name}; stop it, or give this \
-                 one its own tun.name, bridge.name and underlay.port"
-            ),
+        // one; and whatever names it has, the nftables tables and the routes.
+        let claim = match Claim::take(&holder) {
+            Err(error) if is_held(&error) => {
+                let other = Claim::holder().unwrap_or_else(|| "it does not say which".to_owned());
+                anyhow::bail!(
+                    "another daemon serves this network namespace ({other}), and this one would be \
+                     {holder}. Two would replace each other's nftables tables and routes even if \
+                     tun.name, bridge.name and underlay.port differ: stop the other, or give this one \
+                     a network namespace of its own"
+                )
+            }
             claim => claim.context("making sure that this is the node's only daemon")?,
         };
         Ok(Some(Self { admin, claim }))
     }
 }
 
-/// Waits until nobody holds `name`; `None` if a signal asked for the end before.
+/// Who has the claim, for whoever finds it taken.
+fn describe(config: &Config) -> String {
+    format!(
+        "process {}, tun.name {}, bridge.name {}, underlay.port {}, node.run_dir {}",
+        std::process::id(),
+        config.tun.name,
+        config.bridge.name,
+        config.underlay.port,
+        config.node.run_dir.display()
+    )
+}
+
+/// Waits until nobody has the claim; `None` if a signal asked for the end before.
 ///
 /// # Errors
 ///
 /// The kernel cannot be asked.
-async fn stand_by(name: &str, signals: &mut Signals) -> anyhow::Result<Option<Claim>> {
+async fn stand_by(holder: &str, signals: &mut Signals) -> anyhow::Result<Option<Claim>> {
     let mut is_told = false;
     loop {
-        if Claim::may_be_free(name) {
-            match Claim::take(name) {
+        if Claim::may_be_free() {
+            match Claim::take(holder) {
                 Ok(claim) => return Ok(Some(claim)),
                 Err(error) if is_held(&error) => {}
                 Err(error) => {

@@ -1,10 +1,11 @@
-//! A name that one daemon of a network namespace holds at a time.
+//! The claim to be the one daemon of a network namespace.
 //!
 //! Owns an nftables table with an owner: the kernel keeps tables apart by network namespace, lets
 //! nobody without CAP_NET_ADMIN make one, refuses a name that is taken, lets nobody but the owner's
 //! socket remove it, and removes it when that socket is closed, however its process ends. So it
 //! works across containers that share the network namespace and nothing else, and no other user of
-//! the machine can take or hold the name. Nothing is ever put into the table.
+//! the machine can take or hold the name. Nothing is ever put into the table but a comment that says
+//! whose it is.
 //!
 //! A kernel without such tables (before Linux 5.12, or without nftables) gets an abstract unix
 //! socket, which any user of the machine could take first.
@@ -16,10 +17,13 @@ use std::os::unix::net::{SocketAddr, UnixDatagram};
 use culvert_dataplane::platform::{Error, Result};
 use culvert_nft::{Batch, Socket, TableFamily};
 
-/// What tables of this kind are called, before the name that is claimed.
-pub(crate) const TABLE_PREFIX: &str = "culvert-claim-";
+/// What the table is called.
+pub(crate) const TABLE: &str = "culvert-claim";
 
-/// A name that is held until this is dropped.
+/// The abstract socket's name.
+const SOCKET: &str = "culvert";
+
+/// The claim, until this is dropped.
 pub struct Claim {
     _holder: Holder,
 }
@@ -31,53 +35,54 @@ enum Holder {
 }
 
 impl Claim {
-    /// Takes `name`.
+    /// Takes it; `holder` says to others who has it.
     ///
     /// # Errors
     ///
-    /// `AddrInUse` if another process of this network namespace holds it; what the kernel says if
-    /// it cannot be asked.
-    pub fn take(name: &str) -> Result<Self> {
-        match take_table(name) {
+    /// `AddrInUse` if another process of this network namespace holds it; what the kernel says if it
+    /// cannot be asked.
+    pub fn take(holder: &str) -> Result<Self> {
+        match take_table(holder) {
             Ok(socket) => Ok(Self { _holder: Holder::Table(socket) }),
             // kernel: of a table that has another owner, "not permitted" comes before "exists".
-            Err(error) if error.is_exists() || !Self::may_be_free(name) => {
-                tracing::debug!(%error, "the name is held");
-                Err(Error::new("claim", name, io::ErrorKind::AddrInUse))
+            Err(error) if error.is_exists() || !Self::may_be_free() => {
+                tracing::debug!(%error, "the claim is held");
+                Err(Error::new("claim", TABLE, io::ErrorKind::AddrInUse))
             }
             Err(error) if error.is_unsupported() => {
                 tracing::debug!(%error, "claiming by a socket, for want of nftables");
-                let socket = take_socket(name).map_err(|error| Error::new("claim", name, error))?;
+                let socket =
+                    take_socket(SOCKET).map_err(|error| Error::new("claim", SOCKET, error))?;
                 Ok(Self { _holder: Holder::Unix(socket) })
             }
-            Err(error) => Err(Error::new("claim", name, io::Error::other(error))),
+            Err(error) => Err(Error::new("claim", TABLE, io::Error::other(error))),
         }
     }
 
-    /// Whether nobody holds `name`, as far as a look that costs nobody anything can tell. Taking a
-    /// name that is held has the kernel wait for a grace period, with the lock that every change of
+    /// Whether nobody has it, as far as a look that costs nobody anything can tell. Taking what
+    /// is held has the kernel wait for a grace period, with the lock that every change of
     /// nftables needs.
-    pub fn may_be_free(name: &str) -> bool {
-        let held = Socket::open()
-            .and_then(|mut socket| socket.has_table(TableFamily::Inet, &table_name(name)));
+    pub fn may_be_free() -> bool {
+        let held = Socket::open().and_then(|mut socket| socket.has_table(TableFamily::Inet, TABLE));
         !held.is_ok_and(|held| held)
+    }
+
+    /// What the holder says of itself, where there is one and its kernel keeps that.
+    pub fn holder() -> Option<String> {
+        Socket::open().ok()?.table_comment(TableFamily::Inet, TABLE).ok()?
     }
 }
 
-fn table_name(name: &str) -> String {
-    format!("{TABLE_PREFIX}{name}")
-}
-
-fn take_table(name: &str) -> culvert_nft::Result<Socket> {
+fn take_table(holder: &str) -> culvert_nft::Result<Socket> {
     let mut batch = Batch::new(TableFamily::Inet);
-    batch.claim(&table_name(name));
+    batch.claim(TABLE, holder);
     let mut socket = Socket::open()?;
     socket.commit(&batch)?;
     Ok(socket)
 }
 
 fn take_socket(name: &str) -> io::Result<UnixDatagram> {
-    UnixDatagram::bind_addr(&SocketAddr::from_abstract_name(format!("culvert/{name}"))?)
+    UnixDatagram::bind_addr(&SocketAddr::from_abstract_name(name)?)
 }
 
 #[cfg(test)]

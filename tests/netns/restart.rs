@@ -4,10 +4,11 @@ use std::io::{Read as _, Write as _};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::os::linux::net::SocketAddrExt as _;
 use std::os::unix;
+use std::path::Path;
 use std::process::Stdio;
 
 use culvert_lab::clock;
-use culvert_lab::{Netns, Pod, wait_until};
+use culvert_lab::{Netns, Node, Pod, wait_until};
 use culvert_node::node_file::NodeFile;
 
 use crate::harness::{
@@ -85,21 +86,39 @@ fn a_second_daemon_with_its_own_run_directory_is_refused_too() {
     let node = lab.node(1);
     let elsewhere = node.state_dir().join("elsewhere");
     let text = std::fs::read_to_string(node.config_path()).unwrap();
+    let (one, two) = (lab.pod(1, 1), lab.pod(2, 1));
+    // Whatever names of its own it has.
+    for keys in [
+        &[][..],
+        &["[tun]\nname = \"culvert9\""],
+        &["[tun]\nname = \"culvert9\"", "[bridge]\nname = \"v-net-9\"", "[underlay]\nport = 4799"],
+    ] {
+        node.write_config(keys).unwrap();
+        refused_beside(node, &elsewhere);
+        std::fs::write(node.config_path(), &text).unwrap();
+        assert_eq!(node.status().unwrap()["ready"], true);
+        assert_reaches_within(SOON, one.netns(), two.ipv4());
+    }
+    let all = (0..50).all(|_| ping(one.netns(), two.ipv4()).is_reply());
+    assert!(all, "packets are lost");
+}
+
+/// Starts a daemon like that of `node`, but with a run directory of its own.
+fn refused_beside(node: &Node, elsewhere: &Path) {
+    let text = std::fs::read_to_string(node.config_path()).unwrap();
     let moved = text.replace(
         &format!("{:?}", node.run_dir().display().to_string()),
         &format!("{:?}", elsewhere.display().to_string()),
     );
     assert_ne!(moved, text);
-    // Another address for HTTP as well, so that nothing stands in its way but the device.
+    // Another address for HTTP as well, so that nothing stands in its way but the claim.
     std::fs::write(node.config_path(), moved.replace("127.0.0.1:4791", "127.0.0.1:4792")).unwrap();
     let (code, said) = refused_start(node);
-    std::fs::write(node.config_path(), text).unwrap();
     assert_eq!(code, Some(1), "{said}");
-    assert!(said.contains("another daemon") && said.contains("culvert0"), "{said}");
-    assert_eq!(node.status().unwrap()["ready"], true);
-    assert_reaches_within(SOON, lab.pod(1, 1).netns(), lab.pod(2, 1).ipv4());
-    let all = (0..50).all(|_| ping(lab.pod(1, 1).netns(), lab.pod(2, 1).ipv4()).is_reply());
-    assert!(all, "packets are lost");
+    let pid = format!("process {}", node.pid().expect("it runs"));
+    for part in ["another daemon", &pid, "tun.name culvert0", "underlay.port 4790"] {
+        assert!(said.contains(part), "{said} lacks {part}");
+    }
 }
 
 #[test]
@@ -140,10 +159,10 @@ fn no_other_user_of_the_machine_keeps_a_daemon_from_starting() {
     let node = lab.node(1);
     node.stop().unwrap();
     // Whatever name a user without rights can take.
-    let name = unix::net::SocketAddr::from_abstract_name("culvert/culvert0").unwrap();
+    let name = unix::net::SocketAddr::from_abstract_name("culvert").unwrap();
     let _squatter =
         node.netns().run(|| unix::net::UnixDatagram::bind_addr(&name)).unwrap().unwrap();
-    let table = ["nft", "add", "table", "inet", "culvert-claim-culvert0"];
+    let table = ["nft", "add", "table", "inet", "culvert-claim"];
     let mut stranger = node.netns().command("setpriv");
     stranger.args(["--reuid", "65534", "--regid", "65534", "--clear-groups", "--"]).args(table);
     assert!(!stranger.output().unwrap().status.success(), "a stranger can take the name");
@@ -164,7 +183,7 @@ fn kernel_state(netns: &Netns) -> Vec<String> {
     // The claim to be the only daemon goes with the daemon.
     let mut is_claim = false;
     let rules = rules.lines().filter(|line| {
-        is_claim = line.starts_with("table inet culvert-claim-") || (is_claim && *line != "}");
+        is_claim = line.starts_with("table inet culvert-claim ") || (is_claim && *line != "}");
         !is_claim && *line != "}"
     });
     let rules = rules.map(|line| format!("{line}\n")).collect();

@@ -52,11 +52,11 @@ impl Batch {
         self.fill(table);
     }
 
-    /// Makes an empty table that must not exist yet, that nobody else can change or remove, and
-    /// that the kernel removes when the socket is closed that commits this, however its process
-    /// ends (Linux 5.12).
-    pub fn claim(&mut self, table: &str) {
-        let attributes = message::owned_table(table);
+    /// Makes an empty table that must not exist yet, that nobody else can change or remove, and that
+    /// the kernel removes when the socket is closed that commits this, however its process ends
+    /// (Linux 5.12). `comment` is for whoever wonders whose it is.
+    pub fn claim(&mut self, table: &str, comment: &str) {
+        let attributes = message::owned_table(table, comment);
         self.push("claim", table, message::NEW_TABLE, NLM_F_CREATE | NLM_F_EXCL, attributes);
     }
 

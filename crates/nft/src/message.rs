@@ -1,6 +1,6 @@
 //! The messages about objects: types, and attributes of each.
 
-use crate::attribute::Attributes;
+use crate::attribute::{self, Attributes};
 use crate::expression::Expression;
 use crate::table::{Chain, Element, KeyPart, Set};
 
@@ -28,6 +28,12 @@ pub(crate) const TABLE: u16 = 1;
 /// `NFTA_TABLE_FLAGS`, and `NFT_TABLE_F_OWNER`.
 const TABLE_FLAGS: u16 = 2;
 const FLAG_OWNER: u32 = 2;
+
+/// `NFTA_TABLE_USERDATA`, and in it `NFTNL_UDATA_TABLE_COMMENT`, which has 256 bytes
+/// for its type, its length, the text and a zero.
+const TABLE_USERDATA: u16 = 6;
+const COMMENT: u8 = 0;
+const COMMENT_MAX: usize = 253;
 
 /// `NFTA_GEN_ID`.
 pub(crate) const GENERATION_ID: u16 = 1;
@@ -85,11 +91,28 @@ pub(crate) fn table(name: &str) -> Attributes {
     out
 }
 
-/// A table that goes with the socket that made it.
-pub(crate) fn owned_table(name: &str) -> Attributes {
+/// A table that goes with the socket that made it, with a comment as `nft` shows it.
+pub(crate) fn owned_table(name: &str, comment: &str) -> Attributes {
     let mut out = table(name);
     out.number(TABLE_FLAGS, FLAG_OWNER);
+    let mut text = comment.to_owned();
+    while text.len() > COMMENT_MAX {
+        text.pop();
+    }
+    text.push('\0');
+    // `struct nftnl_udata`: type, length, value.
+    let length = u8::try_from(text.len()).unwrap_or(u8::MAX);
+    out.bytes(TABLE_USERDATA, &[&[COMMENT, length], text.as_bytes()].concat());
     out
+}
+
+/// The comment on a table, of its attributes.
+pub(crate) fn comment(attributes: &[u8]) -> Option<String> {
+    let [COMMENT, length, rest @ ..] = attribute::find(attributes, TABLE_USERDATA)? else {
+        return None;
+    };
+    let text = rest.get(..usize::from(*length))?;
+    Some(String::from_utf8_lossy(text.strip_suffix(&[0]).unwrap_or(text)).into_owned())
 }
 
 pub(crate) fn chain(table_name: &str, chain: &Chain) -> Attributes {

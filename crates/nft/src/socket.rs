@@ -55,13 +55,26 @@ impl Socket {
     ///
     /// When the kernel refuses.
     pub fn has_table(&mut self, family: TableFamily, table: &str) -> Result<bool> {
+        Ok(self.find_table(family, table)?.is_some())
+    }
+
+    /// The comment on a table; none where there is no such table, or no comment on it.
+    ///
+    /// # Errors
+    ///
+    /// When the kernel refuses.
+    pub fn table_comment(&mut self, family: TableFamily, table: &str) -> Result<Option<String>> {
+        Ok(self.find_table(family, table)?.and_then(|found| message::comment(&found.attributes)))
+    }
+
+    fn find_table(&mut self, family: TableFamily, table: &str) -> Result<Option<Message>> {
         let target = format!("{} {table}", family.as_str());
         let named = message::table(table).0;
         let number = family.number();
         match self.0.query(&request("look for table", &target, number, message::GET_TABLE, &named))
         {
-            Err(error) if error.is_missing() => Ok(false),
-            found => Ok(found?.is_some()),
+            Err(error) if error.is_missing() => Ok(None),
+            found => Ok(found?),
         }
     }
 
