@@ -127,7 +127,7 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
             return ExitCode::from(if asked { 0 } else { 2 });
         }
     };
-    match execute(cli.command) {
+    let code = match execute(cli.command) {
         Ok(code) => code,
         // A reader that has seen enough, such as `head`, is no failure.
         Err(error) if is_broken_pipe(&error) => ExitCode::SUCCESS,
@@ -135,7 +135,9 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
             complain(&error);
             ExitCode::FAILURE
         }
-    }
+    };
+    observe::finish_logging();
+    code
 }
 
 fn execute(command: Command) -> anyhow::Result<ExitCode> {
@@ -219,8 +221,7 @@ fn say(text: impl Display) -> io::Result<()> {
 }
 
 fn complain(error: &anyhow::Error) {
-    // Where standard error is gone there is nobody left to tell.
-    let _ = writeln!(io::stderr().lock(), "culvert: {error:#}");
+    observe::say_at_last(&format!("culvert: {error:#}"));
 }
 
 /// The control runtime: one thread, which packets never wait for.

@@ -1,28 +1,29 @@
 //! The admin socket: one JSON request in a line, one JSON answer in a line.
 //!
-//! A unix socket in the run directory that only its owner may use. Connections are handled at once
-//! but in bounded number, and each must send its line soon.
+//! A unix socket in the run directory that only its owner may use. Connections are handled at once but
+//! in bounded number, and each must send its line soon. The newest always has a place: one who holds
+//! connections loses the oldest, and keeps nobody out.
 
+use std::collections::VecDeque;
 use std::io::{self, BufRead as _, BufReader, Write as _};
 use std::net::IpAddr;
 use std::os::unix::fs::PermissionsExt as _;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context as _;
 use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::UnixListener;
-use tokio::sync::Semaphore;
+use tokio::task::AbortHandle;
 
 use super::{CaptureSource, ExplainSource, Status, StatusSource};
 use crate::explain::{Explanation, Question};
 
 /// Name of the socket under the run directory.
 const FILE_NAME: &str = culvert_node::node_file::SOCKET_NAME;
-/// Connections at once; more wait.
+/// Connections at once; one more ends the oldest.
 const CONNECTIONS: usize = 16;
 /// Longest request.
 const REQUEST_LEN: u64 = 4096;
@@ -102,20 +103,25 @@ impl AdminSocket {
 
     /// Answers requests, for ever.
     pub async fn serve(self, services: Services) {
-        let slots = Arc::new(Semaphore::new(CONNECTIONS));
+        let mut held: VecDeque<AbortHandle> = VecDeque::new();
         loop {
-            let Ok(slot) = Arc::clone(&slots).acquire_owned().await else { return };
             match self.listener.accept().await {
                 Ok((stream, _)) => {
+                    held.retain(|connection| !connection.is_finished());
+                    if held.len() == CONNECTIONS
+                        && let Some(oldest) = held.pop_front()
+                    {
+                        oldest.abort();
+                    }
                     let services = services.clone();
-                    tokio::spawn(async move {
+                    let connection = tokio::spawn(async move {
                         match tokio::time::timeout(PATIENCE, answer(stream, services)).await {
                             Ok(Ok(())) => {}
                             Ok(Err(error)) => tracing::debug!(%error, "admin request failed"),
                             Err(_) => tracing::debug!("admin request took too long"),
                         }
-                        drop(slot);
                     });
+                    held.push_back(connection.abort_handle());
                 }
                 Err(error) => {
                     tracing::warn!(%error, "accepting an admin connection failed");
@@ -322,6 +328,36 @@ mod tests {
             assert!(said.contains("closed the connection without an answer"), "{said}");
             assert!(said.contains(FILE_NAME), "{said}");
         }
+    }
+
+    #[test]
+    fn whoever_comes_last_is_answered_while_others_hold_connections() {
+        let directory = tempfile::tempdir().unwrap();
+        let run_dir = directory.path().to_owned();
+        let (listening, listens) = std::sync::mpsc::channel();
+        std::thread::spawn(move || {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+            runtime.unwrap().block_on(async {
+                let services = Services {
+                    status: std::sync::Arc::new(|| unreachable!("nobody asks for it")),
+                    explain: std::sync::Arc::new(|_| unreachable!("nobody asks for it")),
+                    capture: std::sync::Arc::new(|_, _| unreachable!("nobody asks for it")),
+                };
+                let socket = AdminSocket::bind(&run_dir).unwrap();
+                listening.send(()).unwrap();
+                socket.serve(services).await;
+            });
+        });
+        listens.recv().unwrap();
+        let connect = || UnixStream::connect(directory.path().join(FILE_NAME)).unwrap();
+        let _held: Vec<_> = (0..4 * CONNECTIONS).map(|_| connect()).collect();
+        let mut stream = connect();
+        // Less than a held connection may last.
+        stream.set_read_timeout(Some(PATIENCE / 2)).unwrap();
+        stream.write_all(b"what?\n").unwrap();
+        let mut answer = String::new();
+        BufReader::new(stream).read_line(&mut answer).unwrap();
+        refused(&answer).unwrap_err();
     }
 
     #[test]

@@ -1,9 +1,21 @@
 //! Logs, to standard error: fields, not prose; levels as `CONTRIBUTING.md` has them.
+//!
+//! Nobody who logs waits for whoever reads (see [`Outlet`]).
+
+mod outlet;
+
+use std::io::Write as _;
+use std::sync::OnceLock;
 
 use anyhow::Context as _;
 use clap::ValueEnum;
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::filter::LevelFilter;
+
+use self::outlet::Outlet;
+
+/// Standard error, once logging has started.
+static OUTLET: OnceLock<Outlet> = OnceLock::new();
 
 /// How log lines look.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
@@ -19,18 +31,44 @@ pub(crate) enum Format {
 ///
 /// # Errors
 ///
-/// The filter cannot be understood.
+/// The filter cannot be understood, or there is no thread for the writing.
 pub(crate) fn start_logging(filter: &str, format: Format) -> anyhow::Result<()> {
     let filter = parse(filter)?;
+    let tell = |lines| {
+        tracing::warn!(lines, "lost lines of this log: standard error was not read for a while");
+    };
+    let outlet = Outlet::start(std::io::stderr(), tell).context("starting the log's thread")?;
+    let outlet = OUTLET.get_or_init(|| outlet).clone();
     let builder = tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_target(false)
-        .with_writer(std::io::stderr);
+        .with_writer(move || outlet.clone());
     match format {
         Format::Text => builder.with_ansi(is_coloured()).init(),
         Format::Json => builder.json().init(),
     }
     Ok(())
+}
+
+/// Writes a line that is no event to standard error, behind those that are.
+pub(crate) fn say_at_last(line: &str) {
+    match OUTLET.get() {
+        Some(outlet) => {
+            // It takes everything.
+            let _ = writeln!(outlet.clone(), "{line}");
+        }
+        // Where standard error is gone there is nobody left to tell.
+        None => {
+            let _ = writeln!(std::io::stderr().lock(), "{line}");
+        }
+    }
+}
+
+/// Waits for a while until what was logged is written; before the program ends.
+pub(crate) fn finish_logging() {
+    if let Some(outlet) = OUTLET.get() {
+        outlet.finish();
+    }
 }
 
 /// Whether lines have colours: on a terminal, unless the user wants none anywhere (no-color.org).

@@ -13,7 +13,7 @@ mod status;
 pub use admin::{AdminSocket, CaptureQuery, Services};
 pub(crate) use admin::{CaptureStream, ask, open_capture, query};
 pub(crate) use http::serve_http;
-pub(crate) use log::{Format, start_logging};
+pub(crate) use log::{Format, finish_logging, say_at_last, start_logging};
 pub use status::{PeerStatus, Status, TableStatus, TunnelStatus, UnderlayStatus};
 
 use std::os::unix::net::UnixStream;

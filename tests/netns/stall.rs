@@ -3,7 +3,9 @@
 #![expect(unsafe_code, reason = "no safe way leads to ptrace")]
 
 use std::fs;
+use std::io::Write as _;
 use std::os::fd::OwnedFd;
+use std::process::Stdio;
 use std::ptr::null_mut;
 use std::time::{Duration, Instant};
 
@@ -12,7 +14,7 @@ use culvert_lab::{Node, wait_until};
 use culvert_node::ipam::{DATABASE, DIRECTORY};
 use rustix::process::{Pid, Signal, kill_process};
 
-use crate::harness::{REPAIR_LIMIT, SOON, assert_reaches, lab, run};
+use crate::harness::{CULVERT, REPAIR_LIMIT, SOON, assert_reaches, lab, run};
 
 /// How long whoever asks may have to wait.
 const PROMPT: Duration = Duration::from_secs(1);
@@ -157,4 +159,33 @@ fn table_file_that_nobody_writes_holds_up_nobody() {
     assert_repairs(node);
     assert_reaches(lab.pod(1, 1).netns(), lab.pod(2, 1).ipv4());
     assert_stops(node);
+}
+
+#[test]
+fn log_that_nobody_reads_holds_nothing_up() {
+    let lab = lab("nt-mute").up().unwrap();
+    let (node, one, two) = (lab.node(1), lab.pod(1, 1), lab.pod(2, 1));
+    node.stop().unwrap();
+    let (_reader, mut writer) = std::io::pipe().unwrap();
+    rustix::io::ioctl_fionbio(&writer, true).unwrap();
+    while writer.write(&[b'x'; 4096]).is_ok() {}
+    rustix::io::ioctl_fionbio(&writer, false).unwrap();
+    let mut command = node.netns().command(CULVERT);
+    command.args(["run", "--log", "debug", "--config"]).arg(node.config_path());
+    let mut daemon = command.stdout(Stdio::null()).stderr(writer).spawn().unwrap();
+    wait_until(SOON, "the daemon to be ready", || {
+        node.http("/readyz").is_ok_and(|(code, _)| code == 200)
+    })
+    .unwrap();
+    assert_reaches(one.netns(), two.ipv4());
+    // It has something to say of each.
+    run(node.netns(), "ip", &["link", "set", "v-net-0", "down"]);
+    wait_until(REPAIR_LIMIT, "a repair", || {
+        node.status().is_ok_and(|status| status["repairs"].as_u64() > Some(0))
+    })
+    .unwrap();
+    kill_process(Pid::from_child(&daemon), Signal::TERM).unwrap();
+    let before = clock::now();
+    assert_eq!(daemon.wait().unwrap().code(), Some(0));
+    assert!(clock::now() - before < SOON, "it waited for whoever does not read");
 }
