@@ -168,6 +168,9 @@ fn execute(command: Command) -> anyhow::Result<ExitCode> {
                 }
                 None => say(format_args!("good: node {node}; its table's source was not asked"))?,
             }
+            for hint in app::hints(&config) {
+                say(format_args!("on this machine: {hint}"))?;
+            }
         }
         Command::Cleanup => return cleanup(&app::cleanup()?),
         Command::Explain(args) => return inspect::run_explain(&args),

@@ -26,7 +26,7 @@ use super::owner::Owner;
 use super::path_mtus::PathMtus;
 use super::view::Facts;
 use crate::config::Config;
-use crate::control::node::{Changes, Failure, Kernel, KernelEvents, Report, Stranded};
+use crate::control::node::{Changes, Failure, Hint, Kernel, KernelEvents, Report, Stranded};
 use crate::lifecycle::{Need, Readiness, ReloadSignal};
 use crate::platform::sysctl::Sysctls;
 
@@ -64,6 +64,8 @@ pub(super) struct Daemon {
     own_addresses: Vec<IpNet>,
     /// Pods that have an address in none of this node's subnets.
     stranded: Vec<Stranded>,
+    /// What works less well than it could.
+    hints: Vec<Hint>,
     /// What is wrong with its own underlay address, by them.
     address_fault: Option<String>,
     /// Whether the proposed table is refused for a reason of this machine, which may pass.
@@ -115,6 +117,7 @@ impl Daemon {
             facts,
             own_addresses: Vec::new(),
             stranded: Vec::new(),
+            hints: Vec::new(),
             address_fault: None,
             refused_here: false,
         };
@@ -241,6 +244,7 @@ impl Daemon {
         self.announcer.set(Need::Kernel, missing);
         self.check_own_address(report.own_addresses);
         self.show_stranded(report.stranded);
+        self.show_hints(report.hints);
     }
 
     /// Goes by what was known before, since a look at the kernel told nothing; for a while.
@@ -265,6 +269,18 @@ impl Daemon {
         }
         self.facts.show_stranded(stranded.iter().map(ToString::to_string).collect());
         self.stranded = stranded;
+    }
+
+    /// Says once what works less well than it could.
+    fn show_hints(&mut self, hints: Vec<Hint>) {
+        if hints == self.hints {
+            return;
+        }
+        for hint in hints.iter().filter(|hint| !self.hints.contains(hint)) {
+            tracing::warn!(reason = %hint, "something works less well than it could");
+        }
+        self.facts.show_hints(hints.iter().map(ToString::to_string).collect());
+        self.hints = hints;
     }
 
     /// Tells the plugin and everybody else whether packets flow.

@@ -25,8 +25,10 @@ use anyhow::Context as _;
 use culvert_dataplane::engine::Membership;
 
 use crate::config::{Config, TableSource};
+use crate::control::node::Hint;
 use crate::control::source::{Parameters, Proposal};
 use crate::control::table_file::TableFile;
+use crate::platform::sysctl::Sysctls;
 
 /// Reads the subnet table that `config` names and checks it; none where the table is not in a file,
 /// and others could take a question for a node.
@@ -37,6 +39,12 @@ use crate::control::table_file::TableFile;
 pub(crate) fn check(config: &Config) -> anyhow::Result<Option<Membership>> {
     let TableSource::File { path } = &config.table else { return Ok(None) };
     members(config, &TableFile::new(path).read()?).map(Some)
+}
+
+/// What would work less well than it could on this machine.
+#[must_use]
+pub(crate) fn hints(config: &Config) -> Vec<Hint> {
+    Hint::of(&Sysctls::at(&config.node.sysctl_dir))
 }
 
 /// The nodes that a table file proposes, checked.

@@ -29,6 +29,7 @@ pub(super) struct Facts {
     /// What is wrong with this node's own address, by the kernel.
     address: Mutex<Option<String>>,
     stranded: Mutex<Vec<String>>,
+    hints: Mutex<Vec<String>>,
     plane: OnceLock<Arc<DataPlane>>,
 }
 
@@ -42,6 +43,7 @@ impl Facts {
             standing: Mutex::default(),
             address: Mutex::default(),
             stranded: Mutex::default(),
+            hints: Mutex::default(),
             plane: OnceLock::new(),
         }
     }
@@ -64,6 +66,11 @@ impl Facts {
     /// Shows the pods that have an address in none of this node's subnets.
     pub(super) fn show_stranded(&self, stranded: Vec<String>) {
         *locked(&self.stranded) = stranded;
+    }
+
+    /// Shows what works less well than it could.
+    pub(super) fn show_hints(&self, hints: Vec<String>) {
+        *locked(&self.hints) = hints;
     }
 
     pub(super) fn set_mtu(&self, mtu: u16) {
@@ -139,6 +146,7 @@ pub(super) fn status_source(
                 contested: standing.contested.or_else(|| locked(&facts.address).clone()),
             },
             stranded: locked(&facts.stranded).clone(),
+            hints: locked(&facts.hints).clone(),
             offload: plane.map(|plane| plane.offload()).unwrap_or_default(),
             workers: plane.map_or(0, |plane| plane.workers()),
             peers: table

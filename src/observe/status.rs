@@ -37,6 +37,9 @@ pub struct Status {
     /// Addresses of pods that are in none of this node's subnets, and what to do.
     #[serde(default)]
     pub stranded: Vec<String>,
+    /// What works less well on this machine than it could, and what to do.
+    #[serde(default)]
+    pub hints: Vec<String>,
     /// What the kernel granted on the TUN device.
     pub offload: Offload,
     /// Worker threads.
@@ -158,6 +161,9 @@ impl fmt::Display for Status {
         }
         for stranded in &self.stranded {
             facts.add_row(["pod", stranded]);
+        }
+        for hint in &self.hints {
+            facts.add_row(["hint", hint]);
         }
         writeln!(f, "{}\n", facts.trim_fmt())?;
 

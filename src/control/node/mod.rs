@@ -15,6 +15,7 @@ mod execute;
 mod firewall;
 #[cfg(test)]
 mod fixture;
+mod hint;
 mod kernel;
 mod observe;
 mod path_errors;
@@ -38,6 +39,7 @@ use self::diff::{Port, Ruleset, diff};
 pub use self::events::{Changes, KernelEvents};
 use self::execute::Executor;
 use self::firewall::{Firewall, Pods};
+pub use self::hint::Hint;
 pub(crate) use self::kernel::Kernel;
 use self::observe::Observed;
 pub use self::path_mtu::PathMtu;
@@ -177,7 +179,8 @@ impl Reconciler {
             let Some(next) = actions.first() else {
                 let stranded = stranded::stranded(&spec.local_subnets, &observed.pods.ports);
                 let Observed { carrying, own_addresses, .. } = observed;
-                return Ok(Report { done, carrying, obstacle, own_addresses, stranded });
+                let hints = Hint::of(&self.sysctls);
+                return Ok(Report { done, carrying, obstacle, own_addresses, stranded, hints });
             };
             if round == ROUNDS {
                 return Err(Failure::Broken(anyhow!(

@@ -3,6 +3,7 @@
 use ipnet::IpNet;
 
 use super::action::Action;
+use super::hint::Hint;
 use super::stranded::Stranded;
 
 /// The state of the node after a reconcile, all of it from one look at the kernel.
@@ -18,6 +19,8 @@ pub struct Report {
     pub own_addresses: Vec<IpNet>,
     /// The pods that have an address in none of this node's subnets.
     pub stranded: Vec<Stranded>,
+    /// What works less well than it could.
+    pub hints: Vec<Hint>,
 }
 
 /// Why a reconcile did not come to its end.
