@@ -18,7 +18,7 @@ use crate::netlink::{self, Socket};
 use crate::plan::Plan;
 use crate::result::CniResult;
 use culvert_node::ipam::{Store, Surveyor};
-use culvert_node::netns::Netns;
+use culvert_node::netns::{Netns, OwnNetns};
 use culvert_node::node_file::NodeFile;
 
 pub(super) fn add(call: &Call<'_>) -> Result<Value, Failure> {
@@ -49,7 +49,8 @@ pub(super) fn add(call: &Call<'_>) -> Result<Value, Failure> {
         nftables()?
     };
     let mut surveyor = Surveyor::open()?;
-    // What is left to do on the host goes through the sockets, so nothing has to come back.
+    // What is left to do on the host goes through the sockets; only a parameter has to come back.
+    let host_netns = OwnNetns::open()?;
     netns.enter()?;
     let pod = Socket::open()?;
     let ifname = call.attachment.ifname();
@@ -71,6 +72,7 @@ pub(super) fn add(call: &Call<'_>) -> Result<Value, Failure> {
         node: &node,
         bridge: &bridge,
         host,
+        host_netns,
         nftables,
         pod,
         has_addresses: false,

@@ -19,7 +19,7 @@ use crate::result::{Interface, Plugged};
 use crate::sysctl::{Sysctl, kernel_has_ipv6};
 use culvert_node::ipam::{Allocation, Grant, Store, Surveyor};
 use culvert_node::living;
-use culvert_node::netns::Netns;
+use culvert_node::netns::{Netns, OwnNetns};
 use culvert_node::node_file::NodeFile;
 use culvert_node::pod_port::PodPort;
 use culvert_node::source_check;
@@ -43,6 +43,7 @@ pub(super) struct Plug<'a> {
     pub(super) node: &'a NodeFile,
     pub(super) bridge: &'a Link,
     pub(super) host: Socket,
+    pub(super) host_netns: OwnNetns,
     /// None for a pod that is not checked, on a kernel without nftables.
     pub(super) nftables: Option<Nftables>,
     pub(super) pod: Socket,
@@ -129,11 +130,22 @@ impl Plug<'_> {
         self.call.reached(Step::VethCreated);
         self.enter_source_check(pod_mac, allocations)?;
         self.call.reached(Step::SourceChecked);
+        let device_has_ipv6 = kernel_has_ipv6() && u64::from(self.plan.mtu) >= MIN_MTU_V6;
+        if device_has_ipv6 {
+            // What a pod advertises configures nothing of the node, should it ever get there.
+            let path = format!("ipv6/conf/{}/accept_ra", self.host_device);
+            let accept_ra = Sysctl { path, value: "0" };
+            match self.netns.leave_for(&self.host_netns, || accept_ra.write()) {
+                // Somebody removed the device; the next request says so.
+                Err(Error::Sysctl { source, .. }) if source.kind() == io::ErrorKind::NotFound => {}
+                result => result?,
+            }
+        }
         self.host.execute(netlink::start_port(&PortChange {
             name: &self.host_device,
             hairpin: self.settings.hairpin,
             isolated: self.settings.isolated,
-            device_has_ipv6: kernel_has_ipv6() && u64::from(self.plan.mtu) >= MIN_MTU_V6,
+            device_has_ipv6,
         }))?;
         self.call.reached(Step::PortStarted);
         Ok(())

@@ -55,6 +55,9 @@ fn add_plugs_the_pod_in() {
     assert_eq!(port["linkinfo"]["info_slave_data"]["hairpin"], true);
     assert_eq!(port["linkinfo"]["info_slave_data"]["state"], "forwarding");
     assert_eq!(port["inet6_addr_gen_mode"], "none");
+    let accept_ra = format!("/proc/sys/net/ipv6/conf/{device}/accept_ra");
+    let value = in_netns(&node.netns, || fs::read_to_string(accept_ra));
+    assert_eq!(value.expect("the port has it").trim(), "0");
 
     assert_eq!(
         result,

@@ -89,6 +89,18 @@ impl Netns {
             .map_err(|errno| Failure::Closed { path: self.path.clone(), source: errno.into() })
     }
 
+    /// Runs `work` with the calling thread, which is inside, in `elsewhere` meanwhile.
+    pub fn leave_for<T, E: From<Failure>>(
+        &self,
+        elsewhere: &OwnNetns,
+        work: impl FnOnce() -> Result<T, E>,
+    ) -> Result<T, E> {
+        elsewhere.enter()?;
+        let outcome = work();
+        self.enter()?;
+        outcome
+    }
+
     /// Runs `work` on a thread inside the namespace and waits for it.
     pub fn run<T: Send, E: From<Failure> + Send>(
         &self,
@@ -104,6 +116,33 @@ impl Netns {
                 .map_err(|source| Failure::Thread { source })?;
             thread.join().unwrap_or_else(|panic| panic::resume_unwind(panic))
         })
+    }
+}
+
+/// The network namespace that the calling thread is in, for coming back to it.
+#[derive(Debug)]
+pub struct OwnNetns(File);
+
+impl OwnNetns {
+    /// Where the kernel shows it.
+    const PATH: &str = "/proc/thread-self/ns/net";
+
+    /// Opens it.
+    ///
+    /// # Errors
+    ///
+    /// What the system says.
+    pub fn open() -> Result<Self, Failure> {
+        File::open(Self::PATH).map(Self).map_err(Self::failed)
+    }
+
+    fn enter(&self) -> Result<(), Failure> {
+        move_into_link_name_space(self.0.as_fd(), Some(LinkNameSpaceType::Network))
+            .map_err(|errno| Self::failed(errno.into()))
+    }
+
+    fn failed(source: io::Error) -> Failure {
+        Failure::Closed { path: Self::PATH.into(), source }
     }
 }
 
