@@ -38,4 +38,5 @@ mod scale;
 mod stall;
 mod table;
 mod translation;
+mod unprivileged;
 mod unreachable;

@@ -52,6 +52,9 @@ pub enum Meta {
     InputGroup,
     /// The mark that its socket or another rule gave it; four bytes of the host's order.
     Mark,
+    /// The user whose process sends it, four bytes of the host's order. A rule about a packet that no
+    /// socket of this machine sends does not match.
+    SocketUser,
     /// `NFPROTO_IPV4` or `NFPROTO_IPV6`; one byte.
     Family,
     /// Protocol behind the IP header and its extensions; one byte.
@@ -64,6 +67,7 @@ impl Meta {
             Self::Mark => 3,
             Self::InputName => 6,
             Self::OutputName => 7,
+            Self::SocketUser => 10,
             Self::Family => 15,
             Self::UpperProtocol => 16,
             Self::InputGroup => 21,
@@ -303,6 +307,15 @@ impl Expression {
         [
             Self::Meta(Meta::Mark, Register::One),
             Self::Compare(Comparison::Equal, mark.to_ne_bytes().to_vec()),
+        ]
+    }
+
+    /// What a process of this machine sends that is not root's.
+    #[must_use]
+    pub fn is_unprivileged() -> [Self; 2] {
+        [
+            Self::Meta(Meta::SocketUser, Register::One),
+            Self::Compare(Comparison::NotEqual, vec![0; 4]),
         ]
     }
 

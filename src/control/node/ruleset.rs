@@ -7,6 +7,9 @@
 //! they come by, processes by the mark that only the daemon's sockets have, translated packets by
 //! the connection that a tunnel's own datagrams never have.
 //!
+//! IPv6 lets any process send from any address (`IPV6_FREEBIND`), a pod's as well. The table leaves
+//! that to root.
+//!
 //! Those datagrams are not tracked, because one entry per flow of every pod would fill the
 //! connection table. Traffic that leaves the cluster is masqueraded; what cannot be is dropped. Pod
 //! to pod, and node to pod, is never translated.
@@ -16,12 +19,14 @@
 //! cluster network there.
 
 use std::collections::BTreeSet;
+use std::net::IpAddr;
 
 use culvert_dataplane::platform::udp::SOCKET_MARK;
 use culvert_nft::{
     Base, Chain, ChainKind, Comparison, Element, Expression, Field, Hook, KeyPart, Membership,
     Meta, Register, Set, Table, TableFamily, Verdict,
 };
+use culvert_node::node_file::gateway;
 use culvert_node::pod_port::DEVICE_GROUP;
 use ipnet::IpNet;
 use overlay_proto::Family;
@@ -43,6 +48,9 @@ const TUNNEL_PORTS: &str = "tunnel_ports";
 /// Name of the set of UDP ports of all codecs: whatever this node's table says, another node may
 /// listen there.
 const CODEC_PORTS: &str = "codec_ports";
+
+/// Name of the set of IPv6 addresses that this node has in its subnets.
+const OWN_ADDRESSES: &str = "own_v6";
 
 /// `NF_IP_PRI_RAW`: before connections are tracked.
 const RAW: i32 = -300;
@@ -77,6 +85,10 @@ pub(super) fn ruleset(spec: &NodeSpec) -> Table {
         path_errors::chain(spec, &families),
         output(&families),
     ];
+    if let Some(family) = families.iter().find(|cluster| cluster.family == Family::V6) {
+        sets.push(own_addresses(spec));
+        chains.push(sources(family));
+    }
     let translations: Vec<_> =
         families.iter().filter(|family| family.translated).map(translation).collect();
     if !translations.is_empty() {
@@ -159,6 +171,43 @@ fn output(families: &[ClusterFamily]) -> Chain {
     rules.extend(families.iter().map(|family| [&family.to_cluster()[..], &ACCEPT].concat()));
     rules.push(DROP.to_vec());
     Chain { name: "output", kind: ChainKind::Filter, hook: Hook::Output, priority: RAW, rules }
+}
+
+/// What this node's processes send: from addresses of the pod networks only if they are its own. What
+/// a proxy in the kernel sends on has no process.
+fn sources(family: &ClusterFamily) -> Chain {
+    let in_cluster =
+        Expression::field_in(family.source(), Membership::Inside, &family.cluster_set());
+    let foreign = Expression::field_in(family.source(), Membership::Outside, OWN_ADDRESSES);
+    let is_ours = [&Expression::is_unprivileged()[..], &family.is_family()].concat();
+    Chain {
+        name: "sources",
+        kind: ChainKind::Filter,
+        hook: Hook::Output,
+        priority: FILTER,
+        // kernel: IPv4 refuses to send from what is no address of the machine.
+        rules: vec![[&is_ours[..], &in_cluster, &foreign, &DROP].concat()],
+    }
+}
+
+/// The addresses that this node has in its own subnets: the TUN's and the bridge's.
+fn own_addresses(spec: &NodeSpec) -> Set {
+    let elements: BTreeSet<_> = spec
+        .local_subnets
+        .iter()
+        .flat_map(|subnet| [subnet.network(), gateway(subnet).addr()])
+        .filter_map(|address| match address {
+            IpAddr::V6(address) => Some(address.octets()),
+            IpAddr::V4(_) => None,
+        })
+        .collect();
+    Set {
+        name: OWN_ADDRESSES.to_owned(),
+        key: vec![KeyPart::Ipv6Address],
+        is_interval: false,
+        can_expire: false,
+        elements: elements.iter().map(|address| Element::of(&[address])).collect(),
+    }
 }
 
 /// What leaves by another device than ours, under the addresses and ports that it leaves with.
@@ -363,20 +412,35 @@ mod tests {
     fn both_families_are_translated_and_kept_from_the_tunnel() {
         let table = ruleset(&spec());
         let sets: Vec<_> = table.sets.iter().map(|set| set.name.as_str()).collect();
-        let expected =
-            ["local_v4", "cluster_v4", "local_v6", "cluster_v6", TUNNEL_PORTS, CODEC_PORTS];
+        let expected = [
+            "local_v4",
+            "cluster_v4",
+            "local_v6",
+            "cluster_v6",
+            TUNNEL_PORTS,
+            CODEC_PORTS,
+            "own_v6",
+        ];
         assert_eq!(sets, expected);
-        let expected =
-            ["prerouting", "input", "path_errors", "output", "postrouting", "after_translation"];
+        let expected = [
+            "prerouting",
+            "input",
+            "path_errors",
+            "output",
+            "sources",
+            "postrouting",
+            "after_translation",
+        ];
         assert_eq!(chain_names(&table), expected);
         let rules: Vec<_> = table.chains.iter().map(|chain| chain.rules.len()).collect();
-        assert_eq!(rules, [6, 1, 8, 6, 2, 8]);
+        assert_eq!(rules, [6, 1, 8, 6, 1, 2, 8]);
     }
 
     #[test]
     fn without_masquerade_nothing_is_translated() {
         let table = ruleset(&NodeSpec { masquerade: false, ..spec() });
-        let expected = ["prerouting", "input", "path_errors", "output", "after_translation"];
+        let expected =
+            ["prerouting", "input", "path_errors", "output", "sources", "after_translation"];
         assert_eq!(chain_names(&table), expected);
         assert!(table.sets.iter().all(|set| !set.name.starts_with("local_")));
     }
@@ -389,6 +453,25 @@ mod tests {
         });
         let expected = Element::interval(&[10, 244, 2, 0], &[10, 244, 3, 255]);
         assert_eq!(table.sets[0].elements, expected);
+    }
+
+    #[test]
+    fn addresses_of_the_nodes_processes_are_those_of_tun_and_bridge() {
+        let own = ruleset(&spec()).sets.pop().unwrap();
+        let addresses =
+            ["fd00:10:244:1::", "fd00:10:244:1::1"].map(|text| net(&format!("{text}/128")));
+        let expected = addresses.map(|net| match net.addr() {
+            IpAddr::V6(address) => Element::of(&[&address.octets()]),
+            IpAddr::V4(_) => unreachable!("there is none"),
+        });
+        assert_eq!(own.elements, expected);
+        let ipv4 = |nets: Vec<IpNet>| nets.into_iter().filter(|net| net.addr().is_ipv4()).collect();
+        let table = ruleset(&NodeSpec {
+            cluster_networks: ipv4(spec().cluster_networks),
+            local_subnets: ipv4(spec().local_subnets),
+            ..spec()
+        });
+        assert!(!chain_names(&table).contains(&"sources"));
     }
 
     #[test]

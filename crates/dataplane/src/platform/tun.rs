@@ -24,6 +24,9 @@ pub const MAX_READ_LEN: usize = VNET_HEADER_LEN + u16::MAX as usize;
 /// Longest device name (`IFNAMSIZ` less the terminating zero).
 pub const MAX_NAME_LEN: usize = libc::IFNAMSIZ - 1;
 
+/// The user with this number.
+const ROOT: i32 = 0;
+
 const CLONE_DEVICE: &str = "/dev/net/tun";
 
 /// What the kernel may leave undone in packets that it hands us, and what we may in ours.
@@ -76,7 +79,8 @@ pub struct TunQueue {
 impl TunQueue {
     /// Opens one more queue of the device `name`, which is created if it does not exist.
     ///
-    /// The device is made persistent, so that its addresses and routes outlive this process.
+    /// The device is made persistent, so that its addresses and routes outlive this process, and root's:
+    /// a queue of a device without an owner may be opened by everybody.
     ///
     /// # Errors
     ///
@@ -97,6 +101,7 @@ impl TunQueue {
         // The file descriptor is the crate's from here on, also when it refuses it.
         config.raw_fd(clone.into_raw_fd()).close_fd_on_drop(true).tun_name(name);
         let mut device = tun::Device::new(&config).map_err(fail("adopt TUN device"))?;
+        device.user(ROOT).map_err(fail("make root the owner of TUN device"))?;
         device.persist().map_err(fail("make TUN device persistent"))?;
         device
             .set_nonblock()
