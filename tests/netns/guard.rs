@@ -226,6 +226,37 @@ fn scan_of_a_subnet_leaves_the_nodes_table_of_neighbours_alone() {
 }
 
 #[test]
+fn pod_of_another_plugin_is_reached_while_those_with_notes_stay_checked() {
+    let lab = lab("nt-noteless").pods(2).up().unwrap();
+    let (node, near, far) = (lab.node(1), lab.pod(1, 1), lab.pod(2, 1));
+    // As `bridge` and `host-local` leave it to us: a cable without a note.
+    let old = Netns::create("nt-noteless-old").unwrap();
+    run(node.netns(), "ip", &["link", "add", "old0", "type", "veth", "peer", "name", "old1"]);
+    run(node.netns(), "ip", &["link", "set", "old1", "netns", old.name(), "name", "eth0"]);
+    run(node.netns(), "ip", &["link", "set", "old0", "master", "v-net-0", "up"]);
+    let addresses: [IpAddr; 2] = [[10, 244, 1, 77].into(), "fd00:10:244:1::77".parse().unwrap()];
+    for (address, gateway) in addresses.iter().zip(["10.244.1.1", "fd00:10:244:1::1"]) {
+        let length = if address.is_ipv4() { 24 } else { 64 };
+        ip(&old, &format!("addr add {address}/{length} dev eth0"));
+        ip(&old, "link set eth0 up");
+        let family = if address.is_ipv4() { "-4" } else { "-6" };
+        ip(&old, &format!("{family} route add default via {gateway}"));
+        assert_reaches_within(SOON, far.netns(), *address);
+        assert_reaches_within(SOON, node.netns(), *address);
+        assert_reaches_within(SOON, &old, far.address(Family::V4));
+    }
+    // Its neighbours' addresses are still theirs alone.
+    let victim = lab.pod(1, 2);
+    let mut seen = Capture::start(far.netns());
+    let evil = Udp::new(victim.ipv4(), far.ipv4(), EVIL).bytes();
+    probe::send_packet(near.netns(), &evil).unwrap();
+    let good = Udp::new(near.ipv4(), far.ipv4(), GOOD).bytes();
+    seen.wait_for(GOOD, || probe::send_packet(near.netns(), &good).unwrap());
+    assert!(!seen.has(EVIL));
+    old.delete().unwrap();
+}
+
+#[test]
 fn addresses_of_pods_come_and_go_with_them() {
     let lab = lab("nt-living").pods(0).up().unwrap();
     let node = lab.node(1);

@@ -15,6 +15,8 @@ mod pods;
 mod preflight;
 mod source_check;
 
+use std::io::Write as _;
+
 use culvert::control::node::{Changes, NodeSpec};
 
 use node::{Namespace, Node, ip, nets, run, set_sysctl, spec, sysctl};
@@ -178,6 +180,37 @@ fn bridge_is_bounded_in_what_it_learns() {
         assert_eq!(node.reconcile().len(), 1);
         assert!(ip("-d link show v-net-0").contains("no_linklocal_learn 1"));
         assert_eq!(node.reconcile(), [""; 0]);
+    });
+}
+
+#[test]
+fn bridge_learns_no_more_addresses_than_its_limit() {
+    Namespace::new("limit").run(async || {
+        let _node = Node::ready();
+        let mut config = tun::Configuration::default();
+        config.tun_name("tap0").layer(tun::Layer::L2).up();
+        let mut port = tun::create(&config).unwrap();
+        ip("link set tap0 master v-net-0");
+        let mut announce = |number: u16| {
+            let [high, low] = number.to_be_bytes();
+            // To everybody, of an experimental type.
+            let header = [[0xff; 6], [0x02, 0, 0, 1, high, low]].concat();
+            port.write_all(&[&header[..], &[0x88, 0xb5], &[0; 46]].concat()).unwrap();
+        };
+        let learned = || run("bridge fdb show br v-net-0 dynamic").lines().count();
+        // The bridge takes frames a moment after the port is connected.
+        let is_learning = (0..500).any(|_| {
+            announce(0);
+            std::thread::sleep(std::time::Duration::from_millis(10));
+            learned() == 1
+        });
+        assert!(is_learning);
+        (1..=6000).for_each(&mut announce);
+        assert_eq!(learned(), 4096);
+        // What it knows it still knows.
+        announce(0);
+        let first = run("bridge fdb show br v-net-0 dynamic");
+        assert!(first.contains("02:00:00:01:00:00"), "{first}");
     });
 }
 
