@@ -203,7 +203,7 @@ impl Daemon {
     /// Makes the kernel's state what it should be; says whether it is.
     async fn repair(&mut self, changes: Changes) -> bool {
         if let Err(error) = self.refresh_mtus().await {
-            tracing::warn!(error = format!("{error:#}"), "measuring the MTUs to the peers failed");
+            tracing::warn!(error = format!("{error:#}"), "the MTUs to the peers stay as they were");
         }
         match self.reconcile(changes).await {
             Ok(report) => {

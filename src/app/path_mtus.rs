@@ -27,10 +27,17 @@ const RARELY: Duration = Duration::from_secs(10);
 
 /// The underlay carries too little for the overlay.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error(
-    "an underlay MTU of {0} bytes leaves no room for the overlay; raise it, or set underlay.mtu"
-)]
-pub(super) struct NoRoom(u16);
+pub(super) enum NoRoom {
+    /// Toward `peer`.
+    #[error(
+        "the route to {peer} has an MTU of {mtu} bytes, and the overlay needs {least}: raise that of \
+         the route or its device"
+    )]
+    Toward { peer: IpAddr, mtu: u16, least: u16 },
+    /// By the configuration.
+    #[error("underlay.mtu = {mtu}: the overlay needs {least} bytes")]
+    Configured { mtu: u16, least: u16 },
+}
 
 /// What is known of the underlay's paths to the peers, in bytes.
 #[derive(Debug, Default)]
@@ -183,6 +190,7 @@ impl PathMtus {
             let mtu = Mtu::new(u32::from(underlay)).ok()?;
             mtu.shrink(codec.overhead(family))
         };
+        let least = |codec: CodecKind| Mtu::MIN + codec.overhead(family).get();
         let smallest = match self.configured {
             Some(mtu) => mtu.get(),
             None => self.routes.values().flatten().min().copied().unwrap_or(ETHERNET_MTU),
@@ -192,7 +200,8 @@ impl PathMtus {
         for peer in members.peers() {
             let codec = members.tunnel_to(peer).codec;
             let path = self.routes.get(&peer.address).copied().flatten().unwrap_or(smallest);
-            let room = inner(path, codec).ok_or(NoRoom(path))?;
+            let room = inner(path, codec)
+                .ok_or_else(|| self.no_room(Some(peer.address), path, least(codec)))?;
             device = Some(device.map_or(room, |least| least.min(room)));
             rooms.push(room);
         }
@@ -200,7 +209,8 @@ impl PathMtus {
             Some(device) => device,
             None => {
                 let own_codec = members.local().tunnel_options.codec.unwrap_or_default();
-                inner(smallest, own_codec).ok_or(NoRoom(smallest))?
+                inner(smallest, own_codec)
+                    .ok_or_else(|| self.no_room(None, smallest, least(own_codec)))?
             }
         };
         let mut to = HashMap::new();
@@ -215,6 +225,13 @@ impl PathMtus {
             }
         }
         Ok(Mtus { device, to })
+    }
+
+    fn no_room(&self, peer: Option<IpAddr>, mtu: u16, least: u16) -> NoRoom {
+        match peer {
+            Some(peer) if self.configured.is_none() => NoRoom::Toward { peer, mtu, least },
+            Some(_) | None => NoRoom::Configured { mtu, least },
+        }
     }
 }
 

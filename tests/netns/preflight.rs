@@ -42,6 +42,17 @@ fn an_address_that_the_node_lacks_is_refused() {
 }
 
 #[test]
+fn an_underlay_without_room_for_the_overlay_is_refused() {
+    let lab = bare("nt-noroom", "");
+    for mtu in ["500", "611"] {
+        let command = format!("link set {NODE_INTERFACE} mtu {mtu}\n");
+        lab.node(1).netns().ip(&command).unwrap();
+        let peer = lab.node(2).address().to_string();
+        assert_refused(&lab, &[mtu, "612", &peer, "raise"]);
+    }
+}
+
+#[test]
 fn a_key_that_does_not_exist_is_refused_with_its_line() {
     let lab = bare("nt-key", "[egress]\nmasqerade = true");
     assert_refused(&lab, &["config.toml:", "masqerade", "masquerade"]);

@@ -8,10 +8,6 @@ use culvert_netlink::{Flow, Link, Path, RouteAnswer};
 
 use super::Reconciler;
 
-/// No link that can carry the overlay has less: every IPv4 host must accept this much (RFC 791),
-/// and an inner IPv6 packet needs 1280.
-const LEAST_MTU: u32 = 576;
-
 /// MTUs toward peers.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PathMtu {
@@ -28,8 +24,7 @@ impl Reconciler {
     /// MTU toward each; none when no route leads to any of them.
     ///
     /// A route's own MTU counts before its device's. This machine's own addresses are left out, and
-    /// with them loopback's 65,536 bytes, which say nothing about the underlay. So is a peer whose
-    /// MTU is below 576 bytes, which is a mistake somewhere and not a path.
+    /// with them loopback's 65,536 bytes, which say nothing about the underlay.
     ///
     /// # Errors
     ///
@@ -103,7 +98,7 @@ fn mtu(path: &Path, devices: &HashMap<u32, u32>) -> Option<u16> {
     let device = path.links.iter().filter_map(|link| devices.get(link)).min()?;
     // A route may promise more than its device carries; the kernel then goes by the device.
     let mtu = path.route.mtu.map_or(*device, |route| route.min(*device));
-    (mtu >= LEAST_MTU).then(|| u16::try_from(mtu).unwrap_or(u16::MAX))
+    Some(u16::try_from(mtu).unwrap_or(u16::MAX))
 }
 
 #[cfg(test)]
@@ -133,9 +128,9 @@ mod tests {
     }
 
     #[test]
-    fn loopback_and_absurd_values_are_left_out() {
+    fn loopback_is_left_out_and_absurd_values_are_told() {
         assert_eq!(of(None, &[1]), None);
-        assert_eq!(of(Some(100), &[2]), None);
+        assert_eq!(of(Some(100), &[2]), Some(100));
         assert_eq!(of(None, &[4]), Some(u16::MAX));
     }
 }
