@@ -84,7 +84,8 @@ impl AdminSocket {
         let path = run_dir.join(FILE_NAME);
         if UnixStream::connect(&path).is_ok() {
             anyhow::bail!(
-                "another daemon answers on {}; stop it, or give this one its own node.run_dir",
+                "another daemon answers on {}: stop it, or set node.stand_by to take over when it \
+                 ends",
                 path.display()
             );
         }

@@ -33,7 +33,7 @@ pub(super) struct OwnTable(u32);
 
 impl OwnTable {
     /// That of the interface with index `device`, if another of the pod's has an address in one of
-    /// the node's `subnets`.
+    /// the node's `subnets`, and the main table the way there.
     pub(super) fn needed(
         pod: &mut Socket,
         device: u32,
@@ -41,6 +41,7 @@ impl OwnTable {
     ) -> Result<Option<Self>, Error> {
         let is_rival = |address: &Address| {
             address.link != device
+                && address.has_route
                 && subnets.iter().any(|subnet| subnet.contains(&address.net.addr()))
         };
         Ok(pod.addresses()?.iter().any(is_rival).then_some(Self::of(device)))

@@ -146,6 +146,11 @@ fn first_interface_may_go_before_the_second() {
     for address in addresses(&added) {
         assert_talk(&pod.netns, address, &other.netns);
     }
+    // Nothing has the main table, so the next one does.
+    let eth0 = pod.add().expect("ADD of eth0 succeeds again");
+    assert_connects(&pod, From::Anywhere, &node, "10.244.1.1");
+    pod.check(&eth0).expect("CHECK of eth0 succeeds");
+    net1.check(&added).expect("CHECK of net1 succeeds beside it");
     net1.del().expect("DEL of net1 succeeds");
     assert!(!list(&pod, &["rule"]).contains("20700"));
 }
