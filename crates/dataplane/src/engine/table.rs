@@ -78,11 +78,8 @@ impl Table {
         let local = members.local();
         let mac = local.tunnel_options.mac_at(local.address);
         let peers: Vec<Peer> = members
-            .nodes
-            .iter()
-            .enumerate()
-            .filter(|(index, _)| *index != members.local)
-            .map(|(_, node)| {
+            .peers()
+            .map(|node| {
                 let tunnel = members.tunnel_to(node);
                 Peer {
                     entry: Arc::clone(node),

@@ -2,14 +2,14 @@
 
 use std::net::IpAddr;
 
-use overlay_proto::{Mtu, Vni};
+use overlay_proto::{Codec, CodecKind, Family, Mac, Mtu, Vni};
 use proptest::prelude::*;
 
 use super::*;
 
 fn overlay() -> Overlay {
     Overlay {
-        vni: Vni::new(1).unwrap(),
+        vni: Vni::new(7).unwrap(),
         networks: vec!["10.0.0.0/8".parse().unwrap(), "fd00::/16".parse().unwrap()],
         port: 4790,
         foreign: Foreign::default(),
@@ -28,6 +28,41 @@ fn node(index: u32, subnets: &[&str]) -> NodeEntry {
 fn compile(nodes: Vec<NodeEntry>) -> Table {
     let members = Membership::check(overlay(), "node0", nodes).unwrap();
     Table::compile(&members, vec![], |_| Mtu::new(1464).unwrap(), &PeerRegistry::default())
+}
+
+#[test]
+fn peers_get_codec_port_network_and_addresses() {
+    let other_end = Mac::new([2, 0, 0, 0, 0, 1]);
+    let speaks = |codec, port, mac| TunnelOptions { codec: Some(codec), port, mac };
+    let vxlan = speaks(CodecKind::Vxlan, Some(4789), Some(other_end));
+    let bare = speaks(CodecKind::IpUdp, None, None);
+    let options = [TunnelOptions::default(), TunnelOptions::default(), vxlan, bare];
+    let nodes = options.iter().zip(0..).map(|(tunnel_options, index)| NodeEntry {
+        tunnel_options: *tunnel_options,
+        ..node(index, &[&format!("10.1.{index}.0/24")])
+    });
+    let table = compile(nodes.collect());
+    let own = Mac::derived([192, 168, 0, 0].into());
+    let seen: Vec<_> = table
+        .peers()
+        .iter()
+        .map(|peer| (peer.codec, peer.endpoint.port(), peer.vni.get()))
+        .collect();
+    assert_eq!(
+        seen,
+        [
+            (Codec::VxlanGpe, 4790, 7),
+            (Codec::Vxlan { own, peer: other_end }, 4789, 1),
+            (Codec::IpUdp, 8285, 7),
+        ]
+    );
+    assert_eq!(table.local().mac, own);
+    let tunnels: Vec<String> = table.local().tunnels.iter().map(ToString::to_string).collect();
+    assert_eq!(
+        tunnels,
+        ["vxlan-gpe on UDP port 4790", "vxlan on UDP port 4789", "ip-udp on UDP port 8285"]
+    );
+    assert_eq!(Codec::IpUdp.overhead(Family::V4).get(), 28);
 }
 
 #[test]

@@ -28,7 +28,7 @@ pub(crate) fn run(input: &[u8]) {
             return;
         }
     };
-    let all: Vec<_> = members.peers().chain([members.local()]).collect();
+    let all = members.entries();
     let names: HashSet<_> = all.iter().map(|node| &node.name).collect();
     let addresses: HashSet<_> = all.iter().map(|node| node.address).collect();
     assert_eq!((names.len(), addresses.len()), (all.len(), all.len()));

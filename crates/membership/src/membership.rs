@@ -9,7 +9,7 @@ use std::sync::Arc;
 use ipnet::IpNet;
 use overlay_proto::{CodecKind, Vni};
 
-use super::tunnel::{self, Foreign, MAX_PORTS, Tunnel, TunnelOptions};
+use crate::tunnel::{self, Foreign, MAX_PORTS, Tunnel, TunnelOptions};
 
 /// What all nodes of a cluster share.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -44,10 +44,10 @@ pub struct NodeEntry {
 /// other have a tunnel in common, and no two codecs have a port in common.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Membership {
-    pub(super) overlay: Overlay,
+    overlay: Overlay,
     /// Shared with the source and the compiled table: most of them stay from table to table.
-    pub(super) nodes: Vec<Arc<NodeEntry>>,
-    pub(super) local: usize,
+    nodes: Vec<Arc<NodeEntry>>,
+    local: usize,
     /// Follows from the rest.
     tunnels: Vec<Tunnel>,
 }
@@ -227,7 +227,7 @@ impl std::error::Error for TableError {}
 
 impl Membership {
     /// The list `nodes`, which has been checked.
-    pub(super) fn sound(overlay: Overlay, nodes: Vec<Arc<NodeEntry>>, local: usize) -> Self {
+    pub(crate) fn sound(overlay: Overlay, nodes: Vec<Arc<NodeEntry>>, local: usize) -> Self {
         let tunnels = tunnel::tunnels(&overlay, &nodes, local);
         Self { overlay, nodes, local, tunnels }
     }
@@ -238,12 +238,9 @@ impl Membership {
     }
 
     /// The other nodes.
-    pub fn peers(&self) -> impl Iterator<Item = &NodeEntry> {
-        self.nodes
-            .iter()
-            .enumerate()
-            .filter(|(index, _)| *index != self.local)
-            .map(|(_, node)| &**node)
+    pub fn peers(&self) -> impl Iterator<Item = &Arc<NodeEntry>> {
+        let others = self.nodes.iter().enumerate().filter(|(index, _)| *index != self.local);
+        others.map(|(_, node)| node)
     }
 
     /// How many other nodes there are.
@@ -276,6 +273,6 @@ impl Membership {
 }
 
 /// What is wrong, where.
-pub(super) fn error(place: Place, value: impl fmt::Display, fault: Fault) -> TableError {
+pub(crate) fn error(place: Place, value: impl fmt::Display, fault: Fault) -> TableError {
     TableError { place, value: value.to_string(), fault }
 }

@@ -11,8 +11,8 @@ use std::sync::Arc;
 
 use overlay_proto::{Codec, CodecKind, Mac, Vni};
 
-use super::membership::error;
-use super::{Fault, NodeEntry, Overlay, Place, TableError};
+use crate::membership::error;
+use crate::{Fault, NodeEntry, Overlay, Place, TableError};
 
 /// Most ports that the nodes of a table may need this one to listen on: each costs every worker a
 /// socket, and a look at it whenever packets arrive.
@@ -75,7 +75,7 @@ pub struct Tunnel {
 
 impl Tunnel {
     /// The codec between an end with the address `own` and one with `peer`.
-    pub(super) fn codec_between(self, own: Mac, peer: Mac) -> Codec {
+    pub fn codec_between(self, own: Mac, peer: Mac) -> Codec {
         match self.codec {
             CodecKind::VxlanGpe => Codec::VxlanGpe,
             CodecKind::Vxlan => Codec::Vxlan { own, peer },
@@ -100,7 +100,7 @@ impl Overlay {
     }
 
     /// What a node with this tunnel_options speaks with nodes that run Culvert, of which it may be one.
-    pub(super) fn tunnel_of(&self, tunnel_options: &TunnelOptions) -> Tunnel {
+    pub(crate) fn tunnel_of(&self, tunnel_options: &TunnelOptions) -> Tunnel {
         let codec = tunnel_options.codec.unwrap_or_default();
         let usual = match codec {
             CodecKind::VxlanGpe => self.port,
@@ -111,7 +111,7 @@ impl Overlay {
     }
 
     /// What two nodes speak with one another; none if each has its own way.
-    pub(super) fn tunnel_between(
+    pub(crate) fn tunnel_between(
         &self,
         one: &TunnelOptions,
         other: &TunnelOptions,
@@ -126,7 +126,7 @@ impl Overlay {
 }
 
 /// The tunnels of the node at `local`, its own codec's first; that one is there without peers too.
-pub(super) fn tunnels(overlay: &Overlay, nodes: &[Arc<NodeEntry>], local: usize) -> Vec<Tunnel> {
+pub(crate) fn tunnels(overlay: &Overlay, nodes: &[Arc<NodeEntry>], local: usize) -> Vec<Tunnel> {
     let tunnel_options = &nodes[local].tunnel_options;
     let own = overlay.tunnel_of(tunnel_options);
     let others: BTreeSet<Tunnel> = nodes
@@ -138,7 +138,7 @@ pub(super) fn tunnels(overlay: &Overlay, nodes: &[Arc<NodeEntry>], local: usize)
 }
 
 /// What the nodes that were taken so far speak with this one.
-pub(super) struct Spoken<'a> {
+pub(crate) struct Spoken<'a> {
     overlay: &'a Overlay,
     own: TunnelOptions,
     macs: HashMap<Mac, String>,
@@ -147,7 +147,7 @@ pub(super) struct Spoken<'a> {
 
 impl<'a> Spoken<'a> {
     /// This node alone, which has the tunnel_options `own`.
-    pub(super) fn new(overlay: &'a Overlay, own: TunnelOptions) -> Self {
+    pub(crate) fn new(overlay: &'a Overlay, own: TunnelOptions) -> Self {
         let tunnel = overlay.tunnel_of(&own);
         let ports = BTreeMap::from([(tunnel.port, tunnel.codec)]);
         Self { overlay, own, macs: HashMap::new(), ports }
@@ -158,7 +158,7 @@ impl<'a> Spoken<'a> {
     /// # Errors
     ///
     /// Why it cannot be spoken to beside those before it.
-    pub(super) fn take(&mut self, index: usize, node: &NodeEntry) -> Result<(), TableError> {
+    pub(crate) fn take(&mut self, index: usize, node: &NodeEntry) -> Result<(), TableError> {
         let tunnel_options = &node.tunnel_options;
         check_entry(index, tunnel_options)?;
         if let Some(mac) = tunnel_options.mac

@@ -14,10 +14,10 @@ use foldhash::fast::RandomState;
 use ipnet::IpNet;
 use overlay_proto::Family;
 
-use super::membership::error;
-use super::reserved::reserved;
-use super::tunnel::Spoken;
-use super::{Fault, Membership, NodeEntry, Overlay, Place, TableError};
+use crate::membership::error;
+use crate::reserved::reserved;
+use crate::tunnel::Spoken;
+use crate::{Fault, Membership, NodeEntry, Overlay, Place, TableError};
 
 /// A node that was left out, and why.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -250,7 +250,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::engine::{Foreign, TunnelOptions};
+    use crate::{Foreign, TunnelOptions};
 
     fn overlay() -> Overlay {
         Overlay {

@@ -1,9 +1,7 @@
 //! What two nodes have in common, seen from either, and what is refused.
 
-use overlay_proto::{Family, Mtu};
-
 use super::*;
-use crate::engine::{Membership, PeerRegistry, Table};
+use crate::Membership;
 
 fn overlay() -> Overlay {
     Overlay {
@@ -65,37 +63,6 @@ fn both_ends_come_to_the_same_tunnel() {
             }
         }
     }
-}
-
-#[test]
-fn peers_get_codec_port_network_and_addresses() {
-    let vxlan = speaks(CodecKind::Vxlan, Some(4789));
-    let bare = speaks(CodecKind::IpUdp, None);
-    let members =
-        members(&[TunnelOptions::default(), TunnelOptions::default(), vxlan, bare]).unwrap();
-    let mtu = Mtu::new(1400).unwrap();
-    let table = Table::compile(&members, vec![], |_| mtu, &PeerRegistry::default());
-    let own = Mac::derived([192, 168, 0, 1].into());
-    let seen: Vec<_> = table
-        .peers()
-        .iter()
-        .map(|peer| (peer.codec, peer.endpoint.port(), peer.vni.get()))
-        .collect();
-    assert_eq!(
-        seen,
-        [
-            (Codec::VxlanGpe, 4790, 7),
-            (Codec::Vxlan { own, peer: mac(1) }, 4789, 1),
-            (Codec::IpUdp, 8285, 7),
-        ]
-    );
-    assert_eq!(table.local().mac, own);
-    let tunnels: Vec<String> = table.local().tunnels.iter().map(ToString::to_string).collect();
-    assert_eq!(
-        tunnels,
-        ["vxlan-gpe on UDP port 4790", "vxlan on UDP port 4789", "ip-udp on UDP port 8285"]
-    );
-    assert_eq!(Codec::IpUdp.overhead(Family::V4).get(), 28);
 }
 
 #[test]
