@@ -133,7 +133,7 @@ simulate: ## Whole nodes under a virtual clock: RUNS=10000 fresh ones, or one ru
 .PHONY: simulate-claims
 simulate-claims: ## How nodes come to their subnets: RUNS=10000 fresh ones, or one run shown (SOURCE=etcd|kubernetes SEED=…)
 	CULVERT_SIM_RUNS=$(or $(RUNS),10000) CULVERT_SIM_SEED=$(SEED) CULVERT_SIM_SOURCE=$(SOURCE) \
-	    cargo test --locked -p culvert --test claims -- --nocapture fresh_seeds
+	    cargo test --locked -p culvert-claims --test simulation -- --nocapture fresh_seeds
 
 .PHONY: mutants
 mutants: ## Remove each check of the data path in turn; some test must notice (MUTANTS=part of a name)

@@ -21,5 +21,3 @@ pub mod platform;
 pub mod replay;
 
 pub use cli::main;
-
-pub(crate) use culvert_dataplane::engine;

@@ -5,7 +5,7 @@ use std::fs;
 use std::path::Path;
 
 use culvert::config::{Config, Overrides};
-use culvert::control::table_file;
+use culvert::control::{source, table_file};
 use culvert_dataplane::engine::{DropReason, Foreign, Membership, Overlay};
 
 /// The tables of the configuration file, and the least that makes each of them whole.
@@ -41,7 +41,8 @@ fn table(text: &str, local: &str) -> Result<Membership, String> {
     };
     let proposal = table_file::parse(Path::new("example"), text.to_owned())
         .map_err(|error| error.to_string())?;
-    let (members, _none) = proposal.members(&overlay, local).map_err(|error| error.to_string())?;
+    let members = source::members(&proposal, &overlay, local);
+    let (members, _none) = members.map_err(|error| error.to_string())?;
     Ok(members)
 }
 

@@ -134,7 +134,7 @@ impl Feed {
                 Ok(members) => return Ok(members),
                 Err(refusal) => refusal,
             };
-            if self.standing.following == Following::Current && self.proposal.is_file() {
+            if self.standing.following == Following::Current && self.proposal.file().is_some() {
                 self.refused(Some(refusal.to_string()));
             }
             readiness.set(Need::Claims, self.standing.contested.clone());
@@ -201,14 +201,15 @@ impl Feed {
     ///
     /// The proposal cannot come into force.
     pub(super) fn members(&mut self, in_force: Option<&Overlay>) -> Result<Membership, Refusal> {
-        let configured = Parameters::configured(&self.config);
+        let configured = source::configured(&self.config);
         let parameters =
             configured.or_else(|| self.proposal.parameters.clone()).ok_or(Refusal::NoParameters)?;
         if in_force.is_some_and(|in_force| !parameters.widens(&Parameters::of(in_force))) {
             return Err(Refusal::OtherParameters(parameters.to_string()));
         }
-        let overlay = parameters.overlay(&self.config);
-        let (members, rejected) = self.proposal.members(&overlay, &self.config.node.name)?;
+        let overlay = source::overlay(parameters, &self.config);
+        let name = &self.config.node.name;
+        let (members, rejected) = source::members(&self.proposal, &overlay, name)?;
         let describe =
             |node: Rejected| format!("node \"{}\": {}", node.name, Unsound::Entry(node.error));
         self.rejected = rejected.into_iter().map(describe).collect();

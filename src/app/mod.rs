@@ -26,7 +26,7 @@ use culvert_dataplane::engine::Membership;
 
 use crate::config::{Config, TableSource};
 use crate::control::node::Hint;
-use crate::control::source::{Parameters, Proposal};
+use crate::control::source::{self, Proposal};
 use crate::control::table_file::TableFile;
 use crate::platform::sysctl::Sysctls;
 
@@ -49,8 +49,9 @@ pub(crate) fn hints(config: &Config) -> Vec<Hint> {
 
 /// The nodes that a table file proposes, checked.
 fn members(config: &Config, proposal: &Proposal) -> anyhow::Result<Membership> {
-    let parameters = Parameters::configured(config).context("there is no pod network")?;
-    let (members, _none) = proposal.members(&parameters.overlay(config), &config.node.name)?;
+    let parameters = source::configured(config).context("there is no pod network")?;
+    let overlay = source::overlay(parameters, config);
+    let (members, _none) = source::members(proposal, &overlay, &config.node.name)?;
     Ok(members)
 }
 

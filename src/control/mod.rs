@@ -2,8 +2,8 @@
 //!
 //! Runs on the control runtime. Never touches packet bytes and never makes a raw system call.
 
-pub mod etcd;
-pub mod kubernetes;
+mod etcd;
+mod kubernetes;
 pub(crate) mod narrow_paths;
 pub mod node;
 pub mod source;

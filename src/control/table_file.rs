@@ -10,6 +10,7 @@ use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use culvert_claims::TableText;
 use culvert_dataplane::engine::{NodeEntry, Place, TableError, TunnelOptions};
 use culvert_node::bounded_file;
 use overlay_proto::{CodecNameError, MacError};
@@ -132,27 +133,18 @@ pub fn parse(path: &Path, text: String) -> Result<Proposal, Complaint> {
     Ok(Proposal::of_file(TableText { path: path.to_owned(), text }, entries))
 }
 
-/// The text of a table file, to say where in it a fault is.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct TableText {
-    path: PathBuf,
-    text: String,
-}
-
-impl TableText {
-    /// The `error` that the nodes of this file have, with its line and key.
-    pub fn complaint(&self, error: &TableError) -> Complaint {
-        let complaint = Complaint::of_file(&self.path, error.to_string())
-            .value(&error.value)
-            .remedy(error.remedy());
-        // Faults are rare, and the places of ten thousand nodes' values are many.
-        let document: Option<Document> = toml::from_str(&self.text).ok();
-        let span = document.as_ref().and_then(|document| document.span_of(error.place));
-        let complaint = complaint.key(key_of(error.place));
-        match span {
-            Some(span) => complaint.line(line_of(&self.text, &span)),
-            None => complaint,
-        }
+/// The `error` that the nodes of `file` have, with its line and key.
+pub(super) fn complaint(file: &TableText, error: &TableError) -> Complaint {
+    let complaint = Complaint::of_file(&file.path, error.to_string())
+        .value(&error.value)
+        .remedy(error.remedy());
+    // Faults are rare, and the places of ten thousand nodes' values are many.
+    let document: Option<Document> = toml::from_str(&file.text).ok();
+    let span = document.as_ref().and_then(|document| document.span_of(error.place));
+    let complaint = complaint.key(key_of(error.place));
+    match span {
+        Some(span) => complaint.line(line_of(&file.text, &span)),
+        None => complaint,
     }
 }
 

@@ -15,7 +15,7 @@ const ANYWHERE: [SocketAddr; 2] = [
 
 /// Nothing tells by which address peers reach this node.
 #[derive(Debug, Error)]
-pub enum NoAddress {
+pub(super) enum NoAddress {
     #[error("etcd.endpoints = \"{url}\" is not a URL: {error}")]
     Url { url: String, error: http::uri::InvalidUri },
     #[error("no route tells which address peers reach this node by; set node.address to it")]

@@ -8,6 +8,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use culvert_claims::etcd::{Found, KeyValue, Transaction};
 use culvert_node::bounded_file;
 use futures_util::{StreamExt as _, stream};
 use http::uri::PathAndQuery;
@@ -20,7 +21,6 @@ use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint, Identity
 use tonic::{Request, Status, Streaming};
 use tonic_prost::ProstCodec;
 
-use super::protocol::{Found, KeyValue, Transaction};
 use super::rpc::{
     AuthenticateRequest, AuthenticateResponse, LeaseGrantRequest, LeaseKeepAliveRequest,
     LeaseResponse, RangeRequest, RangeResponse, ResponseHeader, TxnRequest, TxnResponse,
@@ -50,7 +50,7 @@ pub(super) struct Client {
 
 /// A call that failed.
 #[derive(Debug, Error)]
-pub enum CallError {
+pub(super) enum CallError {
     #[error("etcd.endpoints = \"{url}\": {error}")]
     Endpoint { url: String, error: tonic::transport::Error },
     #[error("connecting to {url}: {}", causes(.error))]
@@ -139,7 +139,7 @@ impl Client {
                 found.cluster = header.cluster_id;
                 request.revision = header.revision;
             }
-            found.keys.extend(response.kvs);
+            found.keys.extend(response.kvs.into_iter().map(KeyValue::from));
             match found.keys.last() {
                 Some(last) if response.more => {
                     request.key.clone_from(&last.key);
@@ -155,7 +155,7 @@ impl Client {
         let request = RangeRequest { key: key.as_bytes().to_vec(), ..RangeRequest::default() };
         let response: RangeResponse =
             self.call("reading", "/etcdserverpb.KV/Range", request).await?;
-        Ok(response.kvs.into_iter().next())
+        Ok(response.kvs.into_iter().next().map(KeyValue::from))
     }
 
     /// Makes a transaction; says whether what it compares held.

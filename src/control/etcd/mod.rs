@@ -1,46 +1,41 @@
 //! The subnet table in etcd: every node claims its part, and follows the others'.
 //!
-//! `claims` decides, and is pure: `tests/claims` runs many nodes of it against a store in memory. The
+//! [`Claims`] decides, and is pure: a simulation runs many nodes of it against a store in memory. The
 //! driver here does what it asks, on the control runtime: the connection, and, on threads of their
 //! own, the disk. It never takes anything away from the daemon because etcd is away. While the daemon
 //! is slow the watch waits, and one that is left behind (a compaction) is a failure like any other.
 
 mod address;
-mod agreement;
-mod choose;
-mod claims;
 mod client;
-mod database;
-mod failure;
-mod keys;
 mod memory;
-mod peers;
-mod plan;
-mod protocol;
 mod rpc;
-mod store;
-
-pub use address::NoAddress;
-pub use claims::{Claims, Identity};
-pub use client::CallError;
-pub use database::Database;
-pub use failure::{Disagreement, Failure, Refusal, Taker};
-pub use keys::{Problem, SettingsFault};
-pub use memory::{Memory, MemoryError};
-pub use protocol::{Change, Compare, Ended, Event, Found, KeyValue, Request, Transaction, Watched};
 
 use std::path::PathBuf;
 
+use culvert_claims::etcd::{Claims, Ended, Identity, Memory, Request, Unwritten};
+use thiserror::Error;
 use tonic::Streaming;
 
-use self::address::own_address;
-use self::client::{Client, refused};
+use self::address::{NoAddress, own_address};
+use self::client::{CallError, Client, refused};
+use self::memory::MemoryError;
 use self::rpc::WatchResponse;
 use super::source::{
-    Backoff, Candidate, Link, Parameters, Saved, SourceRequests, Update, describe, held_addresses,
+    Backoff, Candidate, Link, Saved, SourceRequests, Update, configured, describe, held_addresses,
 };
 use crate::config::{Config, Etcd};
 use crate::platform::clock;
+
+/// Why the driver could not do what it was asked.
+#[derive(Debug, Error)]
+enum Failure {
+    #[error(transparent)]
+    Memory(#[from] MemoryError),
+    #[error(transparent)]
+    Call(#[from] CallError),
+    #[error(transparent)]
+    Address(#[from] NoAddress),
+}
 
 /// Follows etcd for ever.
 pub(super) async fn follow(etcd: Etcd, config: Config, mut link: Link) {
@@ -59,9 +54,8 @@ pub(super) async fn follow(etcd: Etcd, config: Config, mut link: Link) {
         match driver.session(&url, &mut link, &mut backoff).await {
             Ok(Ended::Asked) => continue,
             Ok(Ended::Raced) => {}
-            Ok(Ended::Failed(error)) | Err(error) => {
-                link.say(Update::Lost(error.to_string())).await;
-            }
+            Ok(Ended::Failed(failure)) => link.say(Update::Lost(failure.to_string())).await,
+            Err(failure) => link.say(Update::Lost(failure.to_string())).await,
         }
         tokio::select! {
             () = tokio::time::sleep(backoff.wait()) => {}
@@ -73,14 +67,11 @@ pub(super) async fn follow(etcd: Etcd, config: Config, mut link: Link) {
 
 /// What this node remembers, and what its configuration says of it.
 async fn open(etcd: &Etcd, config: &Config) -> Result<Claims, Failure> {
-    let identity = Identity {
-        prefix: etcd.prefix.clone(),
-        lease: etcd.lease,
-        parameters: Parameters::configured(config),
-    };
+    let identity =
+        Identity { prefix: etcd.prefix.clone(), lease: etcd.lease, parameters: configured(config) };
     let (node, source) = (config.node.clone(), describe(&config.table));
     let read = tokio::task::spawn_blocking(move || {
-        let memory = Memory::open(&node.state_dir, &node.name)?;
+        let memory = memory::open(&node.state_dir, &node.name)?;
         // The other nodes that an earlier daemon knew, by the copy that it left.
         let saved = Saved::read(&node.state_dir, &node.name, &source).ok().flatten();
         Ok((
@@ -148,9 +139,9 @@ impl Driver {
                 }
                 Request::Remember(memory) => {
                     let state_dir = self.state_dir.clone();
-                    let write = move || memory.write(&state_dir);
+                    let write = move || memory::write(&memory, &state_dir);
                     let written = tokio::task::spawn_blocking(write).await;
-                    claims.remembered(written.map_err(CallError::from)?);
+                    claims.remembered(written.map_err(CallError::from)?.map_err(Unwritten::new));
                 }
                 Request::Watch { first, end, revision } => {
                     watch = Some(client.watch(&first, &end, revision).await?);

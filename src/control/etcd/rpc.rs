@@ -4,9 +4,8 @@
 //! fields; fields that we neither set nor read are left out, which protobuf allows. Written out
 //! instead of generated, so that nobody needs a protobuf compiler to build Culvert.
 
+use culvert_claims::etcd::{self as protocol, Change, Watched};
 use prost::{Enumeration, Message, Oneof};
-
-use super::protocol::{self, Change, Watched};
 
 #[derive(Clone, PartialEq, Eq, Message)]
 pub(super) struct ResponseHeader {
@@ -16,24 +15,25 @@ pub(super) struct ResponseHeader {
     pub(super) revision: i64,
 }
 
-/// A key, with its value and when it came.
 #[derive(Clone, PartialEq, Eq, Message)]
-pub struct KeyValue {
-    /// The key.
+pub(super) struct KeyValue {
     #[prost(bytes = "vec", tag = "1")]
-    pub key: Vec<u8>,
-    /// The revision at which it was written first.
+    key: Vec<u8>,
     #[prost(int64, tag = "2")]
-    pub create_revision: i64,
-    /// The revision at which it was written last.
+    create_revision: i64,
     #[prost(int64, tag = "3")]
-    pub mod_revision: i64,
-    /// Its value.
+    mod_revision: i64,
     #[prost(bytes = "vec", tag = "5")]
-    pub value: Vec<u8>,
-    /// Id of the lease that it lives with; 0 if none.
+    value: Vec<u8>,
     #[prost(int64, tag = "6")]
-    pub lease: i64,
+    lease: i64,
+}
+
+impl From<KeyValue> for protocol::KeyValue {
+    fn from(found: KeyValue) -> Self {
+        let KeyValue { key, create_revision, mod_revision, value, lease } = found;
+        Self { key, create_revision, mod_revision, value, lease }
+    }
 }
 
 #[derive(Clone, PartialEq, Eq, Message)]
@@ -183,7 +183,7 @@ impl From<WatchResponse> for Watched {
             Some(if deleted {
                 protocol::Event::Delete { key: kv.key, revision: kv.mod_revision }
             } else {
-                protocol::Event::Put(kv)
+                protocol::Event::Put(kv.into())
             })
         });
         Self::Events { revision, events: events.collect() }

@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use culvert_claims::kubernetes::{Node, Patch, TIMES, Watched};
 use culvert_node::bounded_file;
 use futures_util::StreamExt as _;
 use futures_util::stream::{self, BoxStream};
@@ -17,10 +18,6 @@ use serde_json::Value;
 use thiserror::Error;
 use tokio::task::JoinError;
 use tower::{BoxError, ServiceBuilder};
-
-use super::follower::{Patch, Watched};
-use super::node::Node;
-use super::publish::TIMES;
 
 /// How long connecting and one call may take; a page of a large cluster comes in well under that.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -55,7 +52,7 @@ pub(super) const CONFLICT: u16 = 409;
 
 /// A call that failed.
 #[derive(Debug, Error)]
-pub enum CallError {
+pub(super) enum CallError {
     #[error("reading kubernetes.kubeconfig {}: {error}", .path.display())]
     Kubeconfig { path: PathBuf, error: KubeconfigError },
     #[error(
@@ -214,7 +211,7 @@ impl Api {
 
 /// What an event of the server's tells.
 fn watched(event: WatchEvent<Node>) -> Result<Watched, CallError> {
-    let has_version = |node: &Node| !node.metadata.resource_version.is_empty();
+    let has_version = |node: &Node| !node.version().is_empty();
     match event {
         WatchEvent::Added(node) | WatchEvent::Modified(node) if has_version(&node) => {
             Ok(Watched::Put(node.slim()))

@@ -1,6 +1,6 @@
 //! The subnet table of a Kubernetes cluster: each Node's podCIDRs and addresses.
 //!
-//! `follower` decides, and is pure: `tests/claims` runs many nodes of it against an API in memory. The
+//! [`Follower`] decides, and is pure: a simulation runs many nodes of it against an API in memory. The
 //! driver here does what it asks, on the control runtime: following the Nodes, and writing what this
 //! node says of itself in its own (annotations for its peers, the condition that schedulers go by, and
 //! the end of the startup taint). It never takes anything away from the daemon because the API server
@@ -8,25 +8,16 @@
 //! followed by a new list.
 
 mod client;
-mod failure;
-mod follower;
-mod node;
-mod publish;
-
-pub use client::CallError;
-pub use failure::{NodeProblem, Place, Refusal};
-pub use follower::{Ended, Follower, Identity, Patch, Request, Watched};
-pub use node::Node;
-pub use publish::Desired;
 
 use std::path::PathBuf;
 use std::time::Instant;
 
+use culvert_claims::kubernetes::{Desired, Ended, Follower, Identity, Patch, Request, Watched};
 use futures_util::StreamExt as _;
 use futures_util::stream::BoxStream;
 use k8s_openapi::jiff::Timestamp;
 
-use self::client::{Api, CONFLICT};
+use self::client::{Api, CONFLICT, CallError};
 use super::source::{Backoff, Link, Saved, SourceRequests, Update, describe, held_addresses};
 use crate::config::{Config, Kubernetes};
 use crate::platform::clock;

@@ -8,69 +8,28 @@
 
 mod backoff;
 mod file;
+mod members;
 mod parameters;
 mod pods;
-mod proposal;
-mod published;
 mod saved;
-
-use std::sync::Arc;
 
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 
 use super::{etcd, kubernetes};
 use crate::config::{Config, TableSource};
-use crate::engine::NodeEntry;
 
 pub(super) use backoff::Backoff;
-pub use parameters::Parameters;
-pub use pods::{HeldAddress, PodsUnknown};
-pub(super) use pods::{held_addresses, list_pods};
-pub use proposal::{Proposal, Unsound};
-pub(super) use published::Published;
+pub use culvert_claims::{Candidate, Parameters, Proposal, Update};
+pub use members::{Unsound, members};
+pub use parameters::{configured, overlay};
+pub(super) use pods::held_addresses;
 pub use saved::Saved;
 pub(super) use saved::write;
 
 /// Updates that wait for the daemon at most; the source waits when there are more. A burst in a
 /// large cluster fits, and is less than a whole table.
 const QUEUE: usize = 4096;
-
-/// A node as a source knows it.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Candidate {
-    /// Since when, in whatever the source counts by: of two that claim the same, the lesser wins.
-    pub since: u64,
-    /// What it says.
-    pub entry: Arc<NodeEntry>,
-}
-
-/// What a source tells.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Update {
-    /// This is everything that the source knows; it is followed from here on.
-    Everything(Proposal),
-    /// A node is new or has changed.
-    Put(Candidate),
-    /// A node is gone.
-    Remove(String),
-    /// A value cannot be understood, or again can.
-    Unreadable {
-        /// Where it stands.
-        key: String,
-        /// What is wrong with it, if anything.
-        problem: Option<String>,
-    },
-    /// What this node needs is not its own (or, with `None`, is again): it must take no new pods.
-    Contested(Option<String>),
-    /// What the source has makes no sense as a whole; what it had before stays in force.
-    Refused(String),
-    /// What all nodes share has changed in a way that this node does not go by (or, with `None`, no
-    /// longer has).
-    Differs(Option<String>),
-    /// The source cannot be followed, for this reason; it is tried again.
-    Lost(String),
-}
 
 /// What the daemon tells a source. Only the latest counts.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

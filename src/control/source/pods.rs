@@ -1,30 +1,18 @@
 //! Which of this node's addresses pods hold: a subnet with such addresses is not given up.
 
 use std::collections::BTreeMap;
-use std::fmt::Write as _;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
+use culvert_claims::{HeldAddress, PodsUnknown};
 use culvert_node::ipam::{self, Survey, Surveyor};
 use ipnet::IpNet;
 use thiserror::Error;
 use tokio::task::JoinError;
 
-/// Pods that a message names; more are counted.
-const NAMED: usize = 5;
-
-/// An address that a pod holds.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct HeldAddress {
-    /// The address.
-    pub address: IpAddr,
-    /// Id of the pod's container, as the container runtime knows it.
-    pub container: String,
-}
-
-/// Whether pods hold addresses cannot be known; whoever asks must then expect that they do.
+/// Why the look-up has no answer.
 #[derive(Debug, Error)]
-pub enum PodsUnknown {
+enum LookError {
     /// The plugin's store cannot be read.
     #[error(transparent)]
     Store(#[from] ipam::Error),
@@ -41,7 +29,8 @@ pub(in crate::control) async fn held_addresses(
 ) -> Result<Vec<HeldAddress>, PodsUnknown> {
     let look =
         tokio::task::spawn_blocking(move || read(&state_dir, &subnets, &mut Surveyor::open()?));
-    Ok(look.await??)
+    let found = look.await.map_err(LookError::from);
+    found.and_then(|held| Ok(held?)).map_err(PodsUnknown::new)
 }
 
 fn read(
@@ -66,21 +55,6 @@ fn read(
     Ok(held.filter(|held| subnets.iter().any(|subnet| subnet.contains(&held.address))).collect())
 }
 
-/// The pods in words for an operator: each address with the beginning of its container's id.
-pub(in crate::control) fn list_pods(held: &[HeldAddress]) -> String {
-    let mut text = String::new();
-    for HeldAddress { address, container } in held.iter().take(NAMED) {
-        let separator = if text.is_empty() { "" } else { ", " };
-        let id: String = container.chars().take(13).collect();
-        // Writing to a string cannot fail.
-        let _ = write!(text, "{separator}{address} of container {id}");
-    }
-    match held.len().saturating_sub(NAMED) {
-        0 => text,
-        more => format!("{text} and {more} more"),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use culvert_node::Attachment;
@@ -90,7 +64,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn pods_are_found_in_the_plugins_store_and_named() {
+    fn pods_are_found_in_the_plugins_store() {
         let state = tempfile::tempdir().unwrap();
         let subnets: Vec<IpNet> = vec!["10.244.1.0/24".parse().unwrap()];
         let found = |subnets: &[IpNet]| read(state.path(), subnets, &mut Ports::default()).unwrap();
@@ -105,8 +79,7 @@ mod tests {
         }
         let held = found(&subnets);
         assert_eq!(held.len(), 7);
-        assert_eq!(list_pods(&held[..1]), format!("{} of container c0", held[0].address));
-        assert!(list_pods(&held).ends_with("of container c4 and 2 more"), "{}", list_pods(&held));
+        assert_eq!(held[0].container, "c0");
         assert_eq!(found(&["10.244.2.0/24".parse().unwrap()]), []);
     }
 
@@ -117,6 +90,7 @@ mod tests {
         let pods = PodPort::from_note("culv0", note).into_iter().collect();
         let mut ports = Ports { pods, ..Ports::default() };
         let held = read(state.path(), &["10.244.1.0/24".parse().unwrap()], &mut ports).unwrap();
-        assert_eq!(list_pods(&held), "10.244.1.2 of container c1");
+        let pod = HeldAddress { address: [10, 244, 1, 2].into(), container: "c1".into() };
+        assert_eq!(held, [pod]);
     }
 }

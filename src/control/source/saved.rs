@@ -7,11 +7,12 @@ use std::io::{self, Write as _};
 use std::path::Path;
 
 use anyhow::Context as _;
+use culvert_claims::Published;
 use culvert_node::{bounded_file, whole_file};
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
-use super::{Candidate, Parameters, Proposal, Published};
+use super::{Candidate, Parameters, Proposal};
 
 /// Name of the file under the state directory.
 const FILE_NAME: &str = "table.json";
@@ -99,11 +100,11 @@ pub(in crate::control) fn write(directory: &Path, name: &str, text: &[u8]) -> io
 mod tests {
     use std::fs;
 
+    use culvert_dataplane::engine::{NodeEntry, TunnelOptions};
     use overlay_proto::{CodecKind, Vni};
 
     use super::*;
     use crate::control::source::Update;
-    use crate::engine::{NodeEntry, TunnelOptions};
 
     fn saved() -> (Saved, Proposal) {
         let entry = NodeEntry {

@@ -5,6 +5,7 @@ use culvert_dataplane::platform::clock;
 use overlay_proto::Vni;
 
 use super::*;
+use crate::control::source::members;
 
 const TABLE: &str = r#"
 [[node]]
@@ -28,7 +29,7 @@ fn overlay() -> Overlay {
 
 fn checked(text: &str) -> anyhow::Result<Membership> {
     let proposal = parse(Path::new("t.toml"), text.to_owned())?;
-    Ok(proposal.members(&overlay(), "node1")?.0)
+    Ok(members(&proposal, &overlay(), "node1")?.0)
 }
 
 fn refusal(text: &str) -> String {

@@ -3,10 +3,8 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
-use culvert_dataplane::platform::clock;
-
 pub(crate) struct Clock<E> {
-    /// What the engine is told; only differences matter to it.
+    /// Stands for the start of the run in what machines are told.
     start: Instant,
     now: Duration,
     made: u64,
@@ -14,8 +12,9 @@ pub(crate) struct Clock<E> {
 }
 
 impl<E> Clock<E> {
+    #[expect(clippy::disallowed_methods, reason = "only differences matter")]
     pub(crate) fn new() -> Self {
-        Self { start: clock::now(), now: Duration::ZERO, made: 0, queue: BTreeMap::new() }
+        Self { start: Instant::now(), now: Duration::ZERO, made: 0, queue: BTreeMap::new() }
     }
 
     /// Time since the start of the run.

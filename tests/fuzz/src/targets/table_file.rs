@@ -3,6 +3,7 @@
 use std::collections::HashSet;
 use std::path::Path;
 
+use culvert::control::source::members;
 use culvert::control::table_file;
 use culvert_dataplane::engine::{Owner, PeerRegistry, Table};
 use overlay_proto::Mtu;
@@ -18,7 +19,7 @@ pub(crate) fn run(input: &[u8]) {
             return;
         }
     };
-    let members = match proposal.members(&overlay(), "node1") {
+    let members = match members(&proposal, &overlay(), "node1") {
         Ok((members, left_out)) => {
             assert_eq!(left_out, [], "a file is taken whole");
             members

@@ -1,0 +1,175 @@
+//! A node as others read of it: the value of an etcd key, the annotations of a Kubernetes node.
+//!
+//! The one place that turns what a source holds into a [`NodeEntry`] and back.
+
+use std::net::IpAddr;
+
+use culvert_membership::{NodeEntry, TunnelOptions};
+use ipnet::IpNet;
+use overlay_proto::{CodecKind, Mac};
+use serde::{Deserialize, Serialize};
+
+/// What a node says of itself beside its subnets. What is left out is as the cluster has it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Published {
+    /// The address by which peers reach it.
+    pub address: IpAddr,
+    /// How it speaks; a node that runs Culvert says what such nodes speak with one another.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub codec: Option<String>,
+    /// The UDP port at which it listens.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub port: Option<u16>,
+    /// The hardware address that a codec with Ethernet frames needs.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mac: Option<String>,
+}
+
+impl Published {
+    /// What this node says. Its Ethernet address in tunnels is derived from `address`, by everybody.
+    pub fn local(address: IpAddr, port: u16) -> Self {
+        Self {
+            address,
+            codec: Some(CodecKind::default().as_str().to_owned()),
+            port: Some(port),
+            mac: None,
+        }
+    }
+
+    /// What `entry` says, and nothing that it leaves out.
+    pub fn of(entry: &NodeEntry) -> Self {
+        let TunnelOptions { codec, port, mac } = entry.tunnel_options;
+        Self {
+            address: entry.address,
+            codec: codec.map(|codec| codec.as_str().to_owned()),
+            port,
+            mac: mac.map(|mac| mac.to_string()),
+        }
+    }
+
+    /// The entry that says this, word for word.
+    ///
+    /// # Errors
+    ///
+    /// What this node cannot understand, in words that follow the place of the value.
+    pub fn literally(&self, name: &str, subnets: Vec<IpNet>) -> Result<NodeEntry, String> {
+        let codec = |text: &String| {
+            text.parse::<CodecKind>().map_err(|error| {
+                format!("codec = \"{text}\": {error}; correct it, or upgrade this node")
+            })
+        };
+        let mac = |text: &String| {
+            text.parse::<Mac>().map_err(|error| {
+                format!("mac = \"{text}\": {error}; write it such as 02:ce:c0:a8:01:0b")
+            })
+        };
+        Ok(NodeEntry {
+            name: name.to_owned(),
+            address: self.address,
+            subnets,
+            tunnel_options: TunnelOptions {
+                codec: self.codec.as_ref().map(codec).transpose()?,
+                port: self.port,
+                mac: self.mac.as_ref().map(mac).transpose()?,
+            },
+        })
+    }
+
+    /// The table's entry for the node `name`; `port` is the cluster's.
+    ///
+    /// What nodes that run Culvert speak with one another is what such a node says; the table has that
+    /// as nothing in particular, because such a node speaks the other codecs too.
+    ///
+    /// # Errors
+    ///
+    /// What this node cannot understand or speak to, in words that follow the place of the value.
+    pub fn entry(&self, name: &str, subnets: Vec<IpNet>, port: u16) -> Result<NodeEntry, String> {
+        let mut entry = self.literally(name, subnets)?;
+        let tunnel_options = &mut entry.tunnel_options;
+        if tunnel_options.codec.is_none_or(|codec| codec == CodecKind::default()) {
+            if let Some(other) = tunnel_options.port.filter(|other| *other != port) {
+                return Err(format!(
+                    "port = {other} is not the cluster's, {port}; set underlay.port alike everywhere"
+                ));
+            }
+            tunnel_options.codec = None;
+            tunnel_options.port = None;
+        }
+        Ok(entry)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(json: &str) -> Published {
+        serde_json::from_str(json).unwrap()
+    }
+
+    fn entry(json: &str) -> Result<NodeEntry, String> {
+        read(json).entry("node2", vec![IpNet::new_assert([10, 244, 2, 0].into(), 24)], 4790)
+    }
+
+    #[test]
+    fn what_this_node_says_is_what_others_read() {
+        let said = Published::local("192.168.1.12".parse().unwrap(), 4790);
+        let json = serde_json::to_string(&said).unwrap();
+        assert_eq!(json, r#"{"address":"192.168.1.12","codec":"vxlan-gpe","port":4790}"#);
+        let entry = entry(&json).unwrap();
+        assert_eq!((entry.name.as_str(), entry.address), ("node2", said.address));
+        assert_eq!(entry.tunnel_options, TunnelOptions::default(), "it speaks everything");
+    }
+
+    #[test]
+    fn an_address_alone_is_enough_and_keys_of_later_versions_are_no_fault() {
+        assert!(entry(r#"{"address":"192.168.1.12"}"#).is_ok());
+        assert!(entry(r#"{"address":"192.168.1.12","public_key":"x"}"#).is_ok());
+    }
+
+    #[test]
+    fn a_node_that_speaks_otherwise_is_named_as_such() {
+        let refused =
+            |fields: &str| entry(&format!(r#"{{"address":"192.168.1.12",{fields}}}"#)).unwrap_err();
+        assert!(refused(r#""codec":"pigeon""#).contains("codec = \"pigeon\""));
+        assert!(refused(r#""port":4789"#).contains("port = 4789 is not the cluster's, 4790"));
+        for mac in ["", "02:cf:0a:f4:01", "02:cf:0a:f4:01:0g", "02:cf:0a:f4:01:00:00"] {
+            assert!(refused(&format!(r#""mac":"{mac}""#)).contains("mac = "), "{mac}");
+        }
+        assert!(entry(r#"{"address":"192.168.1.12","mac":"02:cf:0a:f4:01:00"}"#).is_ok());
+    }
+    #[test]
+    fn codec_port_and_address_of_a_node_without_culvert_are_taken() {
+        let found = entry(
+            r#"{"address":"192.168.1.12","codec":"vxlan","port":8472,"mac":"02:cf:0a:f4:01:00"}"#,
+        );
+        let mac = Some("02:cf:0a:f4:01:00".parse().unwrap());
+        let tunnel_options = TunnelOptions { codec: Some(CodecKind::Vxlan), port: Some(8472), mac };
+        assert_eq!(found.map(|entry| entry.tunnel_options), Ok(tunnel_options));
+        let found = entry(r#"{"address":"192.168.1.12","codec":"ip-udp"}"#).unwrap().tunnel_options;
+        assert_eq!(found, TunnelOptions { codec: Some(CodecKind::IpUdp), port: None, mac: None });
+    }
+
+    #[test]
+    fn an_entry_is_kept_word_for_word() {
+        let gpe = Some(CodecKind::VxlanGpe);
+        for tunnel_options in [
+            TunnelOptions::default(),
+            TunnelOptions { codec: gpe, port: Some(4791), mac: None },
+            TunnelOptions {
+                codec: Some(CodecKind::Vxlan),
+                port: None,
+                mac: Some("02:cf:0a:f4:01:00".parse().unwrap()),
+            },
+        ] {
+            let entry = NodeEntry {
+                name: "node2".into(),
+                address: "192.168.1.12".parse().unwrap(),
+                subnets: vec!["10.244.2.0/24".parse().unwrap()],
+                tunnel_options,
+            };
+            let json = serde_json::to_string(&Published::of(&entry)).unwrap();
+            assert_eq!(read(&json).literally("node2", entry.subnets.clone()), Ok(entry), "{json}");
+        }
+    }
+}
