@@ -55,17 +55,25 @@ fn crates() -> BTreeMap<String, BTreeSet<String>> {
         .collect()
 }
 
-/// The same, as the first picture of `ARCHITECTURE.md` has it: a line `crate → crates`.
+/// The same, as the first picture of `ARCHITECTURE.md` has it: `crate → crates`, which may go on in the
+/// next line.
 fn drawn() -> BTreeMap<String, BTreeSet<String>> {
     let text = fs::read_to_string(workspace().join("ARCHITECTURE.md")).unwrap();
     let picture = text.split("```").nth(1).unwrap();
-    let lines = picture.lines().filter_map(|line| line.split_once('→'));
-    lines
-        .map(|(user, used)| {
-            let used = used.split_whitespace().filter(|word| *word != "–").map(str::to_owned);
-            (user.trim().to_owned(), used.collect())
-        })
-        .collect()
+    let mut drawn: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
+    let mut user = String::new();
+    for line in picture.lines().skip(1) {
+        let used = match line.split_once('→') {
+            Some((name, used)) => {
+                user = name.trim().to_owned();
+                used
+            }
+            None => line,
+        };
+        let used = used.split_whitespace().filter(|word| *word != "–").map(str::to_owned);
+        drawn.entry(user.clone()).or_default().extend(used);
+    }
+    drawn
 }
 
 #[test]

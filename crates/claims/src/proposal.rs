@@ -64,7 +64,7 @@ impl Proposal {
 
     /// The same with what cannot be understood: where it stands, and why.
     #[must_use]
-    pub fn with_unreadable(self, unreadable: BTreeMap<String, String>) -> Self {
+    pub(crate) fn with_unreadable(self, unreadable: BTreeMap<String, String>) -> Self {
         Self { unreadable, ..self }
     }
 

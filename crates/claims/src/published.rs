@@ -13,21 +13,21 @@ use serde::{Deserialize, Serialize};
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Published {
     /// The address by which peers reach it.
-    pub address: IpAddr,
+    pub(crate) address: IpAddr,
     /// How it speaks; a node that runs Culvert says what such nodes speak with one another.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub codec: Option<String>,
+    pub(crate) codec: Option<String>,
     /// The UDP port at which it listens.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub port: Option<u16>,
+    pub(crate) port: Option<u16>,
     /// The hardware address that a codec with Ethernet frames needs.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub mac: Option<String>,
+    pub(crate) mac: Option<String>,
 }
 
 impl Published {
     /// What this node says. Its Ethernet address in tunnels is derived from `address`, by everybody.
-    pub fn local(address: IpAddr, port: u16) -> Self {
+    pub(crate) fn local(address: IpAddr, port: u16) -> Self {
         Self {
             address,
             codec: Some(CodecKind::default().as_str().to_owned()),
@@ -83,7 +83,12 @@ impl Published {
     /// # Errors
     ///
     /// What this node cannot understand or speak to, in words that follow the place of the value.
-    pub fn entry(&self, name: &str, subnets: Vec<IpNet>, port: u16) -> Result<NodeEntry, String> {
+    pub(crate) fn entry(
+        &self,
+        name: &str,
+        subnets: Vec<IpNet>,
+        port: u16,
+    ) -> Result<NodeEntry, String> {
         let mut entry = self.literally(name, subnets)?;
         let tunnel_options = &mut entry.tunnel_options;
         if tunnel_options.codec.is_none_or(|codec| codec == CodecKind::default()) {

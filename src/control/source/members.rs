@@ -1,10 +1,10 @@
 //! The nodes that a proposal has, or in an operator's words why they are none.
 
 use culvert_claims::Proposal;
+use culvert_dataplane::engine::{Membership, Overlay, Rejected, TableError};
 
 use crate::config::Complaint;
 use crate::control::table_file::complaint;
-use culvert_dataplane::engine::{Membership, Overlay, Rejected, TableError};
 
 /// Why no table can be made of a proposal.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]

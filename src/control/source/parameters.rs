@@ -1,9 +1,9 @@
 //! What the configuration says of what all nodes share.
 
 use culvert_claims::Parameters;
+use culvert_dataplane::engine::{Foreign, Overlay};
 
 use crate::config::Config;
-use culvert_dataplane::engine::{Foreign, Overlay};
 
 /// What `config` says of the parameters; none if it leaves them to the table source.
 pub fn configured(config: &Config) -> Option<Parameters> {

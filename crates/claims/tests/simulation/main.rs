@@ -17,6 +17,7 @@
 #[path = "../../../dataplane/tests/simulation/clock.rs"]
 mod clock;
 mod etcd;
+mod harness;
 mod kubernetes;
 #[path = "../../../dataplane/tests/simulation/random.rs"]
 #[expect(dead_code, reason = "the simulation of packets draws more kinds of things")]
@@ -26,10 +27,12 @@ mod report;
 use std::collections::BTreeMap;
 use std::hash::{BuildHasher as _, RandomState};
 
+use etcd::Etcd;
+use kubernetes::Kubernetes;
 use report::Simulation;
 
-const ETCD: Simulation = Simulation { name: "etcd", run: etcd::run };
-const KUBERNETES: Simulation = Simulation { name: "kubernetes", run: kubernetes::run };
+const ETCD: Simulation = Simulation { name: "etcd", run: harness::run::<Etcd> };
+const KUBERNETES: Simulation = Simulation { name: "kubernetes", run: harness::run::<Kubernetes> };
 
 /// Runs of one test, unless `CULVERT_SIM_RUNS` says otherwise.
 const RUNS: u64 = 500;

@@ -3,6 +3,10 @@
 #![expect(clippy::print_stdout, reason = "a run is told to people")]
 
 use std::collections::BTreeMap;
+use std::num::NonZero;
+use std::ops::Range;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::thread;
 
 /// Lines of the trace that are shown of a run that failed on its own.
 const LAST_LINES: usize = 60;
@@ -35,33 +39,77 @@ pub(crate) struct Simulation {
     pub(crate) run: fn(u64, bool) -> Outcome,
 }
 
-impl Simulation {
-    /// Runs `seeds`; panics over the first that breaks an invariant, having shown how to see it again.
-    pub(crate) fn run_all(&self, seeds: std::ops::Range<u64>) -> BTreeMap<&'static str, u64> {
-        let (mut fates, mut events) = (BTreeMap::new(), 0);
-        let (first, runs) = (seeds.start, seeds.end - seeds.start);
-        for seed in seeds {
-            let outcome = (self.run)(seed, false);
-            if let Err(violation) = outcome.result {
-                // The same seed, the same run: only now is it worth writing down.
-                let trace = (self.run)(seed, true).trace;
-                let lines: Vec<&str> = trace.lines().collect();
-                println!("... the last of {} lines:", lines.len());
-                lines[lines.len().saturating_sub(LAST_LINES)..]
-                    .iter()
-                    .for_each(|line| println!("{line}"));
-                panic!("{}", self.sentence(seed, &violation));
-            }
-            events += outcome.events;
-            for (fate, count) in outcome.fates {
-                *fates.entry(fate).or_default() += count;
-            }
+/// What came of the runs of one thread, or of all.
+#[derive(Default)]
+struct Tally {
+    events: u64,
+    fates: BTreeMap<&'static str, u64>,
+    /// The least seed that broke an invariant.
+    broken: Option<(u64, Violation)>,
+}
+
+impl Tally {
+    fn add(&mut self, seed: u64, outcome: Outcome) {
+        let Outcome { events, fates, result, .. } = outcome;
+        self.merge(Self { events, fates, broken: result.err().map(|broken| (seed, broken)) });
+    }
+
+    fn merge(&mut self, other: Self) {
+        self.events += other.events;
+        for (fate, count) in other.fates {
+            *self.fates.entry(fate).or_default() += count;
         }
-        println!("{}: {runs} runs from seed {first}, {events} events", self.name);
-        for (fate, count) in &fates {
+        let both = [self.broken.take(), other.broken];
+        self.broken = both.into_iter().flatten().min_by_key(|(seed, _)| *seed);
+    }
+}
+
+impl Simulation {
+    /// Runs `seeds`, on all CPUs; panics over one that breaks an invariant, having shown how to see it
+    /// again.
+    pub(crate) fn run_all(&self, seeds: Range<u64>) -> BTreeMap<&'static str, u64> {
+        let tally = self.tally(&seeds);
+        if let Some((seed, violation)) = tally.broken {
+            // The same seed, the same run: only now is it worth writing down.
+            let trace = (self.run)(seed, true).trace;
+            let lines: Vec<&str> = trace.lines().collect();
+            println!("... the last of {} lines:", lines.len());
+            let last = &lines[lines.len().saturating_sub(LAST_LINES)..];
+            last.iter().for_each(|line| println!("{line}"));
+            panic!("{}", self.sentence(seed, &violation));
+        }
+        let (first, runs) = (seeds.start, seeds.end - seeds.start);
+        println!("{}: {runs} runs from seed {first}, {} events", self.name, tally.events);
+        for (fate, count) in &tally.fates {
             println!("{count:>12}  {fate}");
         }
-        fates
+        tally.fates
+    }
+
+    fn tally(&self, seeds: &Range<u64>) -> Tally {
+        let next = AtomicU64::new(seeds.start);
+        let work = || {
+            let mut tally = Tally::default();
+            loop {
+                let seed = next.fetch_add(1, Ordering::Relaxed);
+                if seed >= seeds.end {
+                    return tally;
+                }
+                tally.add(seed, (self.run)(seed, false));
+                if tally.broken.is_some() {
+                    // Nobody begins another.
+                    next.store(seeds.end, Ordering::Relaxed);
+                }
+            }
+        };
+        let threads = thread::available_parallelism().map_or(1, NonZero::get);
+        thread::scope(|scope| {
+            let workers: Vec<_> = (0..threads).map(|_| scope.spawn(work)).collect();
+            workers.into_iter().fold(Tally::default(), |mut all, worker| {
+                all.merge(worker.join().unwrap());
+                all
+            })
+        })
     }
 
     /// Shows the whole of one run.

@@ -17,7 +17,6 @@ pub(crate) struct Data {
 
 pub(crate) struct Store {
     pub(crate) data: Data,
-    pub(crate) up: bool,
     /// Changes up to this revision are forgotten.
     compacted: i64,
     history: Vec<(i64, Event)>,
@@ -39,7 +38,6 @@ impl Store {
         let data = Data { cluster: 1, revision: 1, keys: BTreeMap::new(), leases: BTreeMap::new() };
         Self {
             data,
-            up: true,
             compacted: 0,
             history: Vec::new(),
             changed: BTreeMap::new(),
@@ -73,11 +71,13 @@ impl Store {
         Some(*end)
     }
 
-    /// Ends a lease with its keys, if it is over.
-    pub(crate) fn expire(&mut self, id: i64, now: Duration) {
-        if self.data.leases.get(&id).is_some_and(|(_, end)| *end <= now) {
+    /// Ends a lease with its keys, if it is over; says whether it was.
+    pub(crate) fn expire(&mut self, id: i64, now: Duration) -> bool {
+        let is_over = self.data.leases.get(&id).is_some_and(|(_, end)| *end <= now);
+        if is_over {
             self.revoke(id);
         }
+        is_over
     }
 
     pub(crate) fn revoke(&mut self, id: i64) {

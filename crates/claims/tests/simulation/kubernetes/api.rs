@@ -15,7 +15,6 @@ pub(crate) struct Change {
 }
 
 pub(crate) struct Api {
-    pub(crate) up: bool,
     pub(crate) version: u64,
     pub(crate) nodes: BTreeMap<String, Value>,
     /// Changes up to this version are forgotten.
@@ -34,14 +33,7 @@ pub(crate) enum Patched {
 
 impl Api {
     pub(crate) fn new() -> Self {
-        Self {
-            up: true,
-            version: 1,
-            nodes: BTreeMap::new(),
-            forgotten: 0,
-            history: Vec::new(),
-            patches: 0,
-        }
+        Self { version: 1, nodes: BTreeMap::new(), forgotten: 0, history: Vec::new(), patches: 0 }
     }
 
     /// Writes a node, whatever was there.
