@@ -20,7 +20,7 @@ const TESTS: &str = "test --locked --no-fail-fast -p overlay-proto -p culvert-da
                      --test replay";
 
 /// Those of the machines of table sources, which build by themselves.
-const CLAIMS_TESTS: &str = "test --locked --no-fail-fast -p culvert-claims --lib --test simulation";
+const CLAIMS_TESTS: &str = "test --locked --no-fail-fast -p culvert-claims --lib --tests";
 
 /// A mutant that makes a test go on for ever is noticed as well.
 const PATIENCE: &str = "180";
