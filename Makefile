@@ -135,6 +135,11 @@ simulate-claims: ## How nodes come to their subnets: RUNS=10000 fresh ones, or o
 	CULVERT_SIM_RUNS=$(or $(RUNS),10000) CULVERT_SIM_SEED=$(SEED) CULVERT_SIM_SOURCE=$(SOURCE) \
 	    cargo test --locked -p culvert-claims --test simulation -- --nocapture fresh_seeds
 
+.PHONY: simulate-handshakes
+simulate-handshakes: ## Who shakes hands with whom: RUNS=1000 on a bad network, or one run shown (SEED=…)
+	$(if $(SEED),CULVERT_SIM_SEED=$(SEED)) CULVERT_SIM_RUNS=$(or $(RUNS),1000) \
+	    cargo test --locked -p culvert-seal --test handshakes -- --nocapture the_promises_hold_on_a_bad_network
+
 .PHONY: mutants
 mutants: ## Remove each check of the data path in turn; some test must notice (MUTANTS=part of a name)
 	MUTANTS=$(MUTANTS) cargo test --locked -p culvert --test mutants
@@ -143,7 +148,7 @@ mutants: ## Remove each check of the data path in turn; some test must notice (M
 TIME ?= 60s
 TARGET ?= $(notdir $(wildcard tests/fuzz/corpus/*))
 # Those of the data path alone need little of what the daemon is built from.
-PACKET_TARGETS := outer_header esp inner_packet icmp split coalesce datagram tun_read
+PACKET_TARGETS := outer_header esp inner_packet icmp split coalesce datagram handshake tun_read
 FUZZ_DIR := target/fuzz
 FUZZ := $(FUZZ_DIR)/$(TRIPLE)/fuzz/fuzz
 # libFuzzer's instrumentation, which stable compilers have too.
@@ -215,6 +220,6 @@ bench-sources: bench-programs ## Table sources: how fast a change reaches eight 
 	@echo "everything that was measured: target/sources.json"
 
 .PHONY: bench-micro
-bench-micro: ## Micro-benchmarks: codec, lookup, checksum, offloads, a whole worker
+bench-micro: ## Micro-benchmarks: codec, lookup, checksum, offloads, sealing, a whole worker
 	cargo bench --locked -p bench --no-default-features
 

@@ -1,7 +1,17 @@
-//! Sealed mode: who a node is, and what two nodes agree on.
+//! Sealed mode: who a node is, what two nodes agree on, and what seals and opens between them.
 //!
-//! Owns the keys of a node. Holds no socket and reads no clock: time and packets are arguments.
+//! Owns keys, handshakes, sessions and replay windows. Holds no socket and reads no clock: time,
+//! randomness and packets are arguments. Secrets are zeroed when they are dropped and never shown.
 
-#![deny(unsafe_code)]
+#![forbid(unsafe_code)]
+#![deny(missing_docs)]
 
+mod handshake;
 pub mod keys;
+pub mod mesh;
+pub mod noise;
+pub mod session;
+mod suite;
+
+pub use handshake::{MAC_LEN, MAX_LEN as MAX_HANDSHAKE_LEN, Pair, Pairs};
+pub use suite::{Suite, Suites};

@@ -28,6 +28,7 @@ pub const TARGETS: &[Target] = &[
     Target { name: "split", run: targets::split::run },
     Target { name: "coalesce", run: targets::coalesce::run },
     Target { name: "datagram", run: targets::datagram::run },
+    Target { name: "handshake", run: targets::handshake::run },
     Target { name: "tun_read", run: targets::tun_read::run },
     #[cfg(feature = "daemon")]
     Target { name: "table_file", run: targets::table_file::run },

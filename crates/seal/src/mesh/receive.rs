@@ -1,0 +1,323 @@
+//! Handshake datagrams that have arrived, and the first sealed one of a session.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use overlay_proto::esp::handshake::{Header, Message};
+use overlay_proto::esp::{Lane, Slot};
+
+use super::peer::{Session, Tentative};
+use super::{Entropy, Index, Mesh, Now, Output, Role, What};
+use crate::handshake::{Answer, Draft, Offer, Pair, Stale, is_length_of, prologue};
+use crate::noise::{Ephemeral, PostQuantum, Refused, Responder, Split};
+use crate::session::{Direction, Incoming, Outgoing, TrafficKey, limits};
+use crate::suite::Suite;
+
+/// For how long a session waits for its first packet. Longer than the longest pause between two
+/// INITs.
+pub(super) const TENTATIVE: Duration = Duration::from_secs(15);
+
+/// The lane of dummies: the first worker's, which it shares with that worker's first source port.
+/// They are rare, and which of the two is ahead is all the same to the window.
+pub(super) const DUMMY_LANE: Lane = match Lane::new(0) {
+    Some(lane) => lane,
+    None => unreachable!(),
+};
+
+impl<E: Entropy> Mesh<E> {
+    /// A datagram with the non-ESP marker has arrived. What is no handshake of a peer's changes
+    /// nothing and is not answered.
+    pub fn receive(&mut self, datagram: &[u8], now: Now, out: &mut Output) {
+        let pairs = Arc::clone(&self.shared.pairs.load());
+        let Some((header, pair, body)) = pairs.of_datagram(datagram) else { return };
+        let Some(index) = self.owner(pair) else { return };
+        let message = header.message;
+        let ours = self.config.post_quantum;
+        if !is_length_of(message, ours, datagram.len()) {
+            let others = match ours {
+                PostQuantum::Require => PostQuantum::Off,
+                PostQuantum::Off => PostQuantum::Require,
+            };
+            if is_length_of(message, others, datagram.len()) {
+                self.fail(index, What::PostQuantumDiffers, out);
+            }
+            return;
+        }
+        match message {
+            Message::Init => self.init(index, &header, pair, datagram, body, now, out),
+            Message::Response => self.response(index, pair, body, now, out),
+            Message::Stale => self.stale(index, pair, body, now, out),
+        }
+        self.schedule(index);
+    }
+
+    /// Something authentic has come in at `slot` for the first time.
+    pub fn heard(&mut self, slot: Slot, now: Now, out: &mut Output) {
+        if let Some(&index) = self.by_slot.get(&slot.get()) {
+            self.confirm(index, now, out);
+            self.schedule(index);
+        }
+    }
+
+    /// The tentative session serves, if something has come in on it.
+    pub(super) fn confirm(&mut self, index: Index, now: Now, out: &mut Output) {
+        let now_ms = self.ms(now.instant);
+        let Some(peer) = &mut self.peers[index] else { return };
+        if peer.current.as_ref().is_some_and(|session| session.incoming.is_heard()) {
+            peer.link.refuse_plain(now_ms);
+        }
+        let heard = |tentative: &mut Tentative| tentative.session.incoming.is_heard();
+        let Some(Tentative { session, .. }) = peer.tentative.take_if(heard) else { return };
+        peer.link.refuse_plain(now_ms);
+        // Whatever this node began is not needed any more.
+        if let Some(attempt) = peer.attempt.take() {
+            self.free(attempt.slot);
+        }
+        self.serve(index, session, now, out);
+    }
+
+    fn owner(&self, pair: &Pair) -> Option<Index> {
+        self.by_key.get(&pair.ids().1).copied()
+    }
+
+    #[expect(clippy::too_many_arguments, reason = "parts of one datagram")]
+    fn init(
+        &mut self,
+        index: Index,
+        header: &Header,
+        pair: &Arc<Pair>,
+        datagram: &[u8],
+        body: &[u8],
+        now: Now,
+        out: &mut Output,
+    ) {
+        let Some(peer) = &mut self.peers[index] else { return };
+        let is_newest = datagram.ends_with(&peer.init_mac) && peer.stamp > 0;
+        if is_newest && peer.tentative.is_none() {
+            return; // Answered, and the answer has arrived.
+        }
+        if !peer.inits.take(now.instant) {
+            return self.fail(index, What::TooManyInits, out);
+        }
+        if let Some(tentative) = peer.tentative.as_ref().filter(|_| is_newest) {
+            out.datagrams.push((peer.address, tentative.response.clone()));
+            return;
+        }
+        let prologue = prologue(self.config.vni, header);
+        let keys = (pair.own(), pair.peer());
+        let read = Responder::read(self.config.post_quantum, &prologue, keys, pair.shared(), body);
+        let Ok((payload, responder)) = read else {
+            return self.fail(index, What::WrongKeys(Role::Responder), out);
+        };
+        let Some(offer) = Offer::decode(&payload) else {
+            return self.fail(index, What::WrongKeys(Role::Responder), out);
+        };
+        if offer.stamp <= peer.stamp {
+            let stale = Stale { newest: peer.stamp, refused: offer.stamp };
+            let mut draft = Draft::new(pair.header(Message::Stale, false));
+            stale.write(&mut draft);
+            out.datagrams.push((peer.address, draft.finish(pair)));
+            return self.tell(index, What::StaleInit, out);
+        }
+        // Of two INITs that cross, the one with the smaller name wins; the other end comes to the
+        // same.
+        if let Some(attempt) = &peer.attempt
+            && attempt.pair.ids().0 < pair.ids().1
+        {
+            return;
+        }
+        let Some(suite) = self.config.suites.and(offer.suites).best() else {
+            return self.fail(index, What::NoCommonSuite, out);
+        };
+        if self.answer(index, pair, responder, &offer, suite, now, out).is_err() {
+            return self.fail(index, What::WrongKeys(Role::Responder), out);
+        }
+        if let (Some(peer), Some(mac)) = (&mut self.peers[index], datagram.last_chunk()) {
+            (peer.stamp, peer.init_mac) = (offer.stamp, *mac);
+        }
+    }
+
+    #[expect(clippy::too_many_arguments, reason = "parts of one handshake")]
+    fn answer(
+        &mut self,
+        index: Index,
+        pair: &Arc<Pair>,
+        responder: Responder,
+        offer: &Offer,
+        suite: Suite,
+        now: Now,
+        out: &mut Output,
+    ) -> Result<(), Refused> {
+        let ephemeral = Ephemeral::of_responder(&self.secret())?;
+        let slot = self.slot(index).ok_or(Refused)?;
+        let answer = Answer { stamp: offer.stamp, slot, lanes: self.config.lanes, suite };
+        let mut draft = Draft::new(pair.header(Message::Response, false));
+        let psk = self.identity.psks.first().ok_or(Refused);
+        let made = psk
+            .and_then(|psk| responder.answer(psk, &ephemeral, &answer.encode(), &mut draft.bytes))
+            .and_then(|split| {
+                let ends = Ends {
+                    pair,
+                    role: Role::Responder,
+                    own_slot: slot,
+                    peer_slot: offer.slot,
+                    peer_lanes: offer.lanes,
+                    suite,
+                };
+                self.session(index, &ends, &split, now)
+            });
+        let session = made.inspect_err(|_| self.free(slot))?;
+        let response = draft.finish(pair);
+        // The receiver is there before the answer leaves.
+        self.shared.slots.install(Arc::clone(&session.incoming));
+        let peer = self.peers[index].as_mut().ok_or(Refused)?;
+        out.datagrams.push((peer.address, response.clone()));
+        let until = now.instant + TENTATIVE;
+        let older = peer.tentative.replace(Tentative { session, response, until });
+        if let Some(older) = older {
+            self.free(older.session.incoming.slot());
+        }
+        Ok(())
+    }
+
+    fn response(
+        &mut self,
+        index: Index,
+        pair: &Arc<Pair>,
+        body: &[u8],
+        now: Now,
+        out: &mut Output,
+    ) {
+        let Some(peer) = &mut self.peers[index] else { return };
+        let is_ours = |attempt: &&mut super::peer::Attempt| attempt.pair.ids() == pair.ids();
+        let Some(attempt) = peer.attempt.as_mut().filter(is_ours) else { return };
+        let finished = attempt.initiator.finish(pair.own(), &self.identity.psks, body);
+        let Ok((payload, split)) = finished else {
+            return self.fail(index, What::WrongPsk, out);
+        };
+        let answer = Answer::decode(&payload);
+        let offered = self.config.suites;
+        let fits = |answer: &Answer| answer.stamp == attempt.stamp && offered.has(answer.suite);
+        let Some(answer) = answer.filter(fits) else {
+            return self.fail(index, What::WrongKeys(Role::Initiator), out);
+        };
+        let own_slot = attempt.slot;
+        let ends = Ends {
+            pair,
+            role: Role::Initiator,
+            own_slot,
+            peer_slot: answer.slot,
+            peer_lanes: answer.lanes,
+            suite: answer.suite,
+        };
+        let Ok(session) = self.session(index, &ends, &split, now) else {
+            return self.fail(index, What::WrongKeys(Role::Initiator), out);
+        };
+        self.shared.slots.install(Arc::clone(&session.incoming));
+        if let Some(peer) = &mut self.peers[index] {
+            peer.attempt = None;
+        }
+        self.serve(index, session, now, out);
+    }
+
+    fn stale(&mut self, index: Index, pair: &Arc<Pair>, body: &[u8], now: Now, out: &mut Output) {
+        /// How often a clock is set right before the peer is taken for mad.
+        const PATIENCE: u32 = 3;
+        let Some(stale) = Stale::read(body) else { return };
+        let Some(peer) = &mut self.peers[index] else { return };
+        let is_meant = |attempt: &mut super::peer::Attempt| {
+            attempt.pair.ids() == pair.ids()
+                && attempt.stamp == stale.refused
+                && stale.newest >= stale.refused
+                && attempt.stale < PATIENCE
+        };
+        let Some(refused) = peer.attempt.take_if(is_meant) else { return };
+        peer.own_stamp = peer.own_stamp.max(stale.newest);
+        self.free(refused.slot);
+        self.tell(index, What::ClockBehind, out);
+        self.begin_with(index, &refused.pair, refused.stale + 1, now, out);
+    }
+
+    fn session(
+        &mut self,
+        index: Index,
+        ends: &Ends<'_>,
+        split: &Split,
+        now: Now,
+    ) -> Result<Session, Refused> {
+        let (incoming, outgoing, renewal) = match ends.role {
+            Role::Initiator => (
+                Direction::FromResponder,
+                Direction::FromInitiator,
+                limits::RENEW_AGE + self.up_to(limits::RENEW_SPREAD),
+            ),
+            Role::Responder => {
+                (Direction::FromInitiator, Direction::FromResponder, limits::RENEW_AGE_OF_RESPONDER)
+            }
+        };
+        let peer = self.peers[index].as_ref().ok_or(Refused)?;
+        let key = |direction| TrafficKey::derive(split, direction, ends.suite, self.config.vni);
+        let (incoming, outgoing) = (key(incoming)?, key(outgoing)?);
+        let link = Arc::clone(&peer.link);
+        let incoming = Incoming::new(incoming, ends.own_slot, ends.peer_lanes, link);
+        let outgoing = Outgoing::new(outgoing, ends.peer_slot, self.config.lanes, now.instant);
+        Ok(Session {
+            pair: Arc::clone(ends.pair),
+            role: ends.role,
+            incoming: Arc::new(incoming),
+            outgoing: Arc::new(outgoing),
+            began: now.instant,
+            renew_at: now.instant + renewal,
+            ends: now.instant + limits::MAX_AGE,
+        })
+    }
+
+    /// Lets a session serve: workers seal with it from now on, and the one before still receives.
+    fn serve(&mut self, index: Index, session: Session, now: Now, out: &mut Output) {
+        let now_ms = self.ms(now.instant);
+        let Some(peer) = &mut self.peers[index] else { return };
+        peer.link.set_outgoing(Some(Arc::clone(&session.outgoing)));
+        let what = What::Established(session.role, session.outgoing.suite());
+        // The other end may have taken the other of two sessions; it comes over with the first
+        // packet.
+        let tentative = peer.tentative.take().map(|tentative| tentative.session);
+        let older = peer.current.replace(session);
+        let mut before = older.into_iter().chain(tentative);
+        let until = now.instant + limits::PREVIOUS;
+        let mut freed = Vec::new();
+        if let Some(newest) = before.next_back() {
+            freed.extend(peer.previous.replace((newest, until)).map(|(session, _)| session));
+        }
+        freed.extend(before);
+        peer.unanswered = None;
+        peer.last_failure = None;
+        // Whoever began confirms the session by it, and whoever answered that it serves.
+        if let Some(current) = &peer.current
+            && let Ok(dummy) = current.outgoing.dummy(DUMMY_LANE, now.instant)
+        {
+            peer.dummy_ms = now_ms;
+            out.datagrams.push((peer.address, dummy.to_vec()));
+        }
+        freed.iter().for_each(|session| self.free(session.incoming.slot()));
+        self.tell(index, what, out);
+    }
+
+    pub(super) fn fail(&mut self, index: Index, what: What, out: &mut Output) {
+        if let Some(peer) = &mut self.peers[index] {
+            let is_news = peer.last_failure.replace(what) != Some(what);
+            if is_news {
+                self.tell(index, what, out);
+            }
+        }
+    }
+}
+
+/// What both ends have agreed on.
+struct Ends<'a> {
+    pair: &'a Arc<Pair>,
+    role: Role,
+    own_slot: Slot,
+    peer_slot: Slot,
+    peer_lanes: u16,
+    suite: Suite,
+}

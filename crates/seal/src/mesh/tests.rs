@@ -1,0 +1,363 @@
+//! Two machines and every datagram between them.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use overlay_proto::Vni;
+use overlay_proto::esp::handshake::{Header, Message};
+use overlay_proto::esp::{self, Kind};
+use zeroize::Zeroizing;
+
+use super::*;
+use crate::suite::Suite;
+
+const YEAR: u64 = 365 * 24 * 3600 * 1_000_000_000;
+const TODAY: u64 = 57 * YEAR;
+
+/// Counts up, so that no two secrets are the same.
+struct Counting(u64);
+
+impl Entropy for Counting {
+    fn fill(&mut self, bytes: &mut [u8]) {
+        for byte in bytes {
+            self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(99);
+            *byte = self.0.to_be_bytes()[0];
+        }
+    }
+}
+
+struct Node {
+    number: u8,
+    mesh: Mesh<Counting>,
+    link: Arc<PeerLink>,
+    unix_nanos: u64,
+}
+
+fn key(byte: u8) -> Arc<NodeKey> {
+    Arc::new(NodeKey::from_secret(&Zeroizing::new([byte; KEY_LEN])).unwrap())
+}
+
+fn psk(byte: u8) -> Psk {
+    Psk::new(Zeroizing::new([byte; KEY_LEN]))
+}
+
+fn address(number: u8) -> SocketAddr {
+    SocketAddr::from(([192, 168, 1, number], esp::PORT))
+}
+
+impl Node {
+    fn new(number: u8, start: Instant, psks: Vec<Psk>) -> Self {
+        let config = Config {
+            vni: Vni::new(7).unwrap(),
+            post_quantum: PostQuantum::Off,
+            suites: Suites::new(Suite::ALL),
+            lanes: 16,
+        };
+        let identity = Identity { keys: vec![key(number)], psks };
+        let mesh = Mesh::new(config, identity, Counting(number.into()), start);
+        let link = Arc::new(PeerLink::new("peer"));
+        let mut node = Self { number, mesh, link, unix_nanos: TODAY };
+        let peer = if number == 1 { 2 } else { 1 };
+        node.know(&[peer], start);
+        node
+    }
+
+    /// Has a table in which the peer has these keys.
+    fn know(&mut self, keys: &[u8], now: Instant) -> Output {
+        let peer = if self.number == 1 { 2 } else { 1 };
+        let keys = keys.iter().map(|byte| *key(*byte).public()).collect();
+        let entry = PeerEntry { address: address(peer), keys, link: Arc::clone(&self.link) };
+        let identity = self.mesh.identity.clone();
+        let mut out = Output::default();
+        self.mesh.set_table(identity, vec![entry], self.now(now), &mut out);
+        out
+    }
+
+    fn now(&self, instant: Instant) -> Now {
+        Now { instant, unix_nanos: self.unix_nanos }
+    }
+
+    fn want(&mut self, now: Instant) -> Vec<Vec<u8>> {
+        let mut out = Output::default();
+        self.mesh.want("peer", self.now(now), &mut out);
+        datagrams(out)
+    }
+
+    fn tick(&mut self, now: Instant) -> Vec<Vec<u8>> {
+        let mut out = Output::default();
+        self.mesh.tick(self.now(now), &mut out);
+        datagrams(out)
+    }
+
+    /// Takes a datagram as a worker and the machine do.
+    fn take(&mut self, datagram: &[u8], now: Instant) -> Vec<Vec<u8>> {
+        let mut out = Output::default();
+        let moment = self.now(now);
+        if Kind::of(datagram) == Kind::Handshake {
+            self.mesh.receive(datagram, moment, &mut out);
+            return datagrams(out);
+        }
+        let mut datagram = datagram.to_vec();
+        let decoded = esp::decode(&datagram).unwrap();
+        let slot = decoded.header.spi.slot();
+        let incoming = self.mesh.shared().slots.load(slot).and_then(|slot| slot.clone());
+        let Some(incoming) = incoming else { return Vec::new() };
+        if incoming.open(decoded, &mut datagram).is_ok() && incoming.hear() {
+            self.mesh.heard(slot, moment, &mut out);
+        }
+        datagrams(out)
+    }
+
+    fn is_up(&self) -> bool {
+        self.link.outgoing().is_some()
+    }
+
+    /// How many sessions come in.
+    fn slots(&self) -> usize {
+        self.mesh.by_slot.len()
+    }
+}
+
+fn datagrams(out: Output) -> Vec<Vec<u8>> {
+    out.datagrams.into_iter().map(|(_, bytes)| bytes).collect()
+}
+
+fn message(datagram: &[u8]) -> Option<Message> {
+    Header::decode(datagram).ok().map(|(header, _)| header.message)
+}
+
+/// Lets both talk until nobody has anything more to say; returns all that was said.
+fn talk(nodes: &mut [Node; 2], first: Vec<Vec<u8>>, now: Instant) -> Vec<Vec<u8>> {
+    let mut said = Vec::new();
+    let (mut to, mut waiting) = (1, first);
+    while !waiting.is_empty() {
+        let answers: Vec<_> =
+            waiting.iter().flat_map(|datagram| nodes[to].take(datagram, now)).collect();
+        said.append(&mut waiting);
+        (to, waiting) = (1 - to, answers);
+        assert!(said.len() < 50, "they come to an end");
+    }
+    said
+}
+
+#[expect(clippy::disallowed_methods, reason = "any moment will do")]
+fn start() -> Instant {
+    Instant::now()
+}
+
+fn nodes(now: Instant) -> [Node; 2] {
+    [1, 2].map(|number| Node::new(number, now, vec![Psk::none()]))
+}
+
+fn established(now: Instant) -> ([Node; 2], Vec<Vec<u8>>) {
+    let mut nodes = nodes(now);
+    let first = nodes[0].want(now);
+    let said = talk(&mut nodes, first, now);
+    assert!(nodes.iter().all(Node::is_up));
+    (nodes, said)
+}
+
+#[test]
+fn a_session_takes_a_round_trip_and_a_packet() {
+    let (nodes, said) = established(start());
+    let messages: Vec<_> = said.iter().map(|datagram| message(datagram)).collect();
+    // The dummies confirm the session, one to each other.
+    assert_eq!(messages, [Some(Message::Init), Some(Message::Response), None, None]);
+    assert!(nodes.iter().all(|node| node.slots() == 1));
+}
+
+#[test]
+fn a_clock_that_goes_back_costs_a_round_trip() {
+    let now = start();
+    let mut nodes = nodes(now);
+    nodes[0].unix_nanos = TODAY + 10 * YEAR;
+    let first = nodes[0].want(now);
+    talk(&mut nodes, first, now);
+    // The node is restarted, and its clock is right again.
+    nodes[0] = Node::new(1, now, vec![Psk::none()]);
+    let first = nodes[0].want(now);
+    let said = talk(&mut nodes, first, now);
+    let messages: Vec<_> = said.iter().filter_map(|datagram| message(datagram)).collect();
+    let expected = [Message::Init, Message::Stale, Message::Init, Message::Response];
+    assert_eq!(messages, expected);
+    assert!(nodes.iter().all(Node::is_up));
+}
+
+#[test]
+fn an_old_stale_moves_nobodys_clock() {
+    let now = start();
+    let mut nodes = nodes(now);
+    nodes[0].unix_nanos = TODAY + 10 * YEAR;
+    let first = nodes[0].want(now);
+    talk(&mut nodes, first, now);
+    nodes[0] = Node::new(1, now, vec![Psk::none()]);
+    let first = nodes[0].want(now);
+    let stale = nodes[1].take(&first[0], now);
+    assert_eq!(message(&stale[0]), Some(Message::Stale));
+    // Another INIT is on its way when it comes.
+    nodes[0] = Node::new(1, now, vec![Psk::none()]);
+    nodes[0].unix_nanos += 1;
+    nodes[0].want(now);
+    assert_eq!(nodes[0].take(&stale[0], now), Vec::<Vec<u8>>::new());
+}
+
+#[test]
+fn an_init_that_comes_again_displaces_nothing() {
+    let now = start();
+    let mut nodes = nodes(now);
+    let first = nodes[0].want(now);
+    let answers = [(); 2].map(|()| nodes[1].take(&first[0], now));
+    assert_eq!(answers[0], answers[1], "the RESP is made once");
+    assert_eq!(nodes[1].slots(), 1);
+    assert!(!nodes[1].is_up(), "nobody has proved that it is alive");
+    talk(&mut nodes, vec![first[0].clone()], now);
+    let serving = |node: &Node| node.link.outgoing().as_ref().map(Arc::as_ptr);
+    let before = serving(&nodes[1]);
+    assert_eq!(nodes[1].take(&first[0], now), Vec::<Vec<u8>>::new());
+    // One that is older than another, too.
+    let second = {
+        nodes[0] = Node::new(1, now, vec![Psk::none()]);
+        nodes[0].unix_nanos += 1;
+        nodes[0].want(now)
+    };
+    talk(&mut nodes, second, now);
+    let after = serving(&nodes[1]);
+    assert_ne!(before, after);
+    let answer = nodes[1].take(&first[0], now);
+    assert_eq!(message(&answer[0]), Some(Message::Stale));
+    assert_eq!((serving(&nodes[1]), nodes[1].slots()), (after, 2));
+}
+
+#[test]
+fn inits_are_answered_so_many_and_no_more() {
+    let now = start();
+    let mut nodes = nodes(now);
+    let mut answered = 0;
+    for turn in 0..100 {
+        nodes[0] = Node::new(1, now, vec![Psk::none()]);
+        nodes[0].unix_nanos += turn;
+        let init = nodes[0].want(now);
+        answered += nodes[1].take(&init[0], now).len();
+        assert_eq!(nodes[1].slots(), 1, "one session waits for its first packet");
+    }
+    assert_eq!(answered, 20);
+}
+
+#[test]
+fn the_first_psk_is_used_and_all_are_taken() {
+    let now = start();
+    let mut nodes =
+        [Node::new(1, now, vec![psk(1), psk(2)]), Node::new(2, now, vec![psk(2), psk(3)])];
+    let first = nodes[0].want(now);
+    talk(&mut nodes, first, now);
+    assert!(nodes.iter().all(Node::is_up));
+    let mut strangers = [Node::new(1, now, vec![psk(1)]), Node::new(2, now, vec![psk(2), psk(1)])];
+    let first = strangers[0].want(now);
+    talk(&mut strangers, first, now);
+    assert!(strangers.iter().all(|node| !node.is_up()));
+    let status = strangers[0].mesh.status(now);
+    assert_eq!(status[0].last_failure, Some(What::WrongPsk));
+}
+
+#[test]
+fn a_key_that_leaves_the_table_ends_its_sessions_at_once() {
+    let now = start();
+    let (mut nodes, said) = established(now);
+    let out = nodes[1].know(&[7], now);
+    assert_eq!(out.events.iter().map(|event| event.what).collect::<Vec<_>>(), [What::Ended]);
+    assert!(!nodes[1].is_up() && nodes[1].slots() == 0);
+    // Its handshakes are a stranger's.
+    assert_eq!(nodes[1].take(&said[0], now), Vec::<Vec<u8>>::new());
+    nodes[1].know(&[7, 1], now);
+    assert!(!nodes[1].is_up(), "it begins anew");
+}
+
+#[test]
+fn an_init_is_repeated_with_pauses_that_grow() {
+    let now = start();
+    let mut nodes = nodes(now);
+    let first = nodes[0].want(now);
+    let mut sent = Vec::new();
+    for ms in (0..12_000).step_by(50) {
+        let moment = now + Duration::from_millis(ms);
+        nodes[0].link.activity().want();
+        sent.extend(nodes[0].tick(moment).into_iter().map(|datagram| (ms, datagram)));
+    }
+    let same: Vec<_> = sent.iter().filter(|(_, datagram)| *datagram == first[0]).collect();
+    assert_eq!(same.len(), 4, "five in all, then another with a newer stamp");
+    let times: Vec<_> = sent.iter().map(|(ms, _)| *ms).collect();
+    let pauses: Vec<_> = times.windows(2).map(|pair| pair[1] - pair[0]).collect();
+    assert!((200..=350).contains(&times[0]), "{times:?}");
+    assert!(pauses.iter().all(|pause| (400..=4850).contains(pause)), "{pauses:?}");
+    assert_eq!(nodes[0].slots(), 1);
+    let status = nodes[0].mesh.status(now);
+    assert_eq!(status[0].last_failure, Some(What::NoAnswer));
+}
+
+/// Lets a minute pass and more, with data both ways or none.
+fn pass(nodes: &mut [Node; 2], now: Instant, seconds: u64, data: bool) -> (usize, bool) {
+    let (mut inits, mut always_up) = (0, true);
+    for tick in 0..seconds * 4 {
+        let moment = now + Duration::from_millis(tick * 250);
+        let ms = tick * 250;
+        for from in 0..2 {
+            if data {
+                nodes[from].link.activity().note_sent(ms);
+                nodes[from].link.activity().note_received(ms);
+            }
+            let mut waiting = nodes[from].tick(moment);
+            let mut to = 1 - from;
+            while !waiting.is_empty() {
+                inits += waiting.iter().filter(|it| message(it) == Some(Message::Init)).count();
+                let take = |datagram: &Vec<u8>| nodes[to].take(datagram, moment);
+                waiting = waiting.iter().flat_map(take).collect();
+                to = 1 - to;
+            }
+        }
+        always_up &= nodes.iter().all(Node::is_up);
+    }
+    (inits, always_up)
+}
+
+#[test]
+fn a_session_in_use_is_renewed_before_it_ends() {
+    let now = start();
+    let (mut nodes, _) = established(now);
+    let (inits, always_up) = pass(&mut nodes, now, 600, true);
+    assert!(always_up);
+    assert!((5..=6).contains(&inits), "{inits} in ten minutes");
+    assert!(nodes.iter().all(|node| node.slots() <= 2));
+}
+
+#[test]
+fn a_session_that_nobody_uses_ends() {
+    let now = start();
+    let (mut nodes, _) = established(now);
+    let (inits, _) = pass(&mut nodes, now, 200, false);
+    assert_eq!(inits, 0);
+    assert!(nodes.iter().all(|node| !node.is_up() && node.slots() == 0));
+    assert_eq!(nodes[0].mesh.next_tick(now), None, "and nothing is looked at any more");
+}
+
+#[test]
+fn who_has_lost_a_session_begins_one_when_told_and_not_too_often() {
+    let now = start();
+    let (mut nodes, _) = established(now);
+    nodes[1] = Node::new(2, now, vec![Psk::none()]);
+    let unknown = |node: &mut Node, at: Instant| {
+        let mut out = Output::default();
+        let now = node.now(at);
+        node.mesh.unknown_spi(address(1).ip(), now, &mut out);
+        datagrams(out)
+    };
+    let init = unknown(&mut nodes[1], now);
+    assert_eq!(init.len(), 1);
+    assert_eq!(unknown(&mut nodes[1], now), Vec::<Vec<u8>>::new(), "one is on its way");
+    let answer = nodes[0].take(&init[0], now);
+    let dummy = nodes[1].take(&answer[0], now);
+    nodes[0].take(&dummy[0], now);
+    assert!(nodes.iter().all(Node::is_up));
+    // With a session that lives, nobody can be made to begin another.
+    assert_eq!(unknown(&mut nodes[1], now), Vec::<Vec<u8>>::new());
+}
