@@ -174,7 +174,7 @@ fn remedy(error: &netlink::Error) -> &'static str {
             "the plugin needs root, with CAP_NET_ADMIN in the node's network namespace and the pod's"
         }
         Some(Errno::EXIST) if error.target.starts_with("default route") => {
-            "another interface of the pod has one. Set config key isDefaultGateway to false for this one"
+            "another interface of the pod has one. Set config key isDefaultGateway to false here"
         }
         Some(Errno::EXIST) => {
             "something else made it at the same time, or a DEL is missing. Call DEL, then ADD again"

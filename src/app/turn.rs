@@ -1,9 +1,9 @@
 //! Being the one daemon of this node: refused while there is another, or waited for.
 //!
-//! Owns the admin socket's place and the claim to the network namespace until the daemon's end. With
-//! `node.stand_by` a daemon is complete and waiting when the one before it ends, so that pods miss
-//! the network for as long as one start takes, and not for as long as it takes somebody to arrange
-//! it.
+//! Owns the admin socket's place and the claim to the network namespace until the daemon's end.
+//! With `node.stand_by` a daemon is complete and waiting when the one before it ends, so that pods
+//! miss the network for as long as one start takes, and not for as long as it takes somebody to
+//! arrange it.
 
 use std::io;
 use std::time::Duration;
@@ -56,8 +56,8 @@ impl Turn {
                 anyhow::bail!(
                     "another daemon serves this network namespace ({other}), and this one would be \
                      {holder}. Two would replace each other's nftables tables and routes even if \
-                     tun.name, bridge.name and underlay.port differ: stop the other, or give this one \
-                     a network namespace of its own"
+                     tun.name, bridge.name and underlay.port differ: stop the other, or give this \
+                     one a network namespace of its own"
                 )
             }
             claim => claim.context("making sure that this is the node's only daemon")?,

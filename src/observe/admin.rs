@@ -1,8 +1,8 @@
 //! The admin socket: one JSON request in a line, one JSON answer in a line.
 //!
-//! A unix socket in the run directory that only its owner may use. Connections are handled at once but
-//! in bounded number, and each must send its line soon. The newest always has a place: one who holds
-//! connections loses the oldest, and keeps nobody out.
+//! A unix socket in the run directory that only its owner may use. Connections are handled at once
+//! but in bounded number, and each must send its line soon. The newest always has a place: one who
+//! holds connections loses the oldest, and keeps nobody out.
 
 use std::collections::VecDeque;
 use std::io::{self, BufRead as _, BufReader, Write as _};

@@ -4,8 +4,8 @@
 //! nobody without CAP_NET_ADMIN make one, refuses a name that is taken, lets nobody but the owner's
 //! socket remove it, and removes it when that socket is closed, however its process ends. So it
 //! works across containers that share the network namespace and nothing else, and no other user of
-//! the machine can take or hold the name. Nothing is ever put into the table but a comment that says
-//! whose it is.
+//! the machine can take or hold the name. Nothing is ever put into the table but a comment that
+//! says whose it is.
 //!
 //! A kernel without such tables (before Linux 5.12, or without nftables) gets an abstract unix
 //! socket, which any user of the machine could take first.
@@ -39,8 +39,8 @@ impl Claim {
     ///
     /// # Errors
     ///
-    /// `AddrInUse` if another process of this network namespace holds it; what the kernel says if it
-    /// cannot be asked.
+    /// `AddrInUse` if another process of this network namespace holds it; what the kernel says if
+    /// it cannot be asked.
     pub fn take(holder: &str) -> Result<Self> {
         match take_table(holder) {
             Ok(socket) => Ok(Self { _holder: Holder::Table(socket) }),

@@ -24,7 +24,8 @@ const NOBODY: libc::uid_t = 65534;
 
 /// Has this thread be of a user, for as long as it lives.
 fn become_user(user: libc::uid_t) {
-    // SAFETY: the call takes numbers only. Unlike the library's function, it changes this thread alone.
+    // SAFETY: the call takes numbers only. Unlike the library's function, it changes this thread
+    // alone.
     let outcome = unsafe { libc::syscall(libc::SYS_setresuid, user, user, user) };
     assert_eq!(outcome, 0, "{}", io::Error::last_os_error());
 }
@@ -44,7 +45,8 @@ fn attach_as_nobody(netns: &Netns, name: &str) -> io::Result<()> {
             let flags =
                 libc::IFF_TUN | libc::IFF_NO_PI | libc::IFF_MULTI_QUEUE | libc::IFF_VNET_HDR;
             request.ifr_ifru.ifru_flags = flags as libc::c_short;
-            // SAFETY: TUNSETIFF reads and writes one ifreq, which `request` is, and it outlives the call.
+            // SAFETY: TUNSETIFF reads and writes one ifreq, which `request` is, and it outlives the
+            // call.
             match unsafe { libc::ioctl(queue.as_raw_fd(), libc::TUNSETIFF, &raw mut request) } {
                 0 => Ok(()),
                 _ => Err(io::Error::last_os_error()),

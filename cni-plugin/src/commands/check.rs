@@ -234,8 +234,8 @@ fn check_routes(
     Ok(())
 }
 
-/// Looks for the rules that choose the interface's own table, and for the routes in it that no result
-/// names.
+/// Looks for the rules that choose the interface's own table, and for the routes in it that no
+/// result names.
 fn check_own_table(
     pod: &mut Socket,
     ifname: &str,

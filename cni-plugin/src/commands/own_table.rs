@@ -1,13 +1,14 @@
 //! The routing table of a pod's second interface in one subnet.
 //!
-//! A pod that is plugged in twice has two ways to its subnet, and the main table takes the first for
-//! everything: what the second interface's address is asked would be answered through the first, and
-//! the source check drops that. So an interface that is not the pod's first in the node's subnets has
-//! its routes in a table of its own, and rules that choose it by the address that a packet comes from,
-//! or by the device that the sender asks for.
+//! A pod that is plugged in twice has two ways to its subnet, and the main table takes the first
+//! for everything: what the second interface's address is asked would be answered through the
+//! first, and the source check drops that. So an interface that is not the pod's first in the
+//! node's subnets has its routes in a table of its own, and rules that choose it by the address
+//! that a packet comes from, or by the device that the sender asks for.
 //!
-//! Such an interface is known by its addresses, which came without the kernel's route to their subnet.
-//! The kernel removes the routes with the device, but not the rules: whoever unplugs sweeps.
+//! Such an interface is known by its addresses, which came without the kernel's route to their
+//! subnet. The kernel removes the routes with the device, but not the rules: whoever unplugs
+//! sweeps.
 
 use ipnet::IpNet;
 use rustix::net::netdevice::index_to_name;
@@ -69,7 +70,8 @@ impl OwnTable {
         }
     }
 
-    /// The routes to the subnets of `addresses`, which the kernel would have made in the main table.
+    /// The routes to the subnets of `addresses`, which the kernel would have made in the main
+    /// table.
     pub(super) fn to_subnets(self, addresses: &[IpNet]) -> Vec<Route> {
         let to = |address: &IpNet| Route {
             table: self.0,
@@ -103,8 +105,8 @@ impl OwnTable {
 
 /// Removes the rules whose device is gone, in the namespace of `pod`.
 ///
-/// A pod may have as many rules of its own as it likes, and may change them meanwhile: they are looked at
-/// once, and of what looks like ours no more are kept than a pod has use for.
+/// A pod may have as many rules of its own as it likes, and may change them meanwhile: they are
+/// looked at once, and of what looks like ours no more are kept than a pod has use for.
 pub(super) fn sweep(pod: &mut Socket) -> Result<(), Error> {
     let mut ours = Vec::new();
     pod.visit_rules(&mut |rule| {

@@ -308,8 +308,8 @@ fn sysctls(ifname: &str, has_v6: bool, duplicate_detection: bool) -> Vec<Sysctl>
     sysctls
 }
 
-/// The sysctls of an interface beside another one in the same subnet: neither answers for the other's
-/// address in ARP, nor asks in its name.
+/// The sysctls of an interface beside another one in the same subnet: neither answers for the
+/// other's address in ARP, nor asks in its name.
 fn sysctls_beside_another(ifname: &str) -> [Sysctl; 2] {
     [("arp_ignore", "1"), ("arp_announce", "2")]
         .map(|(name, value)| Sysctl { path: format!("ipv4/conf/{ifname}/{name}"), value })

@@ -28,8 +28,8 @@ pub struct Rule {
 }
 
 impl Socket<Rtnetlink> {
-    /// Hands the rules of both families that have packets looked up in a table to `take`, one by one:
-    /// there may be any number of them. Those that come or go meanwhile may be missing.
+    /// Hands the rules of both families that have packets looked up in a table to `take`, one by
+    /// one: there may be any number of them. Those that come or go meanwhile may be missing.
     ///
     /// # Errors
     ///

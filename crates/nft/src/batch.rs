@@ -52,9 +52,9 @@ impl Batch {
         self.fill(table);
     }
 
-    /// Makes an empty table that must not exist yet, that nobody else can change or remove, and that
-    /// the kernel removes when the socket is closed that commits this, however its process ends
-    /// (Linux 5.12). `comment` is for whoever wonders whose it is.
+    /// Makes an empty table that must not exist yet, that nobody else can change or remove, and
+    /// that the kernel removes when the socket is closed that commits this, however its process
+    /// ends (Linux 5.12). `comment` is for whoever wonders whose it is.
     pub fn claim(&mut self, table: &str, comment: &str) {
         let attributes = message::owned_table(table, comment);
         self.push("claim", table, message::NEW_TABLE, NLM_F_CREATE | NLM_F_EXCL, attributes);

@@ -52,8 +52,8 @@ pub enum Meta {
     InputGroup,
     /// The mark that its socket or another rule gave it; four bytes of the host's order.
     Mark,
-    /// The user whose process sends it, four bytes of the host's order. A rule about a packet that no
-    /// socket of this machine sends does not match.
+    /// The user whose process sends it, four bytes of the host's order. A rule about a packet that
+    /// no socket of this machine sends does not match.
     SocketUser,
     /// `NFPROTO_IPV4` or `NFPROTO_IPV6`; one byte.
     Family,

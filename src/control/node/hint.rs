@@ -15,8 +15,8 @@ pub enum Hint {
 }
 
 impl Hint {
-    /// Those that apply to the machine of these parameters. A parameter that cannot be read is for those
-    /// to complain of who need its value.
+    /// Those that apply to the machine of these parameters. A parameter that cannot be read is for
+    /// those to complain of who need its value.
     #[must_use]
     pub(crate) fn of(sysctls: &Sysctls) -> Vec<Self> {
         match sysctls.read(BRIDGE_NETFILTER) {
@@ -30,8 +30,8 @@ impl fmt::Display for Hint {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::NoBridgeNetfilter => {
-                "the kernel module br_netfilter is not loaded: a service that leads a pod to another pod \
-                 of the same node does not answer, unless the proxy translates the source too. Run \
+                "the kernel module br_netfilter is not loaded: a service that leads a pod to another \
+                 pod of the same node does not answer, unless the proxy translates the source too. Run \
                  `modprobe br_netfilter` on the node, and put the name into a file in \
                  /etc/modules-load.d for the next boot"
             }

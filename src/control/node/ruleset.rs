@@ -173,8 +173,8 @@ fn output(families: &[ClusterFamily]) -> Chain {
     Chain { name: "output", kind: ChainKind::Filter, hook: Hook::Output, priority: RAW, rules }
 }
 
-/// What this node's processes send: from addresses of the pod networks only if they are its own. What
-/// a proxy in the kernel sends on has no process.
+/// What this node's processes send: from addresses of the pod networks only if they are its own.
+/// What a proxy in the kernel sends on has no process.
 fn sources(family: &ClusterFamily) -> Chain {
     let in_cluster =
         Expression::field_in(family.source(), Membership::Inside, &family.cluster_set());

@@ -1,8 +1,8 @@
 //! Standard error, for whoever must not wait for its reader.
 //!
-//! Owns a buffer of bounded size and the one thread that waits. A reader may be slow, stopped, or a full
-//! disk; who logs leaves a line in the buffer and goes on, and what does not fit is lost and counted.
-//! When the reader reads again, the log says how many lines it lacks.
+//! Owns a buffer of bounded size and the one thread that waits. A reader may be slow, stopped, or a
+//! full disk; who logs leaves a line in the buffer and goes on, and what does not fit is lost and
+//! counted. When the reader reads again, the log says how many lines it lacks.
 
 use std::io::{self, Write};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
@@ -35,8 +35,8 @@ struct State {
 }
 
 impl Outlet {
-    /// Starts the thread, which writes to `reader` and, when it has lost lines, calls `tell` with their
-    /// number.
+    /// Starts the thread, which writes to `reader` and, when it has lost lines, calls `tell` with
+    /// their number.
     pub(super) fn start(
         reader: impl Write + Send + 'static,
         tell: impl Fn(u64) + Send + 'static,

@@ -79,8 +79,8 @@ pub struct TunQueue {
 impl TunQueue {
     /// Opens one more queue of the device `name`, which is created if it does not exist.
     ///
-    /// The device is made persistent, so that its addresses and routes outlive this process, and root's:
-    /// a queue of a device without an owner may be opened by everybody.
+    /// The device is made persistent, so that its addresses and routes outlive this process, and
+    /// root's: a queue of a device without an owner may be opened by everybody.
     ///
     /// # Errors
     ///
