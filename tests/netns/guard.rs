@@ -1,7 +1,7 @@
 //! Ways around the rules: frames that a bridge does not forward, ports without bridge or rules,
 //! translated addresses, other processes of the node, packets that nobody translates, scans.
 
-use std::net::{IpAddr, SocketAddr, UdpSocket};
+use std::net::{IpAddr, Ipv6Addr, SocketAddr, SocketAddrV6, UdpSocket};
 
 use culvert_lab::{Lab, Netns, Node, Pod, UNDERLAY_PORT, probe, wait_until};
 use etherparse::PacketBuilder;
@@ -223,6 +223,35 @@ fn scan_of_a_subnet_leaves_the_nodes_table_of_neighbours_alone() {
     assert!(!answer.is_reply(), "{answer:?}");
     let rejected = run(node.netns(), "nft", &["list", "chain", "inet", "culvert-pods", "forward"]);
     assert!(!rejected.contains("counter packets 0 bytes 0 reject"), "{rejected}");
+}
+
+#[test]
+fn scan_of_link_local_addresses_through_the_node_is_dropped() {
+    let lab = lab("nt-scan-ll").up().unwrap();
+    let (node, pod) = (lab.node(1), lab.pod(1, 1));
+    let links = run(node.netns(), "ip", &["-oneline", "link", "show", "dev", "v-net-0"]);
+    let (_, mac) = links.split_once("link/ether ").unwrap();
+    let mac = mac.split(' ').next().unwrap();
+    let addresses: Vec<Ipv6Addr> =
+        (1..=50_u16).map(|host| Ipv6Addr::new(0xfe80, 0, 0, 0, 0x8000, 0, 0, host)).collect();
+    for address in &addresses {
+        ip(pod.netns(), &format!("neigh replace {address} lladdr {mac} dev eth0 nud permanent"));
+    }
+    let (socket, scope) = pod
+        .netns()
+        .run(|| {
+            let socket = UdpSocket::bind((pod.ipv6(), 0)).unwrap();
+            let scope = rustix::net::netdevice::name_to_index(&socket, "eth0").unwrap();
+            (socket, scope)
+        })
+        .unwrap();
+    for address in &addresses {
+        socket.send_to(EVIL, SocketAddrV6::new(*address, 9, 0, scope)).unwrap();
+    }
+    let dropped = run(node.netns(), "nft", &["list", "chain", "inet", "culvert-pods", "forward"]);
+    assert!(dropped.contains("counter packets 50 "), "{dropped}");
+    let neighbours = run(node.netns(), "ip", &["neigh", "show", "dev", "v-net-0", "nud", "all"]);
+    assert!(!neighbours.contains("fe80::8000"), "{neighbours}");
 }
 
 #[test]

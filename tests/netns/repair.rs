@@ -46,6 +46,18 @@ fn devices_addresses_and_routes_come_back() {
 }
 
 #[test]
+fn a_table_that_somebody_switched_off_is_made_anew() {
+    let lab = lab("nt-dormant").up().unwrap();
+    let node = lab.node(1);
+    for table in ["inet culvert", "inet culvert-pods", "bridge culvert"] {
+        let nft = |command: &str| run(node.netns(), "nft", &command.split(' ').collect::<Vec<_>>());
+        nft(&format!("add table {table} {{ flags dormant; }}"));
+        let is_on = || !nft(&format!("list table {table}")).contains("dormant");
+        wait_until(REPAIR_LIMIT, &format!("table {table} to be on"), is_on).unwrap();
+    }
+}
+
+#[test]
 fn the_nftables_table_comes_back_and_translates() {
     let lab = lab("nt-nft").up().unwrap();
     let node = lab.node(1);

@@ -113,6 +113,7 @@ fn every_deletion_is_repaired() {
             ("ip link set culvert0 mtu 1300", "set mtu 1464 dev culvert0"),
             ("nft delete table inet culvert", "replace nft table inet culvert"),
             ("nft flush chain inet culvert postrouting", "replace nft table inet culvert"),
+            ("nft add table inet culvert { flags dormant; }", "replace nft table inet culvert"),
             (
                 "nft add element inet culvert cluster_v4 { 192.0.2.0/24 }",
                 "replace nft table inet culvert",

@@ -7,7 +7,7 @@ use tempfile::TempDir;
 
 use crate::listener::Listener;
 use culvert::config::{Config, Overrides};
-use culvert::control::source::{Parameters, Saved, describe};
+use culvert::control::source::{Saved, configured, describe};
 use source_servers::etcd::{Etcd, config};
 
 fn state() -> TempDir {
@@ -125,7 +125,7 @@ fn patience_with_a_database_that_lost_everything_outlives_a_restart() {
     drop(listener);
     // The copy that the daemon keeps.
     let config = Config::parse(Path::new("c.toml"), &text, &Overrides::default()).unwrap();
-    let parameters = Parameters::configured(&config).unwrap();
+    let parameters = configured(&config).unwrap();
     let saved = Saved::of("node1", &describe(&config.table), parameters, &heard.proposal);
     saved.write(state.path()).unwrap();
     etcd.kill();

@@ -1,10 +1,10 @@
 //! What a node asks of the table source that its cluster shares, and what it makes of the answers.
 //!
-//! Owns how a node comes to its subnets in etcd ([`etcd::Claims`]) and by its Node object in Kubernetes
-//! ([`kubernetes::Follower`]), and the words in which any source tells the daemon what it sees. The
-//! machines are pure: time, answers and which addresses pods hold are arguments, so that a driver and
-//! a simulation run the same code. Never opens a socket or a file, reads a clock, or awaits. A machine
-//! asks for one thing at a time, so that whoever is slow makes it wait.
+//! Owns how a node comes to its subnets in etcd ([`etcd::Claims`]) and by its Node object in
+//! Kubernetes ([`kubernetes::Follower`]), and the words in which any source tells the daemon what
+//! it sees. The machines are pure: time, answers and which addresses pods hold are arguments, so
+//! that a driver and a simulation run the same code. Never opens a socket or a file, reads a clock,
+//! or awaits. A machine asks for one thing at a time, so that whoever is slow makes it wait.
 
 #![forbid(unsafe_code)]
 #![deny(missing_docs)]

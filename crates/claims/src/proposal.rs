@@ -103,8 +103,8 @@ impl Proposal {
     ///
     /// # Errors
     ///
-    /// The node `local` is not among them, or is one that would be left out; or any would be, and the
-    /// list is one author's.
+    /// The node `local` is not among them, or is one that would be left out; or any would be, and
+    /// the list is one author's.
     pub fn members(
         &self,
         overlay: &Overlay,

@@ -26,7 +26,8 @@ pub struct Published {
 }
 
 impl Published {
-    /// What this node says. Its Ethernet address in tunnels is derived from `address`, by everybody.
+    /// What this node says. Its Ethernet address in tunnels is derived from `address`, by
+    /// everybody.
     pub(crate) fn local(address: IpAddr, port: u16) -> Self {
         Self {
             address,
@@ -77,8 +78,8 @@ impl Published {
 
     /// The table's entry for the node `name`; `port` is the cluster's.
     ///
-    /// What nodes that run Culvert speak with one another is what such a node says; the table has that
-    /// as nothing in particular, because such a node speaks the other codecs too.
+    /// What nodes that run Culvert speak with one another is what such a node says; the table has
+    /// that as nothing in particular, because such a node speaks the other codecs too.
     ///
     /// # Errors
     ///

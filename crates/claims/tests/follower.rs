@@ -1,5 +1,5 @@
-//! What a node asks and tells in a cluster of Kubernetes, step by step, where a run drawn from a seed
-//! comes to it too rarely.
+//! What a node asks and tells in a cluster of Kubernetes, step by step, where a run drawn from a
+//! seed comes to it too rarely.
 
 #![expect(clippy::unwrap_used, reason = "a test may fail where it stands")]
 #![expect(clippy::wildcard_enum_match_arm, reason = "a test names what it is about")]
@@ -100,7 +100,8 @@ fn a_node_whose_pods_stay_looks_again_after_ten_seconds() {
     assert_eq!(contested(&mut follower), Some(None), "nobody holds an address any more");
 }
 
-/// A daemon that has heard that the node is contested may take a moment until it takes no more pods.
+/// A daemon that has heard that the node is contested may take a moment until it takes no more
+/// pods.
 #[test]
 fn nobody_looks_at_pods_while_the_daemon_takes_new_ones() {
     let mut follower = follower();

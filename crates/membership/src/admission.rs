@@ -1,9 +1,9 @@
 //! A consistent list of nodes out of entries that people and other nodes wrote.
 //!
-//! Every table source ends here, so that a broken file and a broken database entry are refused by the
-//! same rules. A file has one author, who can mend it, and is refused as a whole: half a table would
-//! be a black hole. In a database that every node writes to, one bad entry must not cost the others
-//! their network: it is left out, and said so.
+//! Every table source ends here, so that a broken file and a broken database entry are refused by
+//! the same rules. A file has one author, who can mend it, and is refused as a whole: half a table
+//! would be a black hole. In a database that every node writes to, one bad entry must not cost the
+//! others their network: it is left out, and said so.
 
 use std::collections::hash_map::Entry;
 use std::collections::{BTreeMap, HashMap, HashSet};
@@ -48,8 +48,8 @@ impl Membership {
 
     /// Takes of `nodes`, oldest first, each that is sound and goes with those before it.
     ///
-    /// Of two nodes that claim one name, address, subnet or hardware address, or a port for two codecs,
-    /// the older keeps it.
+    /// Of two nodes that claim one name, address, subnet or hardware address, or a port for two
+    /// codecs, the older keeps it.
     ///
     /// # Errors
     ///
@@ -104,10 +104,11 @@ struct Taken<'a> {
     family: Family,
     names: HashSet<&'a str, RandomState>,
     addresses: HashMap<IpAddr, &'a str, RandomState>,
-    /// Whether no two subnets of the list have an address in common: then nobody can have taken one.
+    /// Whether no two subnets of the list have an address in common: then nobody can have taken
+    /// one.
     disjoint: bool,
-    /// By the first address. No two have an address in common, so that whatever overlaps a prefix is
-    /// its neighbour here.
+    /// By the first address. No two have an address in common, so that whatever overlaps a prefix
+    /// is its neighbour here.
     subnets: BTreeMap<u128, (IpNet, &'a str)>,
 }
 
@@ -236,7 +237,8 @@ fn are_disjoint(nodes: &[Arc<NodeEntry>]) -> bool {
     ends.windows(2).all(|pair| pair[0].1 < pair[1].0)
 }
 
-/// An address among those of both families: IPv4 is where IPv6 has it, and no IPv6 network is there.
+/// An address among those of both families: IPv4 is where IPv6 has it, and no IPv6 network is
+/// there.
 fn place_of(address: IpAddr) -> u128 {
     match address {
         IpAddr::V4(address) => address.to_ipv6_mapped().into(),

@@ -1,8 +1,8 @@
 //! The nodes of a cluster as one consistent list, whatever table source they come from.
 //!
 //! Owns what an entry of the subnet table says, which entries go together, and what two nodes speak
-//! with one another. Every function is a pure one over its arguments. Never forwards, and never knows
-//! where an entry was written.
+//! with one another. Every function is a pure one over its arguments. Never forwards, and never
+//! knows where an entry was written.
 
 #![forbid(unsafe_code)]
 #![deny(missing_docs)]

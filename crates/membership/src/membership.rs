@@ -40,8 +40,8 @@ pub struct NodeEntry {
 /// A checked list of nodes, this one among them.
 ///
 /// INVARIANT: names and addresses are unique, addresses are of one family and outside the pod
-/// networks, subnets lie inside them and have no address in common, `local` is a valid index, that node and any
-/// other have a tunnel in common, and no two codecs have a port in common.
+/// networks, subnets lie inside them and have no address in common, `local` is a valid index, that
+/// node and any other have a tunnel in common, and no two codecs have a port in common.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Membership {
     overlay: Overlay,

@@ -99,7 +99,8 @@ impl Overlay {
         }
     }
 
-    /// What a node with this tunnel_options speaks with nodes that run Culvert, of which it may be one.
+    /// What a node with this tunnel_options speaks with nodes that run Culvert, of which it may be
+    /// one.
     pub(crate) fn tunnel_of(&self, tunnel_options: &TunnelOptions) -> Tunnel {
         let codec = tunnel_options.codec.unwrap_or_default();
         let usual = match codec {

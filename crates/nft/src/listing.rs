@@ -10,6 +10,8 @@ use crate::table::{Element, Table};
 /// What a table has. Two that are equal do the same.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Listing {
+    /// Whether the table is switched off (`flags dormant`): none of its rules are asked then.
+    pub is_dormant: bool,
     /// Its chains by name.
     pub chains: BTreeMap<String, ChainListing>,
     /// Its sets by name.

@@ -25,8 +25,9 @@ pub(crate) const GET_GENERATION: u8 = 16;
 /// The attribute of every object that names its table.
 pub(crate) const TABLE: u16 = 1;
 
-/// `NFTA_TABLE_FLAGS`, and `NFT_TABLE_F_OWNER`.
-const TABLE_FLAGS: u16 = 2;
+/// `NFTA_TABLE_FLAGS`, `NFT_TABLE_F_DORMANT` and `NFT_TABLE_F_OWNER`.
+pub(crate) const TABLE_FLAGS: u16 = 2;
+pub(crate) const FLAG_DORMANT: u32 = 1;
 const FLAG_OWNER: u32 = 2;
 
 /// `NFTA_TABLE_USERDATA`, and in it `NFTNL_UDATA_TABLE_COMMENT`, which has 256 bytes

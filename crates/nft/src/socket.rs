@@ -99,10 +99,10 @@ impl Socket {
         let ask =
             |kind, attributes: &[u8]| request("list", &target, family.number(), kind, attributes);
         let named = message::table(table).0;
-        if self.0.query(&ask(message::GET_TABLE, &named))?.is_none() {
-            return Ok(None);
-        }
-        let mut listing = Listing::default();
+        let Some(found) = self.0.query(&ask(message::GET_TABLE, &named))? else { return Ok(None) };
+        let flags = attribute::number(&found.attributes, message::TABLE_FLAGS).unwrap_or_default();
+        let mut listing =
+            Listing { is_dormant: flags & message::FLAG_DORMANT != 0, ..Listing::default() };
         let is_ours =
             |found: &[u8]| attribute::text(found, message::TABLE).as_deref() == Some(table);
         for chain in self.0.dump(&ask(message::GET_CHAIN, &named))? {

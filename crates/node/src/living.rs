@@ -15,7 +15,7 @@ use culvert_nft::{
     Membership, Meta, Register, Set, Socket, Table, TableFamily, Verdict, kernel,
 };
 use ipnet::IpNet;
-use overlay_proto::Family;
+use overlay_proto::{Family, Mac};
 
 use crate::pod_port::PodPort;
 
@@ -40,12 +40,19 @@ const FAMILY_IPV6: u8 = 10;
 
 const IPV4_DESTINATION: Field = Field { base: Base::Network, offset: 16, len: 4 };
 const IPV6_DESTINATION: Field = Field { base: Base::Network, offset: 24, len: 16 };
+const IPV6_DESTINATION_PREFIX: Field = Field { base: Base::Network, offset: 24, len: 8 };
+const FRAME_DESTINATION: Field = Field { base: Base::Link, offset: 0, len: 6 };
+
+/// fe80::/64, to which every device with IPv6 has a route.
+const LINK_LOCAL: [u8; 8] = [0xfe, 0x80, 0, 0, 0, 0, 0, 0];
 
 /// What stands behind the bridge.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Bridge {
     /// Its name.
     pub name: String,
+    /// Its MAC address, to which pods send what the node is to forward.
+    pub mac: Mac,
     /// The pod subnets of the node.
     pub subnets: Vec<IpNet>,
     /// Whether somebody may have an address that we know nothing of: a port that is not a pod's, or
@@ -80,13 +87,10 @@ pub fn table(ports: &[PodPort], bridge: &Bridge) -> Table {
         let subnets = subnets.iter().filter(|subnet| Family::of(subnet.addr()) == family);
         subnets.flat_map(interval).collect()
     };
-    let chain = |name, hook| Chain {
-        name,
-        kind: ChainKind::Filter,
-        hook,
-        priority: FILTER,
-        rules: rules(bridge),
-    };
+    let chain =
+        |name, hook, rules| Chain { name, kind: ChainKind::Filter, hook, priority: FILTER, rules };
+    let mut forward = rules(bridge);
+    forward.insert(1, link_local_through_the_node(bridge));
     Table {
         family: FAMILY,
         name: TABLE,
@@ -96,7 +100,10 @@ pub fn table(ports: &[PodPort], bridge: &Bridge) -> Table {
             set(SUBNETS_V4, KeyPart::Ipv4Address, true, intervals(Family::V4)),
             set(SUBNETS_V6, KeyPart::Ipv6Address, true, intervals(Family::V6)),
         ],
-        chains: vec![chain("forward", Hook::Forward), chain("output", Hook::Output)],
+        chains: vec![
+            chain("forward", Hook::Forward, forward),
+            chain("output", Hook::Output, rules(bridge)),
+        ],
     }
 }
 
@@ -130,6 +137,21 @@ fn rules(bridge: &Bridge) -> Vec<Vec<Expression>> {
         rule
     }));
     rules
+}
+
+/// Drops what a pod has the node forward to a link-local address, which no router may (RFC 4291
+/// §2.5.6); Linux does. Where the bridge's frames pass the hook as well, theirs are for a pod's MAC
+/// address.
+fn link_local_through_the_node(bridge: &Bridge) -> Vec<Expression> {
+    let is_ipv6 = [
+        Expression::Meta(Meta::Family, Register::One),
+        Expression::Compare(Comparison::Equal, vec![FAMILY_IPV6]),
+    ];
+    let mut rule = is_ipv6.to_vec();
+    rule.extend(Expression::field_is(IPV6_DESTINATION_PREFIX, &LINK_LOCAL));
+    rule.extend(Expression::field_is(FRAME_DESTINATION, &bridge.mac.octets()));
+    rule.extend([Expression::Counter, Expression::Verdict(Verdict::Drop)]);
+    rule
 }
 
 fn interval(subnet: &IpNet) -> Vec<Element> {
@@ -199,7 +221,8 @@ mod tests {
 
     fn bridge(has_strangers: bool) -> Bridge {
         let subnets = ["10.244.1.0/24", "fd00:1::/64"].map(|net| net.parse().unwrap());
-        Bridge { name: "v-net-0".to_owned(), subnets: subnets.into(), has_strangers }
+        let mac = Mac::new([0x02, 0xcf, 10, 244, 1, 0]);
+        Bridge { name: "v-net-0".to_owned(), mac, subnets: subnets.into(), has_strangers }
     }
 
     #[test]

@@ -1,8 +1,8 @@
 //! A connection to one member of an etcd cluster, and the calls that we make.
 //!
-//! Owns connecting, TLS and authentication, and a time limit on every call. Knows nothing of what the
-//! keys mean. A call that fails ends the connection's use: whoever follows etcd then starts over,
-//! with another member.
+//! Owns connecting, TLS and authentication, and a time limit on every call. Knows nothing of what
+//! the keys mean. A call that fails ends the connection's use: whoever follows etcd then starts
+//! over, with another member.
 
 use std::io;
 use std::path::{Path, PathBuf};

@@ -1,9 +1,10 @@
 //! The subnet table in etcd: every node claims its part, and follows the others'.
 //!
-//! [`Claims`] decides, and is pure: a simulation runs many nodes of it against a store in memory. The
-//! driver here does what it asks, on the control runtime: the connection, and, on threads of their
-//! own, the disk. It never takes anything away from the daemon because etcd is away. While the daemon
-//! is slow the watch waits, and one that is left behind (a compaction) is a failure like any other.
+//! [`Claims`] decides, and is pure: a simulation runs many nodes of it against a store in memory.
+//! The driver here does what it asks, on the control runtime: the connection, and, on threads of
+//! their own, the disk. It never takes anything away from the daemon because etcd is away. While
+//! the daemon is slow the watch waits, and one that is left behind (a compaction) is a failure like
+//! any other.
 
 mod address;
 mod client;

@@ -26,8 +26,8 @@ const CONNECT_PATIENCE: Duration = Duration::from_secs(5);
 /// Nodes in one answer, as other clients ask for.
 const PAGE: u32 = 500;
 
-/// How long the server keeps a watch open before we ask again. A server that stands still is noticed
-/// when that has passed, and [`GRACE`] with it.
+/// How long the server keeps a watch open before we ask again. A server that stands still is
+/// noticed when that has passed, and [`GRACE`] with it.
 const WATCH: Duration = Duration::from_secs(60);
 const GRACE: Duration = Duration::from_secs(15);
 

@@ -1,11 +1,11 @@
 //! The subnet table of a Kubernetes cluster: each Node's podCIDRs and addresses.
 //!
-//! [`Follower`] decides, and is pure: a simulation runs many nodes of it against an API in memory. The
-//! driver here does what it asks, on the control runtime: following the Nodes, and writing what this
-//! node says of itself in its own (annotations for its peers, the condition that schedulers go by, and
-//! the end of the startup taint). It never takes anything away from the daemon because the API server
-//! is away. While the daemon is slow the watch waits, and one that is left behind (410 Gone) is
-//! followed by a new list.
+//! [`Follower`] decides, and is pure: a simulation runs many nodes of it against an API in memory.
+//! The driver here does what it asks, on the control runtime: following the Nodes, and writing what
+//! this node says of itself in its own (annotations for its peers, the condition that schedulers go
+//! by, and the end of the startup taint). It never takes anything away from the daemon because the
+//! API server is away. While the daemon is slow the watch waits, and one that is left behind (410
+//! Gone) is followed by a new list.
 
 mod client;
 

@@ -136,6 +136,7 @@ impl Desired {
             masquerade: spec.masquerade,
             pods: living::Bridge {
                 name: spec.bridge.clone(),
+                mac: bridge_mac(&spec.local_subnets),
                 subnets: spec.local_subnets.clone(),
                 has_strangers: false,
             },

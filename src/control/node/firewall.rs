@@ -201,6 +201,7 @@ pub(super) fn pods(links: &[Link], bridge: &str) -> Pods {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use overlay_proto::Mac;
 
     const NOTE: &str = "culvert pod 0a:58:0a:f4:01:02 checked 10.244.1.2";
 
@@ -240,8 +241,12 @@ mod tests {
         let links = [link(2, "renamed", None, ""), link(3, "culv1", Some(2), NOTE)];
         let found = pods(&links, "v-net-0");
         assert!(found.ports.is_empty() && !found.has_strangers);
-        let bridge =
-            living::Bridge { name: "v-net-0".into(), subnets: Vec::new(), has_strangers: false };
+        let bridge = living::Bridge {
+            name: "v-net-0".into(),
+            mac: Mac::new([0x02, 0xcf, 10, 244, 1, 0]),
+            subnets: Vec::new(),
+            has_strangers: false,
+        };
         let [check, living] = tables(&found, &bridge);
         assert!(check.sets.iter().chain(&living.sets).any(|set| !set.elements.is_empty()));
         assert!(check.sets.iter().any(|set| !set.elements.is_empty()));

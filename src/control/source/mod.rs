@@ -2,8 +2,8 @@
 //!
 //! Owns the task that follows a source, and the words in which it tells what it sees: everything
 //! first, then what changes. A source that is lost says so and says nothing else, so that whoever
-//! listens keeps what it has: stale is better than empty. Never decides what to forward. Runs on the
-//! control runtime; a listener that is slow makes the source wait, and the source then reads
+//! listens keeps what it has: stale is better than empty. Never decides what to forward. Runs on
+//! the control runtime; a listener that is slow makes the source wait, and the source then reads
 //! everything anew if it was left behind.
 
 mod backoff;

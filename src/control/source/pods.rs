@@ -21,8 +21,8 @@ enum LookError {
     Stopped(#[from] JoinError),
 }
 
-/// The addresses in `subnets` that pods hold, by the notes on their ports and by the plugin's store under
-/// `state_dir`. Waits for kernel and disk on a thread of its own.
+/// The addresses in `subnets` that pods hold, by the notes on their ports and by the plugin's store
+/// under `state_dir`. Waits for kernel and disk on a thread of its own.
 pub(in crate::control) async fn held_addresses(
     state_dir: PathBuf,
     subnets: Vec<IpNet>,

@@ -1,7 +1,7 @@
 //! What all nodes share, as far as this one goes by it.
 //!
-//! Pure. A daemon that runs goes by wider pod networks, and otherwise by what it began with; what etcd
-//! says beside that is reported.
+//! Pure. A daemon that runs goes by wider pod networks, and otherwise by what it began with; what
+//! etcd says beside that is reported.
 
 use super::failure::{Cause, Disagreement};
 use super::keys::{Settings, default_len, default_len_v6};
@@ -38,8 +38,8 @@ impl Agreement {
         Settings { parameters, ..settings.clone() }
     }
 
-    /// The settings for a database that has none: those of the database before it, with what this node
-    /// goes by, or what its configuration says.
+    /// The settings for a database that has none: those of the database before it, with what this
+    /// node goes by, or what its configuration says.
     pub(super) fn first_settings(&self, key: &str) -> Result<Settings, Cause> {
         let (len, len_v6) = match &self.known {
             Some(known) => (known.subnet_len, known.subnet_len_v6),

@@ -1,9 +1,9 @@
 //! The claim protocol: how a node comes to own its subnets in etcd, and learns of the others'.
 //!
-//! Pure: no socket, no disk, no clock. The driver asks [`Claims::request`] what to do next, tells the
-//! daemon every update that [`Claims::update`] has, does it, and brings the answer to the method of the
-//! same name. Any failure ends a session; the next one begins by reading everything, so that there is
-//! one way from etcd to the table and no state to repair.
+//! Pure: no socket, no disk, no clock. The driver asks [`Claims::request`] what to do next, tells
+//! the daemon every update that [`Claims::update`] has, does it, and brings the answer to the
+//! method of the same name. Any failure ends a session; the next one begins by reading everything,
+//! so that there is one way from etcd to the table and no state to repair.
 
 use std::collections::VecDeque;
 use std::net::IpAddr;
@@ -28,8 +28,8 @@ use crate::{Candidate, HeldAddress, Parameters, PodsUnknown, Proposal, Update};
 /// How often a claim that was refused is tried again, if nothing happens before.
 const RECLAIM_EVERY: Duration = Duration::from_secs(10);
 
-/// A lease is renewed three times in its life, but at least this often: a lease that is gone although
-/// etcd was there all the time is to be noticed.
+/// A lease is renewed three times in its life, but at least this often: a lease that is gone
+/// although etcd was there all the time is to be noticed.
 const RENEW_AT_LEAST_EVERY: Duration = Duration::from_secs(300);
 
 /// What this node is, by its configuration.
@@ -101,7 +101,8 @@ enum Step {
 }
 
 impl Claims {
-    /// The machine of a node that remembers `memory`, and whose earlier daemon knew the nodes `known`.
+    /// The machine of a node that remembers `memory`, and whose earlier daemon knew the nodes
+    /// `known`.
     pub fn new(identity: Identity, memory: Memory, known: Vec<Candidate>) -> Self {
         let keys = Keys::new(&identity.prefix);
         Self {
@@ -492,8 +493,8 @@ impl Claims {
         }
     }
 
-    /// Tells what came of a claim. That a node has its subnets is told after them, so that no pod gets
-    /// an address of those before.
+    /// Tells what came of a claim. That a node has its subnets is told after them, so that no pod
+    /// gets an address of those before.
     fn settle(&mut self, refused: Option<String>) {
         let owned = refused.is_none();
         if !owned {
@@ -521,8 +522,8 @@ impl Claims {
         self.updates.push_back(Update::Differs(self.agreement.differs()));
     }
 
-    /// This node as its own table has it: what it claimed stays its own until it has claimed something
-    /// else, whoever says otherwise.
+    /// This node as its own table has it: what it claimed stays its own until it has claimed
+    /// something else, whoever says otherwise.
     fn own(&self) -> Option<Candidate> {
         let entry = NodeEntry {
             name: self.memory.node.clone(),

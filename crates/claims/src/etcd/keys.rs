@@ -1,11 +1,11 @@
 //! The keys under our prefix, and what stands in their values.
 //!
 //! ```text
-//! PREFIX/config                        what all nodes share            written once, by anybody
-//! PREFIX/reservations/10.244.7.0-24    a subnet for one node, or none  written by the operator
-//! PREFIX/subnets/10.244.1.0-24         the owner and its address       lives with the owner's lease
-//! PREFIX/unique/name/node1             who has the name                the same
-//! PREFIX/unique/address/192.168.1.11   who has the address             the same
+//! PREFIX/config                       what all nodes share            written once, by anybody
+//! PREFIX/reservations/10.244.7.0-24   a subnet for one node, or none  written by the operator
+//! PREFIX/subnets/10.244.1.0-24        the owner and its address       lives with the owner's lease
+//! PREFIX/unique/name/node1            who has the name                the same
+//! PREFIX/unique/address/192.168.1.11  who has the address             the same
 //! ```
 //!
 //! Nodes follow the first three kinds, which are one range of keys. The last two are only compared

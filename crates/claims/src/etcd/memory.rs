@@ -1,5 +1,5 @@
-//! What a node must remember to come back to its own subnets, and to know a database that lost those
-//! of others: who it is, what it had, and which database it saw.
+//! What a node must remember to come back to its own subnets, and to know a database that lost
+//! those of others: who it is, what it had, and which database it saw.
 
 use std::error::Error;
 use std::net::IpAddr;

@@ -1,7 +1,7 @@
 //! The other nodes, as this one has told the daemon of them.
 //!
-//! Pure. Owns the patience with a database that is not the one it was: nodes that it lacks stay for a
-//! while, because each of them needs a moment to claim again what it had.
+//! Pure. Owns the patience with a database that is not the one it was: nodes that it lacks stay for
+//! a while, because each of them needs a moment to claim again what it had.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
@@ -11,8 +11,8 @@ use ipnet::IpNet;
 use super::store::Store;
 use crate::{Candidate, Update};
 
-/// If etcd was reset or restored, nodes missing from it stay in the table this long, so that they can
-/// claim their subnets again.
+/// If etcd was reset or restored, nodes missing from it stay in the table this long, so that they
+/// can claim their subnets again.
 const GRACE: Duration = Duration::from_secs(300);
 
 #[derive(Debug, Default)]
@@ -39,8 +39,8 @@ impl Peers {
         !self.retained.is_empty()
     }
 
-    /// Subnets of nodes that stay although the database does not have them, or, if it is `another` than
-    /// before, are about to.
+    /// Subnets of nodes that stay although the database does not have them, or, if it is `another`
+    /// than before, are about to.
     pub(super) fn missing_subnets(&self, store: &Store, another: bool) -> Vec<IpNet> {
         let told = self.told.values().filter(|_| another);
         let missing = told

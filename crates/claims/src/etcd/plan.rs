@@ -1,8 +1,8 @@
 //! What a node must write to own its name, its address and its subnets.
 //!
-//! Pure. A claim is one transaction that holds only if every key is as it was when this node looked, so
-//! that of two nodes that want the same one gets it, whatever the clocks and the network do. etcd
-//! ends a claim when its lease runs out; nobody measures time for that but etcd.
+//! Pure. A claim is one transaction that holds only if every key is as it was when this node
+//! looked, so that of two nodes that want the same one gets it, whatever the clocks and the network
+//! do. etcd ends a claim when its lease runs out; nobody measures time for that but etcd.
 
 use std::net::IpAddr;
 
@@ -135,8 +135,8 @@ impl Claimant<'_> {
         }
     }
 
-    /// Of the subnets that this node had, those that it can go on with and those that it cannot; and
-    /// what is nobody else's.
+    /// Of the subnets that this node had, those that it can go on with and those that it cannot;
+    /// and what is nobody else's.
     fn kept(&self) -> (Vec<IpNet>, Vec<(IpNet, Taker)>, Occupied) {
         let mut occupied = self.store.occupied(&self.memory.node, |claim| self.owns(claim));
         let claimed = self.store.claims.iter().filter(|(_, held)| self.owns(&held.claim));

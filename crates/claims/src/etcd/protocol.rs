@@ -1,7 +1,7 @@
 //! What the claim protocol asks of etcd and of this machine, and what it hears, as plain values.
 //!
-//! A driver carries them out and brings back the answers; a simulation does the same with a store in
-//! memory. Nothing here knows of connections.
+//! A driver carries them out and brings back the answers; a simulation does the same with a store
+//! in memory. Nothing here knows of connections.
 
 use std::time::{Duration, Instant};
 

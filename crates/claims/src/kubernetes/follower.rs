@@ -1,9 +1,9 @@
-//! What a node makes of the cluster's Nodes: the table, its own entry in it, and what it writes into
-//! its own Node.
+//! What a node makes of the cluster's Nodes: the table, its own entry in it, and what it writes
+//! into its own Node.
 //!
-//! Pure: no socket, no disk, no clock. The driver asks [`Follower::request`] what to do next, tells the
-//! daemon every update that [`Follower::update`] has, does it, and brings the answer to the method of
-//! the same name. Any failure ends a session; the next one begins by listing everything.
+//! Pure: no socket, no disk, no clock. The driver asks [`Follower::request`] what to do next, tells
+//! the daemon every update that [`Follower::update`] has, does it, and brings the answer to the
+//! method of the same name. Any failure ends a session; the next one begins by listing everything.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::{Duration, Instant};
@@ -264,7 +264,8 @@ impl Follower {
         self.own.as_ref().map(family)
     }
 
-    /// Takes this node's own object; without one that will do, what was stays, and the daemon is told.
+    /// Takes this node's own object; without one that will do, what was stays, and the daemon is
+    /// told.
     fn take_own(&mut self, held: Option<Result<Vec<HeldAddress>, PodsUnknown>>) {
         let refusal = match self.read_own() {
             Ok(found) => match (self.lost(&found), held) {
@@ -386,8 +387,8 @@ impl Follower {
         });
     }
 
-    /// Makes this node's object say what it should. A failure is tried again with the next occasion,
-    /// at the latest when the watch is renewed.
+    /// Makes this node's object say what it should. A failure is tried again with the next
+    /// occasion, at the latest when the watch is renewed.
     fn publish(&mut self) {
         self.patches.clear();
         let Some(node) = &self.object else { return };

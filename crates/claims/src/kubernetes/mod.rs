@@ -1,8 +1,8 @@
 //! The subnet table of a Kubernetes cluster: each Node's podCIDRs and addresses.
 //!
-//! A machine follows the Nodes, and writes what this node says of itself in its own: annotations for
-//! its peers, the condition that schedulers go by, and the end of the startup taint. It never takes
-//! anything away from the daemon because the API server is away.
+//! A machine follows the Nodes, and writes what this node says of itself in its own: annotations
+//! for its peers, the condition that schedulers go by, and the end of the startup taint. It never
+//! takes anything away from the daemon because the API server is away.
 
 mod failure;
 mod follower;

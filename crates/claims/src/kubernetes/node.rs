@@ -15,8 +15,8 @@ use crate::{Candidate, Published};
 /// What the keys of our annotations begin with.
 pub(super) const PREFIX: &str = "culvert.dev/";
 
-/// The address by which peers reach the node, before its `InternalIP`s. Whoever runs the cluster may
-/// set it.
+/// The address by which peers reach the node, before its `InternalIP`s. Whoever runs the cluster
+/// may set it.
 pub(super) const ADDRESS: &str = "culvert.dev/address";
 pub(super) const CODEC: &str = "culvert.dev/codec";
 pub(super) const PORT: &str = "culvert.dev/port";

@@ -1,8 +1,8 @@
 //! What this node says of itself in its own Node object.
 //!
-//! Pure: compares what stands there with what should, and makes the patches that lead from one to the
-//! other. A patch that another writer could make wrong carries the version that it was made from, and
-//! is refused by the API server when there is a newer one.
+//! Pure: compares what stands there with what should, and makes the patches that lead from one to
+//! the other. A patch that another writer could make wrong carries the version that it was made
+//! from, and is refused by the API server when there is a newer one.
 
 use std::net::{IpAddr, Ipv4Addr};
 

@@ -1,8 +1,9 @@
-//! How nodes come to their subnets, in one process under a virtual clock: thousands of runs, each drawn
-//! from a seed.
+//! How nodes come to their subnets, in one process under a virtual clock: thousands of runs, each
+//! drawn from a seed.
 //!
-//! The machines are the daemon's own. `etcd` runs many of them against a store in memory, `kubernetes`
-//! against an API server in memory. Nothing here needs root, and the same seed is the same run.
+//! The machines are the daemon's own. `etcd` runs many of them against a store in memory,
+//! `kubernetes` against an API server in memory. Nothing here needs root, and the same seed is the
+//! same run.
 //!
 //! `make simulate-claims RUNS=100000` looks further than `make test`; `make simulate-claims
 //! SOURCE=etcd SEED=…` shows one run.
@@ -79,8 +80,8 @@ fn fixed_seeds_of_etcd_hold_every_invariant_and_reach_what_they_are_about() {
     );
 }
 
-/// A machine with a new disk claims its subnets by name and address, and moves while the transaction
-/// is under way: etcd has still its own claim, at the address that it has left.
+/// A machine with a new disk claims its subnets by name and address, and moves while the
+/// transaction is under way: etcd has still its own claim, at the address that it has left.
 #[test]
 fn a_node_that_moves_while_it_claims_takes_its_subnets_from_nobody() {
     let seed = 260_825_389_012_978;

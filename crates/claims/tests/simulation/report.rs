@@ -65,8 +65,8 @@ impl Tally {
 }
 
 impl Simulation {
-    /// Runs `seeds`, on all CPUs; panics over one that breaks an invariant, having shown how to see it
-    /// again.
+    /// Runs `seeds`, on all CPUs; panics over one that breaks an invariant, having shown how to see
+    /// it again.
     pub(crate) fn run_all(&self, seeds: Range<u64>) -> BTreeMap<&'static str, u64> {
         let tally = self.tally(&seeds);
         if let Some((seed, violation)) = tally.broken {

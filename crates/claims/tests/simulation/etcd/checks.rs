@@ -77,8 +77,8 @@ impl World<Etcd> {
         }
     }
 
-    /// A node that knows everything of its subnets, and has nothing to do, owns them or says that it
-    /// does not.
+    /// A node that knows everything of its subnets, and has nothing to do, owns them or says that
+    /// it does not.
     pub(super) fn check_followed(&self, node: usize) -> Held {
         let (it, store) = (&self.nodes[node], &self.protocol.store);
         if it.own.seen.0 != store.epoch || it.contested.is_some() || !it.watched.is_empty() {

@@ -178,8 +178,8 @@ impl Store {
         }
     }
 
-    /// What a watch of the range tells that has told everything before `from`; and from where it goes
-    /// on.
+    /// What a watch of the range tells that has told everything before `from`; and from where it
+    /// goes on.
     pub(crate) fn told(&self, first: &str, end: &str, from: i64) -> (Option<Watched>, i64) {
         if from <= self.compacted {
             return (Some(Watched::Compacted), from);

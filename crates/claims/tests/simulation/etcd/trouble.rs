@@ -216,8 +216,8 @@ impl World<Etcd> {
         }
     }
 
-    /// Exchanges the addresses of a node and some other, unless one of them is the other to everybody
-    /// then: having its name or its disk already.
+    /// Exchanges the addresses of a node and some other, unless one of them is the other to
+    /// everybody then: having its name or its disk already.
     fn swap(&mut self, node: usize) -> Result<bool, crate::report::Violation> {
         let other = self.random.below(self.nodes.len());
         let mut doubles = self.protocol.twins.iter().chain(&self.protocol.clones);

@@ -1,7 +1,9 @@
 //! What the simulations of all table sources share: virtual time, nodes that start, stop and die, a
-//! network that delays, loses and parts, daemons that take what they are told, and the course of a run.
+//! network that delays, loses and parts, daemons that take what they are told, and the course of a
+//! run.
 //!
-//! A [`Protocol`] brings the machine of a node, the store that nodes share, and what goes wrong there.
+//! A [`Protocol`] brings the machine of a node, the store that nodes share, and what goes wrong
+//! there.
 
 mod daemon;
 mod driver;

@@ -1,4 +1,5 @@
-//! The way between nodes and the store: messages are late or lost, connections break, nodes are cut off.
+//! The way between nodes and the store: messages are late or lost, connections break, nodes are cut
+//! off.
 
 use std::time::Duration;
 

@@ -1,5 +1,5 @@
-//! A node: the real machine, a driver that waits where the real one does, a daemon, and what a real one
-//! has on its disk.
+//! A node: the real machine, a driver that waits where the real one does, a daemon, and what a real
+//! one has on its disk.
 
 use std::collections::VecDeque;
 use std::net::IpAddr;

@@ -22,8 +22,8 @@ pub(crate) trait Protocol: Sized {
     const NOTICED: Duration;
     /// Milliseconds that a slow message takes.
     const SLOW: RangeInclusive<u64>;
-    /// Time that nodes may take to have what they need, once there is no trouble and contested nodes
-    /// have no pods.
+    /// Time that nodes may take to have what they need, once there is no trouble and contested
+    /// nodes have no pods.
     const RECOVERY: Duration;
     /// What goes wrong, each as often as any other.
     const TROUBLES: &'static [Trouble<Self::Trouble>];

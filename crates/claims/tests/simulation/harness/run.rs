@@ -8,8 +8,8 @@ use crate::report::{Outcome, Violation};
 
 const TROUBLE: Duration = Duration::from_secs(600);
 
-/// The longest that a call takes, a machine stands still, a lease lives or a daemon pauses; a look at
-/// refused claims, and more.
+/// The longest that a call takes, a machine stands still, a lease lives or a daemon pauses; a look
+/// at refused claims, and more.
 const SETTLED: Duration = Duration::from_secs(200);
 
 /// How often pods come and go while there is trouble.

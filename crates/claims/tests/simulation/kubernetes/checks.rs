@@ -10,8 +10,8 @@ use crate::harness::{Held, Node, World};
 use crate::report::Violation;
 
 impl World<Kubernetes> {
-    /// Every node has what its Node says, or, unless it `must` by now, says that it does not; and all
-    /// know what the Nodes say.
+    /// Every node has what its Node says, or, unless it `must` by now, says that it does not; and
+    /// all know what the Nodes say.
     pub(super) fn check_nodes(&self, must: bool) -> Held {
         let nodes = &self.protocol.api.nodes;
         for (number, node) in self.nodes.iter().enumerate() {
