@@ -56,7 +56,12 @@ impl<P: Protocol> World<P> {
                 self.nodes[node].ahead += time * 60;
                 return self.go_on(node);
             }
-            Fault::Freeze => self.nodes[node].frozen_until = self.clock.now() + time,
+            Fault::Freeze => {
+                // What waits for the machine keeps its order: it goes on no sooner for this.
+                let until = self.clock.now() + time;
+                let it = &mut self.nodes[node];
+                it.frozen_until = it.frozen_until.max(until);
+            }
             Fault::Reload => {
                 self.nodes[node].reload = true;
                 return self.go_on(node);
