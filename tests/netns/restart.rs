@@ -73,7 +73,7 @@ fn a_second_daemon_is_refused_and_disturbs_nothing() {
     let (code, said) = refused_start(node);
     assert_eq!(code, Some(1), "{said}");
     assert!(said.contains("another daemon answers"), "{said}");
-    assert!(said.contains("node.run_dir"), "{said}");
+    assert!(said.contains("node.stand_by"), "{said}");
     assert_eq!(node.pid(), pid);
     assert!(NodeFile::path(&node.run_dir()).exists());
     assert_eq!(node.status().unwrap()["ready"], true);
