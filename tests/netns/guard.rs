@@ -251,8 +251,8 @@ fn scan_of_link_local_addresses_through_the_node_is_dropped() {
     let dropped = run(node.netns(), "nft", &["list", "chain", "inet", "culvert-pods", "forward"]);
     assert!(dropped.contains("counter packets 50 "), "{dropped}");
     let neighbours = run(node.netns(), "ip", &["neigh", "show", "dev", "v-net-0", "nud", "all"]);
-    // kernel: it remembers whom it tells of a shorter way before any rule is asked, six at first and
-    // one a second.
+    // kernel: it remembers whom it tells of a shorter way before any rule is asked, six at first
+    // and one a second.
     let asked = neighbours.lines().filter(|line| line.contains("fe80::8000")).count();
     assert!(asked < 20, "{neighbours}");
 }

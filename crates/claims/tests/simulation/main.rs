@@ -138,8 +138,8 @@ fn a_node_that_is_contested_says_so_whatever_the_daemon_before_it_said() {
     KUBERNETES.run_all(seed..seed + 1);
 }
 
-/// A machine stands still, and again for a shorter while before it goes on. What one watch tells must
-/// still come in its order.
+/// A machine stands still, and again for a shorter while before it goes on. What one watch tells
+/// must still come in its order.
 #[test]
 fn a_machine_that_stands_still_twice_hears_everything_in_its_order() {
     let seed = 25_366_108_477_410;
