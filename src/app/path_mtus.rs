@@ -200,8 +200,7 @@ impl PathMtus {
         for peer in members.peers() {
             let codec = members.tunnel_to(peer).codec;
             let path = self.routes.get(&peer.address).copied().flatten().unwrap_or(smallest);
-            let room = inner(path, codec)
-                .ok_or_else(|| self.no_room(Some(peer.address), path, least(codec)))?;
+            let room = inner(path, codec).ok_or_else(|| self.no_room(path, least(codec)))?;
             device = Some(device.map_or(room, |least| least.min(room)));
             rooms.push(room);
         }
@@ -210,7 +209,7 @@ impl PathMtus {
             None => {
                 let own_codec = members.local().tunnel_options.codec.unwrap_or_default();
                 inner(smallest, own_codec)
-                    .ok_or_else(|| self.no_room(None, smallest, least(own_codec)))?
+                    .ok_or_else(|| self.no_room(smallest, least(own_codec)))?
             }
         };
         let mut to = HashMap::new();
@@ -227,10 +226,12 @@ impl PathMtus {
         Ok(Mtus { device, to })
     }
 
-    fn no_room(&self, peer: Option<IpAddr>, mtu: u16, least: u16) -> NoRoom {
-        match peer {
-            Some(peer) if self.configured.is_none() => NoRoom::Toward { peer, mtu, least },
-            Some(_) | None => NoRoom::Configured { mtu, least },
+    /// Where `mtu` comes from, which is less than `least`.
+    fn no_room(&self, mtu: u16, least: u16) -> NoRoom {
+        let narrow = self.routes.iter().filter(|(_peer, found)| **found == Some(mtu));
+        match narrow.map(|(peer, _)| *peer).min() {
+            Some(peer) => NoRoom::Toward { peer, mtu, least },
+            None => NoRoom::Configured { mtu, least },
         }
     }
 }

@@ -2,9 +2,9 @@
 //!
 //! A pod that is plugged in twice has two ways to its subnet, and the main table takes the first
 //! for everything: what the second interface's address is asked would be answered through the
-//! first, and the source check drops that. So an interface that is not the pod's first in the
-//! node's subnets has its routes in a table of its own, and rules that choose it by the address
-//! that a packet comes from, or by the device that the sender asks for.
+//! first, and the source check drops that. So an interface that finds another with routes to the
+//! node's subnets in the main table has its own in a table of its own, and rules that choose it by
+//! the address that a packet comes from, or by the device that the sender asks for.
 //!
 //! Such an interface is known by its addresses, which came without the kernel's route to their
 //! subnet. The kernel removes the routes with the device, but not the rules: whoever unplugs

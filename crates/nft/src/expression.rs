@@ -301,6 +301,24 @@ impl Expression {
         ]
     }
 
+    /// IPv4 packets, in a table for both families.
+    #[must_use]
+    pub fn is_ipv4() -> [Self; 2] {
+        const NFPROTO_IPV4: u8 = 2;
+        Self::is_of(NFPROTO_IPV4)
+    }
+
+    /// IPv6 packets, in a table for both families.
+    #[must_use]
+    pub fn is_ipv6() -> [Self; 2] {
+        const NFPROTO_IPV6: u8 = 10;
+        Self::is_of(NFPROTO_IPV6)
+    }
+
+    fn is_of(family: u8) -> [Self; 2] {
+        [Self::Meta(Meta::Family, Register::One), Self::Compare(Comparison::Equal, vec![family])]
+    }
+
     /// What has the mark `mark`.
     #[must_use]
     pub fn mark_is(mark: u32) -> [Self; 2] {

@@ -12,7 +12,7 @@ use std::net::IpAddr;
 
 use culvert_nft::{
     Base, Batch, Chain, ChainKind, Comparison, Element, Expression, Field, Hook, KeyPart,
-    Membership, Meta, Register, Set, Socket, Table, TableFamily, Verdict, kernel,
+    Membership, Set, Socket, Table, TableFamily, Verdict, kernel,
 };
 use ipnet::IpNet;
 use overlay_proto::{Family, Mac};
@@ -33,10 +33,6 @@ const IPV4: &str = "ipv4";
 const IPV6: &str = "ipv6";
 const SUBNETS_V4: &str = "subnets_v4";
 const SUBNETS_V6: &str = "subnets_v6";
-
-/// `NFPROTO_IPV4`, `NFPROTO_IPV6`.
-const FAMILY_IPV4: u8 = 2;
-const FAMILY_IPV6: u8 = 10;
 
 const IPV4_DESTINATION: Field = Field { base: Base::Network, offset: 16, len: 4 };
 const IPV6_DESTINATION: Field = Field { base: Base::Network, offset: 24, len: 16 };
@@ -115,24 +111,20 @@ fn rules(bridge: &Bridge) -> Vec<Vec<Expression>> {
     if bridge.has_strangers {
         return rules;
     }
-    let to = |family: u8, field, set| {
-        let is_family = [
-            Expression::Meta(Meta::Family, Register::One),
-            Expression::Compare(Comparison::Equal, vec![family]),
-        ];
-        [&is_family[..], &Expression::field_in(field, Membership::Inside, set)].concat()
+    let to = |is_family: &[Expression], field, set| {
+        [is_family, &Expression::field_in(field, Membership::Inside, set)].concat()
     };
     let families = [
-        (FAMILY_IPV4, IPV4_DESTINATION, IPV4, SUBNETS_V4),
-        (FAMILY_IPV6, IPV6_DESTINATION, IPV6, SUBNETS_V6),
+        (Expression::is_ipv4(), IPV4_DESTINATION, IPV4, SUBNETS_V4),
+        (Expression::is_ipv6(), IPV6_DESTINATION, IPV6, SUBNETS_V6),
     ];
-    rules.extend(families.map(|(family, field, living, _subnets)| {
-        let mut rule = to(family, field, living);
+    rules.extend(families.clone().map(|(is_family, field, living, _subnets)| {
+        let mut rule = to(&is_family, field, living);
         rule.push(accept.clone());
         rule
     }));
-    rules.extend(families.map(|(family, field, _living, subnets)| {
-        let mut rule = to(family, field, subnets);
+    rules.extend(families.map(|(is_family, field, _living, subnets)| {
+        let mut rule = to(&is_family, field, subnets);
         rule.extend([Expression::Counter, Expression::RejectHost]);
         rule
     }));
@@ -143,11 +135,7 @@ fn rules(bridge: &Bridge) -> Vec<Vec<Expression>> {
 /// §2.5.6); Linux does. Where the bridge's frames pass the hook as well, theirs are for a pod's MAC
 /// address.
 fn link_local_through_the_node(bridge: &Bridge) -> Vec<Expression> {
-    let is_ipv6 = [
-        Expression::Meta(Meta::Family, Register::One),
-        Expression::Compare(Comparison::Equal, vec![FAMILY_IPV6]),
-    ];
-    let mut rule = is_ipv6.to_vec();
+    let mut rule = Expression::is_ipv6().to_vec();
     rule.extend(Expression::field_is(IPV6_DESTINATION_PREFIX, &LINK_LOCAL));
     rule.extend(Expression::field_is(FRAME_DESTINATION, &bridge.mac.octets()));
     rule.extend([Expression::Counter, Expression::Verdict(Verdict::Drop)]);

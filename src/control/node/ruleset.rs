@@ -24,7 +24,7 @@ use std::net::IpAddr;
 use culvert_dataplane::platform::udp::SOCKET_MARK;
 use culvert_nft::{
     Base, Chain, ChainKind, Comparison, Element, Expression, Field, Hook, KeyPart, Membership,
-    Meta, Register, Set, Table, TableFamily, Verdict,
+    Register, Set, Table, TableFamily, Verdict,
 };
 use culvert_node::node_file::gateway;
 use culvert_node::pod_port::DEVICE_GROUP;
@@ -287,14 +287,10 @@ impl ClusterFamily {
     }
 
     pub(super) fn is_ip(family: Family) -> [Expression; 2] {
-        let number = match family {
-            Family::V4 => 2,
-            Family::V6 => 10,
-        };
-        [
-            Expression::Meta(Meta::Family, Register::One),
-            Expression::Compare(Comparison::Equal, vec![number]),
-        ]
+        match family {
+            Family::V4 => Expression::is_ipv4(),
+            Family::V6 => Expression::is_ipv6(),
+        }
     }
 
     /// Matches what goes to the cluster.
