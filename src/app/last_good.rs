@@ -7,6 +7,7 @@ use culvert_dataplane::engine::Overlay;
 use culvert_dataplane::platform::clock;
 
 use crate::control::source::{Parameters, Proposal, Saved};
+use crate::platform::memory;
 
 /// Time between two copies of a large table on disk at least. What is lost with a machine is this
 /// much of the cluster's changes, and only until the source answers.
@@ -56,7 +57,13 @@ impl LastGood {
         self.written = Some(now);
         let saved = Saved::of(&self.node, &self.source, Parameters::of(overlay), proposal);
         let state_dir = self.state_dir.clone();
-        let written = tokio::task::spawn_blocking(move || saved.write(&state_dir)).await;
+        let written = tokio::task::spawn_blocking(move || {
+            let written = saved.write(&state_dir);
+            drop(saved);
+            memory::give_back();
+            written
+        });
+        let written = written.await;
         if let Err(error) = written.map_err(anyhow::Error::new).and_then(std::convert::identity) {
             tracing::warn!(error = format!("{error:#}"), "the last good table is not kept");
         }

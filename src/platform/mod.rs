@@ -4,7 +4,6 @@
 //! how.
 
 pub mod claim;
+pub(crate) mod memory;
 pub(crate) mod netlink;
 pub(crate) mod sysctl;
-
-pub(crate) use culvert_dataplane::platform::clock;

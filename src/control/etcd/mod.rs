@@ -14,6 +14,7 @@ mod rpc;
 use std::path::PathBuf;
 
 use culvert_claims::etcd::{Claims, Ended, Identity, Memory, Request, Unwritten};
+use culvert_dataplane::platform::clock;
 use thiserror::Error;
 use tonic::Streaming;
 
@@ -25,7 +26,6 @@ use super::source::{
     Backoff, Candidate, Link, Saved, SourceRequests, Update, configured, describe, held_addresses,
 };
 use crate::config::{Config, Etcd};
-use crate::platform::clock;
 
 /// Why the driver could not do what it was asked.
 #[derive(Debug, Error)]

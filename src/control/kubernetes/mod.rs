@@ -13,6 +13,7 @@ use std::path::PathBuf;
 use std::time::Instant;
 
 use culvert_claims::kubernetes::{Desired, Ended, Follower, Identity, Patch, Request, Watched};
+use culvert_dataplane::platform::clock;
 use futures_util::StreamExt as _;
 use futures_util::stream::BoxStream;
 use k8s_openapi::jiff::Timestamp;
@@ -20,7 +21,6 @@ use k8s_openapi::jiff::Timestamp;
 use self::client::{Api, CONFLICT, CallError};
 use super::source::{Backoff, Link, Saved, SourceRequests, Update, describe, held_addresses};
 use crate::config::{Config, Kubernetes};
-use crate::platform::clock;
 
 /// Follows the API server for ever.
 pub(super) async fn follow(kubernetes: Kubernetes, config: Config, mut link: Link) {

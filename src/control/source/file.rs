@@ -4,6 +4,7 @@ use std::path::Path;
 
 use super::{Link, Update};
 use crate::control::table_file::{ReadError, TableFile};
+use crate::platform::memory;
 
 /// Reads the file, and again whenever it is another or somebody asks.
 pub(super) async fn follow(path: &Path, mut link: Link) {
@@ -11,7 +12,11 @@ pub(super) async fn follow(path: &Path, mut link: Link) {
     let mut reloads = 0;
     loop {
         // The disk, and a table of ten thousand nodes, may take their time.
-        let read = tokio::task::spawn_blocking(move || (file.read(), file));
+        let read = tokio::task::spawn_blocking(move || {
+            let read = file.read();
+            memory::give_back();
+            (read, file)
+        });
         let Ok((read, known)) = read.await else { return };
         file = known;
         link.say(match read {
