@@ -16,7 +16,8 @@ WORKDIR /src
 COPY . .
 # Static, as `make dist` does it: the image has no C library to share.
 RUN RUSTFLAGS="-C target-feature=+crt-static" cargo build --release --locked \
-        --target "$(rustc -vV | sed -n 's/^host: //p')" --no-default-features -p culvert -p culvert-cni \
+        --target "$(rustc -vV | sed -n 's/^host: //p')" --no-default-features --features databases \
+        -p culvert -p culvert-cni \
     && mkdir /image && cd target/*/release \
     && for program in culvert culvert-cni; do strip -o "/image/$program" "$program"; done
 

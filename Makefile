@@ -23,14 +23,16 @@ help: ## List the commands
 .PHONY: demo
 demo: ## Three nodes on this machine, and their pods talking
 	@deploy/prerequisites demo
-	@$(MAKE) --no-print-directory release
-	$(SUDO) ./target/release/culvert lab demo
+	$(BUILD) $(DEMO)
+	$(SUDO) ./$(BUILT)/culvert lab demo
 
 # One build for use and for the image: static programs, since each call of the plugin is a new process,
 # of which loading libraries would be a third, and the image has nothing else. RUSTFLAGS with --target
 # applies to what runs here and not to build scripts.
 BUILD := RUSTFLAGS="-C target-feature=+crt-static" cargo build --release --locked --target $(TRIPLE)
 BUILT := target/$(TRIPLE)/release
+# What the demo needs: without the clients of etcd and Kubernetes, which take as long as all the rest.
+DEMO := --no-default-features --features lab -p culvert -p culvert-cni
 
 .PHONY: release
 release: ## Build for use: target/release/culvert and culvert-cni
@@ -46,7 +48,7 @@ install: release ## Install under PREFIX (/usr/local) and CNI_BIN (/opt/cni/bin)
 DIST := target/dist
 .PHONY: dist
 dist:
-	$(BUILD) --no-default-features -p culvert -p culvert-cni
+	$(BUILD) --no-default-features --features databases -p culvert -p culvert-cni
 	@mkdir -p $(DIST) && for program in culvert culvert-cni; do strip -o $(DIST)/$$program $(BUILT)/$$program; done
 
 .PHONY: image

@@ -24,6 +24,9 @@ const DEFAULT_TAINT: &str = "culvert.dev/not-ready";
 /// What to write as `table.source`.
 const SOURCES: &str = "the sources are: \"file\", \"etcd\", \"kubernetes\"";
 
+/// Whether etcd and Kubernetes can be followed.
+const HAS_DATABASES: bool = cfg!(feature = "databases");
+
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct SourceTable {
@@ -67,6 +70,14 @@ pub(super) fn read(
         ("file", None) => Err(reader
             .fault("table.path", &table, "", "the source \"file\" needs it")
             .remedy("name the file with the [[node]] entries")),
+        ("etcd" | "kubernetes", _) if !HAS_DATABASES => Err(reader
+            .fault(
+                "table.source",
+                source,
+                format!("\"{chosen}\""),
+                "this program was built without it",
+            )
+            .remedy("`make release` builds the whole program")),
         ("etcd", _) => read_etcd(reader, &table, etcd, overrides).map(TableSource::Etcd),
         ("kubernetes", _) => Ok(TableSource::Kubernetes(Kubernetes {
             kubeconfig: overrides.kubeconfig.clone().or(kubernetes.kubeconfig),

@@ -2,7 +2,9 @@
 //!
 //! Runs on the control runtime. Never touches packet bytes and never makes a raw system call.
 
+#[cfg(feature = "databases")]
 mod etcd;
+#[cfg(feature = "databases")]
 mod kubernetes;
 pub(crate) mod narrow_paths;
 pub mod node;

@@ -6,25 +6,31 @@
 //! the control runtime; a listener that is slow makes the source wait, and the source then reads
 //! everything anew if it was left behind.
 
+#[cfg(feature = "databases")]
 mod backoff;
 mod file;
 mod members;
 mod parameters;
+#[cfg(feature = "databases")]
 mod pods;
 mod saved;
 
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 
+#[cfg(feature = "databases")]
 use super::{etcd, kubernetes};
 use crate::config::{Config, TableSource};
 
+#[cfg(feature = "databases")]
 pub(super) use backoff::Backoff;
 pub use culvert_claims::{Candidate, Parameters, Proposal, Update};
 pub use members::{Unsound, members};
 pub use parameters::{configured, overlay};
+#[cfg(feature = "databases")]
 pub(super) use pods::held_addresses;
 pub use saved::Saved;
+#[cfg(feature = "databases")]
 pub(super) use saved::write;
 
 /// Updates that wait for the daemon at most; the source waits when there are more. A burst in a
@@ -55,6 +61,7 @@ impl Link {
     }
 
     /// Waits until the daemon has heard everything that was said.
+    #[cfg(feature = "databases")]
     pub(super) async fn heard(&self) {
         let _ = self.updates.reserve_many(self.updates.max_capacity()).await;
     }
@@ -79,11 +86,17 @@ impl Source {
                 let path = path.clone();
                 tokio::spawn(async move { file::follow(&path, link).await })
             }
+            #[cfg(feature = "databases")]
             TableSource::Etcd(etcd) => {
                 tokio::spawn(etcd::follow(etcd.clone(), config.clone(), link))
             }
+            #[cfg(feature = "databases")]
             TableSource::Kubernetes(kubernetes) => {
                 tokio::spawn(kubernetes::follow(kubernetes.clone(), config.clone(), link))
+            }
+            #[cfg(not(feature = "databases"))]
+            TableSource::Etcd(_) | TableSource::Kubernetes(_) => {
+                unreachable!("the configuration refuses what the program lacks")
             }
         };
         Self { updates, requests, task }
