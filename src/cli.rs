@@ -10,11 +10,10 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Args, CommandFactory as _, Parser, Subcommand, error::ErrorKind};
-use culvert_node::node_file::DEFAULT_RUN_DIR;
 
 use crate::cni_install::{self, CniArgs};
 use crate::config::{Config, Overrides};
-use crate::inspect::{self, CaptureArgs, ExplainArgs};
+use crate::inspect::{self, CaptureArgs, ExplainArgs, StatusArgs};
 use crate::observe::{self, Format};
 use crate::replay::{self, ReplayArgs};
 use crate::{app, control};
@@ -34,14 +33,7 @@ enum Command {
     /// Run the daemon of this node.
     Run(RunArgs),
     /// Show this node, its peers, and what was dropped and why.
-    Status {
-        /// Directory of the daemon's admin socket.
-        #[arg(long, env = "CULVERT_RUN_DIR", value_name = "DIR", default_value = DEFAULT_RUN_DIR)]
-        run_dir: PathBuf,
-        /// Print JSON.
-        #[arg(long)]
-        json: bool,
-    },
+    Status(StatusArgs),
     /// Check a configuration and its subnet table without starting anything.
     Check {
         #[command(flatten)]
@@ -151,14 +143,7 @@ fn execute(command: Command) -> anyhow::Result<ExitCode> {
             runtime.shutdown_background();
             ended?;
         }
-        Command::Status { run_dir, json } => {
-            let status = observe::query(&run_dir)?;
-            if json {
-                say(serde_json::to_string_pretty(&status)?)?;
-            } else {
-                say(status)?;
-            }
-        }
+        Command::Status(args) => return inspect::run_status(&args),
         Command::Check { source } => {
             let config = source.read()?;
             let node = &config.node.name;

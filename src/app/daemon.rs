@@ -230,6 +230,10 @@ impl Daemon {
     /// Takes what a look at the kernel found for the truth.
     fn go_by(&mut self, report: Report) {
         self.doubt.clear();
+        if let Some(first) = report.done.first() {
+            let steps = report.done.len();
+            tracing::warn!(steps, %first, "put back what this node's set-up lacked");
+        }
         for action in &report.done {
             tracing::info!(%action, "repaired");
         }

@@ -227,8 +227,11 @@ impl Feed {
     /// Takes note why the newest proposal is not in force, or with `None` that it is.
     pub(super) fn refused(&mut self, reason: Option<String>) {
         if self.standing.refused != reason {
-            if let Some(reason) = &reason {
-                tracing::error!(reason, "the new subnet table is refused; the old one stays");
+            match &reason {
+                Some(reason) => {
+                    tracing::error!(reason, "the new subnet table is refused; the old one stays");
+                }
+                None => tracing::info!("the subnet table is no longer refused"),
             }
             self.standing.refused = reason;
             self.publish();
@@ -254,14 +257,16 @@ impl Feed {
     }
 
     fn note(&mut self, update: &Update) {
-        let Standing { following, malformed, refused, differs, contested, .. } = &mut self.standing;
+        let Standing { following, malformed, differs, contested, .. } = &mut self.standing;
         match update {
             Update::Everything(_) => {
                 if *following != Following::Current {
                     tracing::info!(source = self.kind, "following the subnet table");
                 }
                 *following = Following::Current;
-                (*malformed, *refused) = (None, None);
+                if malformed.take().is_some() {
+                    tracing::info!(source = self.kind, "the subnet table can be read again");
+                }
             }
             Update::Lost(reason) => {
                 let since = match following {

@@ -6,9 +6,11 @@
 mod announcer;
 mod capture;
 mod daemon;
+mod differences;
 mod doubt;
 mod feed;
 mod in_force;
+mod kernel_facts;
 mod last_good;
 mod offline;
 mod owner;

@@ -13,6 +13,7 @@ use super::feed::Feed;
 use super::turn::Turn;
 use super::view::{Facts, explain_source, status_source};
 use crate::config::Config;
+use crate::control::source;
 use crate::control::sweep::keep_sweeping;
 use crate::lifecycle::{Readiness, Signals};
 use crate::observe::{Services, serve_http};
@@ -82,7 +83,9 @@ async fn serve(
     readiness: Readiness,
     signals: &mut Signals,
 ) -> anyhow::Result<Option<Daemon>> {
-    tracing::info!(node = config.node.name, ?config, "starting");
+    let (version, source) = (env!("CARGO_PKG_VERSION"), source::describe(&config.table));
+    tracing::info!(node = config.node.name, version, source, "starting");
+    tracing::debug!(?config, "as configured");
     let Signals { stop, reload } = signals;
     let mut feed = Feed::start(Arc::clone(&config), Arc::clone(&facts));
     let members = tokio::select! {

@@ -11,12 +11,14 @@ use culvert_dataplane::engine::{DropReason, Local, Peer};
 use culvert_dataplane::platform::clock;
 
 use super::feed::{Following, Standing};
+use super::kernel_facts::KernelFacts;
 use crate::config::Config;
 use crate::control::source;
-use crate::explain::{Devices, explain};
+use crate::explain::{Node, explain};
 use crate::lifecycle::Readiness;
 use crate::observe::{
-    ExplainSource, PeerStatus, Status, StatusSource, TableStatus, TunnelStatus, UnderlayStatus,
+    ExplainSource, PeerStatus, SCHEMA, Status, StatusSource, TableStatus, TunnelStatus,
+    UnderlayStatus,
 };
 
 /// Facts that the daemon's main loop knows and others may look at.
@@ -117,6 +119,8 @@ pub(super) fn status_source(
         let table = plane.map(|plane| plane.table());
         let local = table.as_ref().map(|table| table.local());
         Status {
+            schema: SCHEMA,
+            version: env!("CARGO_PKG_VERSION").to_owned(),
             node: config.node.name.clone(),
             ready: missing.is_empty(),
             missing,
@@ -139,6 +143,7 @@ pub(super) fn status_source(
                     Following::Lost { why, .. } => Some(why),
                     Following::Waiting | Following::Current => None,
                 },
+                hash: table.as_ref().map(|table| table.digest().to_string()).unwrap_or_default(),
                 generation: facts.generation.load(Ordering::Relaxed),
                 nodes: table.as_ref().map_or(0, |table| table.peers().len() + 1),
                 error: standing.malformed.or(standing.refused).or(standing.differs),
@@ -158,6 +163,7 @@ pub(super) fn status_source(
                 .into_iter()
                 .map(|reason| (reason, plane.map_or(0, |plane| plane.drops(reason))))
                 .collect(),
+            receive_drops: plane.and_then(|plane| plane.receive_drops()),
             icmp_replies: plane.map_or(0, |plane| plane.replies()),
             offload_refusals: plane.map_or(0, |plane| plane.degraded()),
             repairs: facts.repairs.load(Ordering::Relaxed),
@@ -179,10 +185,19 @@ fn underlay_status(local: Option<&Local>, address: Option<IpAddr>) -> UnderlaySt
     }
 }
 
-/// Makes the function that answers questions about packets by the table that workers have.
+/// Makes the function that answers questions about packets by the table that workers have, and by
+/// the kernel. It waits for the kernel.
 pub(super) fn explain_source(config: &Config, facts: Arc<Facts>) -> ExplainSource {
-    let devices = Devices { bridge: config.bridge.name.clone(), tun: config.tun.name.clone() };
-    Arc::new(move |question| Ok(explain(&facts.plane()?.table(), &devices, question)?))
+    let node = Node {
+        bridge: config.bridge.name.clone(),
+        tun: config.tun.name.clone(),
+        masquerade: config.egress.masquerade,
+    };
+    Arc::new(move |question| {
+        let table = facts.plane()?.table();
+        let mut kernel = KernelFacts::read(&node.bridge)?;
+        Ok(explain(&table, &node, Some(&mut kernel), question)?)
+    })
 }
 
 fn peer_status(peer: &Peer, age_seconds: f64) -> PeerStatus {

@@ -1,10 +1,13 @@
 //! What happens to one packet on this node, step by step.
 //!
 //! The packet is made up from a question and played to the data path in memory with the table at
-//! hand: the verdict is the data path's own, and the steps say what it looked at. Never sends
+//! hand: its part of the verdict is the data path's own. What is before and behind the data path,
+//! the node's kernel is asked, where there is one. Each step says on what it rests. Never sends
 //! anything, never counts anything of the daemon's.
 
+mod kernel;
 mod packet;
+mod steps;
 mod trace;
 
 use std::fmt;
@@ -13,7 +16,9 @@ use std::net::IpAddr;
 use culvert_dataplane::engine::{DropReason, Owner, Table};
 use serde::{Deserialize, Serialize};
 
+pub use kernel::{Holder, Kernel, Way};
 pub use packet::{Impossible, Protocol};
+use steps::Steps;
 
 /// A packet that somebody asks about.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -34,13 +39,15 @@ pub struct Question {
     pub may_fragment: bool,
 }
 
-/// Names of the node's devices, for the steps.
+/// What steps say of the node besides its table.
 #[derive(Clone, Debug)]
-pub struct Devices {
-    /// The bridge.
+pub struct Node {
+    /// Name of the bridge.
     pub bridge: String,
-    /// The TUN device.
+    /// Name of the TUN device.
     pub tun: String,
+    /// Whether what leaves the cluster gets the node's address.
+    pub masquerade: bool,
 }
 
 /// The answer.
@@ -63,8 +70,11 @@ pub struct Trace {
     pub steps: Vec<Step>,
     /// What becomes of it.
     pub verdict: Verdict,
-    /// Why it goes no further.
+    /// Why the data path lets it go no further.
     pub reason: Option<DropReason>,
+    /// What may change the verdict, because it was seen and not followed.
+    #[serde(default)]
+    pub unless: Vec<String>,
     /// The peer that it goes to or comes from.
     pub peer: Option<String>,
     /// Bytes on the wire, outer IP header included; 0 if it never gets there.
@@ -81,11 +91,13 @@ pub enum Direction {
     Ingress,
     /// Nowhere: it stays among the pods of the node.
     Local,
+    /// Nowhere: the node's kernel takes it elsewhere.
+    Kernel,
 }
 
 /// What becomes of a packet.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
+#[serde(rename_all = "snake_case")]
 pub enum Verdict {
     /// It is sent to a peer.
     Forward,
@@ -98,6 +110,10 @@ pub enum Verdict {
     Drop,
     /// The bridge delivers it, and the data path never sees it.
     Local,
+    /// The node's kernel routes it elsewhere, and the data path never sees it.
+    Kernel,
+    /// The node's kernel drops it, by a route or by a rule.
+    KernelDrops,
 }
 
 /// One step.
@@ -107,27 +123,47 @@ pub struct Step {
     pub what: String,
     /// What is found.
     pub found: String,
+    /// On what that rests.
+    pub by: Basis,
 }
 
-/// Answers `question` by `table`.
+/// What a step rests on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Basis {
+    /// The subnet table and the data path, which were asked.
+    Table,
+    /// The node's kernel, which was asked.
+    Kernel,
+    /// How a node is set up; nobody was asked.
+    Assumed,
+}
+
+/// Answers `question` by `table` and, where a node is at hand, by its kernel.
 ///
 /// # Errors
 ///
 /// Addresses of two families, or a size that no such packet has.
 pub fn explain(
     table: &Table,
-    devices: &Devices,
+    node: &Node,
+    mut kernel: Option<&mut dyn Kernel>,
     question: &Question,
 ) -> Result<Explanation, Impossible> {
+    let table = &table.with_own_counters();
     let bytes = packet::build(question)?;
     let mut ways = Vec::new();
     match table.owner(question.source) {
         Some(Owner::Peer(peer)) => {
             let back = question.answered();
-            ways.push(trace::ingress(table, devices, question, peer, &bytes));
-            ways.push(trace::egress(table, devices, &back, &packet::build(&back)?));
+            let steps = Steps::new(kernel.as_mut().map(|kernel| &mut **kernel as &mut dyn Kernel));
+            ways.push(trace::ingress(table, node, question, peer, &bytes, steps));
+            let steps = Steps::new(kernel);
+            ways.push(trace::egress(table, node, &back, &packet::build(&back)?, steps));
         }
-        Some(Owner::Local) | None => ways.push(trace::egress(table, devices, question, &bytes)),
+        Some(Owner::Local) | None => {
+            ways.push(trace::egress(table, node, question, &bytes, Steps::new(kernel)));
+        }
     }
     Ok(Explanation { node: table.local().name.clone(), ways })
 }
@@ -150,6 +186,7 @@ impl fmt::Display for Direction {
             Self::Egress => "egress",
             Self::Ingress => "ingress",
             Self::Local => "local",
+            Self::Kernel => "kernel",
         })
     }
 }
@@ -162,6 +199,8 @@ impl fmt::Display for Verdict {
             Self::Reply => "reply",
             Self::Drop => "drop",
             Self::Local => "local",
+            Self::Kernel => "kernel",
+            Self::KernelDrops => "kernel_drops",
         })
     }
 }
@@ -174,7 +213,12 @@ impl fmt::Display for Explanation {
             }
             writeln!(f, "{} on {}: {}", way.packet, self.node, way.direction)?;
             for step in &way.steps {
-                writeln!(f, "  {:<12} {}", step.what, step.found)?;
+                let basis = match step.by {
+                    Basis::Table => "",
+                    Basis::Kernel => " [kernel]",
+                    Basis::Assumed => " [assumed]",
+                };
+                writeln!(f, "  {:<12} {}{basis}", step.what, step.found)?;
             }
             write!(f, "  {:<12} {}", "verdict", way.verdict)?;
             if let Some(reason) = &way.reason {
@@ -185,6 +229,9 @@ impl fmt::Display for Explanation {
             }
             if way.wire_bytes > 0 {
                 write!(f, ", {} bytes on the wire", way.wire_bytes)?;
+            }
+            for unless in &way.unless {
+                write!(f, "; unless {unless}")?;
             }
             if index + 1 < self.ways.len() {
                 writeln!(f)?;

@@ -3,7 +3,7 @@
 use culvert_dataplane::engine::{
     Foreign, Membership, NodeEntry, Overlay, PeerRegistry, TunnelOptions,
 };
-use overlay_proto::{Mtu, Vni};
+use overlay_proto::{Family, Mtu, Vni};
 use serde_json::json;
 
 use super::*;
@@ -27,8 +27,134 @@ fn table() -> Table {
 }
 
 fn ask(source: &str, destination: &str, size: u16) -> Explanation {
-    let devices = Devices { bridge: "v-net-0".to_owned(), tun: "culvert0".to_owned() };
-    explain(&table(), &devices, &question(source, destination, size)).unwrap()
+    explain(&table(), &node(), None, &question(source, destination, size)).unwrap()
+}
+
+fn node() -> Node {
+    Node { bridge: "v-net-0".to_owned(), tun: "culvert0".to_owned(), masquerade: true }
+}
+
+/// A kernel as it is on a healthy node with the pod 10.244.1.2, but for what a test changes.
+struct Healthy {
+    detour: Option<Way>,
+    firewall: Option<&'static str>,
+}
+
+const HEALTHY: Healthy = Healthy { detour: None, firewall: None };
+
+impl Kernel for Healthy {
+    fn holder(&mut self, address: IpAddr) -> Result<Option<Holder>, String> {
+        Ok(match address.to_string().as_str() {
+            "10.244.1.2" => Some(Holder::Pod("pod1".to_owned())),
+            "10.244.1.1" => Some(Holder::Node),
+            _ => None,
+        })
+    }
+
+    fn route(
+        &mut self,
+        _source: IpAddr,
+        destination: IpAddr,
+        incoming: Option<&str>,
+    ) -> Result<Way, String> {
+        let out = |device: &str, gateway: Option<&str>| Way::Out {
+            device: device.to_owned(),
+            gateway: gateway.map(|gateway| gateway.parse().unwrap()),
+        };
+        if let Some(detour) = &self.detour {
+            return Ok(detour.clone());
+        }
+        Ok(match destination.to_string().as_str() {
+            "192.168.1.11" => Way::Here,
+            "10.244.1.2" if incoming == Some("culvert0") => out("v-net-0", None),
+            inside if inside.starts_with("10.244.") => out("culvert0", None),
+            _ => out("eth0", Some("192.168.1.1")),
+        })
+    }
+
+    fn firewalls(&mut self, _family: Family) -> Result<Vec<String>, String> {
+        Ok(self.firewall.map(str::to_owned).into_iter().collect())
+    }
+}
+
+fn ask_kernel(mut kernel: Healthy, source: &str, destination: &str) -> Explanation {
+    let question = question(source, destination, 100);
+    explain(&table(), &node(), Some(&mut kernel), &question).unwrap()
+}
+
+#[test]
+fn nothing_that_is_explained_is_counted() {
+    let table = table();
+    for (source, destination) in [("10.244.1.2", "10.244.2.2"), ("10.244.2.2", "10.244.1.2")] {
+        let question = question(source, destination, 100);
+        explain(&table, &node(), None, &question).unwrap();
+    }
+    for peer in table.peers() {
+        let counters = &peer.counters;
+        assert_eq!((counters.egress().packets, counters.ingress().packets), (0, 0));
+        assert_eq!(counters.last_heard_ms(), None);
+    }
+}
+
+#[test]
+fn what_is_outside_is_the_kernels() {
+    let answer = ask_kernel(HEALTHY, "10.244.1.2", "8.8.8.8");
+    assert_eq!(verdicts(&answer), [(Direction::Kernel, Verdict::Kernel, None, None)]);
+    let text = answer.to_string();
+    assert!(text.contains("leads to eth0 over 192.168.1.1, not to culvert0 [kernel]"), "{text}");
+    assert!(text.contains("with the node's address [assumed]"), "{text}");
+    let own = ask_kernel(HEALTHY, "10.244.1.2", "192.168.1.11");
+    assert!(own.to_string().contains("192.168.1.11 is this node's own [kernel]"), "{own}");
+    // Without a kernel to ask the verdict is the same, and says what it rests on.
+    let offline = ask("10.244.1.2", "8.8.8.8", 100);
+    assert_eq!(verdicts(&offline), [(Direction::Kernel, Verdict::Kernel, None, None)]);
+    assert!(offline.to_string().contains("[assumed]"), "{offline}");
+}
+
+#[test]
+fn detour_of_the_kernel_is_told_instead_of_the_data_path() {
+    let out = |device: &str| Way::Out { device: device.to_owned(), gateway: None };
+    let cases = [
+        ("10.244.1.2", "10.244.2.2", out("eth0"), Verdict::Kernel, "ip route get 10.244.2.2 from"),
+        ("10.244.2.2", "10.244.1.2", out("vpn0"), Verdict::Kernel, "from culvert0 to vpn0"),
+        (
+            "10.244.1.2",
+            "10.244.2.2",
+            Way::Refused("no route to host".to_owned()),
+            Verdict::KernelDrops,
+            "leads nowhere: no route to host [kernel]",
+        ),
+    ];
+    for (source, destination, way, verdict, part) in cases {
+        let kernel = Healthy { detour: Some(way), ..HEALTHY };
+        let answer = ask_kernel(kernel, source, destination);
+        assert_eq!(answer.ways[0].verdict, verdict, "{answer}");
+        assert!(answer.to_string().contains(part), "{answer}");
+    }
+}
+
+#[test]
+fn addresses_that_no_pod_has_reach_nobody() {
+    for (source, destination) in [
+        ("10.244.1.77", "10.244.2.2"),
+        ("10.244.1.2", "10.244.1.99"),
+        ("10.244.2.2", "10.244.1.99"),
+    ] {
+        let answer = ask_kernel(HEALTHY, source, destination);
+        assert_eq!(answer.ways[0].verdict, Verdict::KernelDrops, "{answer}");
+    }
+    let node = ask_kernel(HEALTHY, "10.244.1.1", "10.244.2.2");
+    assert_eq!(node.ways[0].verdict, Verdict::Forward, "{node}");
+}
+
+#[test]
+fn firewall_that_was_not_followed_is_a_doubt() {
+    for (source, destination) in [("10.244.1.2", "10.244.2.2"), ("10.244.2.2", "10.244.1.2")] {
+        let kernel = Healthy { firewall: Some("chain inet fw f (policy drop)"), ..HEALTHY };
+        let answer = ask_kernel(kernel, source, destination);
+        assert_eq!(answer.ways[0].unless, ["chain inet fw f (policy drop) drops it"], "{answer}");
+        assert!(answer.to_string().contains("; unless chain inet fw f"), "{answer}");
+    }
 }
 
 fn question(source: &str, destination: &str, size: u16) -> Question {
@@ -59,8 +185,7 @@ fn a_packet_to_a_remote_pod_is_followed_to_the_wire() {
     for part in [
         "tcp 10.244.1.2 40000 > 10.244.2.2 80, 1464 bytes on node1: egress",
         "10.244.1.2 is in 10.244.1.0/24, a subnet of this node",
-        "comes in by v-net-0",
-        "culvert0",
+        "from v-net-0 to culvert0, where the daemon reads it [assumed]",
         "10.244.2.2 is in 10.244.2.0/24 of node2",
         "1464 bytes of at most 1464",
         "vxlan-gpe, VNI 1: a header of 8 bytes",
@@ -105,7 +230,7 @@ fn a_remote_source_is_followed_both_ways() {
 fn neighbours_never_meet_the_daemon() {
     let answer = ask("10.244.1.2", "10.244.1.3", 9000);
     assert_eq!(verdicts(&answer), [(Direction::Local, Verdict::Local, None, None)]);
-    assert!(answer.to_string().contains("v-net-0 delivers, culvert0 sees nothing"), "{answer}");
+    assert!(answer.to_string().contains("culvert0 sees nothing"), "{answer}");
 }
 
 #[test]
@@ -149,8 +274,7 @@ fn each_protocol_has_its_bytes_in_both_families() {
 
 #[test]
 fn packets_that_cannot_be_are_refused() {
-    let devices = Devices { bridge: String::new(), tun: String::new() };
-    let ask = |question| explain(&table(), &devices, &question).unwrap_err().to_string();
+    let ask = |question| explain(&table(), &node(), None, &question).unwrap_err().to_string();
     assert!(ask(question("10.244.1.2", "fd00::1", 100)).contains("different families"));
     assert!(ask(question("10.244.1.2", "10.244.2.2", 39)).contains("headers alone are 40"));
 }

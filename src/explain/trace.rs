@@ -11,7 +11,8 @@ use ipnet::IpNet;
 use overlay_proto::{Ecn, Family, InnerPacket, ecn};
 
 use super::packet::Protocol;
-use super::{Devices, Direction, Question, Step, Trace, Verdict};
+use super::steps::Steps;
+use super::{Direction, Holder, Node, Question, Trace, Verdict, Way};
 
 /// What the data path did.
 #[derive(Debug, Default)]
@@ -65,60 +66,151 @@ fn play(table: &Table, put: impl FnOnce(&mut Rehearsal)) -> Seen {
 
 pub(super) fn egress(
     table: &Table,
-    devices: &Devices,
+    node: &Node,
     question: &Question,
     packet: &[u8],
+    mut steps: Steps<'_>,
 ) -> Trace {
-    let Devices { bridge, tun } = devices;
     let (source, destination) = (question.source, question.destination);
-    let mut steps = Vec::new();
-    let mut step = |what: &str, found: String| steps.push(Step { what: what.to_owned(), found });
-    match table.owner(source) {
-        Some(Owner::Local) => {
-            let subnet = subnet(&table.local().subnets, source);
-            step("source", format!("{source} is in {subnet}, a subnet of this node"));
-        }
-        Some(Owner::Peer(peer)) => {
-            step(
-                "source",
-                format!("{source} is a pod of {}, not of this node", table.peer(peer).name()),
-            );
-        }
-        None => step("source", format!("{source} is in no node's subnet")),
+    describe_source(table, source, &mut steps);
+    let is_local = table.owner(source) == Some(Owner::Local);
+    let sender = if is_local { steps.holder(source) } else { None };
+    if sender == Some(None) {
+        let found =
+            format!("no pod here has {source}; a checked pod's packets from it are dropped");
+        steps.kernel("source check", found);
+        return without_data_path(question, Verdict::KernelDrops, steps);
     }
-    if (table.owner(source), table.owner(destination)) == (Some(Owner::Local), Some(Owner::Local)) {
+    if is_local && table.owner(destination) == Some(Owner::Local) {
+        let Node { bridge, tun, .. } = node;
         let subnet = subnet(&table.local().subnets, destination);
-        step(
-            "bridge",
-            format!("{destination} is in {subnet} too: {bridge} delivers, {tun} sees nothing"),
-        );
-        let seen = Seen { verdict: Verdict::Local, ..Seen::default() };
-        return trace(question, Direction::Local, steps, seen);
+        steps.table("bridge", format!("{destination} is in {subnet} too: {tun} sees nothing"));
+        let verdict = if is_nobodys(destination, &mut steps) {
+            Verdict::KernelDrops
+        } else {
+            steps.assumed("delivery", format!("{bridge} delivers it"));
+            Verdict::Local
+        };
+        return Trace {
+            direction: Direction::Local,
+            ..without_data_path(question, verdict, steps)
+        };
+    }
+    let comes_by = (sender != Some(Some(Holder::Node))).then_some(node.bridge.as_str());
+    if let Some(verdict) = route_to_tun(table, node, question, comes_by, &mut steps) {
+        return without_data_path(question, verdict, steps);
+    }
+    if comes_by.is_some() {
+        steps.firewalls(Family::of(destination));
     }
     let seen = play(table, |rehearsal| rehearsal.pod_sends(packet));
-    step("bridge", format!("the packet comes in by {bridge}"));
-    step("tun", format!("the route to the pod networks leads to {tun}, where the daemon reads it"));
     match (table.owner(destination), seen.reason) {
         (_, Some(DropReason::Multicast)) => {
-            step("destination", format!("{destination} is a group, and groups do not span nodes"));
+            let found = format!("{destination} is a group, and groups do not span nodes");
+            steps.table("destination", found);
         }
         (Some(Owner::Peer(peer)), Some(DropReason::ForeignSource)) => {
-            step("destination", format!("{destination} is a pod of {}", table.peer(peer).name()));
+            let found = format!("{destination} is a pod of {}", table.peer(peer).name());
+            steps.table("destination", found);
         }
         (Some(Owner::Peer(peer)), _) => {
-            onward(table, table.peer(peer), destination, packet, &seen, &mut step);
+            onward(table, table.peer(peer), destination, packet, &seen, &mut steps);
         }
         (Some(Owner::Local), _) => {
-            step("destination", format!("{destination} is in a subnet of this node"));
+            steps.table("destination", format!("{destination} is in a subnet of this node"));
         }
-        (None, _) => step("destination", format!("{destination} is in no node's subnet")),
+        (None, _) => steps.table("destination", format!("{destination} is in no node's subnet")),
     }
     if seen.verdict == Verdict::Reply
         && let Some(router) = table.local().router_address(Family::of(source))
     {
-        step("answer", format!("the sender gets an ICMP error from {router}"));
+        steps.table("answer", format!("the sender gets an ICMP error from {router}"));
     }
     trace(question, Direction::Egress, steps, seen)
+}
+
+fn describe_source(table: &Table, source: IpAddr, steps: &mut Steps<'_>) {
+    let found = match table.owner(source) {
+        Some(Owner::Local) => {
+            let subnet = subnet(&table.local().subnets, source);
+            format!("{source} is in {subnet}, a subnet of this node")
+        }
+        Some(Owner::Peer(peer)) => {
+            format!("{source} is a pod of {}, not of this node", table.peer(peer).name())
+        }
+        None => format!("{source} is in no node's subnet"),
+    };
+    steps.table("source", found);
+}
+
+/// Whether nobody on this node has the address, and so nobody gets a packet to it.
+fn is_nobodys(destination: IpAddr, steps: &mut Steps<'_>) -> bool {
+    let is_nobodys = steps.holder(destination) == Some(None);
+    if is_nobodys {
+        let found = format!("no pod here has {destination}: the sender gets \"host unreachable\"");
+        steps.kernel("nobody", found);
+    }
+    is_nobodys
+}
+
+/// Follows the packet to the TUN device. If it goes elsewhere, says what becomes of it.
+fn route_to_tun(
+    table: &Table,
+    node: &Node,
+    question: &Question,
+    comes_by: Option<&str>,
+    steps: &mut Steps<'_>,
+) -> Option<Verdict> {
+    let Node { bridge, tun, masquerade } = node;
+    let (source, destination) = (question.source, question.destination);
+    if destination.is_multicast() {
+        steps.assumed("route", format!("from {bridge} to {tun}, where the daemon reads it"));
+        return None;
+    }
+    let is_inside = table.is_inside(destination);
+    let translated = if *masquerade { "with the node's address" } else { "with the pod's address" };
+    let Some(way) = steps.route(source, destination, comes_by) else {
+        if is_inside {
+            steps.assumed("route", format!("from {bridge} to {tun}, where the daemon reads it"));
+            return None;
+        }
+        let found = format!(
+            "{destination} is outside the pod networks: it leaves by the node's routes, {translated}"
+        );
+        steps.assumed("route", found);
+        return Some(Verdict::Kernel);
+    };
+    match way {
+        Way::Out { device, .. } if device == *tun => {
+            steps.kernel("route", format!("leads to {tun}, where the daemon reads it"));
+            None
+        }
+        Way::Out { device, gateway } => {
+            let over = gateway.map_or_else(String::new, |gateway| format!(" over {gateway}"));
+            steps.kernel("route", format!("leads to {device}{over}, not to {tun}"));
+            if is_inside {
+                let family = if destination.is_ipv4() { "ip" } else { "ip -6" };
+                let iif = comes_by.map_or_else(String::new, |device| format!(" iif {device}"));
+                let found = format!(
+                    "a rule or route of another program comes before that of Culvert: see `{family} \
+                     rule` and `{family} route get {destination} from {source}{iif}`"
+                );
+                steps.kernel("detour", found);
+            } else if comes_by.is_some() {
+                let found = format!("outside the pod networks, so it leaves {translated}");
+                steps.assumed("translation", found);
+            }
+            Some(Verdict::Kernel)
+        }
+        Way::Here => {
+            steps.kernel("route", format!("{destination} is this node's own"));
+            Some(Verdict::Kernel)
+        }
+        Way::Refused(cause) => {
+            steps.kernel("route", format!("leads nowhere: {cause}"));
+            Some(Verdict::KernelDrops)
+        }
+    }
 }
 
 /// The steps from the peer on.
@@ -128,27 +220,27 @@ fn onward(
     destination: IpAddr,
     packet: &[u8],
     seen: &Seen,
-    step: &mut impl FnMut(&str, String),
+    steps: &mut Steps<'_>,
 ) {
     let Peer { endpoint, codec, .. } = peer;
     let mtu = peer.mtu_for(Family::of(destination));
     let name = peer.name();
     let subnet = subnet(peer.subnets(), destination);
-    step("peer", format!("{destination} is in {subnet} of {name}, by longest match"));
+    steps.table("peer", format!("{destination} is in {subnet} of {name}, by longest match"));
     let (len, most) = (packet.len(), mtu.get());
     if !mtu.fits(len) {
-        return step(
+        return steps.table(
             "size",
             format!("{len} bytes are more than the {most} that fit on the way to {name}"),
         );
     }
-    step("size", format!("{len} bytes of at most {most} on the way to {name}"));
+    steps.table("size", format!("{len} bytes of at most {most} on the way to {name}"));
     let header = codec.header_len();
-    step("codec", format!("{codec}, VNI {}: a header of {header} bytes", peer.vni.get()));
+    steps.table("codec", format!("{codec}, VNI {}: a header of {header} bytes", peer.vni.get()));
     let mark =
         InnerPacket::parse(packet).map_or(Ecn::NotEct, |packet| ecn::encapsulate(packet.ecn()));
     let (local, number) = (table.local().address, seen.bucket + 1);
-    step(
+    steps.table(
         "outer",
         format!(
             "UDP {local} > {} port {}, source port {number} of {SENDERS}, ECN {mark:?}",
@@ -160,12 +252,12 @@ fn onward(
 
 pub(super) fn ingress(
     table: &Table,
-    devices: &Devices,
+    node: &Node,
     question: &Question,
     from: PeerIndex,
     packet: &[u8],
+    mut steps: Steps<'_>,
 ) -> Trace {
-    let Devices { bridge, tun } = devices;
     let (source, destination) = (question.source, question.destination);
     let peer = table.peer(from);
     let header = peer.codec.header(peer.vni, Family::of(source));
@@ -177,27 +269,71 @@ pub(super) fn ingress(
         rehearsal.arrives(peer.endpoint, mark, &datagram);
     });
     seen.wire_bytes = Outer::len_on(Family::of(peer.address())) + datagram.len();
-    let mut steps = Vec::new();
-    let mut step = |what: &str, found: String| steps.push(Step { what: what.to_owned(), found });
     let owner = subnet(peer.subnets(), source);
-    step("outer", format!("a datagram from {} is from {}", peer.address(), peer.name()));
-    step("codec", format!("{}, VNI {}", peer.codec, peer.vni.get()));
-    step("source", format!("{source} is in {owner} of {}, by longest match", peer.name()));
+    steps.table("outer", format!("a datagram from {} is from {}", peer.address(), peer.name()));
+    steps.table("codec", format!("{}, VNI {}", peer.codec, peer.vni.get()));
+    steps.table("source", format!("{source} is in {owner} of {}, by longest match", peer.name()));
     match table.owner(destination) {
         Some(Owner::Local) => {
             let subnet = subnet(&table.local().subnets, destination);
-            step("destination", format!("{destination} is in {subnet}, a subnet of this node"));
-            step("tun", format!("written to {tun}; the kernel routes it to {bridge} and the pod"));
+            let found = format!("{destination} is in {subnet}, a subnet of this node");
+            steps.table("destination", found);
+            if seen.verdict == Verdict::Deliver {
+                seen.verdict = route_to_pod(node, source, destination, &mut steps);
+            }
         }
         Some(Owner::Peer(other)) => {
-            step("destination", format!("{destination} is a pod of {}", table.peer(other).name()));
+            let found = format!("{destination} is a pod of {}", table.peer(other).name());
+            steps.table("destination", found);
         }
-        None => step("destination", format!("{destination} is in no node's subnet")),
+        None => steps.table("destination", format!("{destination} is in no node's subnet")),
     }
     trace(question, Direction::Ingress, steps, seen)
 }
 
-fn trace(question: &Question, direction: Direction, steps: Vec<Step>, seen: Seen) -> Trace {
+/// Follows a packet from the TUN device to the pod.
+fn route_to_pod(
+    node: &Node,
+    source: IpAddr,
+    destination: IpAddr,
+    steps: &mut Steps<'_>,
+) -> Verdict {
+    let Node { bridge, tun, .. } = node;
+    if is_nobodys(destination, steps) {
+        return Verdict::KernelDrops;
+    }
+    let Some(way) = steps.route(source, destination, Some(tun)) else {
+        let found = format!("written to {tun}; the kernel routes it to {bridge} and the pod");
+        steps.assumed("route", found);
+        return Verdict::Deliver;
+    };
+    match way {
+        Way::Out { device, .. } if device == *bridge => {
+            steps.kernel("route", format!("from {tun} to {bridge} and the pod"));
+            steps.firewalls(Family::of(destination));
+            Verdict::Deliver
+        }
+        Way::Here => {
+            steps.kernel("route", "to this node itself".to_owned());
+            Verdict::Deliver
+        }
+        Way::Out { device, .. } => {
+            steps.kernel("route", format!("from {tun} to {device}, not to {bridge}"));
+            Verdict::Kernel
+        }
+        Way::Refused(cause) => {
+            steps.kernel("route", format!("leads nowhere: {cause}"));
+            Verdict::KernelDrops
+        }
+    }
+}
+
+/// What becomes of a packet that the data path never sees.
+fn without_data_path(question: &Question, verdict: Verdict, steps: Steps<'_>) -> Trace {
+    trace(question, Direction::Kernel, steps, Seen { verdict, ..Seen::default() })
+}
+
+fn trace(question: &Question, direction: Direction, steps: Steps<'_>, seen: Seen) -> Trace {
     let Question { source, destination, source_port, destination_port, size, .. } = question;
     let packet = match question.protocol {
         Protocol::Tcp | Protocol::Udp => {
@@ -211,9 +347,10 @@ fn trace(question: &Question, direction: Direction, steps: Vec<Step>, seen: Seen
     Trace {
         packet,
         direction,
-        steps,
+        steps: steps.found,
         verdict: seen.verdict,
         reason: seen.reason,
+        unless: steps.unless,
         peer: seen.peer,
         wire_bytes: seen.wire_bytes,
     }

@@ -9,7 +9,7 @@ use clap::Args;
 use culvert_node::node_file::DEFAULT_RUN_DIR;
 
 use crate::app;
-use crate::explain::{self, Devices, Protocol, Question};
+use crate::explain::{self, Node, Protocol, Question};
 use crate::observe;
 
 /// What `culvert explain` takes.
@@ -61,6 +61,11 @@ Examples:
   What would node2 do, without asking it?
     culvert explain 10.244.1.2 10.244.2.3 --table table.toml --node node2
 
+A step that the node's kernel was asked about ends in [kernel], one that nobody was asked about in
+[assumed]; the others are the subnet table's and the data path's. Verdicts: forward, deliver, reply (an
+ICMP error) and drop are the data path's, local is the bridge's; kernel: the node's routes take the packet
+elsewhere; kernel_drops: a route or a rule of the kernel ends it.
+
 Exit codes: 0 answered, whatever the verdict; 1 nobody answers, or a file that is wrong; 2 a command
 line that makes no sense.";
 
@@ -83,9 +88,12 @@ pub(crate) fn run(args: &ExplainArgs) -> anyhow::Result<ExitCode> {
         Some(table) => {
             let offline = app::offline(args.config.as_deref(), Some(table), args.node.as_deref())?;
             let config = &offline.config;
-            let devices =
-                Devices { bridge: config.bridge.name.clone(), tun: config.tun.name.clone() };
-            explain::explain(&offline.table, &devices, &question)?
+            let node = Node {
+                bridge: config.bridge.name.clone(),
+                tun: config.tun.name.clone(),
+                masquerade: config.egress.masquerade,
+            };
+            explain::explain(&offline.table, &node, None, &question)?
         }
         None => observe::ask(&args.run_dir, &question)?,
     };

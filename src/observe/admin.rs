@@ -147,10 +147,13 @@ async fn answer(mut stream: tokio::net::UnixStream, services: Services) -> io::R
     let fault = |error: String| serde_json::to_vec(&Refusal { error });
     let mut answer = match serde_json::from_str(&line) {
         Ok(Request::Status) => serde_json::to_vec(&(services.status)())?,
-        Ok(Request::Explain(question)) => match (services.explain)(&question) {
-            Ok(explanation) => serde_json::to_vec(&explanation)?,
-            Err(error) => fault(format!("{error:#}"))?,
-        },
+        Ok(Request::Explain(question)) => {
+            let explain = move || (services.explain)(&question);
+            match tokio::task::spawn_blocking(explain).await? {
+                Ok(explanation) => serde_json::to_vec(&explanation)?,
+                Err(error) => fault(format!("{error:#}"))?,
+            }
+        }
         Ok(Request::Capture(query)) => {
             // The connection is the capture's from here on, without a limit in time.
             let stream = stream.into_std()?;

@@ -1,11 +1,12 @@
 //! `/metrics`, `/healthz` and `/readyz` over HTTP.
 
+use std::collections::HashSet;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use axum::Router;
 use axum::extract::State;
-use axum::http::{StatusCode, header};
+use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::IntoResponse;
 use axum::routing::get;
 use bytes::Bytes;
@@ -18,7 +19,7 @@ use tokio::net::TcpListener;
 use tokio::time::Instant;
 
 use super::limit::Limited;
-use super::{Status, StatusSource};
+use super::{PeerStatus, Status, StatusSource};
 
 /// How long an answer of `/metrics` and one of `/readyz` is given to all who ask. Each is made of
 /// the whole status, which takes milliseconds with thousands of peers, and anybody may ask as often
@@ -91,11 +92,22 @@ fn readiness(status: Status) -> (StatusCode, String) {
     (code, text)
 }
 
-async fn metrics(State(answers): State<Arc<Answers>>) -> impl IntoResponse {
-    const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+/// OpenMetrics for who asks for it, and for everybody else the older text format.
+async fn metrics(State(answers): State<Arc<Answers>>, headers: HeaderMap) -> impl IntoResponse {
+    const OPEN_METRICS: &str = "application/openmetrics-text";
+    let accepts = |value: &HeaderValue| value.to_str().is_ok_and(|it| it.contains(OPEN_METRICS));
+    let wants_open_metrics = headers.get_all(header::ACCEPT).iter().any(accepts);
     let make = || exposition((answers.status)()).map(Bytes::from);
     match answers.metrics.get(Instant::now(), make) {
-        Ok(text) => (StatusCode::OK, [(header::CONTENT_TYPE, CONTENT_TYPE)], text),
+        Ok(text) if wants_open_metrics => {
+            let kind = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+            (StatusCode::OK, [(header::CONTENT_TYPE, kind)], text)
+        }
+        Ok(text) => {
+            let kind = "text/plain; version=0.0.4; charset=utf-8";
+            let text = older_format(&String::from_utf8_lossy(&text));
+            (StatusCode::OK, [(header::CONTENT_TYPE, kind)], text.into())
+        }
         Err(error) => (
             StatusCode::INTERNAL_SERVER_ERROR,
             [(header::CONTENT_TYPE, "text/plain")],
@@ -105,12 +117,39 @@ async fn metrics(State(answers): State<Arc<Answers>>) -> impl IntoResponse {
 }
 
 fn exposition(status: Status) -> Result<String, std::fmt::Error> {
-    let mut registry = Registry::with_prefix("overlay");
+    let mut registry = Registry::with_prefix("culvert");
     registry.register_collector(Box::new(StatusCollector(status)));
     let mut text = String::new();
     text::encode(&mut text, &registry)?;
     Ok(text)
 }
+
+/// OpenMetrics in the text format before it, 0.0.4: a counter is called there what its samples are
+/// called, and nothing marks the end.
+fn older_format(open_metrics: &str) -> String {
+    let counters: HashSet<&str> = open_metrics
+        .lines()
+        .filter_map(|line| line.strip_prefix("# TYPE ")?.strip_suffix(" counter"))
+        .collect();
+    let mut text = String::with_capacity(open_metrics.len());
+    for line in open_metrics.lines() {
+        let mut words = line.splitn(4, ' ');
+        let described = match (words.next(), words.next(), words.next(), words.next()) {
+            (Some("#"), Some("EOF" | "UNIT"), _, _) => continue,
+            (Some("#"), Some(what), Some(name), Some(rest)) if counters.contains(name) => {
+                Some(format!("# {what} {name}_total {rest}"))
+            }
+            _ => None,
+        };
+        text.push_str(described.as_deref().unwrap_or(line));
+        text.push('\n');
+    }
+    text
+}
+
+/// Peers that have series of their own at most. Thousands of nodes would be tens of thousands of
+/// series on each of them, most of them of peers that it never talks to.
+const PEERS_COUNTED: usize = 500;
 
 #[derive(Debug)]
 struct StatusCollector(Status);
@@ -170,6 +209,26 @@ impl Collector for StatusCollector {
             metric.encode(encoder.encode_descriptor(name, help, None, metric.metric_type())?)?;
         }
 
+        if let Some(drops) = status.receive_drops {
+            let drops = ConstCounter::new(drops);
+            let help = "Datagrams that the kernel dropped because the daemon was too slow";
+            let kind = drops.metric_type();
+            drops.encode(encoder.encode_descriptor("receive_drops", help, None, kind)?)?;
+        }
+
+        let info = ConstGauge::new(1_i64);
+        let mut build =
+            encoder.encode_descriptor("build_info", "The daemon", None, info.metric_type())?;
+        let labels = [("version", status.version.as_str())];
+        info.encode(build.encode_family(&labels)?)?;
+        if !status.table.hash.is_empty() {
+            let help = "Nodes with the same table have the same hash";
+            let mut table =
+                encoder.encode_descriptor("table_info", help, None, info.metric_type())?;
+            let labels = [("hash", status.table.hash.as_str())];
+            info.encode(table.encode_family(&labels)?)?;
+        }
+
         let kind = ConstCounter::new(0_u64).metric_type();
         let help = "Dropped packets by reason";
         let mut drops = encoder.encode_descriptor("dropped_packets", help, None, kind)?;
@@ -177,12 +236,20 @@ impl Collector for StatusCollector {
             let labels = [("reason", reason.as_str())];
             ConstCounter::new(*count).encode(drops.encode_family(&labels)?)?;
         }
+        let traffic = |peer: &PeerStatus| peer.egress.packets + peer.ingress.packets;
+        let mut active: Vec<_> = status.peers.iter().filter(|peer| traffic(peer) > 0).collect();
+        let omitted = active.len().saturating_sub(PEERS_COUNTED);
+        active.truncate(PEERS_COUNTED);
+        let omitted = ConstGauge::new(i64::try_from(omitted).unwrap_or(i64::MAX));
+        let help = "Peers with traffic that have no series of their own";
+        let kind_of = omitted.metric_type();
+        omitted.encode(encoder.encode_descriptor("peers_omitted", help, None, kind_of)?)?;
         for (name, help, count) in [
             ("peer_packets", "Inner packets by peer and direction", packets as fn(&_) -> u64),
             ("peer_bytes", "Bytes of inner packets by peer and direction", bytes),
         ] {
             let mut family = encoder.encode_descriptor(name, help, None, kind)?;
-            for peer in &status.peers {
+            for peer in &active {
                 for (direction, traffic) in [("egress", &peer.egress), ("ingress", &peer.ingress)] {
                     let labels = [("peer", peer.name.as_str()), ("direction", direction)];
                     ConstCounter::new(count(traffic)).encode(family.encode_family(&labels)?)?;

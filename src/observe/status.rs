@@ -1,10 +1,10 @@
-//! The daemon's state at one moment, as JSON for programs and as tables for people.
+//! The daemon's state at one moment, as programs read it.
+
+mod text;
 
 use std::collections::BTreeMap;
-use std::fmt;
 use std::net::IpAddr;
 
-use comfy_table::{CellAlignment, Table, presets};
 use culvert_dataplane::engine::{DropReason, Traffic};
 use culvert_dataplane::platform::tun::Offload;
 use ipnet::IpNet;
@@ -12,10 +12,19 @@ use overlay_proto::CodecKind;
 use serde::{Deserialize, Serialize};
 
 use crate::lifecycle::Missing;
+use text::duration;
+pub(crate) use text::{Selection, Sort};
+
+/// The form of the JSON: grows when a program that reads it would have to change.
+pub const SCHEMA: u32 = 1;
 
 /// Everything `culvert status` shows.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Status {
+    /// [`SCHEMA`] of the daemon.
+    pub schema: u32,
+    /// Version of the daemon.
+    pub version: String,
     /// This node's name.
     pub node: String,
     /// Whether packets flow.
@@ -48,6 +57,10 @@ pub struct Status {
     pub peers: Vec<PeerStatus>,
     /// Dropped packets by reason; reasons that never occurred are listed too.
     pub drops: BTreeMap<DropReason, u64>,
+    /// Datagrams of peers that the kernel dropped because the daemon did not fetch them in time;
+    /// none where the kernel does not tell.
+    #[serde(default)]
+    pub receive_drops: Option<u64>,
     /// ICMP errors sent to pods.
     pub icmp_replies: u64,
     /// Times that an offload was refused and given up.
@@ -90,6 +103,10 @@ pub struct TableStatus {
     pub age_seconds: f64,
     /// Why the source cannot be followed, if it cannot.
     pub source_error: Option<String>,
+    /// Eight digits that two nodes with the same entries have in common; empty before the first
+    /// table.
+    #[serde(default)]
+    pub hash: String,
     /// How many tables have been taken since the start.
     pub generation: u64,
     /// Nodes in the table, this one included.
@@ -126,96 +143,6 @@ pub struct PeerStatus {
     pub last_heard_seconds: Option<f64>,
 }
 
-impl fmt::Display for Status {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let mut facts = table([]);
-        facts.add_row(["node", &self.node]);
-        facts.add_row(["state", if self.ready { "ready" } else { "not ready" }]);
-        for missing in &self.missing {
-            facts.add_row(["", &missing.to_string()]);
-        }
-        facts.add_row(["up", &duration(self.uptime_seconds)]);
-        facts.add_row(["subnets", &list(&self.subnets)]);
-        facts.add_row(["MTU", &format!("{} bytes", self.mtu)]);
-        let UnderlayStatus { address, port, tunnels, mac } = &self.underlay;
-        let underlay = match address {
-            Some(address) => format!("{address} UDP port {port}, VNI {}", self.vni),
-            None => "not known yet".to_owned(),
-        };
-        facts.add_row(["underlay", &underlay]);
-        for TunnelStatus { codec, port } in tunnels.iter().skip(1) {
-            let end = match (codec, mac) {
-                (CodecKind::Vxlan, Some(mac)) => format!(", MAC {mac}"),
-                _ => String::new(),
-            };
-            facts.add_row(["", &format!("and {codec} on UDP port {port}{end}")]);
-        }
-        facts.add_row([
-            "offload",
-            &format!("{} on {} workers", self.offload.as_str(), self.workers),
-        ]);
-        let TableStatus { source, generation, nodes, .. } = &self.table;
-        facts.add_row(["table", &format!("{nodes} nodes from {source}, generation {generation}")]);
-        for remark in self.table.remarks() {
-            facts.add_row(["", &remark]);
-        }
-        for stranded in &self.stranded {
-            facts.add_row(["pod", stranded]);
-        }
-        for hint in &self.hints {
-            facts.add_row(["hint", hint]);
-        }
-        writeln!(f, "{}\n", facts.trim_fmt())?;
-
-        let mut peers = table([
-            "peer",
-            "address",
-            "codec",
-            "subnets",
-            "sent",
-            "",
-            "received",
-            "",
-            "last heard",
-        ]);
-        for column in 4..=7 {
-            if let Some(column) = peers.column_mut(column) {
-                column.set_cell_alignment(CellAlignment::Right);
-            }
-        }
-        for peer in &self.peers {
-            peers.add_row([
-                peer.name.clone(),
-                peer.address.to_string(),
-                peer.codec.to_string(),
-                list(&peer.subnets),
-                format!("{} packets", peer.egress.packets),
-                octets(peer.egress.bytes),
-                format!("{} packets", peer.ingress.packets),
-                octets(peer.ingress.bytes),
-                peer.last_heard_seconds.map_or_else(
-                    || "never".to_owned(),
-                    |seconds| format!("{} ago", duration(seconds)),
-                ),
-            ]);
-        }
-        writeln!(f, "{}\n", peers.trim_fmt())?;
-
-        let mut drops = table(["dropped", "packets"]);
-        if let Some(column) = drops.column_mut(1) {
-            column.set_cell_alignment(CellAlignment::Right);
-        }
-        for (reason, count) in self.drops.iter().filter(|(_, count)| **count > 0) {
-            drops.add_row([reason.as_str(), &count.to_string()]);
-        }
-        if drops.is_empty() {
-            write!(f, "no packet was dropped")
-        } else {
-            write!(f, "{}", drops.trim_fmt())
-        }
-    }
-}
-
 impl TableStatus {
     /// What an operator should know of the table, one thing a line.
     pub(crate) fn remarks(&self) -> Vec<String> {
@@ -236,15 +163,6 @@ impl TableStatus {
 /// Entries that were left out and are listed for people.
 const LEFT_OUT_SHOWN: usize = 8;
 
-fn table<const N: usize>(header: [&str; N]) -> Table {
-    let mut table = Table::new();
-    table.load_preset(presets::NOTHING);
-    if N > 0 {
-        table.set_header(header);
-    }
-    table
-}
-
 /// A closed set as its words.
 mod word {
     use std::fmt::Display;
@@ -263,32 +181,4 @@ mod word {
     {
         String::deserialize(from)?.parse().map_err(D::Error::custom)
     }
-}
-
-fn list(subnets: &[IpNet]) -> String {
-    subnets.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
-}
-
-fn duration(seconds: f64) -> String {
-    match seconds {
-        s if s < 60.0 => format!("{s:.1} s"),
-        s if s < 3600.0 => format!("{:.0} min", s / 60.0),
-        s if s < 86400.0 => format!("{:.1} h", s / 3600.0),
-        s => format!("{:.1} d", s / 86400.0),
-    }
-}
-
-fn octets(bytes: u64) -> String {
-    const UNITS: [&str; 5] = ["KiB", "MiB", "GiB", "TiB", "PiB"];
-    if bytes < 1024 {
-        return format!("{bytes} B");
-    }
-    #[expect(clippy::cast_precision_loss, reason = "shown with one decimal")]
-    let mut value = bytes as f64 / 1024.0;
-    let mut unit = 0;
-    while value >= 1024.0 && unit + 1 < UNITS.len() {
-        value /= 1024.0;
-        unit += 1;
-    }
-    format!("{value:.1} {}", UNITS[unit])
 }

@@ -2,9 +2,9 @@
 
 use std::process::{Child, Command, Output, Stdio};
 
-use culvert_lab::{Lab, wait_until};
+use culvert_lab::{Lab, Node, wait_until};
 
-use crate::harness::{CULVERT, SOON, assert_reaches, lab, quick_ping};
+use crate::harness::{CULVERT, SOON, assert_reaches, lab, quick_ping, run};
 
 /// `culvert capture` of node1 with these arguments.
 fn capture(lab: &Lab, arguments: &[&str]) -> Command {
@@ -131,6 +131,47 @@ fn explain_answers_from_the_live_table() {
     assert_eq!(answer["ways"][0]["reason"], "too_big");
     let both = node.culvert(&["explain", "10.244.2.2", "10.244.1.2"]).unwrap();
     assert!(both.contains("ingress") && both.contains("egress"), "{both}");
+}
+
+#[test]
+fn explain_asks_the_kernel_and_counts_nothing() {
+    let lab = lab("nt-explain-kernel").up().unwrap();
+    let (one, two) = (lab.node(1), lab.node(2));
+    assert_reaches(lab.pod(1, 1).netns(), lab.pod(2, 1).ipv4());
+    let verdict = |node: &Node, source: &str, destination: &str| {
+        let answer = node.culvert(&["explain", source, destination, "--json"]).unwrap();
+        let answer: serde_json::Value = serde_json::from_str(&answer).unwrap();
+        answer["ways"][0]["verdict"].as_str().unwrap().to_owned()
+    };
+    let peers = || one.status().unwrap()["peers"].clone();
+    let (ours, theirs) = ("10.244.1.2", "10.244.2.2");
+    let before =
+        peers().as_array().unwrap().iter().map(|peer| peer["egress"].clone()).collect::<Vec<_>>();
+    for _again in 0..20 {
+        assert_eq!(verdict(one, ours, theirs), "forward");
+        assert_eq!(verdict(one, theirs, ours), "deliver");
+    }
+    let after =
+        peers().as_array().unwrap().iter().map(|peer| peer["egress"].clone()).collect::<Vec<_>>();
+    assert_eq!(before, after);
+
+    assert_eq!(verdict(one, ours, "192.168.1.12"), "kernel", "the node routes and translates it");
+    assert_eq!(verdict(one, "10.244.1.77", theirs), "kernel_drops", "no pod has the source");
+    assert_eq!(verdict(two, ours, "10.244.2.99"), "kernel_drops", "no pod has the destination");
+    one.netns().ip("route add 10.244.2.0/24 via 192.168.1.13").unwrap();
+    assert_eq!(verdict(one, ours, theirs), "kernel", "another route takes it");
+    run(
+        two.netns(),
+        "nft",
+        &[
+            "add table inet fw; add chain inet fw f { type filter hook forward priority 0; policy drop; }",
+        ],
+    );
+    let answer = two.culvert(&["explain", ours, theirs]).unwrap();
+    assert!(
+        answer.contains("deliver, peer node1") && answer.contains("unless chain inet fw f"),
+        "{answer}"
+    );
 }
 
 #[test]

@@ -1,10 +1,12 @@
 //! What a node tells those who watch it.
 
-use culvert_lab::wait_until;
+use std::net::UdpSocket;
+
+use culvert_lab::{UNDERLAY_PORT, wait_until};
 use rustix::process::{Pid, Signal, kill_process};
 
 use crate::harness::{SOON, assert_reaches, lab, quick_ping};
-use crate::packets::{VNI, in_overlay, send_to_daemon};
+use crate::packets::{VNI, in_overlay, mark_as_daemon, send_to_daemon};
 
 #[test]
 fn metrics_count_what_happens() {
@@ -17,12 +19,11 @@ fn metrics_count_what_happens() {
     let (code, text) = node.http("/metrics").unwrap();
     assert_eq!(code, 200);
     for line in [
-        "overlay_ready 1",
-        "overlay_mtu_bytes 1464",
-        "overlay_table_nodes 2",
-        "overlay_dropped_packets_total{reason=\"vni\"} 1",
-        "overlay_dropped_packets_total{reason=\"spoofed_source\"} 0",
-        "# EOF",
+        "culvert_ready 1",
+        "culvert_mtu_bytes 1464",
+        "culvert_table_nodes 2",
+        "culvert_dropped_packets_total{reason=\"vni\"} 1",
+        "culvert_dropped_packets_total{reason=\"spoofed_source\"} 0",
     ] {
         assert!(text.lines().any(|found| found == line), "{line:?} is not in\n{text}");
     }
@@ -33,8 +34,8 @@ fn metrics_count_what_happens() {
             let line = text.lines().find_map(|line| line.strip_prefix(&start));
             line.unwrap_or_else(|| panic!("{start:?} is not in\n{text}")).parse::<u64>().unwrap()
         };
-        assert!(value("overlay_peer_packets_total") >= 1);
-        assert!(value("overlay_peer_bytes_total") >= 84);
+        assert!(value("culvert_peer_packets_total") >= 1);
+        assert!(value("culvert_peer_bytes_total") >= 84);
     }
     assert_eq!(node.http("/healthz").unwrap(), (200, "ok\n".to_owned()));
     assert_eq!(node.http("/nothing").unwrap().0, 404);
@@ -90,4 +91,26 @@ fn readiness_follows_what_the_node_can_do() {
     let (pod, far) = (lab.pod(1, 1), lab.pod(2, 1));
     let replies = || quick_ping(pod.netns(), far.ipv4()).is_reply();
     wait_until(SOON, "traffic to flow", replies).unwrap();
+}
+
+#[test]
+fn datagrams_that_a_stopped_daemon_loses_are_told() {
+    let lab = lab("nt-receive-drops").up().unwrap();
+    let node = lab.node(1);
+    let drops = || node.status().unwrap()["receive_drops"].as_u64().unwrap();
+    assert_eq!(drops(), 0);
+    let daemon = Pid::from_raw(node.pid().unwrap().cast_signed()).unwrap();
+    kill_process(daemon, Signal::STOP).unwrap();
+    // More than the receiving buffers hold.
+    let datagram = in_overlay(VNI, &[0; 1200]);
+    let socket = lab.node(2).netns().run(|| UdpSocket::bind("0.0.0.0:0")).unwrap().unwrap();
+    mark_as_daemon(&socket);
+    for _ in 0..60_000 {
+        let _sent = socket.send_to(&datagram, (node.address(), UNDERLAY_PORT));
+    }
+    kill_process(daemon, Signal::CONT).unwrap();
+    wait_until(SOON, "the daemon to answer", || node.status().is_ok()).unwrap();
+    assert!(drops() > 0);
+    let (_, metrics) = node.http("/metrics").unwrap();
+    assert!(metrics.contains("\nculvert_receive_drops_total "), "{metrics}");
 }

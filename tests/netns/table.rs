@@ -174,7 +174,7 @@ fn a_broken_table_is_refused_whole_and_the_old_one_stays() {
         assert!(lab.node(1).culvert(&["status"]).unwrap().contains("newest refused"));
         assert_reaches(lab.pod(1, 1).netns(), lab.pod(2, 1).ipv4());
         let (code, body) = lab.node(1).http("/metrics").unwrap();
-        assert!(code == 200 && body.contains("overlay_table_refused 1"), "{body}");
+        assert!(code == 200 && body.contains("culvert_table_refused 1"), "{body}");
     }
     lab.write_table_of(1, &good.to_toml()).unwrap();
     let forgiven = || lab.node(1).status().unwrap()["table"]["error"].is_null();

@@ -106,7 +106,7 @@ fn pods_talk_by_a_table_in_etcd_and_go_on_when_it_is_gone() {
     assert_talk(&one, &two);
     until_readyz(lab.node(1), |code, body| code == 200 && body.contains("the source is away"));
     let (_, metrics) = lab.node(1).http("/metrics").unwrap();
-    assert!(metrics.contains("overlay_table_current 0"), "{metrics}");
+    assert!(metrics.contains("culvert_table_current 0"), "{metrics}");
     assert!(table(lab.node(1))["age_seconds"].as_f64().unwrap() > 0.0);
 
     // A daemon that is killed, and one that is restarted, while nobody knows the table.

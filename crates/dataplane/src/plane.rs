@@ -184,6 +184,12 @@ impl DataPlane {
         self.sum(|counters| counters.drops.count(reason))
     }
 
+    /// Datagrams that the kernel dropped because no worker fetched them in time, since the sockets
+    /// were bound; none where the kernel does not tell.
+    pub fn receive_drops(&self) -> Option<u64> {
+        self.sockets.lock().unwrap_or_else(PoisonError::into_inner).dropped()
+    }
+
     /// ICMP errors sent to pods so far.
     pub fn replies(&self) -> u64 {
         self.sum(|counters| counters.replies.load(Ordering::Relaxed))

@@ -41,6 +41,13 @@ struct Port {
 }
 
 impl Sockets {
+    /// Datagrams that the kernel dropped at these sockets, because no worker fetched them in time;
+    /// none where it does not tell.
+    pub(super) fn dropped(&self) -> Option<u64> {
+        let receivers = self.ports.iter().flat_map(|port| &port.receivers);
+        receivers.map(|receiver| receiver.dropped().ok().map(u64::from)).sum()
+    }
+
     /// Binds the sockets of `workers` workers to `address` and the ports of `tunnels`.
     ///
     /// # Errors

@@ -8,7 +8,7 @@ use std::fs::{self, OpenOptions};
 use std::net::{IpAddr, SocketAddr};
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
-use std::process::{Child, ExitStatus, Stdio};
+use std::process::{Child, ExitStatus, Output, Stdio};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -273,8 +273,13 @@ impl Node {
     ///
     /// The program failed, or what it printed is no JSON.
     pub fn status(&self) -> Result<serde_json::Value> {
-        let text = self.culvert(&["status", "--json"])?;
-        serde_json::from_str(&text).with_context(|| format!("read the status of {}", self.name))
+        let output = self.run_culvert(&["status", "--json"])?;
+        // It ends with 3 while the node is not ready, and says why all the same.
+        if !output.status.success() && output.status.code() != Some(3) {
+            return Err(self.culvert_failed(&["status", "--json"], &output));
+        }
+        serde_json::from_slice(&output.stdout)
+            .with_context(|| format!("read the status of {}", self.name))
     }
 
     /// How many packets the daemon has dropped for `reason`: zero for one that is not listed.
@@ -292,24 +297,31 @@ impl Node {
     ///
     /// It failed; what it complained of is part of the error.
     pub fn culvert(&self, arguments: &[&str]) -> Result<String> {
-        let output = self
-            .netns
+        let output = self.run_culvert(arguments)?;
+        if !output.status.success() {
+            return Err(self.culvert_failed(arguments, &output));
+        }
+        String::from_utf8(output.stdout).context("read what culvert printed")
+    }
+
+    fn culvert_failed(&self, arguments: &[&str], output: &Output) -> anyhow::Error {
+        anyhow!(
+            "`culvert {}` on {}: {}, {}",
+            arguments.join(" "),
+            self.name,
+            output.status,
+            String::from_utf8_lossy(&output.stderr).trim()
+        )
+    }
+
+    fn run_culvert(&self, arguments: &[&str]) -> Result<Output> {
+        self.netns
             .command(&self.lab.culvert)
             .args(arguments)
             .arg("--run-dir")
             .arg(self.run_dir())
             .output()
-            .context("run culvert")?;
-        if !output.status.success() {
-            bail!(
-                "`culvert {}` on {}: {}, {}",
-                arguments.join(" "),
-                self.name,
-                output.status,
-                String::from_utf8_lossy(&output.stderr).trim()
-            );
-        }
-        String::from_utf8(output.stdout).context("read what culvert printed")
+            .context("run culvert")
     }
 
     /// What the daemon's HTTP server answers to a GET of `path`: status code and body.

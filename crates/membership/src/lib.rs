@@ -8,11 +8,13 @@
 #![deny(missing_docs)]
 
 mod admission;
+mod digest;
 mod membership;
 mod reserved;
 mod tunnel;
 
 pub use admission::Rejected;
+pub use digest::Digest;
 pub use membership::{Fault, Membership, NodeEntry, Overlay, Place, TableError};
 pub use reserved::reserved;
 pub use tunnel::{Foreign, MAX_PORTS, Tunnel, TunnelOptions};

@@ -233,7 +233,7 @@ impl Membership {
     }
 
     /// This node.
-    pub fn local(&self) -> &NodeEntry {
+    pub fn local(&self) -> &Arc<NodeEntry> {
         &self.nodes[self.local]
     }
 

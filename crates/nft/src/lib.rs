@@ -16,6 +16,7 @@ mod difference;
 mod error;
 mod expression;
 mod flow;
+mod hooks;
 pub mod kernel;
 mod listing;
 mod message;
@@ -29,6 +30,7 @@ pub use expression::{
     Base, Comparison, Connection, Expression, Field, Membership, Meta, Register, Verdict,
 };
 pub use flow::Flow;
+pub use hooks::BaseChain;
 pub use listing::{ChainListing, Listing, SetListing};
 pub use socket::Socket;
 pub use table::{Chain, ChainKind, Element, Hook, KeyPart, Set, Table, TableFamily};

@@ -136,7 +136,7 @@ impl Socket {
     }
 }
 
-fn request(
+pub(crate) fn request(
     op: &'static str,
     target: &str,
     family: u8,

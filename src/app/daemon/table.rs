@@ -8,6 +8,7 @@ use anyhow::Context as _;
 use culvert_dataplane::engine::Tunnel;
 
 use super::Daemon;
+use crate::app::differences::Differences;
 use crate::app::feed::Refusal;
 use crate::app::in_force::InForce;
 use crate::config::Config;
@@ -63,6 +64,7 @@ impl Daemon {
         if address != bound.0 {
             tracing::info!(%address, "this node's underlay address changed");
         }
+        let differences = Differences::between(&self.in_force.members, &next.members);
         self.put_in_force(next);
         let known = self.plane.table();
         // Only nodes of a table come into the registry, so that it is longer exactly when one left.
@@ -71,7 +73,8 @@ impl Daemon {
             self.registry.retain(|name| names.contains(name));
         }
         let generation = self.facts.generation.fetch_add(1, Ordering::Relaxed) + 1;
-        tracing::info!(nodes = known.peers().len() + 1, generation, "took a new subnet table");
+        let nodes = known.peers().len() + 1;
+        tracing::info!(nodes, generation, %differences, "took a new subnet table");
         Ok(())
     }
 

@@ -14,8 +14,8 @@ mod reply;
 mod table;
 
 pub use culvert_membership::{
-    Fault, Foreign, MAX_PORTS, Membership, NodeEntry, Overlay, Place, Rejected, TableError, Tunnel,
-    TunnelOptions, reserved,
+    Digest, Fault, Foreign, MAX_PORTS, Membership, NodeEntry, Overlay, Place, Rejected, TableError,
+    Tunnel, TunnelOptions, reserved,
 };
 pub use drop_reason::{DropCounters, DropReason};
 pub use egress::EgressVerdict;

@@ -8,7 +8,7 @@ use foldhash::fast::RandomState;
 use ipnet::IpNet;
 use overlay_proto::{CodecKind, Family, Mac, Mtu, Vni};
 
-use super::{Membership, Peer, PeerIndex, PeerRegistry, PrefixMap, Tunnel};
+use super::{Digest, Membership, NodeEntry, Peer, PeerIndex, PeerRegistry, PrefixMap, Tunnel};
 
 /// Whose subnet an address lies in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -55,9 +55,12 @@ impl Local {
 }
 
 /// A compiled subnet table.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Table {
     vni: Vni,
+    networks: Vec<IpNet>,
+    /// This node's entry, as others have it.
+    own_entry: Arc<NodeEntry>,
     local: Local,
     peers: Vec<Peer>,
     owners: PrefixMap<Owner>,
@@ -100,6 +103,8 @@ impl Table {
         );
         Self {
             vni: overlay.vni,
+            networks: overlay.networks.clone(),
+            own_entry: Arc::clone(local),
             local: Local {
                 name: local.name.clone(),
                 address: local.address,
@@ -112,6 +117,27 @@ impl Table {
             senders: indexed().map(|(index, peer)| (peer.address(), index)).collect(),
             peers,
         }
+    }
+
+    /// The same table with counters of its own, for packets that nobody sent.
+    #[must_use]
+    pub fn with_own_counters(&self) -> Self {
+        let mut table = self.clone();
+        for peer in &mut table.peers {
+            peer.counters = Arc::default();
+        }
+        table
+    }
+
+    /// By what this table compares with those of other nodes.
+    pub fn digest(&self) -> Digest {
+        let peers = self.peers.iter().map(|peer| &*peer.entry);
+        Digest::of(peers.chain([&*self.own_entry]))
+    }
+
+    /// Whether `address` is in a pod network of the cluster, whoever owns it.
+    pub fn is_inside(&self, address: IpAddr) -> bool {
+        self.networks.iter().any(|network| network.contains(&address))
     }
 
     /// Who owns `address`, by longest match.

@@ -205,6 +205,31 @@ impl Receiver {
         self.socket.local_addr().ok()?.as_socket()
     }
 
+    /// Datagrams that the kernel dropped since the socket was bound, because they were not fetched
+    /// in time: it wraps around.
+    ///
+    /// # Errors
+    ///
+    /// Kernels before 4.12 do not tell.
+    pub fn dropped(&self) -> io::Result<u32> {
+        // Places in what the kernel tells of the memory of a socket (`SK_MEMINFO_*`).
+        const DROPS: usize = 8;
+        const VARS: usize = 9;
+        let mut memory = [0_u32; VARS];
+        let mut len = libc::socklen_t::try_from(size_of_val(&memory)).unwrap_or(0);
+        // SAFETY: the kernel writes at most `len` bytes, which `memory` has, and outlive the call.
+        let outcome = unsafe {
+            libc::getsockopt(
+                self.socket.as_raw_fd(),
+                libc::SOL_SOCKET,
+                libc::SO_MEMINFO,
+                memory.as_mut_ptr().cast(),
+                &raw mut len,
+            )
+        };
+        if outcome == 0 { Ok(memory[DROPS]) } else { Err(io::Error::last_os_error()) }
+    }
+
     /// Replaces `batch` by the trains that have arrived; `WouldBlock` when there are none.
     ///
     /// # Errors

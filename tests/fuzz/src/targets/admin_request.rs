@@ -7,7 +7,7 @@ use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::sync::{Arc, LazyLock, mpsc};
 
-use culvert::explain::{Devices, explain};
+use culvert::explain::{Node, explain};
 use culvert::observe::{AdminSocket, Services, Status, TableStatus, UnderlayStatus};
 
 use crate::cluster;
@@ -40,10 +40,10 @@ pub(crate) fn run(input: &[u8]) {
 
 fn services() -> Services {
     let table = cluster::table();
-    let devices = Devices { bridge: "v-net-0".to_owned(), tun: "culvert0".to_owned() };
+    let node = Node { bridge: "v-net-0".to_owned(), tun: "culvert0".to_owned(), masquerade: true };
     Services {
         status: Arc::new(status),
-        explain: Arc::new(move |question| Ok(explain(&table, &devices, question)?)),
+        explain: Arc::new(move |question| Ok(explain(&table, &node, None, question)?)),
         capture: Arc::new(|_, _| anyhow::bail!("there are no workers to look at")),
     }
 }
