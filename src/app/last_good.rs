@@ -7,7 +7,7 @@ use culvert_dataplane::engine::Overlay;
 use culvert_dataplane::platform::clock;
 
 use crate::control::source::{Parameters, Proposal, Saved};
-use crate::platform::memory;
+use crate::platform::allocator;
 
 /// Time between two copies of a large table on disk at least. What is lost with a machine is this
 /// much of the cluster's changes, and only until the source answers.
@@ -60,7 +60,7 @@ impl LastGood {
         let written = tokio::task::spawn_blocking(move || {
             let written = saved.write(&state_dir);
             drop(saved);
-            memory::give_back();
+            allocator::give_back();
             written
         });
         let written = written.await;

@@ -3,7 +3,7 @@
 //! Owns the ways to the kernel. Never contains policy: callers decide what should be, this says
 //! how.
 
+pub(crate) mod allocator;
 pub mod claim;
-pub(crate) mod memory;
 pub(crate) mod netlink;
 pub(crate) mod sysctl;

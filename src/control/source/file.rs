@@ -4,7 +4,7 @@ use std::path::Path;
 
 use super::{Link, Update};
 use crate::control::table_file::{ReadError, TableFile};
-use crate::platform::memory;
+use crate::platform::allocator;
 
 /// Reads the file, and again whenever it is another or somebody asks.
 pub(super) async fn follow(path: &Path, mut link: Link) {
@@ -14,7 +14,7 @@ pub(super) async fn follow(path: &Path, mut link: Link) {
         // The disk, and a table of ten thousand nodes, may take their time.
         let read = tokio::task::spawn_blocking(move || {
             let read = file.read();
-            memory::give_back();
+            allocator::give_back();
             (read, file)
         });
         let Ok((read, known)) = read.await else { return };
