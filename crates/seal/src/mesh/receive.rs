@@ -277,6 +277,8 @@ impl<E: Entropy> Mesh<E> {
         let now_ms = self.ms(now.instant);
         let Some(peer) = &mut self.peers[index] else { return };
         peer.link.set_outgoing(Some(Arc::clone(&session.outgoing)));
+        // Nobody waits any more; when this session has ended, the next who does is news.
+        peer.link.activity().forget_want();
         let what = What::Established(session.role, session.outgoing.suite());
         // The other end may have taken the other of two sessions; it comes over with the first
         // packet.

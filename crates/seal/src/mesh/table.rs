@@ -99,6 +99,8 @@ impl<E: Entropy> Mesh<E> {
         let mut slots = Vec::new();
         if let Some(gone) = peer.attempt.take_if(|attempt| !ids.contains(&attempt.pair.ids())) {
             slots.push(gone.slot);
+            // Whoever waits has to say so again, and a handshake with the other key begins.
+            peer.link.activity().forget_want();
         }
         if let Some(gone) = peer.tentative.take_if(|tentative| is_gone(&tentative.session)) {
             slots.push(gone.session.incoming.slot());

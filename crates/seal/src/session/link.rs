@@ -57,6 +57,11 @@ impl Activity {
         !self.wanted.load(Ordering::Relaxed) && !self.wanted.swap(true, Ordering::Relaxed)
     }
 
+    /// Whoever waits could not say so: the next who wants a session is news again.
+    pub fn forget_want(&self) {
+        self.wanted.store(false, Ordering::Relaxed);
+    }
+
     pub(crate) fn take_want(&self) -> bool {
         self.wanted.swap(false, Ordering::Relaxed)
     }
