@@ -5,17 +5,25 @@
 //! written in new memory, which would cost more than the worker.
 
 use std::io::{self, IoSlice};
+use std::sync::Arc;
 
 use bytes::Bytes;
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use culvert_bench::micro::{self, Packet, TCP_PAYLOAD, Transport};
-use culvert_dataplane::engine::{Engine, Table};
+use culvert_dataplane::engine::{self, Engine, PeerKeys, SealedMode, Table};
 use culvert_dataplane::offload::VnetHeader;
 use culvert_dataplane::platform::clock;
 use culvert_dataplane::platform::tun::Offload;
 use culvert_dataplane::platform::udp::{RecvBatch, Transmit};
-use culvert_dataplane::{Egress, Env, Ingress, Notices, TunPort, UnderlayPort, WorkerCounters};
-use overlay_proto::{CodecKind, Ecn, Family};
+use culvert_dataplane::{
+    Egress, Env, Ingress, Keeper, Notices, Spoken, TunPort, UnderlayPort, WorkerCounters,
+};
+use culvert_seal::keys::{NodeKey, Psk};
+use culvert_seal::mesh::{Config, Identity, Now, Output, SystemEntropy};
+use culvert_seal::noise::PostQuantum;
+use culvert_seal::{Suite, Suites};
+use overlay_proto::{CodecKind, Ecn, Family, esp};
+use zeroize::Zeroizing;
 
 /// Small packets in a round.
 const SMALL: u16 = 64;
@@ -45,6 +53,8 @@ struct Replay {
     taken: usize,
     /// Where what was taken is copied to.
     sink: Vec<u8>,
+    /// Whether it is the port for what is sealed.
+    sealed: bool,
 }
 
 impl Replay {
@@ -70,7 +80,7 @@ impl TunPort for Replay {
 }
 
 impl UnderlayPort for Replay {
-    fn recv(&mut self, batch: &mut RecvBatch) -> io::Result<CodecKind> {
+    fn recv(&mut self, batch: &mut RecvBatch) -> io::Result<Spoken> {
         batch.clear();
         while let Some((node, train)) = self.incoming.get(self.next)
             && batch.push(micro::underlay(*node), Ecn::NotEct, self.segment_size, train)
@@ -80,7 +90,7 @@ impl UnderlayPort for Replay {
         if batch.is_empty() {
             return Err(io::ErrorKind::WouldBlock.into());
         }
-        Ok(CodecKind::default())
+        Ok(if self.sealed { Spoken::Sealed } else { Spoken::Plain(CodecKind::default()) })
     }
 
     fn send(&mut self, _flow_hash: u32, transmit: &Transmit<'_>) -> io::Result<()> {
@@ -175,6 +185,88 @@ fn egress(c: &mut Criterion) {
     group.finish();
 }
 
+/// A worker of one of two nodes that seal, and the machine that makes their sessions.
+struct Sealing {
+    worker: Worker,
+    keeper: Keeper<SystemEntropy>,
+    out: Output,
+}
+
+impl Sealing {
+    /// A worker of node `own` with these packets of pods, which seals for `peer`.
+    fn new(own: u8, peer: u8, suite: Suite, tun: Replay) -> Self {
+        let key = |node: u8| NodeKey::from_secret(&Zeroizing::new([node + 1; 32])).expect("a key");
+        let identity = Identity { keys: vec![Arc::new(key(own))], psks: vec![Psk::none()] };
+        let config = Config {
+            vni: micro::vni(),
+            post_quantum: PostQuantum::Require,
+            suites: Suites::new([suite]),
+            lanes: 16,
+        };
+        let now = clock::now();
+        let mut keeper = Keeper::new(config, identity.clone(), SystemEntropy, now);
+        let peers = [PeerKeys {
+            name: format!("node{peer}"),
+            address: micro::underlay(peer.into()),
+            keys: vec![*key(peer).public()],
+        }];
+        let sealing = engine::Sealing::new(SealedMode::Require, esp::PORT).with(&peers);
+        let mut out = Output::default();
+        let unix_nanos = clock::unix_nanos();
+        let entries = sealing.entries(peers.into());
+        keeper.set_table(identity, entries, Now { instant: now, unix_nanos }, &mut out);
+        let mut worker = Worker::new(tun, Replay { sealed: true, ..Replay::default() });
+        worker.table = worker.table.seal(&sealing);
+        worker.egress.seal_as(keeper.worker(0));
+        worker.ingress.open_as(keeper.worker(0));
+        Self { worker, keeper, out }
+    }
+
+    /// What the machine has to say to the other node.
+    fn say(&mut self) -> Vec<Vec<u8>> {
+        let now = Now { instant: clock::now(), unix_nanos: clock::unix_nanos() };
+        while self.keeper.work(now, &mut self.out) {}
+        self.out.datagrams.drain(..).map(|(_, datagram)| datagram).collect()
+    }
+
+    /// Hears what the other node has to say.
+    fn hear(&mut self, datagrams: Vec<Vec<u8>>) {
+        for datagram in datagrams {
+            self.worker.underlay.segment_size = datagram.len();
+            self.worker.underlay.incoming = vec![(0, datagram.into())];
+            self.worker.round();
+        }
+        self.worker.underlay.incoming.clear();
+    }
+}
+
+/// Super-packets that are sealed into trains.
+fn sealed(c: &mut Criterion) {
+    let mut group = c.benchmark_group("sealed egress");
+    let payload_len = usize::from(TCP_PAYLOAD) * usize::from(SEGMENTS);
+    let (header, bytes) = Packet::new(Transport::Tcp, 0, 1, payload_len).build_super(TCP_PAYLOAD);
+    let incoming = vec![(0, micro::on_tun(&header, &bytes)); SUPERS];
+    group.throughput(Throughput::Bytes((SUPERS * bytes.len()) as u64));
+    for suite in Suite::ALL {
+        let tun = Replay { incoming: incoming.clone(), ..Replay::default() };
+        let mut one = Sealing::new(0, 1, suite, tun);
+        let mut other = Sealing::new(1, 0, suite, Replay::default());
+        assert_eq!(one.worker.round(), (0, 0), "they wait for a session");
+        for _ in 0..4 {
+            other.hear(one.say());
+            one.hear(other.say());
+        }
+        assert!(one.worker.round().1 >= SUPERS, "super-packets leave");
+        group.bench_function(
+            format!("{SUPERS} super-packets of {SEGMENTS} segments, {suite}"),
+            |b| {
+                b.iter(|| one.worker.round());
+            },
+        );
+    }
+    group.finish();
+}
+
 fn ingress(c: &mut Criterion) {
     let mut group = c.benchmark_group("ingress");
     let small = trains(&Packet::new(Transport::Udp, 1, 0, SMALL_LEN), SMALL, 1);
@@ -221,5 +313,5 @@ fn trains(first: &Packet, len: u16, count: usize) -> Replay {
     Replay { incoming, segment_size, ..Replay::default() }
 }
 
-criterion_group!(benches, egress, ingress);
+criterion_group!(benches, egress, sealed, ingress);
 criterion_main!(benches);

@@ -95,6 +95,7 @@ impl Daemon {
             offload: if config.tun.offload { Offload::TcpUdp } else { Offload::None },
             busy_poll: config.tun.busy_poll,
             started: facts.started(),
+            sealed: None,
         };
         let (address, tunnels) = in_force.bound(&config);
         let (plane, notices) = DataPlane::start(options, in_force.compile(&registry), address)

@@ -3,12 +3,12 @@
 use std::cell::RefCell;
 use std::net::IpAddr;
 
-use culvert_dataplane::engine::{DropReason, Owner, Peer, PeerIndex, Table};
+use culvert_dataplane::engine::{DropReason, Owner, Peer, PeerIndex, Seal, Table};
 use culvert_dataplane::platform::clock;
 use culvert_dataplane::platform::tun::Offload;
 use culvert_dataplane::{Decision, Observation, Outer, Rehearsal, SENDERS, Tap, bucket};
 use ipnet::IpNet;
-use overlay_proto::{Ecn, Family, InnerPacket, ecn};
+use overlay_proto::{Ecn, Family, InnerPacket, ecn, esp};
 
 use super::packet::Protocol;
 use super::steps::Steps;
@@ -22,6 +22,8 @@ struct Seen {
     peer: Option<String>,
     bucket: usize,
     wire_bytes: usize,
+    /// Whether it would be sealed, and if so, whether there is a session.
+    sealed: Option<bool>,
 }
 
 #[derive(Default)]
@@ -31,10 +33,18 @@ impl Tap for Watch {
     fn observe(&self, observation: &Observation<'_>) {
         let seen = &mut *self.0.borrow_mut();
         match *observation {
-            Observation::Egress { peer, decision, .. } => {
+            Observation::Egress { packet, peer, decision } => {
                 seen.peer = peer.map(|peer| peer.name().to_owned());
                 (seen.verdict, seen.reason) = match decision {
                     Decision::Forward { .. } => (Verdict::Forward, None),
+                    Decision::Seal { flow_hash, is_ready, .. } => {
+                        (seen.bucket, seen.sealed) = (bucket(flow_hash), Some(is_ready));
+                        if let Some(peer) = peer {
+                            let outer = Outer::len_on(Family::of(peer.address()));
+                            seen.wire_bytes += outer + esp::datagram_len(packet.len());
+                        }
+                        (Verdict::Forward, None)
+                    }
                     Decision::Reply { reason, .. } => (Verdict::Reply, Some(reason)),
                     Decision::Drop(reason) => (Verdict::Drop, Some(reason)),
                 };
@@ -235,8 +245,21 @@ fn onward(
         );
     }
     steps.table("size", format!("{len} bytes of at most {most} on the way to {name}"));
-    let header = codec.header_len();
-    steps.table("codec", format!("{codec}, VNI {}: a header of {header} bytes", peer.vni.get()));
+    if seen.reason == Some(DropReason::NoKey) {
+        return steps.table("sealed", format!("{name} has no key, and nothing leaves in plain"));
+    }
+    let sealed = match (&peer.seal, seen.sealed) {
+        (Seal::Keyed(keyed), Some(is_ready)) => Some((keyed, is_ready)),
+        _ => None,
+    };
+    if let Some((_, is_ready)) = sealed {
+        let how = if is_ready { "would be sealed" } else { "would handshake and hold" };
+        steps.table("sealed", format!("ESP, MTU {most}: {how}"));
+    } else {
+        let header = codec.header_len();
+        steps.table("codec", format!("{codec}, VNI {}: a header of {header} bytes", peer.vni.get()));
+    }
+    let endpoint = sealed.map_or(endpoint, |(keyed, _)| &keyed.endpoint);
     let mark =
         InnerPacket::parse(packet).map_or(Ecn::NotEct, |packet| ecn::encapsulate(packet.ecn()));
     let (local, number) = (table.local().address, seen.bucket + 1);
@@ -268,10 +291,17 @@ pub(super) fn ingress(
         rehearsal.hear(peer.codec.kind());
         rehearsal.arrives(peer.endpoint, mark, &datagram);
     });
-    seen.wire_bytes = Outer::len_on(Family::of(peer.address())) + datagram.len();
+    // What a peer seals is decided about by what is within.
+    let is_sealed = matches!(&peer.seal, Seal::Keyed(keyed) if !keyed.may_leave_plain());
+    let wire_len = if is_sealed { esp::datagram_len(packet.len()) } else { datagram.len() };
+    seen.wire_bytes = Outer::len_on(Family::of(peer.address())) + wire_len;
     let owner = subnet(peer.subnets(), source);
     steps.table("outer", format!("a datagram from {} is from {}", peer.address(), peer.name()));
-    steps.table("codec", format!("{}, VNI {}", peer.codec, peer.vni.get()));
+    if is_sealed {
+        steps.table("sealed", format!("ESP, of a session with {}", peer.name()));
+    } else {
+        steps.table("codec", format!("{}, VNI {}", peer.codec, peer.vni.get()));
+    }
     steps.table("source", format!("{source} is in {owner} of {}, by longest match", peer.name()));
     match table.owner(destination) {
         Some(Owner::Local) => {

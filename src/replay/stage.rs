@@ -321,6 +321,8 @@ impl Tap for Notes {
                         let waiting = lane.map(|lane| Waiting { row, datagrams, lane });
                         recorder.sent.extend(waiting);
                     }
+                    // Nobody has keys here.
+                    Decision::Seal { .. } => {}
                     Decision::Reply { reason, reply } => {
                         recorder.rows[row].verdict = Verdict::Reply(reason);
                         recorder.keep(row, Side::Inner, &[packet]);
@@ -332,7 +334,7 @@ impl Tap for Notes {
                     }
                 }
             }
-            Observation::Sent { peer, ecn, flow_hash, datagram, result } => {
+            Observation::Sent { peer, ecn, flow_hash, datagram, result, .. } => {
                 let lane = (peer.endpoint, bucket(flow_hash));
                 let first = recorder.sent.iter().position(|waiting| waiting.lane == lane);
                 let Some(first) = first else { return };
@@ -358,7 +360,7 @@ impl Tap for Notes {
                     recorder.keep(row, Side::Outer, &[outer.as_slice(), datagram]);
                 }
             }
-            Observation::Ingress { source, port, ecn, datagram, peer, outcome } => {
+            Observation::Ingress { source, port, ecn, datagram, peer, outcome, .. } => {
                 let Some(row) = recorder.played.pop_front() else { return };
                 match outcome {
                     Ok(inner) => {

@@ -95,8 +95,16 @@ fn captures_are_what_the_code_makes_and_meet_their_expectations() {
 fn every_reason_to_drop_a_packet_that_packets_can_cause_is_in_a_capture() {
     let expected: String =
         names().iter().map(|name| fs::read_to_string(expectation(name)).unwrap()).collect();
-    // These need a kernel that refuses something.
+    // These need a kernel that refuses something, or keys, which a replay does not have.
     let kernels = [
+        DropReason::PlaintextRefused,
+        DropReason::UnknownSpi,
+        DropReason::EspFormat,
+        DropReason::Replayed,
+        DropReason::BadTag,
+        DropReason::BadTrailer,
+        DropReason::NoKey,
+        DropReason::NoSession,
         DropReason::DatagramTruncated,
         DropReason::VnetHeader,
         DropReason::UnderlayFull,

@@ -283,7 +283,7 @@ impl Tap for CaptureTap {
         match *observation {
             Observation::Egress { packet, peer, decision } => {
                 let verdict = match decision {
-                    Decision::Forward { .. } => CaptureVerdict::Forward,
+                    Decision::Forward { .. } | Decision::Seal { .. } => CaptureVerdict::Forward,
                     Decision::Reply { reason, .. } => CaptureVerdict::Reply(reason),
                     Decision::Drop(reason) => CaptureVerdict::Drop(reason),
                 };
@@ -297,27 +297,32 @@ impl Tap for CaptureTap {
                     }
                 }
             }
-            Observation::Sent { peer, ecn, flow_hash, datagram, result } => {
+            Observation::Sent { peer, endpoint, sealed, ecn, flow_hash, datagram, result } => {
                 let verdict = match result {
                     Ok(()) => CaptureVerdict::Forward,
                     Err(reason) => CaptureVerdict::Drop(reason),
                 };
                 let about =
                     About { side: CaptureSide::Outer, egress: true, verdict, peer: Some(peer) };
-                if self.wants(&about, datagram.get(peer.codec.header_len()..)) {
+                let inner = datagram.get(peer.codec.header_len()..).filter(|_| !sealed);
+                if self.wants(&about, inner) {
                     let port = self.local_end.source_ports[bucket(flow_hash)];
                     let source = SocketAddr::new(self.local_end.address, port);
-                    let outer = Outer::new(source, peer.endpoint, ecn, datagram);
+                    let outer = Outer::new(source, endpoint, ecn, datagram);
                     self.note(&about, [outer.as_slice(), datagram]);
                 }
             }
-            Observation::Ingress { source, port, ecn, datagram, peer, outcome } => {
+            Observation::Ingress { source, port, ecn, datagram, peer, sealed, outcome } => {
                 let verdict = match outcome {
                     Ok(_) => CaptureVerdict::Deliver,
                     Err(reason) => CaptureVerdict::Drop(reason),
                 };
                 let mut about = About { side: CaptureSide::Outer, egress: false, verdict, peer };
-                let inner = peer.and_then(|peer| datagram.get(peer.codec.header_len()..));
+                let inner = match outcome {
+                    Ok(inner) => Some(inner),
+                    Err(_) if sealed => None,
+                    Err(_) => peer.and_then(|peer| datagram.get(peer.codec.header_len()..)),
+                };
                 if self.wants(&about, inner) {
                     let local = SocketAddr::new(self.local_end.address, port);
                     let outer = Outer::new(source, local, ecn, datagram);

@@ -13,11 +13,17 @@ pub struct WorkerCounters {
     pub replies: AtomicU64,
     /// Times that segmentation offload was refused and given up.
     pub degraded: AtomicU64,
+    /// Handshake datagrams that were no peer's, or more than are looked at.
+    pub refused_handshakes: AtomicU64,
 }
 
 impl WorkerCounters {
     pub(super) fn add_reply(&self) {
         self.replies.fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub(super) fn add_refused_handshake(&self) {
+        self.refused_handshakes.fetch_add(1, Ordering::Relaxed);
     }
 
     pub(super) fn add_degraded(&self) {

@@ -3,6 +3,10 @@
 //! A packet is read, decided about, cut apart if it is a super-packet, and put into a train (see
 //! [`Outbox`]) before the next is read, so that one buffer serves all and stays in the cache.
 
+use std::sync::Arc;
+use std::time::Instant;
+
+use culvert_seal::session::PeerLink;
 use overlay_proto::{Codec, InnerPacket, ecn, icmp};
 
 use super::io_error::{Class, classify};
@@ -11,9 +15,10 @@ use super::offload::{Gso, VnetHeader};
 use super::outbox::Outbox;
 use super::port::{TunPort, UnderlayPort};
 use super::round::{Env, Round, send_reply};
+use super::sealed::{HeldPackets, SealedWorker, Sealer};
 use super::tap::{Decision, Observation, intended};
 use super::train::Key;
-use crate::engine::{DropReason, EgressVerdict, Engine, Peer};
+use crate::engine::{DropReason, EgressVerdict, Engine, Keyed, Peer, Seal};
 use crate::platform::tun::{MAX_READ_LEN, VNET_HEADER_LEN};
 
 /// Packets and bytes read in one round, so that the other direction gets its turn.
@@ -25,6 +30,7 @@ pub struct Egress {
     packet: Box<[u8]>,
     outbox: Outbox,
     reply: Box<[u8; icmp::MAX_LEN]>,
+    sealer: Option<Sealer>,
 }
 
 impl Egress {
@@ -34,7 +40,19 @@ impl Egress {
             packet: vec![0; MAX_READ_LEN].into(),
             outbox: Outbox::new(),
             reply: Box::new([0; icmp::MAX_LEN]),
+            sealer: None,
         }
+    }
+
+    /// Seals what is for peers that seal, from now on. Without, that is only shown.
+    pub fn seal_as(&mut self, worker: SealedWorker) {
+        self.sealer = Some(Sealer::new(worker));
+    }
+
+    /// When a packet will have waited for a session for long enough, or a little before. Nothing if
+    /// none waits.
+    pub fn next_end(&self) -> Option<Instant> {
+        self.sealer.as_ref()?.next_end()
     }
 
     /// Sends each datagram by itself from now on.
@@ -55,13 +73,14 @@ impl Egress {
     ) -> Round {
         let mut outcome = Round::More;
         let (mut packets, mut octets) = (0, 0);
+        self.look_after_held(engine, env);
         while outcome == Round::More && packets < ROUND && octets < ROUND_BYTES {
             match env.tun.recv(&mut self.packet) {
                 Ok(len) => {
                     packets += 1;
                     octets += len;
-                    if let Err(stop) = self.forward(engine, env, len) {
-                        self.stop(env, len, stop);
+                    if let Err(halt) = self.forward(engine, env, len) {
+                        self.halt(engine, env, len, halt);
                     }
                 }
                 Err(error) => match classify(&error) {
@@ -79,6 +98,50 @@ impl Egress {
         outcome
     }
 
+    /// Sends what has waited for a session that stands now, and drops what has waited for too long.
+    fn look_after_held<T: TunPort, U: UnderlayPort>(
+        &mut self,
+        engine: &mut Engine,
+        env: &mut Env<'_, T, U>,
+    ) {
+        let Some(sealer) = &mut self.sealer else { return };
+        sealer.begin(env.now);
+        for packets in sealer.take_ready() {
+            self.release(engine, env, packets);
+        }
+        let late = self.sealer.as_mut().map(|sealer| sealer.take_late(env.now));
+        for packet in late.into_iter().flatten() {
+            let len = self.put(&packet);
+            self.give_up(engine, env, len);
+        }
+    }
+
+    /// Sends packets that have waited, in their order, as if they were read now.
+    fn release<T: TunPort, U: UnderlayPort>(
+        &mut self,
+        engine: &mut Engine,
+        env: &mut Env<'_, T, U>,
+        mut packets: HeldPackets,
+    ) {
+        while let Some((until, packet)) = packets.pop() {
+            let len = self.put(&packet);
+            match (self.forward(engine, env, len), &mut self.sealer) {
+                (Ok(()), _) => {}
+                // The session has ended already.
+                (Err(Halt::Hold(link)), Some(sealer)) if packets.are_for(&link) => {
+                    packets.unpop(until, packet);
+                    return sealer.put_back(packets);
+                }
+                (Err(halt), _) => self.halt(engine, env, len, halt),
+            }
+        }
+    }
+
+    fn put(&mut self, packet: &[u8]) -> usize {
+        self.packet[..packet.len()].copy_from_slice(packet);
+        packet.len()
+    }
+
     /// Decides about the packet in the buffer, `len` bytes with its virtio-net header, and puts
     /// what goes to a peer into the outbox.
     fn forward<T: TunPort, U: UnderlayPort>(
@@ -86,58 +149,55 @@ impl Egress {
         engine: &mut Engine,
         env: &mut Env<'_, T, U>,
         len: usize,
-    ) -> Result<(), Stop> {
-        let bytes = &mut self.packet[..len];
-        let (header, bytes) =
-            bytes.split_first_chunk_mut::<VNET_HEADER_LEN>().ok_or(DropReason::VnetHeader)?;
-        let header = VnetHeader::decode(header).map_err(|_| DropReason::VnetHeader)?;
-        let packet = InnerPacket::parse(bytes)?;
-        let plan = match header.gso {
-            Gso::None => None,
-            Gso::Tcp4 | Gso::Tcp6 | Gso::Udp => {
-                Some(SplitPlan::new(&header, &packet).map_err(|_| DropReason::VnetHeader)?)
-            }
-        };
+    ) -> Result<(), Halt> {
+        let Read { header, packet, plan } = read(&self.packet[..len])?;
         let packet_len = plan.as_ref().map_or(packet.len(), SplitPlan::packet_len);
-        let packets = plan.as_ref().map_or(1, SplitPlan::count) as u64;
+        let packets = plan.as_ref().map_or(1, SplitPlan::count);
         let peer = match engine.handle_tun_packet(env.table, &packet, packet_len, env.now) {
             EgressVerdict::Forward(peer) => peer,
-            EgressVerdict::Reply(reply) => {
-                let reply_len = reply.build(&packet, self.reply.as_mut_slice());
-                if let Some(len) = reply_len {
-                    send_reply(env.tun, env.counters, &self.reply[..len]);
-                }
-                return Err(Stop { reason: reply.reason(), packets, reply_len });
-            }
-            EgressVerdict::Drop(reason) => {
-                return Err(Stop { reason, packets, reply_len: None });
+            verdict @ (EgressVerdict::Reply(_) | EgressVerdict::Drop(_)) => {
+                return Err(refuse(env, verdict, &packet, packets, &mut self.reply).into());
             }
         };
         let to = env.table.peer(peer);
-        let key = Key {
+        let mut key = Key {
             peer,
             endpoint: to.endpoint,
             ecn: ecn::encapsulate(packet.ecn()),
             flow_hash: packet.flow_hash(),
+            sealed: false,
         };
-        let overlay = to.codec.header(to.vni, packet.family());
+        let family = packet.family();
         let (inner_len, transport_offset) = (packet.len(), packet.transport_offset());
-        let bytes = &mut bytes[..inner_len];
-        match plan {
-            None => {
-                if let Some(partial) = header.partial {
-                    // A pod that writes virtio-net headers of its own (packet(7), PACKET_VNET_HDR)
-                    // chooses the place. Addresses were decided about; they must not change now.
-                    if usize::from(partial.start) < transport_offset {
-                        return Err(DropReason::VnetHeader.into());
-                    }
-                    split::finish_checksum(partial, bytes).map_err(|_| DropReason::VnetHeader)?;
-                }
-                show(env, to, bytes, 1, key.flow_hash);
-                self.outbox.push(env, &key, [overlay.as_slice(), bytes]);
+        let bytes = &mut self.packet[VNET_HEADER_LEN..VNET_HEADER_LEN + inner_len];
+        let session = match (&to.seal, &self.sealer) {
+            (Seal::Plain | Seal::NoKey, _) => None,
+            (Seal::Keyed(keyed), None) => {
+                rehearse(env, to, keyed, bytes, packets, key.flow_hash);
+                return Ok(());
             }
+            (Seal::Keyed(keyed), Some(sealer)) => {
+                sealer.session(keyed, &key, packets, packet_len).map_err(Halt::Hold)?
+            }
+        };
+        if let (None, Some(partial)) = (&plan, header.partial) {
+            // A pod that writes virtio-net headers of its own (packet(7), PACKET_VNET_HDR) chooses
+            // the place. Addresses were decided about; they must not change now.
+            if usize::from(partial.start) < transport_offset {
+                return Err(DropReason::VnetHeader.into());
+            }
+            split::finish_checksum(partial, bytes).map_err(|_| DropReason::VnetHeader)?;
+        }
+        show(env, to, bytes, packets, key.flow_hash);
+        if let Some(session) = session {
+            (key.endpoint, key.sealed) = (session.endpoint, true);
+            session.send(&mut self.outbox, env, &key, family, plan.as_ref(), bytes);
+            return Ok(());
+        }
+        let overlay = to.codec.header(to.vni, family);
+        match plan {
+            None => self.outbox.push(env, &key, [overlay.as_slice(), bytes]),
             Some(plan) => {
-                show(env, to, bytes, plan.count(), key.flow_hash);
                 let mut space = [0; Codec::MAX_HEADER_LEN + split::MAX_HEADER_LEN];
                 let overlay = overlay.as_slice();
                 let headers = &mut space[..overlay.len() + plan.header_len()];
@@ -152,10 +212,42 @@ impl Egress {
         Ok(())
     }
 
+    /// Deals with the packet in the buffer, which goes no further, or not now.
+    fn halt<T: TunPort, U>(
+        &mut self,
+        engine: &mut Engine,
+        env: &mut Env<'_, T, U>,
+        len: usize,
+        halt: Halt,
+    ) {
+        match (halt, &mut self.sealer) {
+            (Halt::Stop(stop), _) => self.stop(env, len, stop),
+            (Halt::Hold(link), Some(sealer)) => {
+                if !sealer.hold(&link, &self.packet[..len], env.now) {
+                    self.give_up(engine, env, len);
+                }
+            }
+            (Halt::Hold(_), None) => self.give_up(engine, env, len),
+        }
+    }
+
+    /// Drops the packet in the buffer, for which there is no session.
+    fn give_up<T: TunPort, U>(&mut self, engine: &mut Engine, env: &mut Env<'_, T, U>, len: usize) {
+        let stop = match read(&self.packet[..len]) {
+            Ok(Read { packet, plan, .. }) => {
+                let packets = plan.as_ref().map_or(1, SplitPlan::count);
+                let verdict = engine.give_up(env.table, &packet, env.now);
+                refuse(env, verdict, &packet, packets, &mut self.reply)
+            }
+            Err(reason) => Stop { reason, packets: 1, reply_len: None },
+        };
+        self.stop(env, len, stop);
+    }
+
     /// Counts the packet in the buffer, which goes no further.
     fn stop<T, U>(&self, env: &Env<'_, T, U>, len: usize, stop: Stop) {
         let Stop { reason, packets, reply_len } = stop;
-        env.counters.drops.add(reason, packets);
+        env.counters.drops.add(reason, packets as u64);
         if let Some(tap) = env.tap {
             let packet = self.packet.get(VNET_HEADER_LEN..len).unwrap_or_default();
             let decision = match reply_len {
@@ -171,23 +263,98 @@ impl Egress {
     }
 }
 
+/// What was read from a TUN queue.
+struct Read<'p> {
+    header: VnetHeader,
+    packet: InnerPacket<'p>,
+    /// How to cut it apart, if it is a super-packet.
+    plan: Option<SplitPlan>,
+}
+
+fn read(bytes: &[u8]) -> Result<Read<'_>, DropReason> {
+    let (header, bytes) =
+        bytes.split_first_chunk::<VNET_HEADER_LEN>().ok_or(DropReason::VnetHeader)?;
+    let header = VnetHeader::decode(header).map_err(|_| DropReason::VnetHeader)?;
+    let packet = InnerPacket::parse(bytes)?;
+    let plan = match header.gso {
+        Gso::None => None,
+        Gso::Tcp4 | Gso::Tcp6 | Gso::Udp => {
+            Some(SplitPlan::new(&header, &packet).map_err(|_| DropReason::VnetHeader)?)
+        }
+    };
+    Ok(Read { header, packet, plan })
+}
+
+/// Why what was read is not on its way.
+enum Halt {
+    /// It goes no further.
+    Stop(Stop),
+    /// It has to wait for a session with this peer.
+    Hold(Arc<PeerLink>),
+}
+
 /// Why what was read goes no further, how many packets it stands for (a super-packet is several),
 /// and how long the answer to it is, if it gets one.
 struct Stop {
     reason: DropReason,
-    packets: u64,
+    packets: usize,
     reply_len: Option<usize>,
 }
 
-impl<E: Into<DropReason>> From<E> for Stop {
+impl<E: Into<DropReason>> From<E> for Halt {
     fn from(reason: E) -> Self {
-        Self { reason: reason.into(), packets: 1, reply_len: None }
+        Self::Stop(Stop { reason: reason.into(), packets: 1, reply_len: None })
+    }
+}
+
+impl From<Stop> for Halt {
+    fn from(stop: Stop) -> Self {
+        Self::Stop(stop)
+    }
+}
+
+/// Tells the sender of a packet, if that is the verdict.
+fn refuse<T: TunPort, U>(
+    env: &mut Env<'_, T, U>,
+    verdict: EgressVerdict,
+    packet: &InnerPacket<'_>,
+    packets: usize,
+    buffer: &mut [u8; icmp::MAX_LEN],
+) -> Stop {
+    match verdict {
+        EgressVerdict::Reply(reply) => {
+            let reply_len = reply.build(packet, buffer.as_mut_slice());
+            if let Some(len) = reply_len {
+                send_reply(env.tun, env.counters, &buffer[..len]);
+            }
+            Stop { reason: reply.reason(), packets, reply_len }
+        }
+        EgressVerdict::Drop(reason) => Stop { reason, packets, reply_len: None },
+        EgressVerdict::Forward(_) => {
+            Stop { reason: DropReason::NoSession, packets, reply_len: None }
+        }
     }
 }
 
 fn show<T, U>(env: &Env<'_, T, U>, peer: &Peer, packet: &[u8], datagrams: usize, flow_hash: u32) {
     if let Some(tap) = env.tap {
         let decision = Decision::Forward { datagrams, flow_hash };
+        tap.observe(&Observation::Egress { packet, peer: Some(peer), decision });
+    }
+}
+
+/// Shows what would be sealed.
+fn rehearse<T, U>(
+    env: &Env<'_, T, U>,
+    peer: &Peer,
+    keyed: &Keyed,
+    packet: &[u8],
+    datagrams: usize,
+    flow_hash: u32,
+) {
+    if let Some(tap) = env.tap {
+        let is_ready = keyed.link.outgoing().is_some();
+        let decision = Decision::Seal { datagrams, flow_hash, is_ready };
         tap.observe(&Observation::Egress { packet, peer: Some(peer), decision });
     }
 }

@@ -1,16 +1,19 @@
 //! Wire to pod: trains of datagrams leave as packets and super-packets on a TUN queue.
 //!
-//! Each datagram of a train is checked by itself; packets that continue a flow go to the kernel as
+//! Each datagram of a train is checked by itself, and opened first if it is sealed (see [`Opener`]);
+//! packets that continue a flow go to the kernel as
 //! one super-packet (see [`Outlet`]).
 
 use overlay_proto::{CodecKind, Ecn, Family, InnerPacket, ecn};
 
 use super::io_error::{Class, classify};
+use super::opening::Opener;
 use super::outlet::{Outlet, Room};
-use super::port::{TunPort, UnderlayPort};
+use super::port::{Spoken, TunPort, UnderlayPort};
 use super::round::{Env, Round};
+use super::sealed::SealedWorker;
 use super::tap::Observation;
-use crate::engine::{Delivery, DropReason, Engine, PeerIndex, Table};
+use crate::engine::{Delivery, DropReason, Engine, PeerIndex, Seal, Table};
 use crate::platform::tun::Offload;
 use crate::platform::udp::{Received, RecvBatch};
 
@@ -19,12 +22,18 @@ pub struct Ingress {
     batch: RecvBatch,
     offload: Offload,
     room: Room,
+    opener: Option<Opener>,
 }
 
 impl Ingress {
     /// Makes the receive buffers. `offload` is what the TUN queue takes.
     pub fn new(offload: Offload) -> Self {
-        Self { batch: RecvBatch::new(), offload, room: Room::new() }
+        Self { batch: RecvBatch::new(), offload, room: Room::new(), opener: None }
+    }
+
+    /// Opens what is sealed, and holds peers that seal to it, from now on.
+    pub fn open_as(&mut self, worker: SealedWorker) {
+        self.opener = Some(Opener::new(worker));
     }
 
     /// Changes what the TUN queue takes.
@@ -40,8 +49,8 @@ impl Ingress {
         env: &mut Env<'_, T, U>,
         elapsed_ms: u64,
     ) -> Round {
-        let codec = match env.underlay.recv(&mut self.batch) {
-            Ok(codec) => codec,
+        let spoken = match env.underlay.recv(&mut self.batch) {
+            Ok(spoken) => spoken,
             Err(error) => {
                 if classify(&error) != Class::Empty {
                     tracing::debug!(%error, "receiving from the underlay failed");
@@ -49,11 +58,24 @@ impl Ingress {
                 return Round::Idle;
             }
         };
-        let arrival = Arrival { engine, codec, elapsed_ms };
         let full = self.batch.is_full();
         let mut outlet = Outlet::new(self.offload, std::mem::take(&mut self.room));
-        for received in self.batch.iter_mut() {
-            arrival.take(env, &mut outlet, received);
+        match (spoken, &mut self.opener) {
+            (Spoken::Plain(codec), opener) => {
+                let arrival = Arrival { engine, codec, elapsed_ms, holds_to_it: opener.is_some() };
+                for received in self.batch.iter_mut() {
+                    arrival.take(env, &mut outlet, received);
+                }
+            }
+            (Spoken::Sealed, Some(opener)) => {
+                let mut opening = opener.open(engine, elapsed_ms);
+                for received in self.batch.iter_mut() {
+                    opening.take(env, &mut outlet, received);
+                }
+                opening.finish(env);
+            }
+            // Nobody listens there.
+            (Spoken::Sealed, None) => {}
         }
         let (offload, room) = outlet.finish(env);
         self.room = room;
@@ -72,6 +94,8 @@ struct Arrival<'e> {
     /// What is spoken on the port that they came to.
     codec: CodecKind,
     elapsed_ms: u64,
+    /// Whether peers that seal must do so.
+    holds_to_it: bool,
 }
 
 impl Arrival<'_> {
@@ -91,7 +115,15 @@ impl Arrival<'_> {
         let show = |datagram: &[u8], outcome: Result<&[u8], DropReason>| {
             if let Some(tap) = tap {
                 let port = env.table.local().port(self.codec);
-                tap.observe(&Observation::Ingress { source, port, ecn, datagram, peer, outcome });
+                tap.observe(&Observation::Ingress {
+                    source,
+                    port,
+                    ecn,
+                    datagram,
+                    peer,
+                    sealed: false,
+                    outcome,
+                });
             }
         };
         let refuse = |bytes: &[u8], reason| {
@@ -108,6 +140,14 @@ impl Arrival<'_> {
         }
         if env.table.peer(sender).codec.kind() != self.codec {
             return refuse(bytes, DropReason::WrongCodec);
+        }
+        let refuses_plain = match &env.table.peer(sender).seal {
+            Seal::Plain => false,
+            Seal::NoKey => true,
+            Seal::Keyed(keyed) => self.holds_to_it && keyed.refuses_plain(self.elapsed_ms),
+        };
+        if refuses_plain {
+            return refuse(bytes, DropReason::PlaintextRefused);
         }
         // Other marks never change an inner one.
         let marks = matches!(ecn, Ecn::Ect1 | Ecn::Ce);

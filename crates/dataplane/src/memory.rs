@@ -7,7 +7,7 @@ use std::net::SocketAddr;
 use bytes::{Bytes, BytesMut};
 use overlay_proto::{CodecKind, Ecn};
 
-use super::port::{TunPort, UnderlayPort};
+use super::port::{Spoken, TunPort, UnderlayPort};
 use super::underlay::bucket;
 use crate::platform::udp::{RecvBatch, Report, Transmit};
 
@@ -61,6 +61,8 @@ pub struct MemoryUnderlay {
     pub incoming: VecDeque<MemoryTrain>,
     /// What is spoken on the port that it arrives at.
     pub codec: CodecKind,
+    /// What the worker will receive on the port for what is sealed, after all that.
+    pub sealed: VecDeque<MemoryTrain>,
     /// What the worker has sent.
     pub sent: Vec<MemoryTrain>,
     /// Errors to answer the next sends with, as the kernel would.
@@ -72,16 +74,21 @@ pub struct MemoryUnderlay {
 }
 
 impl UnderlayPort for MemoryUnderlay {
-    fn recv(&mut self, batch: &mut RecvBatch) -> io::Result<CodecKind> {
+    fn recv(&mut self, batch: &mut RecvBatch) -> io::Result<Spoken> {
         batch.clear();
-        while let Some(train) = self.incoming.front() {
+        let (trains, spoken) = if self.incoming.is_empty() {
+            (&mut self.sealed, Spoken::Sealed)
+        } else {
+            (&mut self.incoming, Spoken::Plain(self.codec))
+        };
+        while let Some(train) = trains.front() {
             let size = train.segment_size.map_or(train.bytes.len(), usize::from);
             if !batch.push(train.peer, train.ecn, size, &train.bytes) {
                 break;
             }
-            self.incoming.pop_front();
+            trains.pop_front();
         }
-        if batch.is_empty() { Err(io::ErrorKind::WouldBlock.into()) } else { Ok(self.codec) }
+        if batch.is_empty() { Err(io::ErrorKind::WouldBlock.into()) } else { Ok(spoken) }
     }
 
     fn send(&mut self, flow_hash: u32, transmit: &Transmit<'_>) -> io::Result<()> {

@@ -11,7 +11,7 @@ use super::path_claim::PathClaim;
 use super::port::UnderlayPort;
 use super::round::{Env, Notice};
 use super::tap::Observation;
-use super::train::{Key, Train};
+use super::train::{Contents, Key, Train};
 use crate::engine::DropReason;
 use crate::platform::udp::{MAX_SEND_SEGMENTS, Transmit};
 
@@ -67,15 +67,40 @@ impl Outbox {
         key: &Key,
         parts: [&[u8]; 2],
     ) {
+        let [first, second] = parts;
+        let write = |out: &mut [u8]| {
+            let (start, end) = out.split_at_mut(first.len());
+            start.copy_from_slice(first);
+            end.copy_from_slice(second);
+            Ok(())
+        };
+        self.fill(env, key, first.len() + second.len(), None, write);
+    }
+
+    /// Takes the datagram of `len` bytes that `write` makes, as [`push`](Self::push) does; it
+    /// carries a packet of `inner_len` bytes, if that must be told.
+    #[inline]
+    pub(super) fn fill<T, U: UnderlayPort>(
+        &mut self,
+        env: &mut Env<'_, T, U>,
+        key: &Key,
+        len: usize,
+        inner_len: Option<u16>,
+        write: impl FnOnce(&mut [u8]) -> Result<(), DropReason>,
+    ) {
         if !self.trains[self.newest].is_ahead_of(key) {
             self.turn_to(env, key);
         }
         let train = &mut self.trains[self.newest];
-        if !train.push(key, parts, self.max_segments) {
+        let mut fits = train.fits(key, len, self.max_segments);
+        if !fits {
             train.send(env, &mut self.max_segments);
-            if !train.push(key, parts, self.max_segments) {
-                env.counters.drops.add(DropReason::TooBig, 1);
-            }
+            fits = train.fits(key, len, self.max_segments);
+        }
+        let written = if fits { write(train.room(len)) } else { Err(DropReason::TooBig) };
+        match written {
+            Ok(()) => train.add(key, len, inner_len),
+            Err(reason) => env.counters.drops.add(reason, 1),
         }
         if train.is_full(self.max_segments) {
             train.send(env, &mut self.max_segments);
@@ -115,8 +140,8 @@ impl Train {
     /// Leaves, if it has datagrams. Once the kernel has refused to cut one apart, none is longer
     /// than one datagram.
     fn send<T, U: UnderlayPort>(&mut self, env: &mut Env<'_, T, U>, max_segments: &mut usize) {
-        let Some((key, bytes, segment_len)) = self.contents() else { return };
-        if send(env, key, bytes, segment_len) == Segmentation::Refused && *max_segments > 1 {
+        let Some((key, contents)) = self.contents() else { return };
+        if send(env, key, contents) == Segmentation::Refused && *max_segments > 1 {
             *max_segments = 1;
             env.counters.add_degraded();
             tracing::warn!("the kernel refuses to segment datagrams; sending one by one");
@@ -131,26 +156,25 @@ enum Segmentation {
     Refused,
 }
 
-/// Sends datagrams of `segment_len` bytes each (the last may be shorter).
+/// Sends datagrams.
 fn send<T, U: UnderlayPort>(
     env: &mut Env<'_, T, U>,
     key: &Key,
-    bytes: &[u8],
-    segment_len: usize,
+    contents: Contents<'_>,
 ) -> Segmentation {
-    let count = bytes.len().div_ceil(segment_len);
-    let Err(error) = send_once(env, key, bytes, segment_len) else {
+    let count = contents.count();
+    let Err(error) = send_once(env, key, contents) else {
         let peer = env.table.peer(key.peer);
-        let overhead = count * peer.codec.header_len();
-        peer.counters.add_egress(count as u64, (bytes.len() - overhead) as u64);
-        show(env, key, bytes, segment_len, Ok(()));
+        let octets = contents.inner_octets(peer.codec.header_len());
+        peer.counters.add_egress(count as u64, octets);
+        show(env, key, contents, Ok(()));
         return Segmentation::Fine;
     };
     let class = classify(&error);
     let segmentation = refuses_segmentation(&error);
     if count > 1 && (segmentation || class == Class::TooBig) {
-        for datagram in bytes.chunks(segment_len) {
-            send(env, key, datagram, segment_len);
+        for datagram in contents.datagrams() {
+            send(env, key, datagram);
         }
         return if segmentation { Segmentation::Refused } else { Segmentation::Fine };
     }
@@ -168,22 +192,29 @@ fn send<T, U: UnderlayPort>(
         }
     };
     env.counters.drops.add(reason, count as u64);
-    show(env, key, bytes, segment_len, Err(reason));
+    show(env, key, contents, Err(reason));
     Segmentation::Fine
 }
 
 fn show<T, U>(
     env: &Env<'_, T, U>,
     key: &Key,
-    bytes: &[u8],
-    segment_len: usize,
+    contents: Contents<'_>,
     result: Result<(), DropReason>,
 ) {
     if let Some(tap) = env.tap {
-        let Key { ecn, flow_hash, peer, .. } = *key;
+        let Key { peer, endpoint, ecn, flow_hash, sealed } = *key;
         let peer = env.table.peer(peer);
-        for datagram in bytes.chunks(segment_len) {
-            tap.observe(&Observation::Sent { peer, ecn, flow_hash, datagram, result });
+        for Contents { bytes: datagram, .. } in contents.datagrams() {
+            tap.observe(&Observation::Sent {
+                peer,
+                endpoint,
+                sealed,
+                ecn,
+                flow_hash,
+                datagram,
+                result,
+            });
         }
     }
 }
@@ -192,9 +223,9 @@ fn show<T, U>(
 fn send_once<T, U: UnderlayPort>(
     env: &mut Env<'_, T, U>,
     key: &Key,
-    bytes: &[u8],
-    segment_len: usize,
+    contents: Contents<'_>,
 ) -> io::Result<()> {
+    let Contents { bytes, segment_len, .. } = contents;
     let transmit = Transmit {
         destination: key.endpoint,
         ecn: key.ecn,

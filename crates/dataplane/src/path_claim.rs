@@ -4,8 +4,10 @@
 use std::net::IpAddr;
 
 use overlay_proto::Family;
+use overlay_proto::esp::{self, Spi};
 
-use crate::engine::Table;
+use super::outer::Outer;
+use crate::engine::{Keyed, Peer, Seal, Table};
 use crate::platform::udp::{Report, ReportKind};
 
 /// Somebody says that a packet of ours is too long for the way to a peer.
@@ -24,6 +26,11 @@ impl PathClaim {
     pub(super) fn of(report: &Report, table: &Table) -> Option<Self> {
         let ReportKind::TooBig(mtu) = report.kind else { return None };
         let peer = table.peer(table.sender(report.destination.ip())?);
+        if let Seal::Keyed(keyed) = &peer.seal
+            && report.destination == keyed.endpoint
+        {
+            return Self::of_sealed(mtu, report, peer, keyed);
+        }
         let (family, inner) = [Family::V4, Family::V6].into_iter().find_map(|family| {
             let header = peer.codec.header(peer.vni, family);
             Some((family, report.quote().strip_prefix(header.as_slice())?))
@@ -34,6 +41,20 @@ impl PathClaim {
         let can_be = report.destination == peer.endpoint
             && mtu < packet_len
             && peer.mtu_for(family).fits(usize::from(inner_len));
+        can_be.then_some(Self { peer: peer.address(), mtu })
+    }
+
+    /// The same of a sealed datagram: it must be of the session that serves. How long it was it does
+    /// not tell.
+    fn of_sealed(mtu: u32, report: &Report, peer: &Peer, keyed: &Keyed) -> Option<Self> {
+        let (spi, _) = report.quote().split_first_chunk::<4>()?;
+        let slot = Spi::from_bits(u32::from_be_bytes(*spi))?.slot();
+        let outgoing = keyed.link.outgoing();
+        let mtu = u16::try_from(mtu).ok()?;
+        let longest = peer.mtu_for(Family::V6).max(peer.mtu_for(Family::V4)).get();
+        let longest = Outer::len_on(Family::of(peer.address())) + esp::datagram_len(longest.into());
+        let can_be = outgoing.as_ref().is_some_and(|outgoing| outgoing.slot() == slot)
+            && usize::from(mtu) < longest;
         can_be.then_some(Self { peer: peer.address(), mtu })
     }
 }

@@ -3,21 +3,24 @@
 use std::net::IpAddr;
 use std::sync::atomic::Ordering;
 use std::sync::mpsc::{SyncSender, sync_channel};
-use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
+use culvert_seal::mesh::{Config, Event, Identity, PeerStatus, SystemEntropy};
+use overlay_proto::esp::Lane;
 use tokio::sync::mpsc;
 
 use super::busy_poll::BusyPoll;
 use super::capture::{self, Capture, CaptureFilter, MAX_CAPTURES, Taps};
 use super::counters::WorkerCounters;
 use super::round::{Notice, Notices};
-use super::underlay::{Sockets, Underlay};
+use super::sealed::{Keeper, KeyThread, SealedCounters, SealedOptions, SealedWorker};
+use super::underlay::{SENDERS, Sockets, Underlay};
 use super::worker::{Command, Worker};
 use super::{Egress, Ingress};
-use crate::engine::{DropReason, Table, Tunnel};
+use crate::engine::{DropReason, Peer, PeerKeys, Seal, Sealing, Table, Tunnel};
 use crate::platform::clock;
 use crate::platform::tun::{Offload, TunQueue};
 use crate::platform::udp::Gro;
@@ -41,6 +44,8 @@ pub struct DataPlaneOptions {
     pub busy_poll: Duration,
     /// The daemon's start, from which ages are counted.
     pub started: Instant,
+    /// How the node seals, if it does.
+    pub sealed: Option<SealedOptions>,
 }
 
 /// Bound sockets that no worker reads yet.
@@ -61,6 +66,14 @@ pub struct DataPlane {
     offload: Mutex<Offload>,
     /// Captures that have not ended.
     captures: Mutex<Vec<Weak<()>>>,
+    sealed: Option<Sealed>,
+}
+
+/// What a node has that seals.
+struct Sealed {
+    /// What the next table will be sealed with.
+    sealing: Mutex<Sealing>,
+    keys: KeyThread,
 }
 
 struct Handle {
@@ -80,20 +93,38 @@ impl DataPlane {
     /// The address is not this machine's, a port is taken, or the kernel is out of something.
     pub fn start(
         options: DataPlaneOptions,
-        table: Table,
+        mut table: Table,
         address: IpAddr,
     ) -> Result<(Self, mpsc::Receiver<Notice>)> {
         let (notices, noticed) = Notices::new();
         let gro = if options.offload == Offload::None { Gro::Off } else { Gro::On };
-        let sockets = Sockets::bind(address, &table.local().tunnels, options.workers, gro)?;
+        let sealing = options.sealed.as_ref().map(|sealed| Sealing::new(sealed.mode, sealed.port));
+        if let Some(sealing) = &sealing {
+            table = table.seal(sealing);
+        }
+        let tunnels = &table.local().tunnels;
+        let sealed_port = sealing.as_ref().map(Sealing::port);
+        let sockets = Sockets::bind(address, tunnels, sealed_port, options.workers, gro)?;
+        let keeper = options.sealed.as_ref().map(|sealed| keeper(sealed, &options));
         let table = Arc::new(ArcSwap::from_pointee(table));
         let workers = sockets
             .of_workers()
             .enumerate()
             .map(|(index, underlay)| {
-                start_worker(&options, index, underlay, Arc::clone(&table), notices.clone())
+                let sealed = keeper.as_ref().map(|keeper| keeper.worker(index));
+                let table = Arc::clone(&table);
+                start_worker(&options, index, underlay, table, notices.clone(), sealed)
             })
             .collect::<Result<Vec<_>>>()?;
+        let sealed = match (keeper, sealing, sockets.shaker()) {
+            (Some(keeper), Some(sealing), Some(socket)) => {
+                let wakers = workers.iter().map(|worker| Arc::clone(&worker.waker)).collect();
+                let keys = KeyThread::start(keeper, Arc::clone(socket), wakers)
+                    .map_err(|source| Error::new("start thread", "keys", source))?;
+                Some(Sealed { sealing: Mutex::new(sealing), keys })
+            }
+            _ => None,
+        };
         let sockets = Mutex::new(sockets);
         let plane = Self {
             options,
@@ -103,13 +134,61 @@ impl DataPlane {
             queues: Mutex::default(),
             offload: Mutex::default(),
             captures: Mutex::default(),
+            sealed,
         };
         Ok((plane, noticed))
     }
 
-    /// Makes workers decide by `table` from their next batch on.
+    /// Makes workers decide by `table` from their next batch on. Peers of it are sealed as
+    /// [`set_keys`](Self::set_keys) last said.
     pub fn publish(&self, table: Table) {
+        let table = match &self.sealed {
+            Some(sealed) => table.seal(&locked(&sealed.sealing)),
+            None => table,
+        };
         self.table.store(Arc::new(table));
+    }
+
+    /// Changes what this node proves who it is with, and the peers that have keys: all of the table
+    /// that is published next. Sessions with keys that are not there any more end now. Peers of the
+    /// table in force that have got keys are sealed from now on; those that have lost theirs get
+    /// nothing until another table is published, so that it does not matter which of the two is
+    /// first for what is sealed in both. Nothing happens on a node that does not seal.
+    pub fn set_keys(&self, identity: Identity, peers: Vec<PeerKeys>) {
+        let Some(sealed) = &self.sealed else { return };
+        let mut sealing = locked(&sealed.sealing);
+        let next = sealing.with(&peers);
+        let in_force = self.table.load();
+        let has_got_keys =
+            |peer: &Peer| !matches!(peer.seal, Seal::Keyed(_)) && next.has(peer.name());
+        if in_force.peers().iter().any(has_got_keys) {
+            let table = Table::clone(&in_force).seal(&next.or(&sealing));
+            self.table.store(Arc::new(table));
+        }
+        sealed.keys.set_table(identity, next.entries(peers));
+        *sealing = next;
+    }
+
+    /// How it stands with every peer that has a key. Waits for the thread that makes keys, which a
+    /// large table keeps busy for a moment.
+    pub fn sealed_peers(&self) -> Vec<PeerStatus> {
+        self.sealed.as_ref().map_or_else(Vec::new, |sealed| sealed.keys.status())
+    }
+
+    /// What people should know of handshakes and sessions, for the first who asks. Whoever does not
+    /// take events loses them: 256 wait at most.
+    pub fn take_sealed_events(&self) -> Option<mpsc::Receiver<Event>> {
+        self.sealed.as_ref()?.keys.take_events()
+    }
+
+    /// What is counted of handshakes and sessions, on a node that seals.
+    pub fn sealed_counters(&self) -> Option<&SealedCounters> {
+        self.sealed.as_ref().map(|sealed| sealed.keys.counters())
+    }
+
+    /// Handshake datagrams that were no peer's, or more than are looked at.
+    pub fn refused_handshakes(&self) -> u64 {
+        self.sum(|counters| counters.refused_handshakes.load(Ordering::Relaxed))
     }
 
     /// The table that workers decide by.
@@ -131,6 +210,9 @@ impl DataPlane {
     /// Moves the workers to these sockets. Those that they have already stay open, and lose
     /// nothing.
     pub fn listen(&self, Listening(sockets): Listening) {
+        if let (Some(sealed), Some(socket)) = (&self.sealed, sockets.shaker()) {
+            sealed.keys.set_socket(Arc::clone(socket));
+        }
         for (worker, underlay) in self.workers.iter().zip(sockets.of_workers()) {
             worker.send(Command::Underlay(underlay));
         }
@@ -238,14 +320,19 @@ impl DataPlane {
                 tracing::error!("a worker has panicked");
             }
         }
+        if let Some(sealed) = &self.sealed {
+            sealed.keys.stop();
+        }
     }
 
-    /// Whether a worker has ended although nobody stopped it.
+    /// Whether a worker, or the thread that makes keys, has ended although nobody stopped it.
     pub fn has_failed(&self) -> bool {
-        self.workers.iter().any(|worker| {
+        let failed = |worker: &Handle| {
             let thread = worker.thread.lock().unwrap_or_else(PoisonError::into_inner);
             thread.as_ref().is_some_and(JoinHandle::is_finished)
-        })
+        };
+        self.workers.iter().any(failed)
+            || self.sealed.as_ref().is_some_and(|sealed| sealed.keys.has_failed())
     }
 
     fn sum(&self, count: impl Fn(&WorkerCounters) -> u64) -> u64 {
@@ -261,12 +348,25 @@ impl Handle {
     }
 }
 
+fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// The machine that makes sessions, with a lane for each worker and source port.
+fn keeper(sealed: &SealedOptions, options: &DataPlaneOptions) -> Keeper<SystemEntropy> {
+    let lanes = (options.workers * SENDERS).min(Lane::COUNT.into());
+    let lanes = u16::try_from(lanes).unwrap_or(Lane::COUNT);
+    let config = Config { lanes, ..sealed.config };
+    Keeper::new(config, sealed.identity.clone(), SystemEntropy, options.started)
+}
+
 fn start_worker(
     options: &DataPlaneOptions,
     index: usize,
     underlay: Underlay,
     table: Arc<ArcSwap<Table>>,
     notices: Notices,
+    sealed: Option<SealedWorker>,
 ) -> Result<Handle> {
     let name = format!("worker-{index}");
     let fail = |source| Error::new("start thread", &name, source);
@@ -274,8 +374,13 @@ fn start_worker(
     let waker = Arc::new(Waker::new().map_err(fail)?);
     let counters = Arc::new(WorkerCounters::default());
     let mut egress = Egress::new();
+    let mut ingress = Ingress::new(Offload::None);
     if options.offload == Offload::None {
         egress.without_trains();
+    }
+    if let Some(sealed) = sealed {
+        egress.seal_as(sealed.clone());
+        ingress.open_as(sealed);
     }
     let worker = Worker {
         commands: receiver,
@@ -288,7 +393,7 @@ fn start_worker(
         underlay,
         tun: None,
         egress,
-        ingress: Ingress::new(Offload::None),
+        ingress,
         busy_poll: BusyPoll::new(options.busy_poll),
         taps: Taps::default(),
     };

@@ -23,6 +23,15 @@ pub trait TunPort {
     fn send(&mut self, parts: &[IoSlice<'_>]) -> io::Result<()>;
 }
 
+/// What is spoken on a port of the node's.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Spoken {
+    /// A codec.
+    Plain(CodecKind),
+    /// ESP, and handshakes.
+    Sealed,
+}
+
 /// The wire's side: trains of datagrams.
 pub trait UnderlayPort {
     /// Replaces `batch` by what has arrived on one port, and says what is spoken there;
@@ -31,7 +40,7 @@ pub trait UnderlayPort {
     /// # Errors
     ///
     /// As [`Receiver::recv`](crate::platform::udp::Receiver::recv).
-    fn recv(&mut self, batch: &mut RecvBatch) -> io::Result<CodecKind>;
+    fn recv(&mut self, batch: &mut RecvBatch) -> io::Result<Spoken>;
 
     /// Sends one train of the flow with this hash: one flow always leaves by one source port.
     ///

@@ -20,7 +20,8 @@ pub trait Tap {
 /// What there is to see.
 #[derive(Clone, Copy, Debug)]
 pub enum Observation<'a> {
-    /// A packet that came from the pods' side was decided about. Exactly one for each packet read.
+    /// A packet that came from the pods' side was decided about. Exactly one for each packet read;
+    /// of one that waits for a session, when it has waited.
     Egress {
         /// The packet from its IP header on; a super-packet whole, with its checksum unfinished.
         packet: &'a [u8],
@@ -33,8 +34,12 @@ pub enum Observation<'a> {
     /// [`Observation::Egress`], though not at once; those toward one peer that leave by one source
     /// port do in the order of their packets.
     Sent {
-        /// Where it goes.
+        /// Whom it is for.
         peer: &'a Peer,
+        /// Where it goes.
+        endpoint: SocketAddr,
+        /// Whether it is sealed, and not the peer's codec.
+        sealed: bool,
         /// The outer mark.
         ecn: Ecn,
         /// Which source port it leaves by.
@@ -44,7 +49,8 @@ pub enum Observation<'a> {
         /// Whether the underlay took it, or why not.
         result: Result<(), DropReason>,
     },
-    /// A datagram from the underlay was decided about. Exactly one for each datagram received.
+    /// A datagram from the underlay was decided about. Exactly one for each datagram received,
+    /// unless it carries no packet: handshakes, and what only says that a peer lives.
     Ingress {
         /// Its outer source.
         source: SocketAddr,
@@ -54,8 +60,10 @@ pub enum Observation<'a> {
         ecn: Ecn,
         /// The UDP payload.
         datagram: &'a [u8],
-        /// The peer that sent it, if the outer source is one.
+        /// The peer that sent it, if the outer source is one, or whose session it is of.
         peer: Option<&'a Peer>,
+        /// Whether it came to the port for what is sealed.
+        sealed: bool,
         /// The inner packet as it is delivered, or why it is not.
         outcome: Result<&'a [u8], DropReason>,
     },
@@ -77,6 +85,15 @@ pub enum Decision<'a> {
         datagrams: usize,
         /// Which source port they leave by.
         flow_hash: u32,
+    },
+    /// It would be sealed and go to the peer, but there is nobody who has keys: a rehearsal.
+    Seal {
+        /// More than one for a super-packet.
+        datagrams: usize,
+        /// Which source port they leave by.
+        flow_hash: u32,
+        /// Whether there is a session, so that it would not have to wait for one.
+        is_ready: bool,
     },
     /// It is dropped, and its sender gets this ICMP error.
     Reply {

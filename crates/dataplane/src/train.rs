@@ -3,10 +3,11 @@
 //! A train takes datagrams that agree in peer, flow bucket, mark and length (the last may be
 //! shorter); the kernel sends it whole. The datagrams are put together here, end to end: that copy
 //! stays within the cache, and the kernel copies one piece faster than the hundred that headers and
-//! payloads would be.
+//! payloads would be. Where packets are sealed, sealing is the copy.
 
 use std::net::SocketAddr;
 
+use arrayvec::ArrayVec;
 use overlay_proto::{Ecn, Mtu};
 
 use super::underlay;
@@ -38,6 +39,8 @@ pub(super) struct Key {
     pub(super) endpoint: SocketAddr,
     pub(super) ecn: Ecn,
     pub(super) flow_hash: u32,
+    /// Whether the datagrams are sealed, and so go to another port.
+    pub(super) sealed: bool,
 }
 
 impl Key {
@@ -58,6 +61,8 @@ pub(super) struct Train {
     segment_len: usize,
     /// A shorter datagram has ended the train.
     closed: bool,
+    /// Length of the packet within each datagram, if they are sealed: padding hides it.
+    inner_lens: ArrayVec<u16, MAX_SEND_SEGMENTS>,
 }
 
 impl Train {
@@ -69,38 +74,47 @@ impl Train {
             count: 0,
             segment_len: 0,
             closed: false,
+            inner_lens: ArrayVec::new(),
         }
     }
 
-    /// Takes the datagram made of `parts` if it fits; says whether it did. An empty train takes any
-    /// that is no longer than a sending call; others want the peer and source port of those before
-    /// (see [`is_ahead_of`](Self::is_ahead_of)).
-    pub(super) fn push(&mut self, key: &Key, parts: [&[u8]; 2], max_segments: usize) -> bool {
-        let len: usize = parts.iter().map(|part| part.len()).sum();
+    /// Whether a datagram of `len` bytes fits. An empty train takes any that is no longer than a
+    /// sending call; others want the peer and source port of those before (see
+    /// [`is_ahead_of`](Self::is_ahead_of)).
+    #[inline]
+    pub(super) fn fits(&self, key: &Key, len: usize, max_segments: usize) -> bool {
         match &self.key {
             Some(own) => {
                 debug_assert!(own.shares_lane(key), "the outbox looks for the train first");
-                let fits = own.ecn == key.ecn
+                (own.ecn, own.sealed) == (key.ecn, key.sealed)
                     && !self.is_full(max_segments)
                     && self.len + len <= MAX_SEND_LEN
-                    && len <= self.segment_len;
-                if !fits {
-                    return false;
-                }
-                self.closed = len < self.segment_len;
+                    && len <= self.segment_len
             }
-            None if len > MAX_SEND_LEN => return false,
-            None => {
-                self.key = Some(*key);
-                self.segment_len = len;
-            }
+            None => len <= MAX_SEND_LEN,
         }
-        for part in parts {
-            self.bytes[self.len..self.len + part.len()].copy_from_slice(part);
-            self.len += part.len();
+    }
+
+    /// Where the next datagram is to be written, of `len` bytes, which fit.
+    #[inline]
+    pub(super) fn room(&mut self, len: usize) -> &mut [u8] {
+        &mut self.bytes[self.len..self.len + len]
+    }
+
+    /// Takes what was written there. `inner_len` is the length of the packet within, where the
+    /// datagram does not tell.
+    #[inline]
+    pub(super) fn add(&mut self, key: &Key, len: usize, inner_len: Option<u16>) {
+        if self.key.is_none() {
+            self.key = Some(*key);
+            self.segment_len = len;
+        }
+        self.closed = len < self.segment_len;
+        self.len += len;
+        if let Some(inner_len) = inner_len {
+            self.inner_lens.push(inner_len);
         }
         self.count += 1;
-        true
     }
 
     /// Whether it has datagrams that one with this key must not overtake.
@@ -123,10 +137,14 @@ impl Train {
         self.closed || self.count >= max_segments || self.len + self.segment_len > MAX_SEND_LEN
     }
 
-    /// What it carries, unless it is empty: the datagrams end to end, and the length of each but
-    /// the last.
-    pub(super) fn contents(&self) -> Option<(&Key, &[u8], usize)> {
-        self.key.as_ref().map(|key| (key, &self.bytes[..self.len], self.segment_len))
+    /// What it carries, unless it is empty.
+    pub(super) fn contents(&self) -> Option<(&Key, Contents<'_>)> {
+        let contents = Contents {
+            bytes: &self.bytes[..self.len],
+            segment_len: self.segment_len,
+            inner_lens: &self.inner_lens,
+        };
+        self.key.as_ref().map(|key| (key, contents))
     }
 
     pub(super) fn clear(&mut self) {
@@ -134,5 +152,42 @@ impl Train {
         self.len = 0;
         self.count = 0;
         self.closed = false;
+        self.inner_lens.clear();
+    }
+}
+
+/// Datagrams of one train.
+#[derive(Clone, Copy)]
+pub(super) struct Contents<'t> {
+    /// The datagrams end to end.
+    pub(super) bytes: &'t [u8],
+    /// Length of each but the last.
+    pub(super) segment_len: usize,
+    /// Length of the packet within each, of those that are sealed.
+    inner_lens: &'t [u16],
+}
+
+impl<'t> Contents<'t> {
+    pub(super) fn count(&self) -> usize {
+        self.bytes.len().div_ceil(self.segment_len)
+    }
+
+    /// Bytes of the packets within, where each that is not sealed has a header of `header_len`.
+    pub(super) fn inner_octets(&self, header_len: usize) -> u64 {
+        if self.inner_lens.is_empty() {
+            (self.bytes.len() - self.count() * header_len) as u64
+        } else {
+            self.inner_lens.iter().copied().map(u64::from).sum()
+        }
+    }
+
+    /// Each datagram by itself.
+    pub(super) fn datagrams(&self) -> impl Iterator<Item = Self> + use<'t> {
+        let Self { bytes, segment_len, inner_lens } = *self;
+        bytes.chunks(segment_len).enumerate().map(move |(index, bytes)| Self {
+            bytes,
+            segment_len,
+            inner_lens: inner_lens.get(index..=index).unwrap_or_default(),
+        })
     }
 }

@@ -116,7 +116,8 @@ impl Worker {
             now,
             octets: 0,
         };
-        if work.egress {
+        // What waits for a session wants a look too, whoever woke this worker.
+        if work.egress || self.egress.next_end().is_some() {
             match self.egress.round(engine, &mut env) {
                 Round::Idle => {}
                 Round::More => more = true,
@@ -210,7 +211,13 @@ impl Worker {
             ready = self.set.look().unwrap_or_else(failed);
         }
         if ready.is_none() {
-            ready = self.set.wait().unwrap_or_else(failed);
+            // Without a device nothing can be done about what waits.
+            let end = self.tun.as_ref().and_then(|_| self.egress.next_end());
+            let waited = match end {
+                Some(end) => self.set.wait_for(end.saturating_duration_since(start)),
+                None => self.set.wait(),
+            };
+            ready = waited.unwrap_or_else(failed);
         }
         self.busy_poll.ended(start.elapsed());
         ready

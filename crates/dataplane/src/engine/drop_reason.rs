@@ -3,6 +3,8 @@
 use std::cmp;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use culvert_seal::session::OpenError;
+use overlay_proto::esp::EspError;
 use overlay_proto::{DecodeError, InnerError};
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
@@ -15,6 +17,18 @@ pub enum DropReason {
     DatagramTruncated,
     /// The datagram came to the port of another codec than its sender's.
     WrongCodec,
+    /// The datagram was sent in plain by a peer that seals, or has to.
+    PlaintextRefused,
+    /// The datagram is of no session of this node's.
+    UnknownSpi,
+    /// The datagram is no ESP as we send it.
+    EspFormat,
+    /// The datagram was opened before, or is too far behind to tell.
+    Replayed,
+    /// The datagram was sealed with another key, or changed on the way.
+    BadTag,
+    /// What was sealed does not end as it should.
+    BadTrailer,
     /// The overlay header is not what we send.
     Header(DecodeError),
     /// What was carried is not one whole IP packet.
@@ -36,6 +50,11 @@ pub enum DropReason {
     NoOwner,
     /// Longer than the path to the peer carries; its sender is told, within limits.
     TooBig,
+    /// The peer must not be spoken to in plain and has no key; its sender is told, within limits.
+    NoKey,
+    /// The peer has not answered handshakes for as long as packets to it are held, or more came than
+    /// are held; its sender is told, within limits.
+    NoSession,
     /// A virtio-net header that contradicts its packet.
     VnetHeader,
     /// The underlay's queue was full.
@@ -50,13 +69,19 @@ pub enum DropReason {
 
 impl DropReason {
     /// How many reasons there are.
-    pub const COUNT: usize = 31;
+    pub const COUNT: usize = 39;
 
     /// Every reason, in the order in which a packet may meet them, ingress first.
     pub const ALL: [Self; Self::COUNT] = [
         Self::UnknownPeer,
         Self::DatagramTruncated,
         Self::WrongCodec,
+        Self::PlaintextRefused,
+        Self::UnknownSpi,
+        Self::EspFormat,
+        Self::Replayed,
+        Self::BadTag,
+        Self::BadTrailer,
         Self::Header(DecodeError::ALL[0]),
         Self::Header(DecodeError::ALL[1]),
         Self::Header(DecodeError::ALL[2]),
@@ -80,6 +105,8 @@ impl DropReason {
         Self::OwnSubnet,
         Self::NoOwner,
         Self::TooBig,
+        Self::NoKey,
+        Self::NoSession,
         Self::VnetHeader,
         Self::UnderlayFull,
         Self::UnderlayRefused,
@@ -93,6 +120,12 @@ impl DropReason {
             Self::UnknownPeer => "unknown_peer",
             Self::DatagramTruncated => "datagram_truncated",
             Self::WrongCodec => "wrong_codec",
+            Self::PlaintextRefused => "plaintext_refused",
+            Self::UnknownSpi => "unknown_spi",
+            Self::EspFormat => "esp_format",
+            Self::Replayed => "replayed",
+            Self::BadTag => "bad_tag",
+            Self::BadTrailer => "bad_trailer",
             Self::Header(error) => error.as_str(),
             Self::Inner(error) => error.as_str(),
             Self::SpoofedSource => "spoofed_source",
@@ -103,6 +136,8 @@ impl DropReason {
             Self::OwnSubnet => "own_subnet",
             Self::NoOwner => "no_owner",
             Self::TooBig => "too_big",
+            Self::NoKey => "no_key",
+            Self::NoSession => "no_session",
             Self::VnetHeader => "vnet_header",
             Self::UnderlayFull => "underlay_full",
             Self::UnderlayRefused => "underlay_refused",
@@ -114,13 +149,19 @@ impl DropReason {
     /// The reason's place in [`ALL`](Self::ALL). Who sends what is dropped chooses how often this
     /// is asked, so it must not be a search.
     pub const fn index(self) -> usize {
-        const HEADER: usize = 3;
+        const HEADER: usize = 9;
         const INNER: usize = HEADER + DecodeError::ALL.len();
         const REST: usize = INNER + InnerError::ALL.len();
         match self {
             Self::UnknownPeer => 0,
             Self::DatagramTruncated => 1,
             Self::WrongCodec => 2,
+            Self::PlaintextRefused => 3,
+            Self::UnknownSpi => 4,
+            Self::EspFormat => 5,
+            Self::Replayed => 6,
+            Self::BadTag => 7,
+            Self::BadTrailer => 8,
             Self::Header(error) => HEADER + error as usize,
             Self::Inner(error) => INNER + error as usize,
             Self::SpoofedSource => REST,
@@ -131,11 +172,13 @@ impl DropReason {
             Self::OwnSubnet => REST + 5,
             Self::NoOwner => REST + 6,
             Self::TooBig => REST + 7,
-            Self::VnetHeader => REST + 8,
-            Self::UnderlayFull => REST + 9,
-            Self::UnderlayRefused => REST + 10,
-            Self::TunFull => REST + 11,
-            Self::TunRefused => REST + 12,
+            Self::NoKey => REST + 8,
+            Self::NoSession => REST + 9,
+            Self::VnetHeader => REST + 10,
+            Self::UnderlayFull => REST + 11,
+            Self::UnderlayRefused => REST + 12,
+            Self::TunFull => REST + 13,
+            Self::TunRefused => REST + 14,
         }
     }
 }
@@ -176,6 +219,24 @@ impl From<DecodeError> for DropReason {
 impl From<InnerError> for DropReason {
     fn from(error: InnerError) -> Self {
         Self::Inner(error)
+    }
+}
+
+impl From<EspError> for DropReason {
+    fn from(_: EspError) -> Self {
+        Self::EspFormat
+    }
+}
+
+impl From<OpenError> for DropReason {
+    fn from(error: OpenError) -> Self {
+        match error {
+            // The peer has announced none with this number.
+            OpenError::Lane => Self::UnknownSpi,
+            OpenError::Replayed => Self::Replayed,
+            OpenError::BadTag => Self::BadTag,
+            OpenError::BadTrailer => Self::BadTrailer,
+        }
     }
 }
 

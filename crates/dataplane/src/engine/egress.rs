@@ -5,7 +5,7 @@ use std::time::Instant;
 use overlay_proto::InnerPacket;
 
 use super::reply::Message;
-use super::{DropReason, Engine, Owner, PeerIndex, Reply, Table};
+use super::{DropReason, Engine, Owner, PeerIndex, Reply, Seal, Table};
 
 /// What to do with a packet that pods or this node sent into the overlay.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -45,16 +45,40 @@ impl Engine {
             Some(Owner::Peer(index)) => {
                 let peer = table.peer(index);
                 let mtu = peer.mtu_for(packet.family());
-                if mtu.fits(packet_len) {
+                if matches!(peer.seal, Seal::NoKey) {
+                    (DropReason::NoKey, Message::Prohibited)
+                } else if mtu.fits(packet_len) {
                     return EgressVerdict::Forward(index);
-                }
-                if !packet.dont_fragment() {
+                } else if packet.dont_fragment() {
+                    (DropReason::TooBig, Message::TooBig(mtu))
+                } else {
                     return EgressVerdict::Drop(DropReason::TooBig);
                 }
-                (DropReason::TooBig, Message::TooBig(mtu))
             }
             None => (DropReason::NoOwner, Message::NoRoute),
         };
+        self.answer(table, packet, reason, message, now)
+    }
+
+    /// What becomes of a packet that must be sealed and has waited for a session in vain.
+    pub fn give_up(
+        &mut self,
+        table: &Table,
+        packet: &InnerPacket<'_>,
+        now: Instant,
+    ) -> EgressVerdict {
+        self.answer(table, packet, DropReason::NoSession, Message::NoSession, now)
+    }
+
+    /// Drops a packet and tells its sender, if that may be.
+    fn answer(
+        &mut self,
+        table: &Table,
+        packet: &InnerPacket<'_>,
+        reason: DropReason,
+        message: Message,
+        now: Instant,
+    ) -> EgressVerdict {
         match table.local().router_address(packet.family()) {
             Some(source) if self.replies.take(now) => {
                 EgressVerdict::Reply(Reply { source, message })

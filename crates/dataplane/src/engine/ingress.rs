@@ -1,6 +1,6 @@
 //! Wire to pod: the checks between a datagram and a pod, in the order of `docs/wire-format.md`.
 
-use overlay_proto::{Ecn, InnerPacket, ecn};
+use overlay_proto::{Ecn, Family, InnerPacket, ecn};
 
 use super::{DropReason, Engine, Owner, PeerIndex, Table};
 
@@ -29,7 +29,24 @@ impl Engine {
     ) -> Result<Delivery<'p>, DropReason> {
         let peer = table.peer(sender);
         let decoded = peer.codec.decode(peer.vni, datagram)?;
-        let packet = InnerPacket::parse_as(decoded.family, decoded.inner)?;
+        self.handle_inner(table, sender, outer_ecn, decoded.family, decoded.inner)
+    }
+
+    /// Decides about what was in a datagram of the peer `sender`: behind its header, or sealed.
+    ///
+    /// # Errors
+    ///
+    /// Why it must be dropped.
+    pub fn handle_inner<'p>(
+        &self,
+        table: &Table,
+        sender: PeerIndex,
+        outer_ecn: Ecn,
+        family: Family,
+        inner: &'p [u8],
+    ) -> Result<Delivery<'p>, DropReason> {
+        let peer = table.peer(sender);
+        let packet = InnerPacket::parse_as(family, inner)?;
         // The owner by longest match must be the sender: that the source is somewhere inside one of
         // the sender's subnets would not do if another node owned a longer prefix of it.
         let is_senders = match table.owner(packet.source()) {

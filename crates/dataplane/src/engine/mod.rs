@@ -5,12 +5,14 @@
 //! and table are arguments, so that the daemon, a replay and a simulation run the same code. The
 //! table is an immutable snapshot that any thread may read; an [`Engine`] belongs to one worker.
 
+mod budget;
 mod drop_reason;
 mod egress;
 mod ingress;
 mod peer;
 mod prefix_map;
 mod reply;
+mod seal;
 mod table;
 
 pub use culvert_membership::{
@@ -23,22 +25,23 @@ pub use ingress::Delivery;
 pub use peer::{Peer, PeerCounters, PeerIndex, PeerRegistry, Traffic};
 pub use prefix_map::PrefixMap;
 pub use reply::Reply;
+pub use seal::{Keyed, PeerKeys, Seal, SealedMode, Sealing, Ways};
 pub use table::{Local, Owner, Table};
 
 use std::time::Instant;
 
-use reply::ReplyBudget;
+pub(crate) use budget::Budget;
 
 /// What one worker decides with, besides the table: the little state that decisions have.
 #[derive(Debug)]
 pub struct Engine {
-    replies: ReplyBudget,
+    replies: Budget,
 }
 
 impl Engine {
     /// Starts with a full budget of replies at `now`.
     pub fn new(now: Instant) -> Self {
-        Self { replies: ReplyBudget::new(now) }
+        Self { replies: reply::budget(now) }
     }
 }
 

@@ -9,7 +9,7 @@ use foldhash::fast::RandomState;
 use ipnet::IpNet;
 use overlay_proto::{Codec, Family, Mtu, Vni};
 
-use super::NodeEntry;
+use super::{NodeEntry, Seal};
 
 /// A peer's place in the table's list of peers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -42,6 +42,8 @@ pub struct Peer {
     pub mtu: Mtu,
     /// What was counted about it, across all tables that had it.
     pub counters: Arc<PeerCounters>,
+    /// Whether its packets are sealed.
+    pub seal: Seal,
 }
 
 impl Peer {

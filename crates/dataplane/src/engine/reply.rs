@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use overlay_proto::{InnerPacket, Mtu, icmp};
 
-use super::DropReason;
+use super::{Budget, DropReason};
 
 /// Errors that may go out at once; Linux allows itself 50 (`icmp_msgs_burst`).
 const BURST: u32 = 50;
@@ -23,6 +23,10 @@ pub struct Reply {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Message {
     NoRoute,
+    /// The peer must not be spoken to in plain, and has no key.
+    Prohibited,
+    /// The peer does not answer handshakes.
+    NoSession,
     TooBig(Mtu),
 }
 
@@ -31,6 +35,8 @@ impl Reply {
     pub fn reason(&self) -> DropReason {
         match self.message {
             Message::NoRoute => DropReason::NoOwner,
+            Message::Prohibited => DropReason::NoKey,
+            Message::NoSession => DropReason::NoSession,
             Message::TooBig(_) => DropReason::TooBig,
         }
     }
@@ -38,64 +44,17 @@ impl Reply {
     /// Writes the error about `offending` into `out` and returns its length; `None` if the RFCs
     /// forbid an error about that packet.
     pub fn build(&self, offending: &InnerPacket<'_>, out: &mut [u8]) -> Option<usize> {
-        match self.message {
-            Message::NoRoute => {
-                icmp::unreachable(offending, self.source, icmp::Unreachable::NoRoute, out)
-            }
-            Message::TooBig(mtu) => icmp::too_big(offending, self.source, mtu, out),
-        }
+        let why = match self.message {
+            Message::NoRoute => icmp::Unreachable::NoRoute,
+            Message::Prohibited => icmp::Unreachable::AdminProhibited,
+            Message::NoSession => icmp::Unreachable::Address,
+            Message::TooBig(mtu) => return icmp::too_big(offending, self.source, mtu, out),
+        };
+        icmp::unreachable(offending, self.source, why, out)
     }
 }
 
-/// A token bucket: a pod that sends into the void must not make us send as much back.
-#[derive(Debug)]
-pub(super) struct ReplyBudget {
-    tokens: u32,
-    refilled: Instant,
-}
-
-impl ReplyBudget {
-    pub(super) fn new(now: Instant) -> Self {
-        Self { tokens: BURST, refilled: now }
-    }
-
-    /// Takes one token if there is one.
-    pub(super) fn take(&mut self, now: Instant) -> bool {
-        let earned = now.saturating_duration_since(self.refilled).as_nanos() / INTERVAL.as_nanos();
-        if earned > 0 {
-            let earned = u32::try_from(earned).unwrap_or(u32::MAX);
-            self.tokens = self.tokens.saturating_add(earned).min(BURST);
-            // Whole intervals only, so that frequent calls do not lose the rest.
-            self.refilled =
-                if self.tokens == BURST { now } else { self.refilled + INTERVAL * earned };
-        }
-        let granted = self.tokens > 0;
-        self.tokens = self.tokens.saturating_sub(1);
-        granted
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::platform::clock;
-
-    #[test]
-    fn a_burst_is_granted_and_then_one_per_interval() {
-        let start = clock::now();
-        let mut budget = ReplyBudget::new(start);
-        assert_eq!((0..1000).filter(|_| budget.take(start)).count(), BURST as usize);
-        let later = start + INTERVAL * 3 + INTERVAL / 2;
-        assert_eq!((0..1000).filter(|_| budget.take(later)).count(), 3);
-        // The half interval was not lost.
-        assert!(budget.take(later + INTERVAL / 2));
-    }
-
-    #[test]
-    fn a_long_pause_buys_no_more_than_a_burst() {
-        let start = clock::now();
-        let mut budget = ReplyBudget::new(start);
-        let later = start + Duration::from_secs(1 << 20);
-        assert_eq!((0..1000).filter(|_| budget.take(later)).count(), BURST as usize);
-    }
+/// A pod that sends into the void must not make us send as much back.
+pub(super) fn budget(now: Instant) -> Budget {
+    Budget::new(BURST, INTERVAL, now)
 }

@@ -4,11 +4,15 @@ use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
+use culvert_seal::session::PeerLink;
 use foldhash::fast::RandomState;
 use ipnet::IpNet;
 use overlay_proto::{CodecKind, Family, Mac, Mtu, Vni};
 
-use super::{Digest, Membership, NodeEntry, Peer, PeerIndex, PeerRegistry, PrefixMap, Tunnel};
+use super::{
+    Digest, Membership, NodeEntry, Peer, PeerIndex, PeerRegistry, PrefixMap, Seal, SealedMode,
+    Sealing, Tunnel,
+};
 
 /// Whose subnet an address lies in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -28,12 +32,14 @@ pub struct Local {
     pub address: IpAddr,
     /// Its Ethernet address in tunnels that have frames.
     pub mac: Mac,
-    /// Every codec and port that it speaks with somebody, its own first.
+    /// Every codec and port that it speaks in plain with somebody, its own first.
     pub tunnels: Vec<Tunnel>,
     /// Its pod subnets.
     pub subnets: Vec<IpNet>,
     /// The addresses by which its pods know it as their router.
     pub routers: Vec<IpAddr>,
+    /// The UDP port on which it hears what is sealed, if it seals.
+    pub sealed_port: Option<u16>,
 }
 
 impl Local {
@@ -66,6 +72,10 @@ pub struct Table {
     owners: PrefixMap<Owner>,
     /// Outer sources come from strangers, hence the random seed.
     senders: HashMap<IpAddr, PeerIndex, RandomState>,
+    /// Peers that seal, by the address in memory of what is known of their sessions.
+    sealers: HashMap<usize, PeerIndex, RandomState>,
+    /// Whether this node's entry names no codec.
+    speaks_culvert: bool,
 }
 
 impl Table {
@@ -91,6 +101,7 @@ impl Table {
                     vni: overlay.vni_of(tunnel.codec),
                     mtu: mtu_to(node.address),
                     counters: registry.counters(&node.name),
+                    seal: Seal::Plain,
                 }
             })
             .collect();
@@ -112,8 +123,11 @@ impl Table {
                 tunnels: members.tunnels(),
                 subnets: local.subnets.clone(),
                 routers,
+                sealed_port: None,
             },
             owners,
+            sealers: HashMap::default(),
+            speaks_culvert: local.tunnel_options.codec.is_none(),
             senders: indexed().map(|(index, peer)| (peer.address(), index)).collect(),
             peers,
         }
@@ -140,6 +154,28 @@ impl Table {
         self.networks.iter().any(|network| network.contains(&address))
     }
 
+    /// The same of a node that seals: which peers' packets are sealed, must be, or need not be. What
+    /// is not for a node that runs Culvert is never sealed.
+    #[must_use]
+    pub fn seal(mut self, sealing: &Sealing) -> Self {
+        self.local.sealed_port = Some(sealing.port());
+        self.sealers.clear();
+        for (index, peer) in self.peers.iter_mut().enumerate() {
+            let speaks_culvert = self.speaks_culvert && peer.entry.tunnel_options.codec.is_none();
+            peer.seal = if speaks_culvert { sealing.of(&peer.entry) } else { Seal::Plain };
+            if let Seal::Keyed(keyed) = &peer.seal {
+                self.sealers.insert(place(&keyed.link), PeerIndex::new(index));
+            }
+        }
+        if sealing.mode() == SealedMode::Require {
+            let plain = self.peers.iter().filter(|peer| matches!(peer.seal, Seal::Plain));
+            let plain: Vec<_> =
+                plain.map(|peer| (peer.codec.kind(), peer.endpoint.port())).collect();
+            self.local.tunnels.retain(|tunnel| plain.contains(&(tunnel.codec, tunnel.port)));
+        }
+        self
+    }
+
     /// Who owns `address`, by longest match.
     #[inline]
     pub fn owner(&self, address: IpAddr) -> Option<Owner> {
@@ -150,6 +186,12 @@ impl Table {
     #[inline]
     pub fn sender(&self, address: IpAddr) -> Option<PeerIndex> {
         self.senders.get(&address).copied()
+    }
+
+    /// The peer whose sessions are known to workers by `link`.
+    #[inline]
+    pub fn sealer(&self, link: &Arc<PeerLink>) -> Option<PeerIndex> {
+        self.sealers.get(&place(link)).copied()
     }
 
     /// The peer at `index`, which this table has given out.
@@ -172,6 +214,11 @@ impl Table {
     pub fn vni(&self) -> Vni {
         self.vni
     }
+}
+
+/// Where a link is in memory: nothing else is there as long as a table has it.
+fn place(link: &Arc<PeerLink>) -> usize {
+    Arc::as_ptr(link).addr()
 }
 
 fn owned(subnets: &[IpNet], owner: Owner) -> impl Iterator<Item = (IpNet, Owner)> {

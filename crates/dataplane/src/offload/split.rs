@@ -98,12 +98,34 @@ impl SplitPlan {
     /// Makes the header of packet `index` out of that of the super-packet `bytes`. `out` is
     /// [`header_len`](Self::header_len) bytes long.
     pub fn write_header(&self, bytes: &[u8], index: usize, out: &mut [u8]) {
-        let payload = self.payload(index);
         out.copy_from_slice(&bytes[..self.header_len]);
+        self.finish_header(&bytes[self.payload(index)], index, out);
+    }
+
+    /// Puts the header of packet `index` right before its payload in the super-packet `bytes`, over
+    /// what is there, and returns the packet. `header` is the super-packet's. Packets are taken in
+    /// their order, each of them once.
+    pub fn packet_in_place<'b>(
+        &self,
+        header: &[u8],
+        index: usize,
+        bytes: &'b mut [u8],
+    ) -> &'b mut [u8] {
+        let payload = self.payload(index);
+        let start = payload.start - self.header_len;
+        let packet = &mut bytes[start..payload.end];
+        let (out, payload) = packet.split_at_mut(self.header_len);
+        out.copy_from_slice(header);
+        self.finish_header(payload, index, out);
+        packet
+    }
+
+    /// Makes the header of packet `index`, which has this payload, out of that of the super-packet.
+    fn finish_header(&self, payload: &[u8], index: usize, out: &mut [u8]) {
         self.write_ip_header(index, payload.len(), out);
         let whole = self.total_len - self.ip_len;
         let own = self.header_len - self.ip_len + payload.len();
-        let is_last = payload.end == self.total_len;
+        let is_last = index + 1 == self.count();
         let transport = &mut out[self.ip_len..];
         // The field holds the sum of the pseudo-header with the length of the whole; that length is
         // swapped for ours, and the rest of the sum is still to be added.
@@ -129,7 +151,7 @@ impl SplitPlan {
             .push(&(!wire_len(whole)).to_be_bytes())
             .push(&wire_len(own).to_be_bytes());
         write_u16(transport, at, pseudo.fold());
-        let sum = Sum::of(transport).push(&bytes[payload]).finish();
+        let sum = Sum::of(transport).push(payload).finish();
         let sum = if self.transport == Transport::Udp { nonzero(sum) } else { sum };
         write_u16(&mut out[self.ip_len..], at, sum);
     }

@@ -94,6 +94,29 @@ impl Sender {
         Ok(Self { socket })
     }
 
+    /// The same, but datagrams that are longer than the path carries leave in fragments, and no ICMP
+    /// error is reported: for what is rare, and cannot be made shorter.
+    ///
+    /// # Errors
+    ///
+    /// As [`bind`](Self::bind).
+    pub fn bind_fragmenting(address: IpAddr) -> Result<Self> {
+        let socket = open(SocketAddr::new(address, 0), |socket| {
+            socket.attach_filter(&[SockFilter::new(BPF_RETURN, 0, 0, 0)])?;
+            match address {
+                IpAddr::V4(_) => {
+                    let fragment = libc::IP_PMTUDISC_DONT;
+                    set_int(socket, libc::SOL_IP, libc::IP_MTU_DISCOVER, fragment)
+                }
+                IpAddr::V6(_) => {
+                    let fragment = libc::IPV6_PMTUDISC_DONT;
+                    set_int(socket, libc::SOL_IPV6, libc::IPV6_MTU_DISCOVER, fragment)
+                }
+            }
+        })?;
+        Ok(Self { socket })
+    }
+
     /// The port that it sends from; 0 if the kernel does not say.
     pub fn port(&self) -> u16 {
         let address = self.socket.local_addr().ok().and_then(|address| address.as_socket());

@@ -4,6 +4,7 @@ use std::io;
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use rustix::event::{EventfdFlags, Timespec, epoll, eventfd};
 
@@ -119,6 +120,17 @@ impl WaitSet {
     /// Out of memory; an interrupting signal is no error.
     pub fn wait(&self) -> io::Result<Ready> {
         self.ready_within(None)
+    }
+
+    /// The same, for no longer than `limit`.
+    ///
+    /// # Errors
+    ///
+    /// As [`wait`](Self::wait).
+    pub fn wait_for(&self, limit: Duration) -> io::Result<Ready> {
+        let seconds = i64::try_from(limit.as_secs()).unwrap_or(i64::MAX);
+        let limit = Timespec { tv_sec: seconds, tv_nsec: limit.subsec_nanos().into() };
+        self.ready_within(Some(&limit))
     }
 
     /// Which descriptors are readable or broken at this moment.

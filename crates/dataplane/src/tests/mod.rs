@@ -7,6 +7,7 @@ mod ingress;
 mod own_address;
 mod packets;
 mod reports;
+mod sealed;
 mod transparency;
 
 use std::net::{IpAddr, SocketAddr};
@@ -42,6 +43,11 @@ fn table_with_mtu(mtu: u32) -> Table {
 
 /// The table in which node2 speaks like this.
 fn table_where(mtu: u32, node2: TunnelOptions) -> Table {
+    table_of(1, mtu, node2)
+}
+
+/// The same as another node has it.
+fn table_of(own: u8, mtu: u32, node2: TunnelOptions) -> Table {
     let node = |index: u8| NodeEntry {
         name: format!("node{index}"),
         address: IpAddr::from([192, 168, 1, 10 + index]),
@@ -57,8 +63,10 @@ fn table_where(mtu: u32, node2: TunnelOptions) -> Table {
         port: PORT,
         foreign: Foreign::default(),
     };
-    let members = Membership::check(overlay, "node1", (1..=3).map(node).collect()).unwrap();
-    let routers = ["10.244.1.1", "fd00:10:244:1::1"].map(|router| router.parse().unwrap());
+    let own_name = format!("node{own}");
+    let members = Membership::check(overlay, &own_name, (1..=3).map(node).collect()).unwrap();
+    let routers = [format!("10.244.{own}.1"), format!("fd00:10:244:{own}::1")];
+    let routers = routers.map(|router| router.parse().unwrap());
     Table::compile(&members, routers.to_vec(), |_| Mtu::new(mtu).unwrap(), &PeerRegistry::default())
 }
 

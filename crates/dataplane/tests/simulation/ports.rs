@@ -7,8 +7,7 @@ use std::net::IpAddr;
 
 use culvert_dataplane::engine::DropReason;
 use culvert_dataplane::platform::udp::{RecvBatch, Transmit};
-use culvert_dataplane::{MemoryTrain, MemoryTun, MemoryUnderlay, TunPort, UnderlayPort};
-use overlay_proto::CodecKind;
+use culvert_dataplane::{MemoryTrain, MemoryTun, MemoryUnderlay, Spoken, TunPort, UnderlayPort};
 
 use crate::packet::kernel_split;
 
@@ -149,7 +148,7 @@ impl Underlay {
 }
 
 impl UnderlayPort for Underlay {
-    fn recv(&mut self, batch: &mut RecvBatch) -> io::Result<CodecKind> {
+    fn recv(&mut self, batch: &mut RecvBatch) -> io::Result<Spoken> {
         self.memory.recv(batch)
     }
 
