@@ -7,6 +7,7 @@ use super::peer::{Peer, Session};
 use super::{Entropy, Identity, Index, Mesh, Now, Output, PeerEntry, What};
 use crate::handshake::{Pair, Pairs};
 use crate::keys::KeyId;
+use crate::session::PeerLink;
 
 /// For how long after this node has got another key sessions made with the one before are renewed.
 const SWITCH_SPREAD: std::time::Duration = std::time::Duration::from_secs(5);
@@ -24,14 +25,15 @@ impl<E: Entropy> Mesh<E> {
     ) {
         self.identity = identity;
         let known = self.shared.pairs.load_full();
-        let staying: HashSet<&str> = entries.iter().map(|entry| entry.link.name()).collect();
-        let leaving: Vec<Index> = self
-            .by_name
-            .iter()
-            .filter(|(name, _)| !staying.contains(&***name))
-            .map(|(_, index)| *index)
-            .collect();
-        drop(staying);
+        // One that was away in between is another: workers have another link to it.
+        let staying: HashSet<*const PeerLink> =
+            entries.iter().map(|entry| Arc::as_ptr(&entry.link)).collect();
+        let stays = |index: Index| {
+            let peer = self.peers[index].as_ref();
+            peer.is_some_and(|peer| staying.contains(&Arc::as_ptr(&peer.link)))
+        };
+        let indexes = self.by_name.values().copied();
+        let leaving: Vec<Index> = indexes.filter(|index| !stays(*index)).collect();
         leaving.into_iter().for_each(|index| self.remove(index, out));
         self.by_address.clear();
         self.by_key.clear();

@@ -167,6 +167,32 @@ fn a_session_takes_a_round_trip_and_a_packet() {
     assert!(nodes.iter().all(|node| node.slots() == 1));
 }
 
+/// Tables may come faster than the machine takes them: what it sees of a peer that left and came
+/// back is another link.
+#[test]
+fn a_peer_that_was_away_in_between_gets_sessions_by_its_new_link() {
+    let now = start();
+    let (mut nodes, _) = established(now);
+    let old = std::mem::replace(&mut nodes[0].link, Arc::new(PeerLink::new("peer")));
+    nodes[0].know(&[2], now);
+    assert!(old.outgoing().is_none() && !nodes[0].is_up() && nodes[0].slots() == 0);
+    let first = nodes[0].want(now);
+    talk(&mut nodes, first, now);
+    assert!(old.outgoing().is_none() && nodes[0].is_up());
+}
+
+/// What waited while a session came has been served: the next who waits is news.
+#[test]
+fn a_wish_that_was_fulfilled_is_forgotten() {
+    let now = start();
+    let mut nodes = nodes(now);
+    assert!(nodes[0].link.activity().want());
+    let first = nodes[0].want(now);
+    assert!(!nodes[0].link.activity().want(), "somebody waits already");
+    talk(&mut nodes, first, now);
+    assert!(nodes[0].link.activity().want());
+}
+
 #[test]
 fn a_clock_that_goes_back_costs_a_round_trip() {
     let now = start();
