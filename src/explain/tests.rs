@@ -1,7 +1,7 @@
 //! Questions of every kind.
 
 use culvert_dataplane::engine::{
-    Foreign, Membership, NodeEntry, Overlay, PeerRegistry, TunnelOptions,
+    Foreign, Membership, NodeEntry, Overlay, PeerRegistry, SealedMode, Sealing, TunnelOptions,
 };
 use overlay_proto::{Family, Mtu, Vni};
 use serde_json::json;
@@ -155,6 +155,18 @@ fn firewall_that_was_not_followed_is_a_doubt() {
         assert_eq!(answer.ways[0].unless, ["chain inet fw f (policy drop) drops it"], "{answer}");
         assert!(answer.to_string().contains("; unless chain inet fw f"), "{answer}");
     }
+}
+
+#[test]
+fn a_peer_that_must_seal_and_has_no_key_gets_nothing() {
+    let sealing = Sealing::new(SealedMode::Require, 4500);
+    let devices = Devices { bridge: "v-net-0".to_owned(), tun: "culvert0".to_owned() };
+    let question = question("10.244.1.2", "10.244.2.2", 100);
+    let answer = explain(&table().seal(&sealing), &devices, &question).unwrap();
+    let no_key = Some(DropReason::NoKey);
+    assert_eq!(verdicts(&answer), [(Direction::Egress, Verdict::Reply, no_key, Some("node2"))]);
+    let text = answer.to_string();
+    assert!(text.contains("node2 has no key, and nothing leaves in plain"), "{text}");
 }
 
 fn question(source: &str, destination: &str, size: u16) -> Question {

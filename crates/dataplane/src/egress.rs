@@ -150,9 +150,10 @@ impl Egress {
         env: &mut Env<'_, T, U>,
         len: usize,
     ) -> Result<(), Halt> {
-        let Read { header, packet, plan } = read(&self.packet[..len])?;
+        let read = read(&self.packet[..len])?;
+        let packets = read.packets();
+        let Read { header, packet, plan } = read;
         let packet_len = plan.as_ref().map_or(packet.len(), SplitPlan::packet_len);
-        let packets = plan.as_ref().map_or(1, SplitPlan::count);
         let peer = match engine.handle_tun_packet(env.table, &packet, packet_len, env.now) {
             EgressVerdict::Forward(peer) => peer,
             verdict @ (EgressVerdict::Reply(_) | EgressVerdict::Drop(_)) => {
@@ -234,10 +235,9 @@ impl Egress {
     /// Drops the packet in the buffer, for which there is no session.
     fn give_up<T: TunPort, U>(&mut self, engine: &mut Engine, env: &mut Env<'_, T, U>, len: usize) {
         let stop = match read(&self.packet[..len]) {
-            Ok(Read { packet, plan, .. }) => {
-                let packets = plan.as_ref().map_or(1, SplitPlan::count);
-                let verdict = engine.give_up(env.table, &packet, env.now);
-                refuse(env, verdict, &packet, packets, &mut self.reply)
+            Ok(read) => {
+                let verdict = engine.give_up(env.table, &read.packet, env.now);
+                refuse(env, verdict, &read.packet, read.packets(), &mut self.reply)
             }
             Err(reason) => Stop { reason, packets: 1, reply_len: None },
         };
@@ -269,6 +269,13 @@ struct Read<'p> {
     packet: InnerPacket<'p>,
     /// How to cut it apart, if it is a super-packet.
     plan: Option<SplitPlan>,
+}
+
+impl Read<'_> {
+    /// How many packets it stands for.
+    fn packets(&self) -> usize {
+        self.plan.as_ref().map_or(1, SplitPlan::count)
+    }
 }
 
 fn read(bytes: &[u8]) -> Result<Read<'_>, DropReason> {

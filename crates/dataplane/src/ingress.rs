@@ -1,8 +1,7 @@
 //! Wire to pod: trains of datagrams leave as packets and super-packets on a TUN queue.
 //!
-//! Each datagram of a train is checked by itself, and opened first if it is sealed (see [`Opener`]);
-//! packets that continue a flow go to the kernel as
-//! one super-packet (see [`Outlet`]).
+//! Each datagram of a train is checked by itself, and opened first if it is sealed (see
+//! [`Opener`]); packets that continue a flow go to the kernel as one super-packet (see [`Outlet`]).
 
 use overlay_proto::{CodecKind, Ecn, Family, InnerPacket, ecn};
 

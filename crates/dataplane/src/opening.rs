@@ -27,8 +27,8 @@ use crate::platform::udp::Received;
 const SHAKES: u32 = 10_000;
 const SHAKE_INTERVAL: Duration = Duration::from_micros(10);
 
-/// Unknown sessions that the machine is told of: at once, and in each interval one more. It takes no
-/// more notice than that of all of them.
+/// Unknown sessions that the machine is told of: at once, and in each interval one more. It takes
+/// no more notice than that of all of them.
 const UNKNOWN: u32 = 100;
 const UNKNOWN_INTERVAL: Duration = Duration::from_millis(1);
 

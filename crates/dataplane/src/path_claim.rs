@@ -44,8 +44,8 @@ impl PathClaim {
         can_be.then_some(Self { peer: peer.address(), mtu })
     }
 
-    /// The same of a sealed datagram: it must be of the session that serves. How long it was it does
-    /// not tell.
+    /// The same of a sealed datagram: it must be of the session that serves. How long it was it
+    /// does not tell.
     fn of_sealed(mtu: u32, report: &Report, peer: &Peer, keyed: &Keyed) -> Option<Self> {
         let (spi, _) = report.quote().split_first_chunk::<4>()?;
         let slot = Spi::from_bits(u32::from_be_bytes(*spi))?.slot();

@@ -86,7 +86,8 @@ impl Train {
         match &self.key {
             Some(own) => {
                 debug_assert!(own.shares_lane(key), "the outbox looks for the train first");
-                (own.ecn, own.sealed) == (key.ecn, key.sealed)
+                own.ecn == key.ecn
+                    && own.sealed == key.sealed
                     && !self.is_full(max_segments)
                     && self.len + len <= MAX_SEND_LEN
                     && len <= self.segment_len

@@ -55,8 +55,8 @@ impl Sockets {
         receivers.map(|receiver| receiver.dropped().ok().map(u64::from)).sum()
     }
 
-    /// Binds the sockets of `workers` workers to `address` and the ports of `tunnels`, and to the one
-    /// for what is sealed, if there is one.
+    /// Binds the sockets of `workers` workers to `address` and the ports of `tunnels`, and to the
+    /// one for what is sealed, if there is one.
     ///
     /// # Errors
     ///

@@ -52,8 +52,8 @@ pub enum DropReason {
     TooBig,
     /// The peer must not be spoken to in plain and has no key; its sender is told, within limits.
     NoKey,
-    /// The peer has not answered handshakes for as long as packets to it are held, or more came than
-    /// are held; its sender is told, within limits.
+    /// The peer has not answered handshakes for as long as packets to it wait, or more came than
+    /// may wait; its sender is told, within limits.
     NoSession,
     /// A virtio-net header that contradicts its packet.
     VnetHeader,

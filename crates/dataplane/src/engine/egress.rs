@@ -49,10 +49,10 @@ impl Engine {
                     (DropReason::NoKey, Message::Prohibited)
                 } else if mtu.fits(packet_len) {
                     return EgressVerdict::Forward(index);
-                } else if packet.dont_fragment() {
-                    (DropReason::TooBig, Message::TooBig(mtu))
-                } else {
+                } else if !packet.dont_fragment() {
                     return EgressVerdict::Drop(DropReason::TooBig);
+                } else {
+                    (DropReason::TooBig, Message::TooBig(mtu))
                 }
             }
             None => (DropReason::NoOwner, Message::NoRoute),

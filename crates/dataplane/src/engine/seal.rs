@@ -182,8 +182,8 @@ impl SealedMode {
 }
 
 impl Ways {
-    /// The longest inner packet that an underlay of `underlay` carries either way; `None` if that is
-    /// less than [`Mtu::MIN`].
+    /// The longest inner packet that an underlay of `underlay` carries either way; `None` if that
+    /// is less than [`Mtu::MIN`].
     pub fn mtu(self, codec: CodecKind, underlay: Mtu, family: Family) -> Option<Mtu> {
         let plain = || underlay.shrink(codec.overhead(family));
         let sealed = || esp::mtu(underlay, family);

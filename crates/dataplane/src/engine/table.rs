@@ -154,8 +154,8 @@ impl Table {
         self.networks.iter().any(|network| network.contains(&address))
     }
 
-    /// The same of a node that seals: which peers' packets are sealed, must be, or need not be. What
-    /// is not for a node that runs Culvert is never sealed.
+    /// The same of a node that seals: which peers' packets are sealed, must be, or need not be.
+    /// What is not for a node that runs Culvert is never sealed.
     #[must_use]
     pub fn seal(mut self, sealing: &Sealing) -> Self {
         self.local.sealed_port = Some(sealing.port());

@@ -94,8 +94,8 @@ impl Sender {
         Ok(Self { socket })
     }
 
-    /// The same, but datagrams that are longer than the path carries leave in fragments, and no ICMP
-    /// error is reported: for what is rare, and cannot be made shorter.
+    /// The same, but datagrams that are longer than the path carries leave in fragments, and no
+    /// ICMP error is reported: for what is rare, and cannot be made shorter.
     ///
     /// # Errors
     ///

@@ -183,6 +183,25 @@ fn packets_wait_for_the_first_session_and_keep_their_order() {
 }
 
 #[test]
+fn nothing_overtakes_what_waits_when_the_session_comes_in_between() {
+    let mut net = Net::new(&Setup::default());
+    let packets: Vec<Vec<u8>> = (0..4)
+        .map(|identification| Spec { identification, ..udp(1, 2, vec![8; 50]) }.build())
+        .collect();
+    net.node(1).pod_sends(&PLAIN, &packets[0]);
+    for _ in 0..2 {
+        net.turn().iter().for_each(|flight| net.deliver(flight));
+    }
+    let now = net.now;
+    net.node(1).receive_only(now);
+    assert!(net.node(1).link(2).outgoing().is_none(), "the answer has arrived and waits");
+    net.node(1).read_in_between(&packets[1..], now);
+    assert!(net.node(1).link(2).outgoing().is_some());
+    net.settle();
+    assert_eq!(net.node(2).delivered(), packets);
+}
+
+#[test]
 fn what_waits_is_limited_and_given_up_after_a_second() {
     let mut net = Net::new(&Setup::default());
     let dead = |flight: &Flight| flight.to.ip() != underlay_of(2).ip();

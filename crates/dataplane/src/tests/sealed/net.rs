@@ -1,6 +1,7 @@
 //! Nodes that seal, and the wire between them: workers, and the machine that makes sessions.
 
 use std::cell::RefCell;
+use std::io::{self, IoSlice};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -274,6 +275,32 @@ impl Node {
         flights
     }
 
+    /// Receives what has arrived, while the machine that makes sessions does nothing.
+    pub(super) fn receive_only(&mut self, now: Instant) {
+        for thread in &mut self.threads {
+            let mut env = Env::new(
+                &mut thread.tun,
+                &mut thread.underlay,
+                &self.table,
+                &thread.counters,
+                &self.notices,
+                now,
+            );
+            thread.ingress.round(&thread.engine, &mut env, 0);
+        }
+    }
+
+    /// Reads packets in one round, and lets the machine work before each but the first.
+    pub(super) fn read_in_between(&mut self, packets: &[Vec<u8>], now: Instant) {
+        let thread = &mut self.threads[0];
+        let (keeper, out) = (&mut self.keeper, &mut self.out);
+        let mut tun = InBetween { packets: packets.iter(), count: 0, keeper, out, now };
+        let underlay = &mut thread.underlay;
+        let mut env =
+            Env::new(&mut tun, underlay, &self.table, &thread.counters, &self.notices, now);
+        thread.egress.round(&mut thread.engine, &mut env);
+    }
+
     pub(super) fn link(&self, peer: u8) -> Arc<PeerLink> {
         let name = format!("node{peer}");
         let peer = self.table.peers().iter().find(|peer| peer.name() == name).unwrap();
@@ -298,6 +325,32 @@ impl Node {
     pub(super) fn sessions(&self) -> usize {
         let begun = |event: &&Event| matches!(event.what, What::Established(..));
         self.events.iter().filter(begun).count()
+    }
+}
+
+/// A TUN queue in between whose packets the machine that makes sessions works.
+struct InBetween<'a> {
+    packets: std::slice::Iter<'a, Vec<u8>>,
+    count: usize,
+    keeper: &'a mut Keeper<SystemEntropy>,
+    out: &'a mut Output,
+    now: Instant,
+}
+
+impl TunPort for InBetween<'_> {
+    fn recv(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let packet = self.packets.next().ok_or(io::ErrorKind::WouldBlock)?;
+        if self.count > 0 {
+            while self.keeper.work(Now { instant: self.now, unix_nanos: 2 }, self.out) {}
+        }
+        self.count += 1;
+        let bytes = [&VnetHeader::default().encode()[..], packet].concat();
+        buffer[..bytes.len()].copy_from_slice(&bytes);
+        Ok(bytes.len())
+    }
+
+    fn send(&mut self, _: &[IoSlice<'_>]) -> io::Result<()> {
+        Ok(())
     }
 }
 
