@@ -7,12 +7,14 @@ use std::path::Path;
 use culvert::config::{Config, Overrides};
 use culvert::control::{source, table_file};
 use culvert_dataplane::engine::{DropReason, Foreign, Membership, Overlay};
+use culvert_seal::{Suite, Suites};
 
 /// The tables of the configuration file, and the least that makes each of them whole.
-const SECTIONS: [(&str, &str); 10] = [
+const SECTIONS: [(&str, &str); 11] = [
     ("network", "cidrs = [\"10.244.0.0/16\"]"),
     ("node", ""),
     ("underlay", ""),
+    ("sealed", ""),
     ("tun", ""),
     ("bridge", ""),
     ("table", "source = \"file\"\npath = \"/etc/culvert/table.toml\""),
@@ -91,6 +93,8 @@ fn example_configuration_says_the_defaults() {
     assert!(example.tun.queues.is_some());
     assert!(example.observe.address.is_some());
     assert!(example.node.address.is_some());
+    assert_eq!(example.sealed.ciphers, Some(Suites::new(Suite::ALL)));
+    assert!(example.sealed.key_log.is_some());
 
     let mut like_example = defaults;
     like_example.node.name = example.node.name.clone();
@@ -99,6 +103,8 @@ fn example_configuration_says_the_defaults() {
     like_example.underlay.mtu = example.underlay.mtu;
     like_example.tun.queues = example.tun.queues;
     like_example.observe.address = example.observe.address;
+    like_example.sealed.ciphers = example.sealed.ciphers;
+    like_example.sealed.key_log.clone_from(&example.sealed.key_log);
     assert_eq!(example, like_example);
 }
 

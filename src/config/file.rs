@@ -12,6 +12,7 @@ use overlay_proto::{CodecKind, Family, Mtu, Vni};
 use serde::Deserialize;
 use toml::Spanned;
 
+use super::sealed::{self, SealedTable};
 use super::source::{self, EtcdTable, KubernetesTable, SourceTable};
 use super::{
     Bridge, Complaint, Config, Egress, Network, Node, Observe, Overrides, TableSource, Tun,
@@ -40,6 +41,8 @@ struct Document {
     node: NodeTable,
     #[serde(default)]
     underlay: UnderlayTable,
+    #[serde(default)]
+    sealed: SealedTable,
     #[serde(default)]
     tun: TunTable,
     #[serde(default)]
@@ -129,10 +132,14 @@ impl Reader<'_> {
     fn config(&self, document: Document, overrides: &Overrides) -> Result<Config, Complaint> {
         let table =
             source::read(self, document.table, document.etcd, document.kubernetes, overrides)?;
+        let network = self.network(document.network, &table)?;
+        let node = self.node(document.node, overrides)?;
+        let underlay = self.underlay(document.underlay, overrides)?;
         let config = Config {
-            network: self.network(document.network, &table)?,
-            node: self.node(document.node, overrides)?,
-            underlay: self.underlay(document.underlay, overrides)?,
+            sealed: sealed::read(self, &document.sealed, &node.state_dir, &underlay)?,
+            network,
+            node,
+            underlay,
             tun: self.tun(document.tun)?,
             bridge: Bridge {
                 name: self.device("bridge.name", document.bridge.name, DEFAULT_BRIDGE)?,

@@ -5,6 +5,7 @@
 
 mod complaint;
 mod file;
+mod sealed;
 mod source;
 
 use std::net::{IpAddr, SocketAddr};
@@ -12,6 +13,8 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use culvert_node::bounded_file;
+use culvert_seal::Suites;
+use culvert_seal::noise::PostQuantum;
 use ipnet::IpNet;
 use overlay_proto::{Mtu, Vni};
 
@@ -28,6 +31,8 @@ pub struct Config {
     pub node: Node,
     /// `[underlay]`: how datagrams travel.
     pub underlay: Underlay,
+    /// `[sealed]`: whether traffic between nodes is encrypted.
+    pub sealed: Sealed,
     /// `[tun]`.
     pub tun: Tun,
     /// `[bridge]`.
@@ -91,6 +96,52 @@ impl Underlay {
     #[must_use]
     pub fn codec_ports(&self) -> [u16; 3] {
         [self.port, self.vxlan_port, self.ip_udp_port]
+    }
+}
+
+/// `[sealed]`: whether traffic between nodes is encrypted, and with which keys.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Sealed {
+    /// Between whom.
+    pub mode: SealedMode,
+    /// UDP port of sealed traffic and its handshakes, on every node.
+    pub port: u16,
+    /// The file with this node's private key; made at the first start.
+    pub key_file: PathBuf,
+    /// Files with secrets that the cluster shares: the first is used, all are accepted.
+    pub psk_files: Vec<PathBuf>,
+    /// Whether handshakes withstand who can break X25519.
+    pub post_quantum: PostQuantum,
+    /// What this node seals with; what this machine is good at unless set.
+    pub ciphers: Option<Suites>,
+    /// Where keys of sessions are written for Wireshark; nowhere unless set.
+    pub key_log: Option<PathBuf>,
+}
+
+/// Between which nodes traffic is sealed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum SealedMode {
+    /// Between none.
+    Off,
+    /// Between those of which the table has keys.
+    #[default]
+    Prefer,
+    /// Between all; a node without a key is not spoken to.
+    Require,
+}
+
+impl SealedMode {
+    /// Every mode.
+    pub const ALL: [Self; 3] = [Self::Off, Self::Prefer, Self::Require];
+
+    /// The word in the configuration and in status.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Off => "off",
+            Self::Prefer => "prefer",
+            Self::Require => "require",
+        }
     }
 }
 

@@ -1,3 +1,5 @@
+use culvert_seal::Suite;
+
 use super::*;
 
 const MINIMAL: &str = r#"
@@ -36,6 +38,70 @@ fn what_is_left_out_has_the_documented_default() {
     assert!(!config.node.stand_by);
     assert!(config.egress.masquerade);
     assert_eq!(config.observe.address, None);
+    let sealed = Sealed {
+        mode: SealedMode::Prefer,
+        port: 4500,
+        key_file: "/var/lib/culvert/node.key".into(),
+        psk_files: Vec::new(),
+        post_quantum: PostQuantum::Require,
+        ciphers: None,
+        key_log: None,
+    };
+    assert_eq!(config.sealed, sealed);
+}
+
+#[test]
+fn what_is_sealed_and_with_what_is_chosen() {
+    let sealed = |keys: &str| parse(&format!("{MINIMAL}[sealed]\n{keys}")).map(|it| it.sealed);
+    let config = sealed(
+        "mode = \"require\"\nport = 4501\nkey_file = \"/k\"\npsk_files = [\"/p\", \"/q\"]\n\
+         post_quantum = \"off\"\nciphers = [\"chacha20-poly1305\"]\nkey_log = \"/l\"\n",
+    );
+    let expected = Sealed {
+        mode: SealedMode::Require,
+        port: 4501,
+        key_file: "/k".into(),
+        psk_files: vec!["/p".into(), "/q".into()],
+        post_quantum: PostQuantum::Off,
+        ciphers: Some(Suites::new([Suite::ChaCha20Poly1305])),
+        key_log: Some("/l".into()),
+    };
+    assert_eq!(config, Ok(expected));
+    // The key is beside what else must survive a reboot.
+    let moved = MINIMAL.replace("[node]", "[node]\nstate_dir = \"/s\"");
+    assert_eq!(parse(&moved).unwrap().sealed.key_file, Path::new("/s/node.key"));
+    // A port that nobody opens may be another's.
+    assert!(sealed("mode = \"off\"\nport = 4790\n").is_ok());
+    let cases = [
+        ("mode = \"on\"\n", "c.toml:10: sealed.mode = \"on\": not a mode; write \"off\""),
+        ("port = 0\n", "c.toml:10: sealed.port = 0: not a port; 1 to 65535"),
+        (
+            "port = 8472\n",
+            "c.toml:10: sealed.port = 8472: also the value of underlay.vxlan_port; give",
+        ),
+        ("key_file = \"k\"\n", "sealed.key_file = \"k\": not the whole path of a file; begin"),
+        ("psk_files = [\"p\"]\n", "c.toml:10: sealed.psk_files = \"p\": not the whole path"),
+        ("psk_files = [\"/p\", \"/p\"]\n", "sealed.psk_files = \"/p\": named twice; name each"),
+        (
+            "psk_files = [\"/1\", \"/2\", \"/3\", \"/4\", \"/5\"]\n",
+            "sealed.psk_files = \"/5\": one file more than the 4 that a node tries; leave out",
+        ),
+        ("post_quantum = \"on\"\n", "sealed.post_quantum = \"on\": neither \"require\" nor"),
+        ("ciphers = []\n", "sealed.ciphers = []: nothing could be sealed; leave it out"),
+        (
+            "ciphers = [\"rot13\"]\n",
+            "sealed.ciphers = \"rot13\": not a cipher; those known are \"aes-256-gcm\", \
+             \"chacha20-poly1305\"",
+        ),
+        ("key_log = \"l\"\n", "sealed.key_log = \"l\": not the whole path of a file"),
+        ("keys = 1\n", "c.toml:10: unknown field `keys`"),
+    ];
+    for (keys, part) in cases {
+        let error = sealed(keys).unwrap_err();
+        assert!(error.contains(part), "{part}: {error}");
+    }
+    let default = refusal(&format!("{MINIMAL}[underlay]\nport = 4500\n"));
+    assert!(default.contains("sealed.port = 4500: also the value of underlay.port"), "{default}");
 }
 
 #[test]
