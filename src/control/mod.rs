@@ -9,5 +9,6 @@ mod kubernetes;
 pub(crate) mod narrow_paths;
 pub mod node;
 pub mod source;
+mod stamp;
 pub(crate) mod sweep;
 pub mod table_file;

@@ -4,13 +4,11 @@
 //! for editors that rename, for symbolic links that are swapped (as Kubernetes does with mounted
 //! ConfigMaps) and for network file systems, and costs one `stat` each time.
 
-use std::fs;
 use std::ops::Range;
-use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use culvert_claims::TableText;
+use culvert_claims::{NodeKeys, TableText};
 use culvert_dataplane::engine::{NodeEntry, Place, TableError, TunnelOptions};
 use culvert_node::bounded_file;
 use overlay_proto::{CodecNameError, MacError};
@@ -18,6 +16,7 @@ use serde::Deserialize;
 use toml::Spanned;
 
 use super::source::Proposal;
+use super::stamp::{Stamp, stamp};
 use crate::config::{Complaint, line_of};
 
 /// How often the file is looked at: a change is to take effect within a second.
@@ -41,16 +40,6 @@ pub enum ReadError {
     Malformed(Complaint),
 }
 
-/// What changes when a file's content does.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Stamp {
-    device: u64,
-    inode: u64,
-    len: u64,
-    modified: (i64, i64),
-    changed: (i64, i64),
-}
-
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Document {
@@ -67,6 +56,9 @@ struct Entry {
     codec: Option<Spanned<String>>,
     port: Option<Spanned<i64>>,
     mac: Option<Spanned<String>>,
+    #[serde(default)]
+    public_keys: Vec<Spanned<String>>,
+    plain: Option<Spanned<bool>>,
 }
 
 impl TableFile {
@@ -112,17 +104,6 @@ async fn stamp_again(path: &Path) -> Option<Stamp> {
     stamp(path)
 }
 
-fn stamp(path: &Path) -> Option<Stamp> {
-    let metadata = fs::metadata(path).ok()?;
-    Some(Stamp {
-        device: metadata.dev(),
-        inode: metadata.ino(),
-        len: metadata.len(),
-        modified: (metadata.mtime(), metadata.mtime_nsec()),
-        changed: (metadata.ctime(), metadata.ctime_nsec()),
-    })
-}
-
 /// What `text`, the content of the file at `path`, proposes.
 ///
 /// # Errors
@@ -158,6 +139,8 @@ fn key_of(place: Place) -> &'static str {
         Place::Codec(_) => "node.codec",
         Place::Port(_) => "node.port",
         Place::Mac(_) => "node.mac",
+        Place::Key(..) => "node.public_keys",
+        Place::Plain(_) => "node.plain",
     }
 }
 
@@ -174,6 +157,8 @@ impl Document {
             Place::Codec(node) => entry(node)?.codec.as_ref().map(Spanned::span),
             Place::Port(node) => entry(node)?.port.as_ref().map(Spanned::span),
             Place::Mac(node) => entry(node)?.mac.as_ref().map(Spanned::span),
+            Place::Key(node, place) => Some(entry(node)?.public_keys.get(place)?.span()),
+            Place::Plain(node) => entry(node)?.plain.as_ref().map(Spanned::span),
         }
     }
 }
@@ -186,7 +171,8 @@ fn entries(path: &Path, text: &str) -> Result<Vec<NodeEntry>, Complaint> {
         .node
         .iter()
         .map(|entry| {
-            let Entry { name, address, subnets, codec, port, mac } = entry.get_ref();
+            let Entry { name, address, subnets, codec, port, mac, public_keys, plain } =
+                entry.get_ref();
             let fault = |value: &Spanned<String>, key, problem: &str| {
                 Complaint::of_file(path, problem)
                     .line(line_of(text, &value.span()))
@@ -236,6 +222,13 @@ fn entries(path: &Path, text: &str) -> Result<Vec<NodeEntry>, Complaint> {
                                 .remedy("write it such as \"02:ce:c0:a8:01:0b\"")
                         })?),
                     },
+                    keys: NodeKeys::parse(public_keys.iter().map(|key| key.get_ref().as_str()))
+                        .map_err(|wrong| {
+                            let key = &public_keys[wrong.place];
+                            fault(key, "node.public_keys", &wrong.to_string())
+                                .remedy(wrong.remedy())
+                        })?,
+                    plain: plain.as_ref().is_some_and(|plain| *plain.get_ref()),
                 },
             })
         })

@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::path::Path;
 
+use culvert::control::source::NodeKeys;
 use culvert_node::Attachment;
 use culvert_node::ipam::{Ports, Request, Store};
 use ipnet::IpNet;
@@ -39,6 +40,37 @@ fn nodes_claim_subnets_of_their_own_and_learn_of_one_another() {
     let network: IpNet = "10.244.0.0/16".parse().unwrap();
     assert!(subnets.iter().all(|subnet| network.contains(subnet) && subnet.prefix_len() == 24));
     assert!(etcd.value("/culvert/config").contains("\"subnet_len\":24"));
+}
+
+/// Alice's and Bob's public keys in RFC 7748, 6.1.
+const KEYS: [&str; 2] = [
+    "hSDwCYkwp1R0i33ctD73Wg2/Og0mOBr066SpjqqbTmo=",
+    "3p7bfXt9wbTTW2HC7OQ1Nz+DQ8hbeGdNrfx+FG+IK08=",
+];
+
+#[test]
+fn a_node_says_its_keys_with_its_claim_and_again_when_they_change() {
+    let etcd = Etcd::start();
+    let (one, two) = (state(), state());
+    let (first, second) = (node(&etcd, 1, &one), node(&etcd, 2, &two));
+    second.until_names(&["node1", "node2"]);
+    for texts in [&KEYS[..1], &KEYS[..], &KEYS[1..], &[]] {
+        let keys = NodeKeys::parse(texts.iter().copied()).unwrap();
+        first.keys(keys);
+        for listener in [&first, &second] {
+            listener.until("the keys", |heard| heard.keys("node1") == keys);
+        }
+    }
+    assert!(first.heard().contested.is_none());
+    // What nobody understands costs that node its place, and nobody else anything.
+    let value = r#"{"node":"peer","instance":"p","address":"192.168.1.77","public_keys":["x"]}"#;
+    etcd.put("/culvert/subnets/10.244.77.0-24", value);
+    let wrong = |heard: &crate::listener::Heard| {
+        let why = heard.proposal.unreadable().get("/culvert/subnets/10.244.77.0-24").cloned();
+        why.is_some_and(|why| why.starts_with("public_keys = \"x\": not 32 bytes in base64"))
+    };
+    let heard = second.until("what is wrong", wrong);
+    assert_eq!(heard.names(), ["node1", "node2"]);
 }
 
 #[test]

@@ -2,6 +2,7 @@
 
 use std::fs;
 
+use culvert::control::source::NodeKeys;
 use culvert_lab::wait_until;
 use serde_json::json;
 use tempfile::TempDir;
@@ -46,6 +47,25 @@ fn nodes_come_change_and_go() {
     server.delete("node2");
     let heard = listener.until_names(&["node1", "node3"]);
     assert_eq!((heard.snapshots, heard.losses), (1, 0), "all of it was told as changes");
+}
+
+#[test]
+fn a_node_annotates_its_keys_and_takes_them_away() {
+    let server = cluster();
+    let (listener, _directory) = listen(&server);
+    listener.until_names(&["node1", "node2"]);
+    let texts = [
+        "hSDwCYkwp1R0i33ctD73Wg2/Og0mOBr066SpjqqbTmo=",
+        "3p7bfXt9wbTTW2HC7OQ1Nz+DQ8hbeGdNrfx+FG+IK08=",
+    ];
+    let said = || server.node("node1")["metadata"]["annotations"]["culvert.dev/public-key"].clone();
+    for texts in [&texts[..1], &texts[..], &[]] {
+        let keys = NodeKeys::parse(texts.iter().copied()).unwrap();
+        listener.keys(keys);
+        listener.until("its own keys", |heard| heard.keys("node1") == keys);
+        let expected = if texts.is_empty() { json!(null) } else { json!(texts.join(",")) };
+        assert_eq!(said(), expected);
+    }
 }
 
 #[test]

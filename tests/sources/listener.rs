@@ -6,7 +6,7 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use culvert::config::{Config, Overrides};
-use culvert::control::source::{Proposal, Source, Update};
+use culvert::control::source::{NodeKeys, Proposal, Source, Update};
 use culvert_lab::wait_until;
 use ipnet::IpNet;
 use tokio::sync::oneshot;
@@ -54,6 +54,12 @@ impl Heard {
         self.proposal.nodes().map(|node| node.entry.name.clone()).collect()
     }
 
+    /// Public keys of the node `name`.
+    pub(crate) fn keys(&self, name: &str) -> NodeKeys {
+        let node = self.proposal.nodes().find(|node| node.entry.name == name);
+        node.map(|node| node.entry.tunnel_options.keys).unwrap_or_default()
+    }
+
     /// Subnets of the node `name`.
     pub(crate) fn subnets(&self, name: &str) -> Vec<IpNet> {
         let node = self.proposal.nodes().find(|node| node.entry.name == name);
@@ -65,6 +71,7 @@ impl Heard {
 enum Wish {
     Reload,
     Ready(bool),
+    Keys(NodeKeys),
 }
 
 /// The node; it ends, without a word to the source, with this value.
@@ -95,6 +102,7 @@ impl Listener {
                         Some(wish) = requested.recv() => match wish {
                             Wish::Reload => source.reload(),
                             Wish::Ready(ready) => source.ready(ready),
+                            Wish::Keys(keys) => source.keys(keys),
                         },
                         updates = source.next() => {
                             let mut heard = hearing.lock().unwrap();
@@ -117,6 +125,10 @@ impl Listener {
 
     pub(crate) fn ready(&self, ready: bool) {
         self.requests.send(Wish::Ready(ready)).ok().unwrap();
+    }
+
+    pub(crate) fn keys(&self, keys: NodeKeys) {
+        self.requests.send(Wish::Keys(keys)).ok().unwrap();
     }
 
     /// Waits until what was heard is as `condition` says.

@@ -17,6 +17,7 @@ mod proposal;
 mod published;
 mod update;
 
+pub use culvert_membership::NodeKeys;
 pub use parameters::Parameters;
 pub use pods::{HeldAddress, PodsUnknown};
 pub use proposal::{Proposal, TableText};

@@ -4,7 +4,7 @@
 
 use std::net::IpAddr;
 
-use culvert_membership::{NodeEntry, TunnelOptions};
+use culvert_membership::{NodeEntry, NodeKeys, TunnelOptions};
 use ipnet::IpNet;
 use overlay_proto::{CodecKind, Mac};
 use serde::{Deserialize, Serialize};
@@ -23,28 +23,43 @@ pub struct Published {
     /// The hardware address that a codec with Ethernet frames needs.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) mac: Option<String>,
+    /// By what peers know it that seal what they send to it.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(crate) public_keys: Vec<String>,
+    /// Whether its traffic may be plain where everything else is sealed.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub(crate) plain: bool,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes a reference")]
+fn is_false(value: &bool) -> bool {
+    !value
 }
 
 impl Published {
     /// What this node says. Its Ethernet address in tunnels is derived from `address`, by
     /// everybody.
-    pub(crate) fn local(address: IpAddr, port: u16) -> Self {
+    pub(crate) fn local(address: IpAddr, port: u16, keys: NodeKeys) -> Self {
         Self {
             address,
             codec: Some(CodecKind::default().as_str().to_owned()),
             port: Some(port),
             mac: None,
+            public_keys: texts(keys),
+            plain: false,
         }
     }
 
     /// What `entry` says, and nothing that it leaves out.
     pub fn of(entry: &NodeEntry) -> Self {
-        let TunnelOptions { codec, port, mac } = entry.tunnel_options;
+        let TunnelOptions { codec, port, mac, keys, plain } = entry.tunnel_options;
         Self {
             address: entry.address,
             codec: codec.map(|codec| codec.as_str().to_owned()),
             port,
             mac: mac.map(|mac| mac.to_string()),
+            public_keys: texts(keys),
+            plain,
         }
     }
 
@@ -64,6 +79,11 @@ impl Published {
                 format!("mac = \"{text}\": {error}; write it such as 02:ce:c0:a8:01:0b")
             })
         };
+        let keys = NodeKeys::parse(self.public_keys.iter().map(String::as_str));
+        let keys = keys.map_err(|wrong| {
+            let text = &self.public_keys[wrong.place];
+            format!("public_keys = \"{text}\": {wrong}; {}", wrong.remedy())
+        })?;
         Ok(NodeEntry {
             name: name.to_owned(),
             address: self.address,
@@ -72,6 +92,8 @@ impl Published {
                 codec: self.codec.as_ref().map(codec).transpose()?,
                 port: self.port,
                 mac: self.mac.as_ref().map(mac).transpose()?,
+                keys,
+                plain: self.plain,
             },
         })
     }
@@ -105,6 +127,10 @@ impl Published {
     }
 }
 
+fn texts(keys: NodeKeys) -> Vec<String> {
+    keys.iter().map(ToString::to_string).collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -119,7 +145,7 @@ mod tests {
 
     #[test]
     fn what_this_node_says_is_what_others_read() {
-        let said = Published::local("192.168.1.12".parse().unwrap(), 4790);
+        let said = Published::local("192.168.1.12".parse().unwrap(), 4790, NodeKeys::default());
         let json = serde_json::to_string(&said).unwrap();
         assert_eq!(json, r#"{"address":"192.168.1.12","codec":"vxlan-gpe","port":4790}"#);
         let entry = entry(&json).unwrap();
@@ -127,10 +153,32 @@ mod tests {
         assert_eq!(entry.tunnel_options, TunnelOptions::default(), "it speaks everything");
     }
 
+    /// Bob's and Alice's public keys in RFC 7748, 6.1.
+    const KEYS: [&str; 2] = [
+        "3p7bfXt9wbTTW2HC7OQ1Nz+DQ8hbeGdNrfx+FG+IK08=",
+        "hSDwCYkwp1R0i33ctD73Wg2/Og0mOBr066SpjqqbTmo=",
+    ];
+
+    #[test]
+    fn keys_are_said_in_their_order_and_what_is_none_is_named() {
+        let keys = NodeKeys::parse(KEYS).unwrap();
+        let said = Published::local("192.168.1.12".parse().unwrap(), 4790, keys);
+        let json = serde_json::to_string(&said).unwrap();
+        let [one, two] = KEYS;
+        assert!(json.ends_with(&format!(r#","public_keys":["{one}","{two}"]}}"#)), "{json}");
+        assert_eq!(entry(&json).unwrap().tunnel_options.keys, keys);
+        for (wrong, part) in [("AAAA", "not 32 bytes in base64"), (one, "has this key already")] {
+            let json = format!(r#"{{"address":"192.168.1.12","public_keys":["{one}","{wrong}"]}}"#);
+            let error = entry(&json).unwrap_err();
+            assert!(error.starts_with(&format!("public_keys = \"{wrong}\": ")), "{error}");
+            assert!(error.contains(part), "{error}");
+        }
+    }
+
     #[test]
     fn an_address_alone_is_enough_and_keys_of_later_versions_are_no_fault() {
         assert!(entry(r#"{"address":"192.168.1.12"}"#).is_ok());
-        assert!(entry(r#"{"address":"192.168.1.12","public_key":"x"}"#).is_ok());
+        assert!(entry(r#"{"address":"192.168.1.12","of_a_later_version":"x"}"#).is_ok());
     }
 
     #[test]
@@ -150,10 +198,18 @@ mod tests {
             r#"{"address":"192.168.1.12","codec":"vxlan","port":8472,"mac":"02:cf:0a:f4:01:00"}"#,
         );
         let mac = Some("02:cf:0a:f4:01:00".parse().unwrap());
-        let tunnel_options = TunnelOptions { codec: Some(CodecKind::Vxlan), port: Some(8472), mac };
+        let tunnel_options = TunnelOptions {
+            codec: Some(CodecKind::Vxlan),
+            port: Some(8472),
+            mac,
+            ..TunnelOptions::default()
+        };
         assert_eq!(found.map(|entry| entry.tunnel_options), Ok(tunnel_options));
         let found = entry(r#"{"address":"192.168.1.12","codec":"ip-udp"}"#).unwrap().tunnel_options;
-        assert_eq!(found, TunnelOptions { codec: Some(CodecKind::IpUdp), port: None, mac: None });
+        let bare = TunnelOptions { codec: Some(CodecKind::IpUdp), ..TunnelOptions::default() };
+        assert_eq!(found, bare);
+        let found = entry(r#"{"address":"192.168.1.12","codec":"ip-udp","plain":true}"#).unwrap();
+        assert_eq!(found.tunnel_options, TunnelOptions { plain: true, ..bare });
     }
 
     #[test]
@@ -161,11 +217,17 @@ mod tests {
         let gpe = Some(CodecKind::VxlanGpe);
         for tunnel_options in [
             TunnelOptions::default(),
-            TunnelOptions { codec: gpe, port: Some(4791), mac: None },
+            TunnelOptions { codec: gpe, port: Some(4791), ..TunnelOptions::default() },
+            TunnelOptions { keys: NodeKeys::parse(KEYS).unwrap(), ..TunnelOptions::default() },
+            TunnelOptions {
+                codec: Some(CodecKind::IpUdp),
+                plain: true,
+                ..TunnelOptions::default()
+            },
             TunnelOptions {
                 codec: Some(CodecKind::Vxlan),
-                port: None,
                 mac: Some("02:cf:0a:f4:01:00".parse().unwrap()),
+                ..TunnelOptions::default()
             },
         ] {
             let entry = NodeEntry {

@@ -7,7 +7,7 @@
 use std::time::{Duration, Instant};
 
 use culvert_claims::kubernetes::{Desired, Follower, Identity, Node, Patch, Request, Watched};
-use culvert_claims::{Candidate, HeldAddress, Update};
+use culvert_claims::{Candidate, HeldAddress, NodeKeys, Update};
 use culvert_membership::{NodeEntry, TunnelOptions};
 use serde_json::json;
 
@@ -143,4 +143,33 @@ fn a_node_that_is_deleted_goes_out_of_the_table() {
     assert!(matches!(follower.update(), Some(Update::Put(_))));
     follower.watched(Watched::Deleted(other));
     assert_eq!(follower.update(), Some(Update::Remove("node2".into())));
+}
+
+#[test]
+fn a_changed_key_is_written_at_once_and_is_its_own_once_the_node_says_so() {
+    let mut follower = follower();
+    looks(&mut follower);
+    follower.pods(Ok(Vec::new()));
+    while matches!(follower.request(now()), Request::Patch(_)) {}
+    follower.watching();
+    while follower.update().is_some() {}
+    let text = "3p7bfXt9wbTTW2HC7OQ1Nz+DQ8hbeGdNrfx+FG+IK08=";
+    let keys = NodeKeys::parse([text]).unwrap();
+    follower.set_keys(keys);
+    let Request::Patch(Patch::Object(patch)) = follower.request(now()) else { panic!("a patch") };
+    assert_eq!(patch["metadata"]["annotations"]["culvert.dev/public-key"], text);
+    assert_eq!(follower.update(), None, "nobody has it yet");
+    let written: Node = serde_json::from_value(json!({
+        "metadata": {
+            "name": "node1",
+            "resourceVersion": "8",
+            "annotations": {"culvert.dev/public-key": text},
+        },
+        "spec": {"podCIDR": "10.244.2.0/24"},
+        "status": {"addresses": [{"type": "InternalIP", "address": "192.168.1.11"}]},
+    }))
+    .unwrap();
+    follower.watched(Watched::Put(written));
+    let Some(Update::Put(own)) = follower.update() else { panic!("its own entry has changed") };
+    assert_eq!(own.entry.tunnel_options.keys, keys);
 }

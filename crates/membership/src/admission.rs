@@ -10,6 +10,7 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use culvert_seal::keys::PublicKey;
 use foldhash::fast::RandomState;
 use ipnet::IpNet;
 use overlay_proto::Family;
@@ -17,7 +18,7 @@ use overlay_proto::Family;
 use crate::membership::error;
 use crate::reserved::reserved;
 use crate::tunnel::Spoken;
-use crate::{Fault, Membership, NodeEntry, Overlay, Place, TableError};
+use crate::{Fault, Membership, NodeEntry, NodeKeys, Overlay, Place, TableError};
 
 /// A node that was left out, and why.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -48,8 +49,8 @@ impl Membership {
 
     /// Takes of `nodes`, oldest first, each that is sound and goes with those before it.
     ///
-    /// Of two nodes that claim one name, address, subnet or hardware address, or a port for two
-    /// codecs, the older keeps it.
+    /// Of two nodes that claim one name, address, subnet, public key or hardware address, or a port
+    /// for two codecs, the older keeps it.
     ///
     /// # Errors
     ///
@@ -110,6 +111,8 @@ struct Taken<'a> {
     /// By the first address. No two have an address in common, so that whatever overlaps a prefix
     /// is its neighbour here.
     subnets: BTreeMap<u128, (IpNet, &'a str)>,
+    /// Who has a key is who has sent what was sealed with it.
+    keys: HashMap<PublicKey, &'a str, RandomState>,
 }
 
 impl<'a> Taken<'a> {
@@ -121,6 +124,7 @@ impl<'a> Taken<'a> {
             addresses: HashMap::with_capacity_and_hasher(count, RandomState::default()),
             disjoint: are_disjoint(nodes),
             subnets: BTreeMap::new(),
+            keys: HashMap::default(),
         }
     }
 
@@ -138,7 +142,10 @@ impl<'a> Taken<'a> {
             return Err(error(Place::Name(index), &node.name, Fault::DuplicateName));
         }
         let taken = self.take_address(overlay, index, node).and_then(|()| {
-            self.take_subnets(overlay, index, node).inspect_err(|_fault| {
+            let taken = self.take_subnets(overlay, index, node).and_then(|()| {
+                self.take_keys(index, node).inspect_err(|_fault| self.free(&node.subnets))
+            });
+            taken.inspect_err(|_fault| {
                 self.addresses.remove(&node.address);
             })
         });
@@ -194,11 +201,31 @@ impl<'a> Taken<'a> {
         Ok(())
     }
 
+    fn take_keys(&mut self, index: usize, node: &'a NodeEntry) -> Result<(), TableError> {
+        let keys = &node.tunnel_options.keys;
+        // Before any is taken, so that there is nothing to give back.
+        if let Some((place, key, owner)) = self.rival(keys) {
+            let fault = Fault::DuplicateKey(owner.to_owned());
+            return Err(error(Place::Key(index, place), key, fault));
+        }
+        self.keys.extend(keys.iter().map(|key| (*key, node.name.as_str())));
+        Ok(())
+    }
+
+    /// The first of `keys` that a node has, and which.
+    fn rival(&self, keys: &NodeKeys) -> Option<(usize, PublicKey, &'a str)> {
+        let mut places = keys.iter().enumerate();
+        places.find_map(|(place, key)| Some((place, *key, *self.keys.get(key)?)))
+    }
+
     /// Forgets what `node` had taken.
     fn give_back(&mut self, node: &NodeEntry) {
         self.names.remove(node.name.as_str());
         self.addresses.remove(&node.address);
         self.free(&node.subnets);
+        for key in node.tunnel_options.keys.iter() {
+            self.keys.remove(key);
+        }
     }
 
     fn free(&mut self, subnets: &[IpNet]) {
@@ -332,8 +359,8 @@ mod tests {
         };
         let vxlan = |mac: &str| TunnelOptions {
             codec: Some(CodecKind::Vxlan),
-            port: None,
             mac: (!mac.is_empty()).then(|| mac.parse().unwrap()),
+            ..TunnelOptions::default()
         };
         let bare = TunnelOptions { codec: Some(CodecKind::IpUdp), ..TunnelOptions::default() };
         let nodes = vec![
@@ -401,6 +428,64 @@ mod tests {
             assert!(matches!(error.fault, Fault::ReservedNetwork(_)), "{network}: {error}");
             assert_eq!(error.value, network);
         }
+    }
+
+    fn with_keys(keys: &[u8], node: NodeEntry) -> NodeEntry {
+        let keys = keys.iter().map(|byte| PublicKey::new([*byte; 32]).unwrap());
+        let keys = NodeKeys::new(keys).unwrap();
+        NodeEntry { tunnel_options: TunnelOptions { keys, ..node.tunnel_options }, ..node }
+    }
+
+    #[test]
+    fn a_key_that_another_has_is_refused_for_the_later_claimant_only() {
+        let nodes = vec![
+            node("node1", "192.168.1.11", &["10.244.1.0/24"]),
+            with_keys(&[1, 2], node("old", "192.168.1.12", &["10.244.2.0/24"])),
+            with_keys(&[3, 2], node("thief", "192.168.1.13", &["10.244.3.0/24"])),
+            // What the thief had wanted beside it stays free.
+            with_keys(&[3], node("new", "192.168.1.13", &["10.244.3.0/24"])),
+        ];
+        let (members, rejected) = Membership::admit(overlay(), "node1", nodes).unwrap();
+        assert_eq!(names(&members), ["old", "new"]);
+        assert_eq!(rejected.len(), 1);
+        let error = &rejected[0].error;
+        assert_eq!(error.place, Place::Key(2, 1));
+        assert_eq!(error.fault, Fault::DuplicateKey("old".into()));
+        let key = PublicKey::new([2; 32]).unwrap().to_string();
+        assert_eq!((&error.value, error.to_string()), (&key, "node \"old\" has this key".into()));
+    }
+
+    #[test]
+    fn what_is_not_sealed_has_no_key_and_is_allowed_where_it_must_be() {
+        let speaking = |plain, keys: &[u8]| {
+            let codec = Some(CodecKind::IpUdp);
+            let tunnel_options = TunnelOptions { codec, plain, ..TunnelOptions::default() };
+            let node = node("bare", "192.168.1.12", &["10.244.2.0/24"]);
+            with_keys(keys, NodeEntry { tunnel_options, ..node })
+        };
+        let strict =
+            Overlay { foreign: Foreign { must_be_plain: true, ..Foreign::default() }, ..overlay() };
+        let fault = |overlay: &Overlay, entry: NodeEntry| {
+            let nodes = vec![node("node1", "192.168.1.11", &["10.244.1.0/24"]), entry];
+            let checked = Membership::check(overlay.clone(), "node1", nodes);
+            checked.err().map(|error| (error.place, error.fault))
+        };
+        assert_eq!(fault(&overlay(), speaking(false, &[])), None);
+        assert_eq!(fault(&overlay(), speaking(true, &[])), None);
+        assert_eq!(fault(&strict, speaking(true, &[])), None);
+        let ip_udp = CodecKind::IpUdp;
+        assert_eq!(
+            fault(&strict, speaking(false, &[])),
+            Some((Place::Codec(1), Fault::NotPlain(ip_udp)))
+        );
+        assert_eq!(
+            fault(&overlay(), speaking(true, &[1])),
+            Some((Place::Key(1, 0), Fault::KeyUnused(ip_udp)))
+        );
+        let mut plain = with_keys(&[], node("node2", "192.168.1.12", &["10.244.2.0/24"]));
+        plain.tunnel_options.plain = true;
+        let expected = (Place::Plain(1), Fault::PlainWithoutCodec);
+        assert_eq!(fault(&strict, plain), Some(expected));
     }
 
     #[test]

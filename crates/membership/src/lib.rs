@@ -9,12 +9,14 @@
 
 mod admission;
 mod digest;
+mod keys;
 mod membership;
 mod reserved;
 mod tunnel;
 
 pub use admission::Rejected;
 pub use digest::Digest;
+pub use keys::{KeyFault, NodeKeys, WrongKey};
 pub use membership::{Fault, Membership, NodeEntry, Overlay, Place, TableError};
 pub use reserved::reserved;
 pub use tunnel::{Foreign, MAX_PORTS, Tunnel, TunnelOptions};

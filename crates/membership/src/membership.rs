@@ -39,7 +39,7 @@ pub struct NodeEntry {
 
 /// A checked list of nodes, this one among them.
 ///
-/// INVARIANT: names and addresses are unique, addresses are of one family and outside the pod
+/// INVARIANT: names, addresses and keys are unique, addresses are of one family and outside the pod
 /// networks, subnets lie inside them and have no address in common, `local` is a valid index, that
 /// node and any other have a tunnel in common, and no two codecs have a port in common.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -73,6 +73,10 @@ pub enum Place {
     Port(usize),
     /// The Ethernet address of a node.
     Mac(usize),
+    /// A node's public key, by node and place among its keys.
+    Key(usize, usize),
+    /// Whether a node's traffic is plain.
+    Plain(usize),
 }
 
 /// What is wrong.
@@ -122,6 +126,14 @@ pub enum Fault {
     MacUnused(CodecKind),
     /// This node speaks nothing but this.
     NothingInCommon(Tunnel),
+    /// The named node has the public key.
+    DuplicateKey(String),
+    /// What is in this codec is never sealed.
+    KeyUnused(CodecKind),
+    /// What is in this codec is not sealed, and everything should be.
+    NotPlain(CodecKind),
+    /// A node that runs Culvert seals.
+    PlainWithoutCodec,
 }
 
 /// Why a list of nodes was refused.
@@ -181,6 +193,22 @@ impl TableError {
                  its node.codec out"
                     .to_owned()
             }
+            Fault::DuplicateKey(_) => {
+                "write what `culvert keys show` prints on each of the two; if it is the same, their \
+                 state directories are copies: remove sealed.key_file on one of them, and restart it"
+                    .to_owned()
+            }
+            Fault::KeyUnused(_) => {
+                "leave out the node's public keys, or, if it runs Culvert, its codec".to_owned()
+            }
+            Fault::NotPlain(_) => {
+                "write `plain = true` into the node's entry if its traffic may be read and forged on \
+                 the underlay; otherwise run Culvert on it and leave its codec out"
+                    .to_owned()
+            }
+            Fault::PlainWithoutCodec => {
+                "leave plain out: it is for nodes that do not run Culvert, and have a codec".to_owned()
+            }
         }
     }
 }
@@ -219,6 +247,12 @@ impl fmt::Display for TableError {
             Fault::MacMissing => f.write_str("frames to this node would have no address"),
             Fault::MacUnused(codec) => write!(f, "packets of {codec} have no such address"),
             Fault::NothingInCommon(own) => write!(f, "this node speaks {own} and nothing else"),
+            Fault::DuplicateKey(name) => write!(f, "node \"{name}\" has this key"),
+            Fault::KeyUnused(codec) => write!(f, "packets of {codec} are never sealed"),
+            Fault::NotPlain(codec) => {
+                write!(f, "packets of {codec} are not sealed, and sealed.mode is \"require\"")
+            }
+            Fault::PlainWithoutCodec => f.write_str("a node that runs Culvert is not plain"),
         }
     }
 }

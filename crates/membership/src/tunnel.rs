@@ -12,7 +12,7 @@ use std::sync::Arc;
 use overlay_proto::{Codec, CodecKind, Mac, Vni};
 
 use crate::membership::error;
-use crate::{Fault, NodeEntry, Overlay, Place, TableError};
+use crate::{Fault, NodeEntry, NodeKeys, Overlay, Place, TableError};
 
 /// Most ports that the nodes of a table may need this one to listen on: each costs every worker a
 /// socket, and a look at it whenever packets arrive.
@@ -27,6 +27,10 @@ pub struct TunnelOptions {
     pub port: Option<u16>,
     /// Ethernet address of its tunnels' end; derived from its underlay address unless set.
     pub mac: Option<Mac>,
+    /// By what peers know it that seal what they send to it; none for a node that does not seal.
+    pub keys: NodeKeys,
+    /// Whether its traffic may be plain in a network that seals everything else.
+    pub plain: bool,
 }
 
 impl TunnelOptions {
@@ -51,6 +55,8 @@ pub struct Foreign {
     pub vxlan_port: u16,
     /// UDP port of bare IP in UDP.
     pub ip_udp_port: u16,
+    /// Whether an entry must say that its node's traffic is plain: where everything else is sealed.
+    pub must_be_plain: bool,
 }
 
 impl Default for Foreign {
@@ -60,6 +66,7 @@ impl Default for Foreign {
             vxlan_vni: FLANNEL_VNI,
             vxlan_port: CodecKind::Vxlan.default_port(),
             ip_udp_port: CodecKind::IpUdp.default_port(),
+            must_be_plain: false,
         }
     }
 }
@@ -162,6 +169,7 @@ impl<'a> Spoken<'a> {
     pub(crate) fn take(&mut self, index: usize, node: &NodeEntry) -> Result<(), TableError> {
         let tunnel_options = &node.tunnel_options;
         check_entry(index, tunnel_options)?;
+        check_sealing(self.overlay, index, tunnel_options)?;
         if let Some(mac) = tunnel_options.mac
             && let Some(name) = self.macs.get(&mac)
         {
@@ -207,6 +215,26 @@ fn check_entry(index: usize, tunnel_options: &TunnelOptions) -> Result<(), Table
             ..
         } => Err(error(Place::Mac(index), mac, Fault::MacUnused(codec))),
         TunnelOptions { .. } => Ok(()),
+    }
+}
+
+/// Checks what an entry says of whether its node seals.
+fn check_sealing(
+    overlay: &Overlay,
+    index: usize,
+    tunnel_options: &TunnelOptions,
+) -> Result<(), TableError> {
+    let TunnelOptions { codec, keys, plain, .. } = tunnel_options;
+    match *codec {
+        None if *plain => Err(error(Place::Plain(index), plain, Fault::PlainWithoutCodec)),
+        None => Ok(()),
+        Some(codec) => match keys.iter().next() {
+            Some(key) => Err(error(Place::Key(index, 0), key, Fault::KeyUnused(codec))),
+            None if overlay.foreign.must_be_plain && !plain => {
+                Err(error(Place::Codec(index), codec, Fault::NotPlain(codec)))
+            }
+            None => Ok(()),
+        },
     }
 }
 

@@ -104,6 +104,7 @@ impl Driver {
         let mut requests = link.requests.borrow_and_update().clone();
         let mut client = Client::connect(url, &self.etcd).await?;
         let address = own_address(&self.config, self.claims.address(), url).await?;
+        self.claims.set_keys(requests.keys);
         self.claims.begin(address);
         let mut watch = None;
         loop {
@@ -173,6 +174,9 @@ impl Driver {
     ) -> Result<(), Failure> {
         if before.moves != now.moves {
             self.claims.moved(own_address(&self.config, self.claims.address(), url).await?);
+        }
+        if before.keys != now.keys {
+            self.claims.set_keys(now.keys);
         }
         if before.ready != now.ready {
             self.claims.ready(now.ready);

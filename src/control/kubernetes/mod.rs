@@ -75,6 +75,7 @@ impl Driver {
         let api = Api::connect(self.kubeconfig.as_deref()).await?;
         let follower = &mut self.follower;
         follower.begin(requests.ready);
+        follower.set_keys(requests.keys);
         let mut watch = None;
         loop {
             let request = follower.request(clock::now());
@@ -119,6 +120,9 @@ impl Driver {
 
 /// Takes what the daemon has to say.
 fn wish(follower: &mut Follower, before: &SourceRequests, now: &SourceRequests) {
+    if before.keys != now.keys {
+        follower.set_keys(now.keys);
+    }
     if before.ready != now.ready {
         follower.ready(now.ready);
     }

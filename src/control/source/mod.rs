@@ -24,7 +24,7 @@ use crate::config::{Config, TableSource};
 
 #[cfg(feature = "databases")]
 pub(super) use backoff::Backoff;
-pub use culvert_claims::{Candidate, Parameters, Proposal, Update};
+pub use culvert_claims::{Candidate, NodeKeys, Parameters, Proposal, Update};
 pub use members::{Unsound, members};
 pub use parameters::{configured, overlay};
 #[cfg(feature = "databases")]
@@ -46,6 +46,8 @@ pub struct SourceRequests {
     pub moves: u64,
     /// Whether packets flow.
     pub ready: bool,
+    /// By what peers are to know this node; where the table is a file, its author writes them.
+    pub keys: NodeKeys,
 }
 
 /// What a source works with.
@@ -121,6 +123,12 @@ impl Source {
     /// Tells it that addresses of this machine came or went.
     pub fn moved(&self) {
         self.requests.send_modify(|requests| requests.moves += 1);
+    }
+
+    /// Has peers know this node by these public keys.
+    pub fn keys(&self, keys: NodeKeys) {
+        self.requests
+            .send_if_modified(|requests| std::mem::replace(&mut requests.keys, keys) != keys);
     }
 
     /// Tells it whether packets flow.

@@ -3,7 +3,7 @@
 use culvert_claims::Parameters;
 use culvert_dataplane::engine::{Foreign, Overlay};
 
-use crate::config::Config;
+use crate::config::{Config, SealedMode};
 
 /// What `config` says of the parameters; none if it leaves them to the table source.
 pub fn configured(config: &Config) -> Option<Parameters> {
@@ -18,5 +18,6 @@ pub fn overlay(parameters: Parameters, config: &Config) -> Overlay {
         vxlan_vni: config.network.vxlan_vni,
         vxlan_port: config.underlay.vxlan_port,
         ip_udp_port: config.underlay.ip_udp_port,
+        must_be_plain: config.sealed.mode == SealedMode::Require,
     })
 }

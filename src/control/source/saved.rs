@@ -114,7 +114,7 @@ mod tests {
             tunnel_options: TunnelOptions {
                 codec: Some(CodecKind::IpUdp),
                 port: Some(8286),
-                mac: None,
+                ..TunnelOptions::default()
             },
         };
         let mut proposal = Proposal::default();

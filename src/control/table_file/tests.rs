@@ -1,3 +1,4 @@
+use std::fs;
 use std::io::Write as _;
 
 use culvert_dataplane::engine::{Foreign, Membership, Overlay};
@@ -17,6 +18,9 @@ name = "node2"
 address = "192.168.1.12"
 subnets = ["10.244.2.0/24"]
 "#;
+
+/// Bob's public key in RFC 7748, 6.1.
+const KEY: &str = "3p7bfXt9wbTTW2HC7OQ1Nz+DQ8hbeGdNrfx+FG+IK08=";
 
 fn overlay() -> Overlay {
     Overlay {
@@ -42,6 +46,16 @@ fn a_good_table_is_taken_whole() {
     assert_eq!(members.local().subnets.len(), 2);
     let peers: Vec<_> = members.peers().map(|peer| peer.name.as_str()).collect();
     assert_eq!(peers, ["node2"]);
+}
+
+#[test]
+fn public_keys_come_into_the_members() {
+    let text = format!("{TABLE}public_keys = [\"{KEY}\"]\n");
+    let members = checked(&text).unwrap();
+    let keys = |of: &NodeEntry| of.tunnel_options.keys;
+    let peer = members.peers().next().unwrap();
+    assert_eq!(keys(peer), NodeKeys::parse([KEY]).unwrap());
+    assert!(keys(members.local()).is_empty());
 }
 
 #[test]
@@ -75,6 +89,29 @@ fn every_fault_is_named_with_line_key_value_and_remedy() {
             format!("{TABLE}codec = \"vxlan\"\nmac = \"02:00:00\"\n"),
             "t.toml:11: node.mac = \"02:00:00\": not an Ethernet address, which is six pairs of \
              hexadecimal digits; write it such as \"02:ce:c0:a8:01:0b\"",
+        ),
+        (
+            format!("{TABLE}public_keys = [\n  \"{KEY}\",\n  \"nonsense\",\n]\n"),
+            "t.toml:12: node.public_keys = \"nonsense\": not 32 bytes in base64, which are 44 \
+             characters; write what `culvert keys show` prints on that node",
+        ),
+        (
+            TABLE.replace("[[node]]", &format!("[[node]]\npublic_keys = [\"{KEY}\"]")),
+            "t.toml:8: node.public_keys = 3p7bfXt9wbTTW2HC7OQ1Nz+DQ8hbeGdNrfx+FG+IK08=: node \"node1\" \
+             has this key; write what `culvert keys show` prints on each of the two; if it is the \
+             same, their state directories are copies: remove sealed.key_file on one of them, and \
+             restart it",
+        ),
+        (
+            format!("{TABLE}codec = \"ip-udp\"\npublic_keys = [\"{KEY}\"]\n"),
+            "t.toml:11: node.public_keys = 3p7bfXt9wbTTW2HC7OQ1Nz+DQ8hbeGdNrfx+FG+IK08=: packets of \
+             ip-udp are never sealed; leave out the node's public keys, or, if it runs Culvert, its \
+             codec",
+        ),
+        (
+            format!("{TABLE}plain = true\n"),
+            "t.toml:10: node.plain = true: a node that runs Culvert is not plain; leave plain out: it \
+             is for nodes that do not run Culvert, and have a codec",
         ),
         (
             TABLE.replace("10.244.2.0/24", "10.244.1.0/24"),

@@ -9,7 +9,7 @@ use std::collections::VecDeque;
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
-use culvert_membership::{NodeEntry, TunnelOptions};
+use culvert_membership::{NodeEntry, NodeKeys, TunnelOptions};
 use ipnet::IpNet;
 
 use super::agreement::Agreement;
@@ -51,6 +51,9 @@ pub struct Claims {
     memory: Memory,
     lease: Option<i64>,
     address: Option<IpAddr>,
+    /// By what peers are to know this node, and by what they do.
+    public_keys: NodeKeys,
+    claimed_keys: NodeKeys,
     agreement: Agreement,
     contested: Option<String>,
     /// The database that was seen last, and whether it is another than the daemon was told of.
@@ -105,10 +108,14 @@ impl Claims {
     /// `known`.
     pub fn new(identity: Identity, memory: Memory, known: Vec<Candidate>) -> Self {
         let keys = Keys::new(&identity.prefix);
+        let own = known.iter().find(|node| node.entry.name == memory.node);
+        let claimed_keys = own.map(|own| own.entry.tunnel_options.keys).unwrap_or_default();
         Self {
             lease_length: identity.lease,
             lease: None,
             address: None,
+            public_keys: claimed_keys,
+            claimed_keys,
             agreement: Agreement::new(identity.parameters),
             contested: None,
             last: memory.database,
@@ -125,6 +132,11 @@ impl Claims {
     pub fn begin(&mut self, address: IpAddr) {
         self.address = Some(address);
         self.session = Session::new(&self.keys, Step::Read);
+    }
+
+    /// Peers are to know this node by other public keys.
+    pub fn set_keys(&mut self, keys: NodeKeys) {
+        self.session.claim_again |= std::mem::replace(&mut self.public_keys, keys) != keys;
     }
 
     /// The address that this node told its peers last.
@@ -435,6 +447,7 @@ impl Claims {
             settings: settings.as_ref()?,
             settings_key,
             address: self.address?,
+            public_keys: self.public_keys,
             lease: self.lease?,
             retained: &[],
         })
@@ -467,6 +480,7 @@ impl Claims {
     }
 
     fn owned(&mut self, subnets: Vec<IpNet>) {
+        self.claimed_keys = self.public_keys;
         let memory = self.with_database(Memory { subnets, ..self.memory.clone() });
         self.remember(memory, None);
     }
@@ -529,7 +543,7 @@ impl Claims {
             name: self.memory.node.clone(),
             address: self.address?,
             subnets: self.memory.subnets.clone(),
-            tunnel_options: TunnelOptions::default(),
+            tunnel_options: TunnelOptions { keys: self.claimed_keys, ..TunnelOptions::default() },
         };
         (!entry.subnets.is_empty()).then(|| Candidate { since: 0, entry: entry.into() })
     }

@@ -6,6 +6,7 @@
 
 use std::net::IpAddr;
 
+use culvert_membership::NodeKeys;
 use ipnet::IpNet;
 
 use super::choose::{Occupied, choose};
@@ -25,6 +26,8 @@ pub(super) struct Claimant<'a> {
     pub(super) settings: &'a Settings,
     pub(super) settings_key: &'a KeyValue,
     pub(super) address: IpAddr,
+    /// By what peers are to know this node.
+    pub(super) public_keys: NodeKeys,
     pub(super) lease: i64,
     /// Subnets of nodes that a database which lost its data does not have yet.
     pub(super) retained: &'a [IpNet],
@@ -203,7 +206,11 @@ impl Claimant<'_> {
         let claim = Claim {
             node: self.memory.node.clone(),
             instance: self.memory.instance.clone(),
-            published: Published::local(self.address, self.settings.parameters.port),
+            published: Published::local(
+                self.address,
+                self.settings.parameters.port,
+                self.public_keys,
+            ),
         };
         let text = claim.encode();
         let good = |found: &Option<KeyValue>| {

@@ -29,6 +29,8 @@ pub(super) enum NodeProblem {
     PodCidr { text: String },
     #[error("the annotation {key} = \"{text}\" is not a port")]
     Port { key: &'static str, text: String },
+    #[error("the annotation {key} = \"{text}\" is neither true nor false")]
+    Plain { key: &'static str, text: String },
     /// A node that this one cannot speak to.
     #[error("{0}")]
     Entry(String),

@@ -8,6 +8,7 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::{Duration, Instant};
 
+use culvert_membership::NodeKeys;
 use ipnet::IpNet;
 use serde_json::Value;
 
@@ -136,6 +137,12 @@ impl Follower {
             look_at: None,
             updates: VecDeque::new(),
         }
+    }
+
+    /// Peers are to know this node by these public keys.
+    pub fn set_keys(&mut self, keys: NodeKeys) {
+        self.identity.desired.set_keys(keys);
+        self.publish();
     }
 
     /// Begins a session; pods may get addresses of this node, or not.

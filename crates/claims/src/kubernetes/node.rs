@@ -21,6 +21,9 @@ pub(super) const ADDRESS: &str = "culvert.dev/address";
 pub(super) const CODEC: &str = "culvert.dev/codec";
 pub(super) const PORT: &str = "culvert.dev/port";
 pub(super) const MAC: &str = "culvert.dev/mac";
+/// One key, or two with a comma between them.
+pub(super) const PUBLIC_KEY: &str = "culvert.dev/public-key";
+pub(super) const PLAIN: &str = "culvert.dev/plain";
 
 /// The part of a Node that we read.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
@@ -152,6 +155,14 @@ impl Node {
                 }
             },
             mac: annotation(MAC),
+            public_keys: match self.metadata.annotations.get(PUBLIC_KEY) {
+                None => Vec::new(),
+                Some(text) => text.split(',').map(|key| key.trim().to_owned()).collect(),
+            },
+            plain: match annotation(PLAIN) {
+                None => false,
+                Some(text) => text.parse().map_err(|_| NodeProblem::Plain { key: PLAIN, text })?,
+            },
         };
         let entry =
             published.entry(&self.metadata.name, subnets, port).map_err(NodeProblem::Entry)?;
@@ -167,6 +178,7 @@ impl Node {
 
 #[cfg(test)]
 mod tests {
+    use culvert_membership::NodeKeys;
     use serde_json::json;
 
     use super::*;
@@ -217,6 +229,27 @@ mod tests {
         assert!(error.contains("culvert.dev/address = \"here\""), "{error}");
         let error = node(json!({PORT: "none"})).candidate(None, 4790).unwrap_err().to_string();
         assert!(error.contains("culvert.dev/port = \"none\""), "{error}");
+        let error = node(json!({PLAIN: "yes"})).candidate(None, 4790).unwrap_err().to_string();
+        assert!(error.contains("culvert.dev/plain = \"yes\""), "{error}");
+    }
+
+    #[test]
+    fn one_public_key_or_two_are_read() {
+        let [one, two] = [
+            "3p7bfXt9wbTTW2HC7OQ1Nz+DQ8hbeGdNrfx+FG+IK08=",
+            "hSDwCYkwp1R0i33ctD73Wg2/Og0mOBr066SpjqqbTmo=",
+        ];
+        let keys = |text: &str| {
+            let found = node(json!({PUBLIC_KEY: text})).candidate(None, 4790);
+            found.map(|found| found.unwrap().entry.tunnel_options.keys)
+        };
+        assert_eq!(keys(one), Ok(NodeKeys::parse([one]).unwrap()));
+        let both = NodeKeys::parse([one, two]).unwrap();
+        assert_eq!(keys(&format!("{one},{two}")), Ok(both));
+        assert_eq!(keys(&format!("{one}, {two}")), Ok(both));
+        let error = keys("nonsense").unwrap_err().to_string();
+        assert!(error.contains("\"nonsense\": not 32 bytes"), "{error}");
+        assert!(keys("").is_err(), "an annotation without a key is a mistake");
     }
 
     #[test]

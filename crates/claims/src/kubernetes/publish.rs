@@ -6,9 +6,10 @@
 
 use std::net::{IpAddr, Ipv4Addr};
 
+use culvert_membership::NodeKeys;
 use serde_json::{Map, Value, json};
 
-use super::node::{ADDRESS, CODEC, Node, PORT};
+use super::node::{ADDRESS, CODEC, Node, PORT, PUBLIC_KEY};
 use crate::Published;
 
 /// Where each condition of a [`Patch::Status`](super::Patch::Status) has the present time filled in
@@ -19,6 +20,8 @@ pub const TIMES: [&str; 2] = ["lastTransitionTime", "lastHeartbeatTime"];
 #[derive(Clone, Debug)]
 pub struct Desired {
     annotations: Vec<(&'static str, String)>,
+    /// None where the node does not seal: peers would wait for it to.
+    public_keys: Option<String>,
     startup_taint: String,
 }
 
@@ -27,23 +30,33 @@ impl Desired {
     /// configuration knows better.
     pub fn new(address: Option<IpAddr>, port: u16, startup_taint: &str) -> Self {
         let unspecified = Ipv4Addr::UNSPECIFIED.into();
-        let said = Published::local(address.unwrap_or(unspecified), port);
+        let said = Published::local(address.unwrap_or(unspecified), port, NodeKeys::default());
         let annotations = [
             (ADDRESS, address.map(|address| address.to_string())),
             (CODEC, said.codec),
             (PORT, said.port.map(|port| port.to_string())),
         ];
         let said = annotations.into_iter().filter_map(|(key, value)| Some((key, value?)));
-        Self { annotations: said.collect(), startup_taint: startup_taint.to_owned() }
+        Self {
+            annotations: said.collect(),
+            public_keys: None,
+            startup_taint: startup_taint.to_owned(),
+        }
+    }
+
+    /// Says these public keys from now on.
+    pub(super) fn set_keys(&mut self, keys: NodeKeys) {
+        let texts: Vec<String> = keys.iter().map(ToString::to_string).collect();
+        self.public_keys = (!texts.is_empty()).then(|| texts.join(","));
     }
 
     /// The annotations that are missing or wrong, as a merge patch.
     pub(super) fn annotations(&self, node: &Node) -> Option<Value> {
-        let wrong: Map<String, Value> = self
-            .annotations
-            .iter()
-            .filter(|(key, value)| node.metadata.annotations.get(*key) != Some(value))
-            .map(|(key, value)| ((*key).to_owned(), json!(value)))
+        let said = self.annotations.iter().map(|(key, value)| (*key, Some(value)));
+        let wrong: Map<String, Value> = said
+            .chain([(PUBLIC_KEY, self.public_keys.as_ref())])
+            .filter(|(key, value)| node.metadata.annotations.get(*key) != *value)
+            .map(|(key, value)| (key.to_owned(), json!(value)))
             .collect();
         (!wrong.is_empty()).then(|| json!({"metadata": {"annotations": wrong}}))
     }
@@ -114,6 +127,26 @@ mod tests {
         let desired = desired(Some("198.51.100.7"));
         let patch = desired.annotations(&Node::default()).unwrap();
         assert_eq!(patch["metadata"]["annotations"]["culvert.dev/address"], "198.51.100.7");
+    }
+
+    #[test]
+    fn public_keys_are_written_and_taken_away_where_the_node_has_none() {
+        let texts = [
+            "3p7bfXt9wbTTW2HC7OQ1Nz+DQ8hbeGdNrfx+FG+IK08=",
+            "hSDwCYkwp1R0i33ctD73Wg2/Og0mOBr066SpjqqbTmo=",
+        ];
+        let mut desired = desired(None);
+        desired.set_keys(NodeKeys::parse(texts).unwrap());
+        let patch = desired.annotations(&Node::default()).unwrap();
+        let written = &patch["metadata"]["annotations"][PUBLIC_KEY];
+        assert_eq!(*written, json!(texts.join(",")));
+        let said = node(json!({"metadata": {"annotations": {
+            "culvert.dev/codec": "vxlan-gpe", "culvert.dev/port": "4790", PUBLIC_KEY: written,
+        }}}));
+        assert_eq!(desired.annotations(&said), None);
+        desired.set_keys(NodeKeys::default());
+        let patch = desired.annotations(&said).unwrap();
+        assert_eq!(patch, json!({"metadata": {"annotations": {PUBLIC_KEY: null}}}));
     }
 
     #[test]

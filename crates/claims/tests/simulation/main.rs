@@ -68,6 +68,7 @@ fn fixed_seeds_of_etcd_hold_every_invariant_and_reach_what_they_are_about() {
             "a disk was full",
             "a lease ran out",
             "a lease was gone when it was used",
+            "a node changed its key",
             "a node looked at its pods",
             "a node said that it is contested",
             "a node was drained",

@@ -33,7 +33,12 @@ fn compile(nodes: Vec<NodeEntry>) -> Table {
 #[test]
 fn peers_get_codec_port_network_and_addresses() {
     let other_end = Mac::new([2, 0, 0, 0, 0, 1]);
-    let speaks = |codec, port, mac| TunnelOptions { codec: Some(codec), port, mac };
+    let speaks = |codec, port, mac| TunnelOptions {
+        codec: Some(codec),
+        port,
+        mac,
+        ..TunnelOptions::default()
+    };
     let vxlan = speaks(CodecKind::Vxlan, Some(4789), Some(other_end));
     let bare = speaks(CodecKind::IpUdp, None, None);
     let options = [TunnelOptions::default(), TunnelOptions::default(), vxlan, bare];

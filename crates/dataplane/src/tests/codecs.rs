@@ -9,7 +9,8 @@ use super::*;
 fn speaking(codec: CodecKind) -> Bench {
     let mac = (codec == CodecKind::Vxlan).then(|| Mac::new([2, 0, 0, 0, 0, 2]));
     let mut bench = Bench::new(Offload::TcpUdp);
-    bench.table = table_where(MTU, TunnelOptions { codec: Some(codec), port: None, mac });
+    let tunnel_options = TunnelOptions { codec: Some(codec), mac, ..TunnelOptions::default() };
+    bench.table = table_where(MTU, tunnel_options);
     bench.underlay.codec = codec;
     bench
 }

@@ -18,7 +18,7 @@ fn mac(last: u8) -> Mac {
 
 fn speaks(codec: CodecKind, port: Option<u16>) -> TunnelOptions {
     let mac = (codec == CodecKind::Vxlan).then(|| mac(1));
-    TunnelOptions { codec: Some(codec), port, mac }
+    TunnelOptions { codec: Some(codec), port, mac, ..TunnelOptions::default() }
 }
 
 /// Nodes with these speeches, the first of them this one.

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use culvert_claims::NodeKeys;
 use culvert_claims::etcd::{Change, Compare, KeyValue, Transaction};
 use ipnet::IpNet;
 
@@ -123,7 +124,7 @@ impl World<Etcd> {
     /// Every node that runs has a subnet of each network, and all know the same.
     pub(super) fn check_all(&self) -> Held {
         let running = || self.nodes.iter().enumerate().filter(|(_, node)| node.runs);
-        let mut expected: BTreeMap<String, Vec<IpNet>> = BTreeMap::new();
+        let mut expected: BTreeMap<String, (Vec<IpNet>, NodeKeys)> = BTreeMap::new();
         for (number, node) in running() {
             let in_force = node.in_force();
             let networks = self.protocol.written.networks.iter();
@@ -140,17 +141,22 @@ impl World<Etcd> {
                 return Err(Violation::new("every node ends with a subnet", detail));
             }
             self.check_owner(number)?;
-            expected.insert(node.name.clone(), sorted(in_force));
+            let keys = node.public_keys();
+            expected.insert(node.name.clone(), (sorted(in_force), keys));
         }
-        let all = sorted(expected.values().flatten().copied().collect());
+        let all = sorted(expected.values().flat_map(|(subnets, _)| subnets).copied().collect());
         if let Some(pair) = all.windows(2).find(|pair| pair[0].contains(&pair[1])) {
             return Err(Violation::new("two nodes never own one subnet", format!("{pair:?}")));
         }
         for (number, node) in running() {
             let entries = node.daemon.table.nodes().map(|node| &node.entry);
             let entries = entries.filter(|entry| entry.name != "thief");
-            let known: BTreeMap<String, Vec<IpNet>> =
-                entries.map(|entry| (entry.name.clone(), sorted(entry.subnets.clone()))).collect();
+            let known: BTreeMap<String, (Vec<IpNet>, NodeKeys)> = entries
+                .map(|entry| {
+                    let keys = entry.tunnel_options.keys;
+                    (entry.name.clone(), (sorted(entry.subnets.clone()), keys))
+                })
+                .collect();
             let unreadable = node.daemon.table.unreadable();
             if known != expected || !unreadable.is_empty() {
                 let detail = format!(

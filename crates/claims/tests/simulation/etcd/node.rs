@@ -2,6 +2,7 @@
 
 use std::net::IpAddr;
 
+use culvert_claims::NodeKeys;
 use culvert_claims::etcd::{Claims, Memory};
 
 use super::Etcd;
@@ -18,6 +19,8 @@ pub(crate) struct Claimant {
     pub(super) seen: (u64, i64),
     /// It has read a database that went back, and tells of it next.
     pub(super) went_back: bool,
+    /// How often it had things read again; it changes its key every other time.
+    pub(super) reloads: u64,
 }
 
 impl World<Etcd> {
@@ -32,6 +35,7 @@ impl World<Etcd> {
             told_address: address,
             seen: (0, 0),
             went_back: false,
+            reloads: 0,
         };
         self.add(Node::new(name, own))
     }
@@ -41,6 +45,13 @@ impl World<Etcd> {
         let it = &mut self.nodes[node];
         it.own.memory = self.protocol.new_memory(&it.name);
         it.disk = Disk::default();
+    }
+}
+
+impl Node<Etcd> {
+    /// The public key that it has now.
+    pub(super) fn public_keys(&self) -> NodeKeys {
+        self.keys(self.own.reloads / 2)
     }
 }
 

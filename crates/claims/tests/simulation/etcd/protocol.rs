@@ -74,7 +74,9 @@ impl Protocol for Etcd {
     }
 
     fn begin(node: &mut Node<Self>) {
+        let keys = node.public_keys();
         let own = &mut node.own;
+        own.claims.set_keys(keys);
         own.told_address = own.address;
         own.claims.begin(own.address);
     }
@@ -158,7 +160,19 @@ impl Protocol for Etcd {
                 own.claims.moved(own.address);
             }
             News::Ready(ready) => own.claims.ready(ready),
-            News::Reload => own.claims.reload(),
+            // Whoever has things read again may have changed the key, or only that.
+            News::Reload => {
+                own.reloads += 1;
+                let reloads = own.reloads;
+                if reloads.is_multiple_of(2) {
+                    let keys = world.nodes[node].public_keys();
+                    world.nodes[node].own.claims.set_keys(keys);
+                    world.count("a node changed its key");
+                }
+                if reloads % 4 != 2 {
+                    world.nodes[node].own.claims.reload();
+                }
+            }
         }
     }
 

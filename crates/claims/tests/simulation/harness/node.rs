@@ -5,7 +5,8 @@ use std::collections::VecDeque;
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
-use culvert_claims::{Candidate, HeldAddress};
+use culvert_claims::{Candidate, HeldAddress, NodeKeys};
+use culvert_seal::keys::PublicKey;
 use ipnet::IpNet;
 
 use super::Protocol;
@@ -109,6 +110,14 @@ impl<P: Protocol> Node<P> {
     pub(crate) fn held(&self, subnets: &[IpNet]) -> Vec<HeldAddress> {
         let pods = self.disk.pods.iter().filter(|pod| subnets.iter().any(|net| net.contains(*pod)));
         pods.map(|pod| HeldAddress { address: *pod, container: "c".into() }).collect()
+    }
+
+    /// The public key that the node has after it has changed it so often.
+    pub(crate) fn keys(&self, changes: u64) -> NodeKeys {
+        let mut bytes = [9; 32];
+        bytes[..self.name.len()].copy_from_slice(self.name.as_bytes());
+        bytes[20..28].copy_from_slice(&changes.to_be_bytes());
+        NodeKeys::new([PublicKey::new(bytes).unwrap()]).unwrap()
     }
 
     /// A new address for a pod, if the plugin may give one.

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
+use culvert_claims::NodeKeys;
 use serde_json::Value;
 
 use super::{Kubernetes, TAINT};
@@ -19,16 +20,17 @@ impl World<Kubernetes> {
             let entries = || node.daemon.table.nodes().map(|known| &known.entry);
             let own = entries().find(|entry| entry.name == node.name);
             let ipv4 = own.is_none_or(|own| own.address.is_ipv4());
-            let known: BTreeMap<&String, (IpAddr, Vec<String>)> = entries()
+            let known: BTreeMap<&String, (IpAddr, Vec<String>, NodeKeys)> = entries()
                 .filter(|entry| entry.name != node.name)
                 .map(|entry| {
                     let subnets = entry.subnets.iter().map(ToString::to_string).collect();
-                    (&entry.name, (entry.address, subnets))
+                    (&entry.name, (entry.address, subnets, entry.tunnel_options.keys))
                 })
                 .collect();
             let others = nodes.iter().filter(|(name, _)| **name != node.name);
-            let there: BTreeMap<&String, (IpAddr, Vec<String>)> =
-                others.map(|(name, node)| (name, (address(node, ipv4), pod_cidrs(node)))).collect();
+            let there: BTreeMap<&String, (IpAddr, Vec<String>, NodeKeys)> = others
+                .map(|(name, node)| (name, (address(node, ipv4), pod_cidrs(node), keys(node))))
+                .collect();
             let unreadable = node.daemon.table.unreadable();
             if known != there || !unreadable.is_empty() {
                 let detail = format!(
@@ -46,6 +48,12 @@ impl World<Kubernetes> {
 fn pod_cidrs(node: &Value) -> Vec<String> {
     let cidrs = node["spec"]["podCIDRs"].as_array().unwrap();
     cidrs.iter().map(|cidr| cidr.as_str().unwrap().to_owned()).collect()
+}
+
+/// The public keys that a Node says its node has.
+fn keys(node: &Value) -> NodeKeys {
+    let text = node["metadata"]["annotations"]["culvert.dev/public-key"].as_str();
+    NodeKeys::parse(text.into_iter().flat_map(|text| text.split(','))).unwrap()
 }
 
 /// The address by which a node is reached from one of that family.
@@ -86,6 +94,7 @@ fn check_object(number: usize, node: &Node<Kubernetes>, object: &Value) -> Held 
     let ready = node.daemon.ready;
     let good = annotations["culvert.dev/codec"] == "vxlan-gpe"
         && annotations["culvert.dev/port"] == "4790"
+        && keys(object) == node.keys(node.boot)
         && annotations["other.io/x"] == "y"
         && (!ready || (!tainted && available))
         && (ready || !node.daemon.was_ready || !available);

@@ -71,7 +71,10 @@ impl Protocol for Kubernetes {
     }
 
     fn begin(node: &mut Node<Self>) {
+        // Another key after each start.
+        let keys = node.keys(node.boot);
         node.own.begin(node.told_ready);
+        node.own.set_keys(keys);
     }
 
     fn request(node: &mut Node<Self>, now: Instant) -> Request {
