@@ -147,13 +147,14 @@ fn execute(command: Command) -> anyhow::Result<ExitCode> {
         Command::Check { source } => {
             let config = source.read()?;
             let node = &config.node.name;
-            match app::check(&config)? {
+            let members = app::check(&config)?;
+            match &members {
                 Some(members) => {
                     say(format_args!("good: node {node} with {} peers", members.peers().count()))?;
                 }
                 None => say(format_args!("good: node {node}; its table's source was not asked"))?,
             }
-            for hint in app::hints(&config) {
+            for hint in app::hints(&config, members.as_ref()) {
                 say(format_args!("on this machine: {hint}"))?;
             }
         }

@@ -24,6 +24,7 @@ use super::in_force::{InForce, underlay_address};
 use super::last_good::When;
 use super::owner::Owner;
 use super::path_mtus::PathMtus;
+use super::sealed::Sealed;
 use super::view::Facts;
 use crate::config::Config;
 use crate::control::node::{Changes, Failure, Hint, Kernel, KernelEvents, Report, Stranded};
@@ -45,6 +46,14 @@ const WORKERS_PER_CPU: usize = 2;
 /// than the links of most nodes. Larger machines may set `tun.queues`.
 const MAX_WORKERS: usize = 8;
 
+/// What there is before a table, and goes on with it.
+pub(super) struct Beginning {
+    pub(super) config: Arc<Config>,
+    pub(super) facts: Arc<Facts>,
+    pub(super) readiness: Readiness,
+    pub(super) sealed: Sealed,
+}
+
 /// A node that is set up, and what keeps it so.
 pub(super) struct Daemon {
     config: Arc<Config>,
@@ -58,6 +67,7 @@ pub(super) struct Daemon {
     notices: Receiver<Notice>,
     owner: Owner,
     announcer: Announcer,
+    sealed: Sealed,
     doubt: Doubt,
     facts: Arc<Facts>,
     /// This machine's addresses when they were last looked at.
@@ -75,12 +85,11 @@ pub(super) struct Daemon {
 impl Daemon {
     /// Checks the machine, starts the workers and brings the node up.
     pub(super) async fn start(
-        config: Arc<Config>,
+        beginning: Beginning,
         feed: Feed,
         members: Membership,
-        facts: Arc<Facts>,
-        readiness: Readiness,
     ) -> anyhow::Result<Self> {
+        let Beginning { config, facts, readiness, sealed } = beginning;
         let kernel = Kernel::start(Sysctls::at(&config.node.sysctl_dir))?;
         let events = KernelEvents::open()?;
         let mut paths = PathMtus::new(&config.underlay);
@@ -106,6 +115,7 @@ impl Daemon {
             owner: Owner(Arc::clone(&plane)),
             announcer: Announcer::new(config.node.run_dir.clone(), readiness),
             config,
+            sealed,
             doubt: Doubt::default(),
             feed,
             in_force,
@@ -123,6 +133,7 @@ impl Daemon {
             refused_here: false,
         };
         daemon.facts.set_mtu(daemon.in_force.mtus.device.get());
+        daemon.use_keys();
         daemon.facts.generation.store(1, Ordering::Relaxed);
         match daemon.reconcile(Changes::ALL).await {
             Ok(mut report) => {
@@ -156,6 +167,7 @@ impl Daemon {
             let mut again = false;
             let changes = tokio::select! {
                 () = reload.next() => {
+                    self.reread_keys().await;
                     self.feed.source().reload();
                     again = true;
                     Changes::ALL
@@ -181,9 +193,14 @@ impl Daemon {
                     Changes::default()
                 }
                 () = self.paths.changed() => Changes::default(),
+                () = self.sealed.changed() => {
+                    self.reread_keys().await;
+                    continue;
+                }
                 _ = full_check.tick() => {
                     self.paths.renew_narrow(self.underlay_address(), &self.in_force.members);
                     self.feed.keep(self.in_force.members.overlay(), When::Due).await;
+                    self.check_keys();
                     again = true;
                     Changes::ALL
                 }
@@ -302,6 +319,28 @@ impl Daemon {
                 "ready"
             );
         }
+    }
+
+    /// Reads this node's secrets again, and goes by them.
+    async fn reread_keys(&mut self) {
+        self.sealed.reread().await;
+        self.feed.source().keys(self.sealed.public_keys());
+        self.use_keys();
+    }
+
+    /// Has the data path go by this node's secrets and the table in force.
+    fn use_keys(&mut self) {
+        self.sealed.hand_over(&self.in_force.members);
+        if self.sealed.is_listed_by_hand() {
+            self.check_keys();
+        }
+        self.facts.show_sealed(self.sealed.status());
+    }
+
+    /// Says so if the table has other keys of this node than its files.
+    fn check_keys(&mut self) {
+        self.sealed.check(&self.in_force.members);
+        self.facts.show_sealed(self.sealed.status());
     }
 
     fn underlay_address(&self) -> IpAddr {

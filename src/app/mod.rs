@@ -17,6 +17,7 @@ mod owner;
 mod path_mtus;
 mod path_questions;
 mod run;
+mod sealed;
 mod turn;
 mod view;
 
@@ -43,10 +44,13 @@ pub(crate) fn check(config: &Config) -> anyhow::Result<Option<Membership>> {
     members(config, &TableFile::new(path).read()?).map(Some)
 }
 
-/// What would work less well than it could on this machine.
+/// What would work less well than it could on this machine, or not at all, with the subnet table
+/// `members`, where that is known.
 #[must_use]
-pub(crate) fn hints(config: &Config) -> Vec<Hint> {
-    Hint::of(&Sysctls::at(&config.node.sysctl_dir))
+pub(crate) fn hints(config: &Config, members: Option<&Membership>) -> Vec<String> {
+    let hints = Hint::of(&Sysctls::at(&config.node.sysctl_dir)).into_iter();
+    let hints = hints.map(|hint| hint.to_string());
+    hints.chain(sealed::hints(config, members)).collect()
 }
 
 /// The nodes that a table file proposes, checked.

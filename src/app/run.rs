@@ -8,8 +8,9 @@ use culvert_node::node_file::NodeFile;
 use tokio::net::TcpListener;
 
 use super::capture::capture_source;
-use super::daemon::Daemon;
+use super::daemon::{Beginning, Daemon};
 use super::feed::Feed;
+use super::sealed::Sealed;
 use super::turn::Turn;
 use super::view::{Facts, explain_source, status_source};
 use crate::config::Config;
@@ -28,6 +29,9 @@ pub(crate) async fn run(config: Config) -> anyhow::Result<()> {
     let mut signals = Signals::new().context("taking over signals")?;
     std::fs::create_dir_all(&config.node.run_dir)
         .with_context(|| format!("creating {}", config.node.run_dir.display()))?;
+    // Before a daemon that serves the node ends for this one. Keys that change until then are
+    // noticed.
+    let sealed = Sealed::open(Arc::clone(&config)).await?;
     let Some(Turn { admin, claim }) = Turn::take(&config, &mut signals).await? else {
         return Ok(());
     };
@@ -44,6 +48,7 @@ pub(crate) async fn run(config: Config) -> anyhow::Result<()> {
 
     // Whoever asks is answered from here on, whatever the start has to wait for.
     let facts = Arc::new(Facts::new(clock::now()));
+    facts.show_sealed(sealed.status());
     let readiness = Readiness::new();
     let status = status_source(&config, Arc::clone(&facts), readiness.clone());
     let services = Services {
@@ -55,7 +60,7 @@ pub(crate) async fn run(config: Config) -> anyhow::Result<()> {
     tasks.extend(http.map(|listener| tokio::spawn(serve_http(listener, status))));
     let sweeping = tokio::spawn(keep_sweeping(config.node.state_dir.clone()));
 
-    let served = serve(config, facts, readiness, &mut signals).await;
+    let served = serve(config, facts, readiness, &mut signals, sealed).await;
     sweeping.abort();
     for task in tasks {
         task.abort();
@@ -82,18 +87,21 @@ async fn serve(
     facts: Arc<Facts>,
     readiness: Readiness,
     signals: &mut Signals,
+    sealed: Sealed,
 ) -> anyhow::Result<Option<Daemon>> {
     let (version, source) = (env!("CARGO_PKG_VERSION"), source::describe(&config.table));
     tracing::info!(node = config.node.name, version, source, "starting");
     tracing::debug!(?config, "as configured");
     let Signals { stop, reload } = signals;
     let mut feed = Feed::start(Arc::clone(&config), Arc::clone(&facts));
+    feed.source().keys(sealed.public_keys());
     let members = tokio::select! {
         members = feed.first(&readiness) => members?,
         () = stop.next() => return Ok(None),
     };
+    let beginning = Beginning { config, facts, readiness, sealed };
     let mut daemon = tokio::select! {
-        daemon = Daemon::start(config, feed, members, facts, readiness) => daemon?,
+        daemon = Daemon::start(beginning, feed, members) => daemon?,
         () = stop.next() => return Ok(None),
     };
     // Whatever the daemon waits for, a signal ends the waiting.

@@ -17,7 +17,7 @@ use crate::control::source;
 use crate::explain::{Node, explain};
 use crate::lifecycle::Readiness;
 use crate::observe::{
-    ExplainSource, PeerStatus, SCHEMA, Status, StatusSource, TableStatus, TunnelStatus,
+    ExplainSource, PeerStatus, SCHEMA, SealedStatus, Status, StatusSource, TableStatus, TunnelStatus,
     UnderlayStatus,
 };
 
@@ -32,6 +32,7 @@ pub(super) struct Facts {
     address: Mutex<Option<String>>,
     stranded: Mutex<Vec<String>>,
     hints: Mutex<Vec<String>>,
+    sealed: Mutex<SealedStatus>,
     plane: OnceLock<Arc<DataPlane>>,
 }
 
@@ -46,6 +47,7 @@ impl Facts {
             address: Mutex::default(),
             stranded: Mutex::default(),
             hints: Mutex::default(),
+            sealed: Mutex::default(),
             plane: OnceLock::new(),
         }
     }
@@ -73,6 +75,11 @@ impl Facts {
     /// Shows what works less well than it could.
     pub(super) fn show_hints(&self, hints: Vec<String>) {
         *locked(&self.hints) = hints;
+    }
+
+    /// Shows how it stands with this node's keys.
+    pub(super) fn show_sealed(&self, sealed: SealedStatus) {
+        *locked(&self.sealed) = sealed;
     }
 
     pub(super) fn set_mtu(&self, mtu: u16) {
@@ -152,6 +159,7 @@ pub(super) fn status_source(
             },
             stranded: locked(&facts.stranded).clone(),
             hints: locked(&facts.hints).clone(),
+            sealed: locked(&facts.sealed).clone(),
             offload: plane.map(|plane| plane.offload()).unwrap_or_default(),
             workers: plane.map_or(0, |plane| plane.workers()),
             peers: table

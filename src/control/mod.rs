@@ -8,6 +8,7 @@ mod etcd;
 mod kubernetes;
 pub(crate) mod narrow_paths;
 pub mod node;
+pub(crate) mod secrets;
 pub mod source;
 mod stamp;
 pub(crate) mod sweep;

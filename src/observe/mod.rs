@@ -14,7 +14,9 @@ pub use admin::{AdminSocket, CaptureQuery, Services};
 pub(crate) use admin::{CaptureStream, ask, open_capture, query};
 pub(crate) use http::serve_http;
 pub(crate) use log::{Format, finish_logging, say_at_last, start_logging};
-pub use status::{PeerStatus, SCHEMA, Status, TableStatus, TunnelStatus, UnderlayStatus};
+pub use status::{
+    PeerStatus, SCHEMA, SealedStatus, Status, TableStatus, TunnelStatus, UnderlayStatus,
+};
 pub(crate) use status::{Selection, Sort};
 
 use std::os::unix::net::UnixStream;

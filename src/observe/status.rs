@@ -49,6 +49,9 @@ pub struct Status {
     /// What works less well on this machine than it could, and what to do.
     #[serde(default)]
     pub hints: Vec<String>,
+    /// How it stands with this node's keys.
+    #[serde(default)]
+    pub sealed: SealedStatus,
     /// What the kernel granted on the TUN device.
     pub offload: Offload,
     /// Worker threads.
@@ -90,6 +93,17 @@ pub struct TunnelStatus {
     pub codec: CodecKind,
     /// The UDP port.
     pub port: u16,
+}
+
+/// How it stands with this node's keys.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SealedStatus {
+    /// The mode: off, prefer or require; nothing before the start has come so far.
+    pub mode: String,
+    /// By what peers are to know this node, the key in use first.
+    pub public_keys: Vec<String>,
+    /// Why the keys on disk are not used, or the table has others, and what to do.
+    pub error: Option<String>,
 }
 
 /// Where the subnet table stands.

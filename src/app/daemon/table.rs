@@ -90,6 +90,7 @@ impl Daemon {
         self.facts.set_mtu(next.mtus.device.get());
         self.plane.publish(next.compile(&self.registry));
         self.in_force = next;
+        self.use_keys();
     }
 }
 

@@ -1,0 +1,280 @@
+//! Sealed mode, as table, keys and data path come together in it.
+//!
+//! Owns the secrets in memory, and says what is wrong with this node's keys in the table. Never
+//! seals anything: the data path does, with what it is handed here.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use anyhow::{Context as _, bail};
+use culvert_claims::NodeKeys;
+use culvert_dataplane::engine::{Membership, NodeEntry};
+use culvert_seal::Suites;
+use culvert_seal::keys::{self, NodeKey, PublicKey};
+use culvert_seal::mesh::{self, Identity};
+
+use crate::config::{Config, SealedMode, TableSource};
+use crate::control::secrets::{KeyRing, SecretFiles, Secrets, Use};
+use crate::observe::SealedStatus;
+
+/// Whether the data path can seal. The one switch: without it the keys are made, published and
+/// followed, the mode "prefer" seals nothing yet, and "require" is refused.
+const DATA_PATH_SEALS: bool = false;
+
+/// A peer that has keys.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct PeerKeys {
+    pub(super) name: String,
+    /// Where its handshakes go.
+    pub(super) address: SocketAddr,
+    pub(super) keys: Vec<PublicKey>,
+}
+
+/// What the data path seals with.
+#[cfg_attr(not(test), expect(dead_code, reason = "for a data path that seals"))]
+pub(super) fn mesh_config(config: &Config, members: &Membership, lanes: u16) -> mesh::Config {
+    mesh::Config {
+        vni: members.overlay().vni,
+        post_quantum: config.sealed.post_quantum,
+        suites: config.sealed.ciphers.unwrap_or_else(Suites::of_this_machine),
+        lanes,
+    }
+}
+
+/// The peers of `members` to seal toward.
+pub(super) fn peers(config: &Config, members: &Membership) -> Vec<PeerKeys> {
+    let sealing = members.peers().filter(|peer| !peer.tunnel_options.keys.is_empty());
+    sealing
+        .map(|peer| PeerKeys {
+            name: peer.name.clone(),
+            address: (peer.address, config.sealed.port).into(),
+            keys: peer.tunnel_options.keys.iter().copied().collect(),
+        })
+        .collect()
+}
+
+/// What the daemon of this machine would complain of: files that it cannot use, and keys that the
+/// table, where it is known, has otherwise.
+pub(super) fn hints(config: &Config, members: Option<&Membership>) -> Vec<String> {
+    let sealed = &config.sealed;
+    if sealed.mode == SealedMode::Off {
+        return Vec::new();
+    }
+    let psks = Secrets::psks(sealed).err().map(|error| error.to_string());
+    let keys = if sealed.key_file.symlink_metadata().is_ok() {
+        match KeyRing::read(&sealed.key_file) {
+            Ok(ring) => members.and_then(|members| unlisted(config, &ring, members)),
+            Err(error) => Some(error.to_string()),
+        }
+    } else {
+        // The daemon makes it.
+        None
+    };
+    psks.into_iter().chain(keys).collect()
+}
+
+/// This node's secrets; none where nothing is sealed.
+pub(super) struct Sealed {
+    config: Arc<Config>,
+    keys: Option<Keys>,
+    /// Why the newest files are not used.
+    unread: Option<String>,
+    /// What is wrong with the keys that the table has of this node.
+    unlisted: Option<String>,
+    /// What was wrong when they were last compared.
+    suspected: Option<String>,
+}
+
+struct Keys {
+    files: SecretFiles,
+    secrets: Secrets,
+}
+
+impl Sealed {
+    /// Reads this node's secrets, and makes its key if there is none yet.
+    ///
+    /// # Errors
+    ///
+    /// A file that is there and cannot be used, or a key that cannot be made.
+    pub(super) async fn open(config: Arc<Config>) -> anyhow::Result<Self> {
+        let sealed = &config.sealed;
+        let keys = match sealed.mode {
+            SealedMode::Off => None,
+            SealedMode::Require if !DATA_PATH_SEALS => bail!(
+                "sealed.mode = \"require\": this version does not seal yet, and nothing would flow; \
+                 write \"prefer\", or upgrade"
+            ),
+            SealedMode::Prefer | SealedMode::Require => {
+                std::fs::create_dir_all(&config.node.state_dir)
+                    .with_context(|| format!("making {}", config.node.state_dir.display()))?;
+                let files = SecretFiles::new(sealed.clone());
+                let (files, secrets) = read(files, SecretFiles::read_or_make).await?;
+                let secrets = secrets.context(
+                    "this node has no key to seal with (sealed.mode = \"off\" does without)",
+                )?;
+                Some(Keys { files, secrets })
+            }
+        };
+        if let Some(path) = &sealed.key_log {
+            tracing::warn!(
+                path = %path.display(),
+                "sealed.key_log is set: whoever reads that file reads all traffic of this node"
+            );
+        }
+        Ok(Self { config, keys, unread: None, unlisted: None, suspected: None })
+    }
+
+    /// By what peers are to know this node.
+    pub(super) fn public_keys(&self) -> NodeKeys {
+        self.keys.as_ref().map(|keys| keys.secrets.ring.public()).unwrap_or_default()
+    }
+
+    /// What handshakes are made with by the table `members`; none where nothing is sealed.
+    pub(super) fn identity(&self, members: &Membership) -> Option<Identity> {
+        let listed = members.local().tunnel_options.keys;
+        self.keys.as_ref().map(|keys| keys.secrets.identity(listed))
+    }
+
+    /// Hands the data path what it needs for the table `members`.
+    pub(super) fn hand_over(&self, members: &Membership) {
+        let Some(identity) = self.identity(members) else { return };
+        let peers = peers(&self.config, members);
+        tracing::debug!(keys = identity.keys.len(), peers = peers.len(), "keys for the data path");
+    }
+
+    /// Waits until a file with a secret is another.
+    ///
+    /// # Cancel safety
+    ///
+    /// Nothing is lost.
+    pub(super) async fn changed(&self) {
+        match &self.keys {
+            Some(keys) => keys.files.changed().await,
+            None => std::future::pending().await,
+        }
+    }
+
+    /// Reads the files again. What cannot be read leaves things as they were.
+    pub(super) async fn reread(&mut self) {
+        let Some(Keys { files, secrets: before }) = self.keys.take() else { return };
+        let known = files.clone();
+        let (files, read) = match read(files, SecretFiles::read).await {
+            Ok((files, read)) => (files, read.map_err(anyhow::Error::from)),
+            Err(stopped) => (known, Err(stopped)),
+        };
+        let (secrets, unread) = match read {
+            Ok(secrets) => {
+                if secrets.ring.public() != before.ring.public() {
+                    tracing::info!(keys = %secrets.ring.line(), "this node's keys have changed");
+                }
+                if !secrets.has_psks_of(&before) {
+                    tracing::info!("the secrets of the cluster have changed");
+                }
+                (secrets, None)
+            }
+            Err(error) => (before, Some(format!("{error:#}"))),
+        };
+        if let Some(reason) = unread.as_ref().filter(|_| self.unread != unread) {
+            tracing::error!(reason, "the new keys are refused; the old ones stay");
+        }
+        self.unread = unread;
+        self.keys = Some(Keys { files, secrets });
+    }
+
+    /// Whether a table that was just taken must have this node's keys: its author wrote them, and
+    /// no source that hears of them in a moment.
+    pub(super) fn is_listed_by_hand(&self) -> bool {
+        is_by_hand(&self.config)
+    }
+
+    /// Says so if the table `members` has other keys of this node than its files.
+    pub(super) fn check(&mut self, members: &Membership) {
+        let keys = self.keys.as_ref();
+        let found = keys.and_then(|keys| unlisted(&self.config, &keys.secrets.ring, members));
+        // A source that is told of this node's keys needs a moment to say so.
+        let is_certain = self.is_listed_by_hand() || found == self.suspected;
+        self.suspected.clone_from(&found);
+        let unlisted = found.filter(|_| is_certain);
+        if unlisted != self.unlisted {
+            if let Some(reason) = &unlisted {
+                tracing::warn!(reason, "this node's keys and the subnet table differ");
+            }
+            self.unlisted = unlisted;
+        }
+    }
+
+    /// How it stands.
+    pub(super) fn status(&self) -> SealedStatus {
+        SealedStatus {
+            mode: self.config.sealed.mode.as_str().to_owned(),
+            public_keys: self.public_keys().iter().map(ToString::to_string).collect(),
+            error: self.unread.clone().or_else(|| self.unlisted.clone()),
+        }
+    }
+}
+
+/// Reads the files where that holds up nobody.
+async fn read(
+    mut files: SecretFiles,
+    how: fn(&mut SecretFiles) -> Result<Secrets, keys::Error>,
+) -> anyhow::Result<(SecretFiles, Result<Secrets, keys::Error>)> {
+    let read = tokio::task::spawn_blocking(move || {
+        let secrets = how(&mut files);
+        (files, secrets)
+    });
+    read.await.context("reading this node's keys")
+}
+
+/// Whether people write this node's keys into the table.
+fn is_by_hand(config: &Config) -> bool {
+    matches!(config.table, TableSource::File { .. })
+}
+
+/// What is wrong with the keys that the table has of this node, and what to do.
+fn unlisted(config: &Config, ring: &KeyRing, members: &Membership) -> Option<String> {
+    let problem = problem(config.sealed.mode, ring, members)?;
+    let remedy = if is_by_hand(config) {
+        format!("write into its entry: {}", ring.line())
+    } else {
+        "the table's source has not taken what this node says of itself; its log says why"
+            .to_owned()
+    };
+    Some(format!("{problem}; {remedy}"))
+}
+
+fn problem(mode: SealedMode, ring: &KeyRing, members: &Membership) -> Option<&'static str> {
+    let keys: Vec<(Use, &Arc<NodeKey>)> = ring.with_uses().collect();
+    let own = &members.local().tunnel_options;
+    let lacks = |wanted: Use| {
+        keys.iter().any(|(usage, key)| *usage == wanted && !own.keys.has(key.public()))
+    };
+    let is_own = |listed: &PublicKey| keys.iter().any(|(_, key)| key.public() == listed);
+    let is_sealing = |peer: &Arc<NodeEntry>| !peer.tunnel_options.keys.is_empty();
+    if own.codec.is_some() {
+        // It speaks with nobody who seals.
+        return None;
+    }
+    if own.keys.is_empty() {
+        return if mode == SealedMode::Require {
+            Some("the table has no key of this node, so that it speaks with nobody")
+        } else if members.peers().any(is_sealing) {
+            Some("the table has keys, but none of this node, so that its traffic is plain")
+        } else {
+            None
+        };
+    }
+    if !own.keys.iter().any(is_own) {
+        Some("the table has another key of this node, so that no peer understands it")
+    } else if lacks(Use::Current) {
+        Some("the table lacks this node's present key, so that it goes on with another of its own")
+    } else if lacks(Use::Next) {
+        Some("the table lacks this node's next key")
+    } else if !own.keys.iter().all(is_own) {
+        Some("the table has a key that this node does not have any more")
+    } else {
+        None
+    }
+}
+
+#[cfg(test)]
+mod tests;

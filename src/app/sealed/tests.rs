@@ -1,0 +1,174 @@
+use std::path::{Path, PathBuf};
+
+use culvert_dataplane::engine::{NodeEntry, TunnelOptions};
+use culvert_seal::noise::PostQuantum;
+use tempfile::TempDir;
+
+use super::*;
+use crate::config::Overrides;
+use crate::control::source;
+
+/// Bob's public key in RFC 7748, 6.1.
+const PEERS: &str = "3p7bfXt9wbTTW2HC7OQ1Nz+DQ8hbeGdNrfx+FG+IK08=";
+
+fn config(directory: &TempDir, more: &str) -> Arc<Config> {
+    let text = format!(
+        "[network]\ncidrs = [\"10.244.0.0/16\"]\nvni = 7\n[node]\nname = \"node1\"\nstate_dir = \"{}\"\n\
+         [table]\nsource = \"file\"\npath = \"t\"\n[sealed]\n{more}",
+        directory.path().display()
+    );
+    Config::parse(Path::new("c"), &text, &Overrides::default()).unwrap().into()
+}
+
+fn members(config: &Config, own: NodeKeys, peers: NodeKeys) -> Membership {
+    let entry = |number: u8, keys| NodeEntry {
+        name: format!("node{number}"),
+        address: [192, 168, 1, 10 + number].into(),
+        subnets: vec![format!("10.244.{number}.0/24").parse().unwrap()],
+        tunnel_options: TunnelOptions { keys, ..TunnelOptions::default() },
+    };
+    let overlay = source::overlay(source::configured(config).unwrap(), config);
+    Membership::check(overlay, "node1", vec![entry(1, own), entry(2, peers)]).unwrap()
+}
+
+fn one(text: &str) -> NodeKeys {
+    NodeKeys::parse([text]).unwrap()
+}
+
+async fn open(config: &Arc<Config>) -> Sealed {
+    Sealed::open(Arc::clone(config)).await.unwrap()
+}
+
+fn key_file(directory: &TempDir) -> PathBuf {
+    directory.path().join("node.key")
+}
+
+#[tokio::test]
+async fn a_node_that_seals_nothing_makes_no_key() {
+    let directory = tempfile::tempdir().unwrap();
+    let config = config(&directory, "mode = \"off\"\n");
+    let mut sealed = open(&config).await;
+    let table = members(&config, NodeKeys::default(), one(PEERS));
+    sealed.check(&table);
+    assert_eq!((sealed.public_keys(), &sealed.unlisted), (NodeKeys::default(), &None));
+    assert!(sealed.identity(&table).is_none());
+    assert!(!key_file(&directory).exists());
+}
+
+#[tokio::test]
+async fn a_table_without_keys_is_as_it_was() {
+    let directory = tempfile::tempdir().unwrap();
+    let config = config(&directory, "");
+    let mut sealed = open(&config).await;
+    let table = members(&config, NodeKeys::default(), NodeKeys::default());
+    sealed.check(&table);
+    assert_eq!(sealed.unlisted, None);
+    assert_eq!(peers(&config, &table), []);
+}
+
+#[tokio::test]
+async fn the_data_path_gets_every_peer_that_has_keys() {
+    let directory = tempfile::tempdir().unwrap();
+    let config = config(&directory, "port = 4501\nciphers = [\"chacha20-poly1305\"]\n");
+    let sealed = open(&config).await;
+    let table = members(&config, sealed.public_keys(), one(PEERS));
+    let peer = PeerKeys {
+        name: "node2".into(),
+        address: "192.168.1.12:4501".parse().unwrap(),
+        keys: one(PEERS).iter().copied().collect(),
+    };
+    assert_eq!(peers(&config, &table), [peer]);
+    let identity = sealed.identity(&table).unwrap();
+    let own: Vec<_> = identity.keys.iter().map(|key| *key.public()).collect();
+    assert_eq!(NodeKeys::new(own), Ok(sealed.public_keys()));
+    let mesh = mesh_config(&config, &table, 64);
+    assert_eq!((mesh.vni.get(), mesh.lanes, mesh.post_quantum), (7, 64, PostQuantum::Require));
+    assert_eq!(mesh.suites, Suites::new([culvert_seal::Suite::ChaCha20Poly1305]));
+}
+
+#[tokio::test]
+async fn a_source_that_is_told_of_keys_has_a_moment_to_say_them() {
+    let directory = tempfile::tempdir().unwrap();
+    let mut by_source = Config::clone(&config(&directory, ""));
+    by_source.table = TableSource::Kubernetes(crate::config::Kubernetes {
+        kubeconfig: None,
+        startup_taint: String::new(),
+    });
+    let config = Arc::new(by_source);
+    let mut sealed = open(&config).await;
+    let lacking = members(&config, NodeKeys::default(), one(PEERS));
+    sealed.check(&lacking);
+    assert_eq!(sealed.unlisted, None);
+    sealed.check(&lacking);
+    assert!(sealed.unlisted.as_ref().is_some_and(|why| why.ends_with("its log says why")));
+    sealed.check(&members(&config, sealed.public_keys(), one(PEERS)));
+    assert_eq!(sealed.status().error, None);
+}
+
+#[tokio::test]
+async fn keys_that_cannot_be_read_leave_the_old_ones_and_are_refused_at_a_start() {
+    let directory = tempfile::tempdir().unwrap();
+    let config = config(&directory, "");
+    let mut sealed = open(&config).await;
+    let before = sealed.public_keys();
+    std::fs::write(key_file(&directory), "nonsense").unwrap();
+    sealed.reread().await;
+    assert_eq!(sealed.public_keys(), before);
+    assert!(
+        sealed.unread.as_ref().is_some_and(|why| why.contains("node.key")),
+        "{:?}",
+        sealed.unread
+    );
+    let refused = Sealed::open(config).await.err().map(|error| format!("{error:#}"));
+    assert!(refused.is_some_and(|why| why.contains("node.key: not 44 characters")));
+}
+
+#[tokio::test]
+async fn another_secret_of_the_cluster_is_used_once_its_file_has_it() {
+    use std::os::unix::fs::PermissionsExt as _;
+    let directory = tempfile::tempdir().unwrap();
+    let psk = directory.path().join("psk");
+    let write = |text: &str| {
+        std::fs::write(&psk, text).unwrap();
+        std::fs::set_permissions(&psk, std::fs::Permissions::from_mode(0o600)).unwrap();
+    };
+    write("AQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQE=\n");
+    let config = config(&directory, &format!("psk_files = [\"{}\"]\n", psk.display()));
+    let mut sealed = open(&config).await;
+    let table = members(&config, sealed.public_keys(), one(PEERS));
+    let used = |sealed: &Sealed| sealed.identity(&table).unwrap().psks[0].expose()[0];
+    assert_eq!(used(&sealed), 1);
+    write("AgICAgICAgICAgICAgICAgICAgICAgICAgICAgICAgI=\n");
+    sealed.reread().await;
+    assert_eq!(used(&sealed), 2);
+    write("half");
+    sealed.reread().await;
+    assert_eq!(used(&sealed), 2, "the last that could be read");
+    assert!(sealed.status().error.is_some_and(|why| why.contains("/psk: not 44 characters")));
+}
+
+#[tokio::test]
+async fn what_must_be_sealed_is_refused_by_a_version_that_does_not_seal() {
+    let directory = tempfile::tempdir().unwrap();
+    let config = config(&directory, "mode = \"require\"\n");
+    let refused = Sealed::open(config).await.err();
+    assert_eq!(refused.is_some(), !DATA_PATH_SEALS, "{refused:?}");
+}
+
+#[test]
+fn a_check_without_a_daemon_says_what_it_would_complain_of() {
+    let directory = tempfile::tempdir().unwrap();
+    let with_psk = format!("psk_files = [\"{}/psk\"]\n", directory.path().display());
+    let missing = hints(&config(&directory, &with_psk), None);
+    assert!(missing.len() == 1 && missing[0].contains("/psk: "), "{missing:?}");
+    let config = config(&directory, "");
+    let table = members(&config, NodeKeys::default(), one(PEERS));
+    assert_eq!(hints(&config, Some(&table)), [""; 0], "the daemon makes its key");
+    assert!(!key_file(&directory).exists());
+    let own = KeyRing::read_or_make(&key_file(&directory)).unwrap();
+    let unlisted = hints(&config, Some(&table));
+    assert!(unlisted.len() == 1 && unlisted[0].ends_with(&own.line()), "{unlisted:?}");
+    std::fs::write(key_file(&directory), "nonsense").unwrap();
+    let wrong = hints(&config, Some(&table));
+    assert!(wrong.len() == 1 && wrong[0].contains("node.key: not 44"), "{wrong:?}");
+}

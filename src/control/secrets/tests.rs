@@ -1,0 +1,130 @@
+use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::Path;
+
+use culvert_seal::keys::NodeKey;
+
+use super::*;
+use crate::config::{Config, Overrides};
+
+/// 32 bytes of 1 and of 2.
+const PSKS: [&str; 2] = [
+    "AQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQE=",
+    "AgICAgICAgICAgICAgICAgICAgICAgICAgICAgICAgI=",
+];
+
+struct Stage(tempfile::TempDir);
+
+impl Stage {
+    fn new() -> Self {
+        Self(tempfile::tempdir().unwrap())
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.0.path().join(name)
+    }
+
+    fn key_file(&self) -> PathBuf {
+        self.path("node.key")
+    }
+
+    fn psk(&self, name: &str, text: &str) -> PathBuf {
+        let path = self.path(name);
+        fs::write(&path, text).unwrap();
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).unwrap();
+        path
+    }
+
+    fn sealed(&self, psk_files: Vec<PathBuf>) -> Sealed {
+        let text = format!(
+            "[network]\ncidrs = [\"10.244.0.0/16\"]\n[node]\nname = \"n\"\nstate_dir = \"{}\"\n\
+             [table]\nsource = \"file\"\npath = \"t\"\n",
+            self.0.path().display()
+        );
+        let config = Config::parse(Path::new("c"), &text, &Overrides::default()).unwrap();
+        Sealed { psk_files, ..config.sealed }
+    }
+
+    fn read(&self, psk_files: Vec<PathBuf>) -> Result<Secrets, Error> {
+        SecretFiles::new(self.sealed(psk_files)).read_or_make()
+    }
+
+    fn ring(&self) -> KeyRing {
+        KeyRing::read_or_make(&self.key_file()).unwrap()
+    }
+}
+
+#[test]
+fn a_node_begins_with_a_key_that_its_peers_have() {
+    let stage = Stage::new();
+    stage.ring();
+    NodeKey::read_or_make(&ring::next_file(&stage.key_file())).unwrap();
+    let secrets = stage.read(Vec::new()).unwrap();
+    let [current, next]: [_; 2] =
+        secrets.ring.public().iter().copied().collect::<Vec<_>>().try_into().unwrap();
+    let begins = |listed: &[_]| {
+        let identity = secrets.identity(NodeKeys::new(listed.iter().copied()).unwrap());
+        assert_eq!(identity.keys.len(), 2, "all are accepted");
+        *identity.keys[0].public()
+    };
+    assert_eq!(begins(&[current]), current);
+    assert_eq!(begins(&[next, current]), current);
+    assert_eq!(begins(&[next]), next);
+    assert_eq!(begins(&[]), current);
+}
+
+#[test]
+fn secrets_of_the_cluster_are_read_in_their_order_and_none_is_shown() {
+    let stage = Stage::new();
+    let files = vec![stage.psk("new", PSKS[1]), stage.psk("old", PSKS[0])];
+    let secrets = stage.read(files).unwrap();
+    let identity = secrets.identity(NodeKeys::default());
+    let bytes: Vec<u8> = identity.psks.iter().map(|psk| psk.expose()[0]).collect();
+    assert_eq!(bytes, [2, 1]);
+    let key = fs::read_to_string(stage.key_file()).unwrap();
+    for shown in [format!("{secrets:?}"), format!("{identity:?}")] {
+        assert!(shown.contains("Psk(hidden)") && shown.contains("NodeKey"), "{shown}");
+        assert!(!shown.contains(key.trim()) && !shown.contains("2, 2, 2"), "{shown}");
+    }
+    // Without one, handshakes have what is known to all in its place.
+    let none = stage.read(Vec::new()).unwrap();
+    assert_eq!(none.identity(NodeKeys::default()).psks, [Psk::none()]);
+    let error = stage.read(vec![stage.path("gone")]).unwrap_err();
+    assert!(error.to_string().contains("gone"), "{error}");
+}
+
+#[test]
+fn whatever_file_changes_is_noticed() {
+    let stage = Stage::new();
+    let psk = stage.psk("psk", PSKS[0]);
+    let mut files = SecretFiles::new(stage.sealed(vec![psk]));
+    let first = files.read_or_make().unwrap().ring.public();
+    assert!(!files.is_changed(), "making the key is no change of it");
+
+    NodeKey::read_or_make(&ring::next_file(&stage.key_file())).unwrap();
+    assert!(files.is_changed());
+    assert_ne!(files.read().unwrap().ring.public(), first);
+
+    // As a person replaces it, and as Kubernetes does.
+    fs::rename(stage.psk("written", PSKS[1]), stage.path("psk")).unwrap();
+    assert!(files.is_changed());
+    let identity = files.read().unwrap().identity(first);
+    assert_eq!(identity.psks[0].expose()[0], 2);
+
+    fs::remove_file(stage.path("psk")).unwrap();
+    assert!(files.is_changed());
+    assert!(files.read().is_err());
+    assert!(!files.is_changed(), "it is said once");
+}
+
+#[test]
+fn a_key_that_is_gone_is_missed_and_not_made_anew_while_the_node_has_it() {
+    let stage = Stage::new();
+    let mut files = SecretFiles::new(stage.sealed(Vec::new()));
+    files.read_or_make().unwrap();
+    fs::remove_file(stage.key_file()).unwrap();
+    assert!(files.is_changed());
+    let error = files.read().unwrap_err().to_string();
+    assert!(error.contains("node.key"), "{error}");
+    assert!(!stage.key_file().exists());
+}
