@@ -8,6 +8,7 @@ use culvert_dataplane::super_packet_limit;
 use culvert_node::node_file::NodeFile;
 
 use super::path_mtus::Mtus;
+use super::sealed;
 use crate::config::Config;
 use crate::control::node::NodeSpec;
 
@@ -33,7 +34,14 @@ impl InForce {
     pub(super) fn spec(&self, config: &Config) -> NodeSpec {
         let members = &self.members;
         // In ascending order, each once.
-        let ports: BTreeSet<u16> = members.tunnels().iter().map(|tunnel| tunnel.port).collect();
+        let ports: BTreeSet<u16> = members
+            .tunnels()
+            .iter()
+            .map(|tunnel| tunnel.port)
+            .chain(sealed::own_port(config, members))
+            .collect();
+        // Pods reach no port of another node either, whatever this one listens on.
+        let codec_ports = config.underlay.codec_ports().into_iter();
         NodeSpec {
             tun: config.tun.name.clone(),
             bridge: config.bridge.name.clone(),
@@ -41,7 +49,7 @@ impl InForce {
             local_subnets: members.local().subnets.clone(),
             mtu: self.mtus.device.get(),
             underlay_ports: ports.into_iter().collect(),
-            codec_ports: config.underlay.codec_ports().into(),
+            codec_ports: codec_ports.chain(sealed::port(config, members)).collect(),
             remote_subnets: members.peers().flat_map(|peer| peer.subnets.iter().copied()).collect(),
             masquerade: config.egress.masquerade,
         }

@@ -30,6 +30,18 @@ pub(super) struct PeerKeys {
     pub(super) keys: Vec<PublicKey>,
 }
 
+/// The UDP port of what is sealed, if anything is in this table, here or between others.
+pub(super) fn port(config: &Config, members: &Membership) -> Option<u16> {
+    let has_keys = || members.entries().iter().any(|node| !node.tunnel_options.keys.is_empty());
+    let is_in_use = config.sealed.mode == SealedMode::Require || has_keys();
+    is_in_use.then_some(config.sealed.port)
+}
+
+/// The same, if this node listens there.
+pub(super) fn own_port(config: &Config, members: &Membership) -> Option<u16> {
+    port(config, members).filter(|_| config.sealed.mode != SealedMode::Off)
+}
+
 /// What the data path seals with.
 #[cfg_attr(not(test), expect(dead_code, reason = "for a data path that seals"))]
 pub(super) fn mesh_config(config: &Config, members: &Membership, lanes: u16) -> mesh::Config {

@@ -35,6 +35,7 @@ mod reach;
 mod repair;
 mod restart;
 mod scale;
+mod sealed;
 mod stall;
 mod table;
 mod translation;

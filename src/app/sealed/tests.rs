@@ -44,7 +44,7 @@ fn key_file(directory: &TempDir) -> PathBuf {
 }
 
 #[tokio::test]
-async fn a_node_that_seals_nothing_makes_no_key() {
+async fn a_node_that_seals_nothing_makes_no_key_and_hides_no_port() {
     let directory = tempfile::tempdir().unwrap();
     let config = config(&directory, "mode = \"off\"\n");
     let mut sealed = open(&config).await;
@@ -53,6 +53,8 @@ async fn a_node_that_seals_nothing_makes_no_key() {
     assert_eq!((sealed.public_keys(), &sealed.unlisted), (NodeKeys::default(), &None));
     assert!(sealed.identity(&table).is_none());
     assert!(!key_file(&directory).exists());
+    // Its pods still must not reach the port of those who seal.
+    assert_eq!((port(&config, &table), own_port(&config, &table)), (Some(4500), None));
 }
 
 #[tokio::test]
@@ -63,6 +65,7 @@ async fn a_table_without_keys_is_as_it_was() {
     let table = members(&config, NodeKeys::default(), NodeKeys::default());
     sealed.check(&table);
     assert_eq!(sealed.unlisted, None);
+    assert_eq!((port(&config, &table), own_port(&config, &table)), (None, None));
     assert_eq!(peers(&config, &table), []);
 }
 
@@ -84,6 +87,7 @@ async fn the_data_path_gets_every_peer_that_has_keys() {
     let mesh = mesh_config(&config, &table, 64);
     assert_eq!((mesh.vni.get(), mesh.lanes, mesh.post_quantum), (7, 64, PostQuantum::Require));
     assert_eq!(mesh.suites, Suites::new([culvert_seal::Suite::ChaCha20Poly1305]));
+    assert_eq!((port(&config, &table), own_port(&config, &table)), (Some(4501), Some(4501)));
 }
 
 #[tokio::test]

@@ -80,9 +80,9 @@ pub struct NodeSpec {
     pub local_subnets: Vec<IpNet>,
     /// MTU of the TUN and of the bridge, in bytes.
     pub mtu: u16,
-    /// UDP ports of the tunnel, one for each codec in use.
+    /// UDP ports of the tunnel, one for each codec in use, and that of what is sealed.
     pub underlay_ports: Vec<u16>,
-    /// UDP ports of every codec there is, in use or not.
+    /// UDP ports of every codec there is, in use or not, and that of what any node seals.
     pub codec_ports: Vec<u16>,
     /// Pod subnets of the other nodes.
     pub remote_subnets: Vec<IpNet>,

@@ -1,0 +1,147 @@
+//! The port of sealed traffic: who cannot reach it, and from when on.
+
+use std::net::{IpAddr, SocketAddr, UdpSocket};
+use std::time::Duration;
+
+use culvert_lab::{Lab, Netns, Node, probe, wait_until};
+
+use crate::harness::{SOON, TABLE_LIMIT, lab, run};
+use crate::packets::{Udp, contains, mark_as_daemon};
+
+/// Where what is sealed goes, unless the configuration says otherwise.
+const PORT: u16 = 4500;
+
+/// What must not arrive, and what shows that everything before it was handled.
+const EVIL: &[u8] = b"must not arrive";
+const GOOD: &[u8] = b"may arrive";
+
+/// Alice's and Bob's public keys in RFC 7748, 6.1. No node of a lab has them, and none has to.
+const KEYS: [&str; 2] = [
+    "hSDwCYkwp1R0i33ctD73Wg2/Og0mOBr066SpjqqbTmo=",
+    "3p7bfXt9wbTTW2HC7OQ1Nz+DQ8hbeGdNrfx+FG+IK08=",
+];
+
+/// The nodes have these modes, and so far no keys in the table.
+fn lab_with(name: &str, modes: [&str; 2]) -> Lab {
+    let lab = lab(name).without_daemons().up().unwrap();
+    for (node, mode) in lab.nodes().iter().zip(modes) {
+        node.write_config(&[&format!("[sealed]\nmode = \"{mode}\"\n")]).unwrap();
+        node.start().unwrap();
+    }
+    for node in 1..=2 {
+        lab.add_pod(node).unwrap();
+    }
+    lab
+}
+
+/// Gives both nodes a key in the table, and waits until the rules follow.
+fn add_keys(lab: &Lab) {
+    let text = lab.table().to_toml();
+    let entries = text.split("[[node]]").skip(1).zip(KEYS);
+    let entry = |(entry, key)| format!("[[node]]{entry}\npublic_keys = [\"{key}\"]\n");
+    lab.write_table(&entries.map(entry).collect::<String>()).unwrap();
+    for node in lab.nodes() {
+        let guarded = || ports(node, "codec_ports").contains(&PORT.to_string());
+        wait_until(TABLE_LIMIT, "the rules to have the port", guarded).unwrap();
+    }
+}
+
+fn ports(node: &Node, set: &str) -> String {
+    run(node.netns(), "nft", &["list", "set", "inet", "culvert", set])
+}
+
+/// A program of the node that has the port of what is sealed, where no daemon does.
+fn listen(node: &Node) -> UdpSocket {
+    let any = SocketAddr::new([0; 4].into(), PORT);
+    let socket = node.netns().run(|| UdpSocket::bind(any)).unwrap().unwrap();
+    socket.set_read_timeout(Some(Duration::from_millis(50))).unwrap();
+    socket
+}
+
+/// Has `send` called until what may arrive has; says whether what must not did before.
+fn saw_evil(at: &UdpSocket, send: impl Fn()) -> bool {
+    let mut evil = false;
+    let arrived = || {
+        send();
+        let mut buffer = [0; 2048];
+        while let Ok(len) = at.recv(&mut buffer) {
+            evil |= contains(&buffer[..len], EVIL);
+            if contains(&buffer[..len], GOOD) {
+                return true;
+            }
+        }
+        false
+    };
+    wait_until(SOON, "what may arrive", arrived).unwrap();
+    evil
+}
+
+fn send(from: &Netns, to: IpAddr, payload: &[u8], marked: bool) -> std::io::Result<()> {
+    let socket = from.run(|| UdpSocket::bind("0.0.0.0:0")).unwrap().unwrap();
+    if marked {
+        mark_as_daemon(&socket);
+    }
+    socket.send_to(payload, SocketAddr::new(to, PORT)).map(|_len| ())
+}
+
+#[test]
+fn pods_reach_the_sealed_port_of_no_node_once_the_table_has_keys() {
+    let lab = lab_with("nt-sealed", ["off", "off"]);
+    let attacker = lab.pod(1, 1);
+    let listeners: Vec<UdpSocket> = lab.nodes().iter().map(listen).collect();
+    let attack = |node: &Node| {
+        let packet = Udp::new(attacker.ipv4(), node.address(), EVIL).port(PORT).bytes();
+        probe::send_packet(attacker.netns(), &packet).unwrap();
+    };
+    // From a neighbour of the nodes, which is no pod.
+    let honest = |node: &Node| send(lab.switch(), node.address(), GOOD, false).unwrap();
+    for (node, listener) in lab.nodes().iter().zip(&listeners) {
+        let seen = saw_evil(listener, || {
+            attack(node);
+            honest(node);
+        });
+        assert!(seen, "{}: without keys the port is one like any other", node.name());
+    }
+    add_keys(&lab);
+    for (node, listener) in lab.nodes().iter().zip(&listeners) {
+        while listener.recv(&mut [0; 2048]).is_ok() {}
+        let seen = saw_evil(listener, || {
+            attack(node);
+            honest(node);
+        });
+        assert!(!seen, "{}", node.name());
+    }
+    // Among themselves pods use it as they like.
+    let server = lab.pod(2, 1);
+    let any = SocketAddr::new([0; 4].into(), PORT);
+    let inside = server.netns().run(|| UdpSocket::bind(any)).unwrap().unwrap();
+    inside.set_read_timeout(Some(Duration::from_millis(50))).unwrap();
+    saw_evil(&inside, || send(attacker.netns(), server.ipv4(), GOOD, false).unwrap());
+}
+
+#[test]
+fn neither_services_nor_processes_lead_to_the_sealed_port_of_another_node() {
+    let lab = lab_with("nt-sealedsvc", ["prefer", "off"]);
+    add_keys(&lab);
+    let (node, attacker) = (lab.node(1), lab.pod(1, 1));
+    let target = lab.node(2).address();
+    assert!(ports(node, "tunnel_ports").contains(&PORT.to_string()));
+    assert!(!ports(lab.node(2), "tunnel_ports").contains(&PORT.to_string()));
+    let rule = format!("ip daddr 10.96.0.5 udp dport 53 dnat to {target}:{PORT}");
+    let table = format!(
+        "table ip services {{\n\
+         chain pods {{ type nat hook prerouting priority dstnat; {rule}; }}\n\
+         chain processes {{ type nat hook output priority -100; {rule}; }}\n\
+         }}"
+    );
+    run(node.netns(), "nft", &[&table]);
+    let listener = listen(lab.node(2));
+    for from in [attacker.netns(), node.netns()] {
+        let socket = from.run(|| UdpSocket::bind("0.0.0.0:0")).unwrap().unwrap();
+        // A process is told that it may not.
+        let _refused = socket.send_to(EVIL, "10.96.0.5:53");
+    }
+    assert!(send(node.netns(), target, EVIL, false).is_err(), "a process without the mark");
+    let seen = saw_evil(&listener, || send(node.netns(), target, GOOD, true).unwrap());
+    assert!(!seen);
+}
