@@ -16,6 +16,7 @@ use culvert_seal::mesh::{self, Identity};
 use crate::config::{Config, SealedMode, TableSource};
 use crate::control::secrets::{KeyRing, SecretFiles, Secrets, Use};
 use crate::observe::SealedStatus;
+use crate::platform::memory;
 
 /// Whether the data path can seal. The one switch: without it the keys are made, published and
 /// followed, the mode "prefer" seals nothing yet, and "require" is refused.
@@ -69,7 +70,7 @@ pub(super) fn peers(config: &Config, members: &Membership) -> Vec<PeerKeys> {
 /// table, where it is known, has otherwise.
 pub(super) fn hints(config: &Config, members: Option<&Membership>) -> Vec<String> {
     let sealed = &config.sealed;
-    if sealed.mode == SealedMode::Off {
+    if sealed.mode == SealedMode::Off || memory::conceal().is_err() {
         return Vec::new();
     }
     let psks = Secrets::psks(sealed).err().map(|error| error.to_string());
@@ -117,6 +118,8 @@ impl Sealed {
                  write \"prefer\", or upgrade"
             ),
             SealedMode::Prefer | SealedMode::Require => {
+                // Before there is a key in memory.
+                memory::conceal()?;
                 std::fs::create_dir_all(&config.node.state_dir)
                     .with_context(|| format!("making {}", config.node.state_dir.display()))?;
                 let files = SecretFiles::new(sealed.clone());

@@ -5,5 +5,6 @@
 
 pub(crate) mod allocator;
 pub mod claim;
+pub(crate) mod memory;
 pub(crate) mod netlink;
 pub(crate) mod sysctl;

@@ -159,6 +159,15 @@ async fn what_must_be_sealed_is_refused_by_a_version_that_does_not_seal() {
     assert_eq!(refused.is_some(), !DATA_PATH_SEALS, "{refused:?}");
 }
 
+#[tokio::test]
+async fn a_node_with_a_key_keeps_its_memory_to_itself() {
+    use rustix::process::{DumpableBehavior, dumpable_behavior, set_dumpable_behavior};
+    let directory = tempfile::tempdir().unwrap();
+    set_dumpable_behavior(DumpableBehavior::Dumpable).unwrap();
+    open(&config(&directory, "")).await;
+    assert_eq!(dumpable_behavior().unwrap(), DumpableBehavior::NotDumpable);
+}
+
 #[test]
 fn a_check_without_a_daemon_says_what_it_would_complain_of() {
     let directory = tempfile::tempdir().unwrap();
