@@ -1,6 +1,7 @@
 //! The command line: words, help, and which part of the program they start.
 
 mod ipam;
+mod keys;
 
 use std::ffi::OsString;
 use std::fmt::Display;
@@ -51,6 +52,8 @@ enum Command {
     Replay(Box<ReplayArgs>),
     /// The addresses of this node's pods: list, check, free, import, rebuild.
     Ipam(ipam::IpamArgs),
+    /// This node's keys for encryption: show, rotate, switch, retire.
+    Keys(keys::KeysArgs),
     /// Install the CNI plugin for this node's container runtime, or remove it.
     Cni(CniArgs),
     /// Nodes and pods as network namespaces on this machine.
@@ -163,6 +166,7 @@ fn execute(command: Command) -> anyhow::Result<ExitCode> {
         Command::Capture(args) => return inspect::run_capture(&args),
         Command::Replay(args) => return replay::run(*args),
         Command::Ipam(args) => return ipam::run(&args),
+        Command::Keys(args) => keys::run(&args)?,
         Command::Cni(args) => return cni_install::run(args),
         #[cfg(feature = "lab")]
         Command::Lab(args) => return culvert_lab::run(args),

@@ -145,3 +145,87 @@ fn neither_services_nor_processes_lead_to_the_sealed_port_of_another_node() {
     let seen = saw_evil(&listener, || send(node.netns(), target, GOOD, true).unwrap());
     assert!(!seen);
 }
+
+#[test]
+fn nobody_without_rights_sees_a_key() {
+    let lab = lab_with("nt-sealedkey", ["prefer", "off"]);
+    let node = lab.node(1);
+    let file = node.state_dir().join("node.key");
+    let key = std::fs::read_to_string(&file).unwrap();
+    assert!(!lab.node(2).state_dir().join("node.key").exists());
+    let look = |path: &str| {
+        let other = ["--reuid", "65534", "--clear-groups", "head", "-c", "1", path];
+        node.netns().command("setpriv").args(other).output().unwrap()
+    };
+    assert!(look("/proc/self/status").status.success(), "it may look at other things");
+    assert!(!look(file.to_str().unwrap()).status.success());
+    // Nor by what the daemon says.
+    let shown = node.culvert(&["status", "--json"]).unwrap();
+    let public = node.culvert(&["keys", "show", "--config", node.config_path().to_str().unwrap()]);
+    for text in [node.log(), shown, public.unwrap()] {
+        assert!(!text.contains(key.trim()), "{text}");
+    }
+}
+
+#[test]
+fn a_daemon_follows_its_keys_on_disk_and_says_what_the_table_lacks() {
+    let lab = lab("nt-sealedkeys").up().unwrap();
+    let node = lab.node(1);
+    let sealed = || node.status().unwrap()["sealed"].clone();
+    let known = || sealed()["public_keys"].as_array().map_or(0, Vec::len);
+    let says = |part: &str| sealed()["error"].as_str().is_some_and(|error| error.contains(part));
+    let keys = |verb: &str| {
+        let config = node.config_path();
+        let text =
+            node.culvert(&["keys", verb, "--json", "--config", config.to_str().unwrap()]).unwrap();
+        serde_json::from_str::<serde_json::Value>(&text).unwrap()
+    };
+    let until = |what: &str, condition: &dyn Fn() -> bool| {
+        if let Err(late) = wait_until(SOON, what, condition) {
+            panic!("{late}: {}", sealed());
+        }
+    };
+    // A table without keys is as it was.
+    assert_eq!((known(), sealed()["error"].is_null()), (1, true));
+    assert!(!ports(node, "codec_ports").contains(&PORT.to_string()));
+    let write = |line: &str| {
+        let text = lab.table().to_toml();
+        let [first, second] = text.split("[[node]]").skip(1).collect::<Vec<_>>()[..] else {
+            panic!("two nodes: {text}")
+        };
+        let other = format!("public_keys = [\"{}\"]", KEYS[1]);
+        let text = format!("[[node]]{first}\n{line}\n[[node]]{second}\n{other}\n");
+        lab.write_table(&text).unwrap();
+    };
+    write("");
+    until("what the table lacks", &|| says("none of this node"));
+    let shown = keys("show");
+    let line = |of: &serde_json::Value| of["table_line"].as_str().unwrap().to_owned();
+    assert!(says(&line(&shown)), "{}", sealed());
+    write(&line(&shown));
+    until("nothing to be wrong", &|| sealed()["error"].is_null());
+
+    let rotated = keys("rotate");
+    until("the next key", &|| known() == 2 && says("lacks this node's next key"));
+    write(&line(&rotated));
+    until("the table with both", &|| sealed()["error"].is_null());
+    let switched = keys("switch");
+    let first = switched["keys"][0]["public_key"].clone();
+    assert_eq!(first, rotated["keys"][1]["public_key"]);
+    until("the switch", &|| sealed()["public_keys"][0] == first);
+    let retired = keys("retire");
+    until("the former key to be missed", &|| says("does not have any more"));
+    write(&line(&retired));
+    until("the table with one", &|| sealed()["error"].is_null() && known() == 1);
+
+    // What cannot be read leaves the node as it was, and is said.
+    let file = node.state_dir().join("node.key");
+    let text = std::fs::read(&file).unwrap();
+    std::fs::write(&file, "half").unwrap();
+    until("the damage", &|| says("node.key: not 44 characters"));
+    assert_eq!(known(), 1);
+    std::fs::write(&file, text).unwrap();
+    node.reload().unwrap();
+    until("the end of it", &|| sealed()["error"].is_null());
+    assert!(node.is_ready());
+}

@@ -6,6 +6,7 @@ use tempfile::TempDir;
 
 use super::*;
 use crate::config::Overrides;
+use crate::control::secrets;
 use crate::control::source;
 
 /// Bob's public key in RFC 7748, 6.1.
@@ -88,6 +89,49 @@ async fn the_data_path_gets_every_peer_that_has_keys() {
     assert_eq!((mesh.vni.get(), mesh.lanes, mesh.post_quantum), (7, 64, PostQuantum::Require));
     assert_eq!(mesh.suites, Suites::new([culvert_seal::Suite::ChaCha20Poly1305]));
     assert_eq!((port(&config, &table), own_port(&config, &table)), (Some(4501), Some(4501)));
+}
+
+#[tokio::test]
+async fn what_is_wrong_with_its_keys_in_the_table_is_said_with_what_to_write() {
+    let directory = tempfile::tempdir().unwrap();
+    let config = config(&directory, "");
+    let mut sealed = open(&config).await;
+    let first = sealed.public_keys();
+    let said = |sealed: &mut Sealed, own: NodeKeys| {
+        sealed.check(&members(&config, own, one(PEERS)));
+        sealed.unlisted.clone()
+    };
+    let line =
+        format!("; write into its entry: public_keys = [\"{}\"]", first.iter().next().unwrap());
+    let missing = said(&mut sealed, NodeKeys::default()).unwrap();
+    assert!(missing.starts_with("the table has keys, but none of this node"), "{missing}");
+    assert!(missing.ends_with(&line), "{missing}");
+    let other = one("hSDwCYkwp1R0i33ctD73Wg2/Og0mOBr066SpjqqbTmo=");
+    let another = said(&mut sealed, other).unwrap();
+    assert!(another.starts_with("the table has another key of this node"), "{another}");
+    assert_eq!(said(&mut sealed, first), None);
+
+    secrets::rotate(&key_file(&directory)).unwrap();
+    sealed.reread().await;
+    let both = sealed.public_keys();
+    let next = said(&mut sealed, first).unwrap();
+    assert!(next.starts_with("the table lacks this node's next key; write"), "{next}");
+    assert_eq!(said(&mut sealed, both), None);
+    // Somebody goes over to it before the table has it: the node goes on with what peers know.
+    secrets::switch(&key_file(&directory)).unwrap();
+    sealed.reread().await;
+    let early = said(&mut sealed, first).unwrap();
+    assert!(early.starts_with("the table lacks this node's present key"), "{early}");
+    let table = members(&config, first, one(PEERS));
+    let begins = *sealed.identity(&table).unwrap().keys[0].public();
+    assert!(first.has(&begins));
+    secrets::retire(&key_file(&directory)).unwrap();
+    sealed.reread().await;
+    let late = said(&mut sealed, both).unwrap();
+    assert!(
+        late.starts_with("the table has a key that this node does not have any more"),
+        "{late}"
+    );
 }
 
 #[tokio::test]

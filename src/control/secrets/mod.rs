@@ -4,6 +4,7 @@
 //! is another. Never decides whether anything is sealed. Reading waits for the disk; the caller
 //! does it where that holds up nobody.
 
+mod change;
 mod ring;
 
 use std::path::PathBuf;
@@ -13,9 +14,11 @@ use culvert_claims::NodeKeys;
 use culvert_seal::keys::{Error, Psk};
 use culvert_seal::mesh::Identity;
 
+pub(crate) use self::change::{retire, rotate, switch};
 pub(crate) use self::ring::{KeyRing, Use};
 use super::stamp::{Stamp, stamp};
 use crate::config::Sealed;
+pub(crate) use crate::platform::memory::conceal;
 
 /// How often the files are looked at. A key that was announced a second ago is early enough.
 const INTERVAL: Duration = Duration::from_secs(1);

@@ -22,6 +22,18 @@ pub(crate) enum Use {
     Former,
 }
 
+impl Use {
+    /// The word for it.
+    #[must_use]
+    pub(crate) const fn as_str(self) -> &'static str {
+        match self {
+            Self::Current => "current",
+            Self::Next => "next",
+            Self::Former => "former",
+        }
+    }
+}
+
 /// The keys of a node.
 #[derive(Clone, Debug)]
 pub(crate) struct KeyRing {

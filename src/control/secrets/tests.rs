@@ -2,8 +2,7 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 
-use culvert_seal::keys::NodeKey;
-
+use super::change::ChangeError;
 use super::*;
 use crate::config::{Config, Overrides};
 
@@ -52,13 +51,76 @@ impl Stage {
     fn ring(&self) -> KeyRing {
         KeyRing::read_or_make(&self.key_file()).unwrap()
     }
+
+    /// What each key is for, and which of `known` it is.
+    fn uses(&self, known: &NodeKeys) -> Vec<(&'static str, Option<usize>)> {
+        let ring = self.ring();
+        let place = |key: &culvert_seal::keys::PublicKey| known.iter().position(|it| it == key);
+        ring.with_uses().map(|(usage, key)| (usage.as_str(), place(key.public()))).collect()
+    }
+}
+
+#[test]
+fn a_key_follows_another_in_three_steps() {
+    let stage = Stage::new();
+    let key_file = stage.key_file();
+    let first = stage.ring().public();
+    assert!(matches!(switch(&key_file), Err(ChangeError::NoNext)));
+    assert!(matches!(retire(&key_file), Err(ChangeError::NoFormer)));
+
+    assert!(rotate(&key_file).unwrap());
+    let both = stage.ring().public();
+    assert_eq!((both.iter().count(), both.iter().next()), (2, first.iter().next()));
+    assert!(!rotate(&key_file).unwrap(), "there is one already");
+    assert_eq!(stage.ring().public(), both);
+    assert!(matches!(retire(&key_file), Err(ChangeError::NoFormer)));
+    assert_eq!(stage.uses(&both), [("current", Some(0)), ("next", Some(1))]);
+
+    switch(&key_file).unwrap();
+    assert_eq!(stage.uses(&both), [("current", Some(1)), ("former", Some(0))]);
+    assert!(matches!(switch(&key_file), Err(ChangeError::NoNext)));
+    assert!(matches!(rotate(&key_file), Err(ChangeError::NotRetired(_))));
+
+    retire(&key_file).unwrap();
+    assert_eq!(stage.uses(&both), [("current", Some(1))]);
+    assert_eq!(fs::read_dir(stage.0.path()).unwrap().count(), 1);
+    let mode = fs::metadata(&key_file).unwrap().permissions().mode();
+    assert_eq!(mode & 0o777, 0o600);
+}
+
+#[test]
+fn a_switch_that_was_cut_short_leaves_a_key_and_goes_on() {
+    let stage = Stage::new();
+    let key_file = stage.key_file();
+    stage.ring();
+    rotate(&key_file).unwrap();
+    let both = stage.ring().public();
+    // The machine stopped between the two steps.
+    fs::hard_link(&key_file, stage.path("node.key.former")).unwrap();
+    assert_eq!(stage.uses(&both), [("current", Some(0)), ("next", Some(1))]);
+    switch(&key_file).unwrap();
+    assert_eq!(stage.uses(&both), [("current", Some(1)), ("former", Some(0))]);
+}
+
+#[test]
+fn a_next_key_that_cannot_be_used_takes_nobodys_place() {
+    let stage = Stage::new();
+    let key_file = stage.key_file();
+    stage.ring();
+    let before = fs::read(&key_file).unwrap();
+    stage.psk("node.key.next", "half");
+    let error = switch(&key_file).unwrap_err().to_string();
+    assert!(error.contains("node.key.next: not 44 characters"), "{error}");
+    assert_eq!(fs::read(&key_file).unwrap(), before);
+    let error = KeyRing::read_or_make(&key_file).unwrap_err().to_string();
+    assert!(error.contains("node.key.next"), "{error}");
 }
 
 #[test]
 fn a_node_begins_with_a_key_that_its_peers_have() {
     let stage = Stage::new();
     stage.ring();
-    NodeKey::read_or_make(&ring::next_file(&stage.key_file())).unwrap();
+    rotate(&stage.key_file()).unwrap();
     let secrets = stage.read(Vec::new()).unwrap();
     let [current, next]: [_; 2] =
         secrets.ring.public().iter().copied().collect::<Vec<_>>().try_into().unwrap();
@@ -101,7 +163,7 @@ fn whatever_file_changes_is_noticed() {
     let first = files.read_or_make().unwrap().ring.public();
     assert!(!files.is_changed(), "making the key is no change of it");
 
-    NodeKey::read_or_make(&ring::next_file(&stage.key_file())).unwrap();
+    rotate(&stage.key_file()).unwrap();
     assert!(files.is_changed());
     assert_ne!(files.read().unwrap().ring.public(), first);
 
