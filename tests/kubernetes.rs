@@ -8,6 +8,9 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use culvert::config::{Config, Overrides, TableSource};
+use k8s_openapi::api::admissionregistration::v1::{
+    ValidatingAdmissionPolicy, ValidatingAdmissionPolicyBinding,
+};
 use k8s_openapi::api::apps::v1::DaemonSet;
 use k8s_openapi::api::core::v1::{Container, Namespace, PodSpec, ServiceAccount, Toleration};
 use k8s_openapi::api::rbac::v1::{ClusterRole, ClusterRoleBinding};
@@ -182,6 +185,46 @@ fn the_daemon_may_follow_nodes_and_say_what_it_is_and_nothing_else() {
     ];
     let expected = expected.map(|(resource, verb)| (String::new(), resource.into(), verb.into()));
     assert_eq!(rules, BTreeSet::from(expected));
+}
+
+#[test]
+fn each_daemon_changes_the_node_of_its_token_and_no_other() {
+    let policy: ValidatingAdmissionPolicy = object("own-node.yaml", "ValidatingAdmissionPolicy");
+    let binding: ValidatingAdmissionPolicyBinding =
+        object("own-node.yaml", "ValidatingAdmissionPolicyBinding");
+    let bound = binding.spec.unwrap();
+    assert_eq!(bound.policy_name, policy.metadata.name);
+    assert_eq!(bound.validation_actions, Some(vec!["Deny".to_owned()]));
+    assert!(bound.match_resources.is_none() && bound.param_ref.is_none(), "it is for everybody");
+
+    let spec = policy.spec.unwrap();
+    assert_eq!(spec.failure_policy.as_deref(), Some("Fail"));
+    // It is about whoever has the daemon's account, and whatever that account may change.
+    let account: ServiceAccount = object("rbac.yaml", "ServiceAccount");
+    let name = |it: Option<String>| it.unwrap();
+    let user = format!(
+        "\"system:serviceaccount:{}:{}\"",
+        name(account.metadata.namespace),
+        name(account.metadata.name)
+    );
+    let conditions = spec.match_conditions.unwrap();
+    assert_eq!(conditions.len(), 1);
+    assert_eq!(conditions[0].expression, format!("request.userInfo.username == {user}"));
+    let rules = spec.match_constraints.unwrap().resource_rules.unwrap();
+    assert_eq!(rules.len(), 1);
+    let resources = rules[0].resources.clone().unwrap();
+    assert_eq!(resources, ["nodes", "nodes/*"]);
+    assert!(rules[0].operations.as_ref().unwrap().contains(&"UPDATE".to_owned()));
+    assert!(rules[0].resource_names.is_none());
+
+    let variables = spec.variables.unwrap();
+    let token =
+        "request.userInfo.extra[?\"authentication.kubernetes.io/node-name\"][0].orValue(\"\")";
+    assert_eq!((variables[0].name.as_str(), variables[0].expression.as_str()), ("from", token));
+    let validations = spec.validations.unwrap();
+    assert_eq!(validations.len(), 1);
+    let expected = "variables.from != \"\" && variables.from == request.name";
+    assert_eq!(validations[0].expression, expected);
 }
 
 #[test]
