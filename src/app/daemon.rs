@@ -12,6 +12,7 @@ use culvert_dataplane::engine::{Membership, PeerRegistry};
 use culvert_dataplane::platform::clock;
 use culvert_dataplane::platform::tun::Offload;
 use culvert_dataplane::{DataPlane, DataPlaneOptions, Notice};
+use culvert_seal::mesh::Event;
 use ipnet::IpNet;
 use tokio::sync::mpsc::Receiver;
 use tokio::time::{Interval, MissedTickBehavior, interval};
@@ -68,6 +69,8 @@ pub(super) struct Daemon {
     owner: Owner,
     announcer: Announcer,
     sealed: Sealed,
+    /// What the data path tells of handshakes and sessions.
+    sealed_events: Option<Receiver<Event>>,
     doubt: Doubt,
     facts: Arc<Facts>,
     /// This machine's addresses when they were last looked at.
@@ -92,7 +95,7 @@ impl Daemon {
         let Beginning { config, facts, readiness, sealed } = beginning;
         let kernel = Kernel::start(Sysctls::at(&config.node.sysctl_dir))?;
         let events = KernelEvents::open()?;
-        let mut paths = PathMtus::new(&config.underlay);
+        let mut paths = PathMtus::new(&config);
         let mtus = paths.measure(&members, &kernel).await?;
         let in_force = InForce { members, mtus };
         preflight(&config, &in_force, &kernel).await?;
@@ -104,15 +107,16 @@ impl Daemon {
             offload: if config.tun.offload { Offload::TcpUdp } else { Offload::None },
             busy_poll: config.tun.busy_poll,
             started: facts.started(),
-            sealed: None,
+            sealed: sealed.options(&in_force.members),
         };
-        let (address, tunnels) = in_force.bound(&config);
-        let (plane, notices) = DataPlane::start(options, in_force.compile(&registry), address)
-            .with_context(|| binding(&config, address, &tunnels))?;
+        let ends = in_force.ends(&config);
+        let (plane, notices) = DataPlane::start(options, in_force.compile(&registry), &ends)
+            .with_context(|| binding(&config, &ends))?;
         let plane = Arc::new(plane);
         facts.set_plane(Arc::clone(&plane));
         let mut daemon = Self {
             owner: Owner(Arc::clone(&plane)),
+            sealed_events: plane.take_sealed_events(),
             announcer: Announcer::new(config.node.run_dir.clone(), readiness),
             config,
             sealed,
@@ -195,6 +199,11 @@ impl Daemon {
                 () = self.paths.changed() => Changes::default(),
                 () = self.sealed.changed() => {
                     self.reread_keys().await;
+                    continue;
+                }
+                event = next_event(&mut self.sealed_events) => {
+                    self.sealed.note(event);
+                    self.facts.show_sealed(self.sealed.status());
                     continue;
                 }
                 _ = full_check.tick() => {
@@ -330,7 +339,13 @@ impl Daemon {
 
     /// Has the data path go by this node's secrets and the table in force.
     fn use_keys(&mut self) {
-        self.sealed.hand_over(&self.in_force.members);
+        self.sealed.hand_over(&self.plane, &self.in_force.members);
+        self.compare_keys();
+    }
+
+    /// Compares this node's keys with those of the table that was just taken.
+    fn compare_keys(&mut self) {
+        self.sealed.forget_others(&self.in_force.members);
         if self.sealed.is_listed_by_hand() {
             self.check_keys();
         }
@@ -420,4 +435,20 @@ fn ticks(period: Duration) -> Interval {
     let mut interval = interval(period);
     interval.set_missed_tick_behavior(MissedTickBehavior::Delay);
     interval
+}
+
+/// The next that the data path tells of handshakes and sessions.
+///
+/// # Cancel safety
+///
+/// Nothing is lost.
+async fn next_event(events: &mut Option<Receiver<Event>>) -> Event {
+    let event = match events {
+        Some(events) => events.recv().await,
+        None => None,
+    };
+    match event {
+        Some(event) => event,
+        None => std::future::pending().await,
+    }
 }

@@ -3,9 +3,10 @@
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 
-use culvert_dataplane::engine::{Membership, PeerRegistry, Table, Tunnel};
-use culvert_dataplane::super_packet_limit;
+use culvert_dataplane::engine::{Membership, PeerRegistry, Table};
+use culvert_dataplane::{Ends, super_packet_limit};
 use culvert_node::node_file::NodeFile;
+use overlay_proto::esp;
 
 use super::path_mtus::Mtus;
 use super::sealed;
@@ -26,16 +27,26 @@ impl InForce {
     }
 
     /// What the sockets are bound to.
-    pub(super) fn bound(&self, config: &Config) -> (IpAddr, Vec<Tunnel>) {
-        (underlay_address(config, &self.members), self.members.tunnels())
+    pub(super) fn ends(&self, config: &Config) -> Ends {
+        let members = &self.members;
+        let tunnels = match sealed::mode(config) {
+            Some(mode) => mode.tunnels(members),
+            None => members.tunnels(),
+        };
+        Ends {
+            address: underlay_address(config, members),
+            tunnels,
+            is_sealing: sealed::own_port(config, members).is_some(),
+        }
     }
 
     /// What the kernel's state should be.
     pub(super) fn spec(&self, config: &Config) -> NodeSpec {
         let members = &self.members;
         // In ascending order, each once.
-        let ports: BTreeSet<u16> = members
-            .tunnels()
+        let ports: BTreeSet<u16> = self
+            .ends(config)
+            .tunnels
             .iter()
             .map(|tunnel| tunnel.port)
             .chain(sealed::own_port(config, members))
@@ -58,7 +69,10 @@ impl InForce {
     /// What the plugin is told.
     pub(super) fn node_file(&self, config: &Config) -> NodeFile {
         let headers = self.members.tunnels().into_iter().map(|tunnel| tunnel.codec.header_len());
-        let longest_header = headers.max().unwrap_or_default();
+        let mtu = usize::from(self.mtus.device.get());
+        let sealed = sealed::own_port(config, &self.members);
+        let sealed = sealed.map(|_port| esp::datagram_len(mtu).saturating_sub(mtu));
+        let longest_header = headers.chain(sealed).max().unwrap_or_default();
         NodeFile {
             node: config.node.name.clone(),
             bridge: config.bridge.name.clone(),

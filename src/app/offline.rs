@@ -65,7 +65,7 @@ pub(crate) fn offline(
     }
     let members = members(&settings, &proposal)?;
     // No route can be asked.
-    let mtus = PathMtus::new(&settings.underlay).conclude(&members)?;
+    let mtus = PathMtus::new(&settings).conclude(&members)?;
     let table = mtus.compile(&members, &PeerRegistry::default());
     Ok(Offline { config: settings, table })
 }

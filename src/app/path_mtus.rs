@@ -5,7 +5,9 @@ use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
 use culvert_dataplane::PathClaim;
-use culvert_dataplane::engine::{Membership, PeerRegistry, Table};
+use culvert_dataplane::engine::{
+    Membership, NodeEntry, PeerRegistry, SealedMode, Table, TunnelOptions, Ways,
+};
 use culvert_dataplane::platform::{clock, udp};
 use culvert_netlink::Flow;
 use culvert_node::node_file;
@@ -13,7 +15,8 @@ use foldhash::fast::RandomState;
 use overlay_proto::{CodecKind, Family, Mtu};
 
 use super::path_questions::PathQuestions;
-use crate::config::Underlay;
+use super::sealed;
+use crate::config::{Config, Underlay};
 use crate::control::node::Kernel;
 
 /// Underlay MTU while no route leads to any peer: that of Ethernet.
@@ -46,6 +49,8 @@ pub(super) struct PathMtus {
     configured: Option<Mtu>,
     /// The address that the configuration has the sockets bound to, if not that of the table.
     address: Option<IpAddr>,
+    /// How strict this node is that seals, if it does.
+    sealed: Option<SealedMode>,
     /// By the routes; none for a peer that no route leads to.
     routes: HashMap<IpAddr, Option<u16>, RandomState>,
     asked: Option<Instant>,
@@ -57,8 +62,9 @@ pub(super) struct PathMtus {
 
 impl PathMtus {
     /// Nothing is known but what the configuration says.
-    pub(super) fn new(underlay: &Underlay) -> Self {
-        Self { configured: underlay.mtu, address: underlay.address, ..Self::default() }
+    pub(super) fn new(config: &Config) -> Self {
+        let Underlay { mtu, address, .. } = config.underlay;
+        Self { configured: mtu, address, sealed: sealed::mode(config), ..Self::default() }
     }
 
     /// Takes note that routes may have changed.
@@ -186,11 +192,16 @@ impl PathMtus {
     /// There is no room for the overlay.
     pub(super) fn conclude(&self, members: &Membership) -> Result<Mtus, NoRoom> {
         let family = Family::of(members.local().address);
-        let inner = |underlay: u16, codec: CodecKind| {
-            let mtu = Mtu::new(u32::from(underlay)).ok()?;
-            mtu.shrink(codec.overhead(family))
+        let way_to = |peer: &NodeEntry| {
+            let TunnelOptions { codec, keys, .. } = peer.tunnel_options;
+            let sealed = self.sealed.filter(|_| members.local().tunnel_options.codec.is_none());
+            let ways = sealed.map_or(Ways::Plain, |mode| mode.ways(!keys.is_empty(), codec));
+            (ways, members.tunnel_to(peer).codec)
         };
-        let least = |codec: CodecKind| Mtu::MIN + codec.overhead(family).get();
+        let inner = |underlay: u16, (ways, codec): (Ways, CodecKind)| {
+            ways.mtu(codec, Mtu::new(u32::from(underlay)).ok()?, family)
+        };
+        let least = |(ways, codec): (Ways, CodecKind)| ways.least_underlay(codec, family);
         let smallest = match self.configured {
             Some(mtu) => mtu.get(),
             None => self.routes.values().flatten().min().copied().unwrap_or(ETHERNET_MTU),
@@ -198,18 +209,18 @@ impl PathMtus {
         let mut device: Option<Mtu> = None;
         let mut rooms = Vec::with_capacity(members.peer_count());
         for peer in members.peers() {
-            let codec = members.tunnel_to(peer).codec;
+            let way = way_to(peer);
             let path = self.routes.get(&peer.address).copied().flatten().unwrap_or(smallest);
-            let room = inner(path, codec).ok_or_else(|| self.no_room(path, least(codec)))?;
+            let room = inner(path, way).ok_or_else(|| self.no_room(path, least(way)))?;
             device = Some(device.map_or(room, |least| least.min(room)));
             rooms.push(room);
         }
         let device = match device {
             Some(device) => device,
             None => {
-                let own_codec = members.local().tunnel_options.codec.unwrap_or_default();
-                inner(smallest, own_codec)
-                    .ok_or_else(|| self.no_room(smallest, least(own_codec)))?
+                // As toward one that would be as this one.
+                let own = way_to(members.local());
+                inner(smallest, own).ok_or_else(|| self.no_room(smallest, least(own)))?
             }
         };
         let mut to = HashMap::new();
@@ -217,7 +228,7 @@ impl PathMtus {
             // No network carries less than the overlay needs: a machine that says so is not
             // believed.
             let found = self.narrow.mtu(peer.address);
-            let found = found.and_then(|mtu| inner(mtu, members.tunnel_to(peer).codec));
+            let found = found.and_then(|mtu| inner(mtu, way_to(peer)));
             let room = found.map_or(room, |narrow| narrow.min(room));
             if room != device {
                 to.insert(peer.address, room);

@@ -3,32 +3,29 @@
 //! Owns the secrets in memory, and says what is wrong with this node's keys in the table. Never
 //! seals anything: the data path does, with what it is handed here.
 
-use std::net::SocketAddr;
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use anyhow::{Context as _, bail};
+use anyhow::Context as _;
 use culvert_claims::NodeKeys;
-use culvert_dataplane::engine::{Membership, NodeEntry};
+use culvert_dataplane::engine::{Membership, NodeEntry, PeerKeys, SealedMode as Strictness};
+use culvert_dataplane::{DataPlane, SealedOptions};
 use culvert_seal::Suites;
 use culvert_seal::keys::{self, NodeKey, PublicKey};
-use culvert_seal::mesh::{self, Identity};
+use culvert_seal::mesh::{self, Event, Identity, What};
 
 use crate::config::{Config, SealedMode, TableSource};
 use crate::control::secrets::{KeyRing, SecretFiles, Secrets, Use};
 use crate::observe::SealedStatus;
 use crate::platform::memory;
 
-/// Whether the data path can seal. The one switch: without it the keys are made, published and
-/// followed, the mode "prefer" seals nothing yet, and "require" is refused.
-const DATA_PATH_SEALS: bool = false;
-
-/// A peer that has keys.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct PeerKeys {
-    pub(super) name: String,
-    /// Where its handshakes go.
-    pub(super) address: SocketAddr,
-    pub(super) keys: Vec<PublicKey>,
+/// How strict this node is, if it seals.
+pub(super) fn mode(config: &Config) -> Option<Strictness> {
+    match config.sealed.mode {
+        SealedMode::Off => None,
+        SealedMode::Prefer => Some(Strictness::Prefer),
+        SealedMode::Require => Some(Strictness::Require),
+    }
 }
 
 /// The UDP port of what is sealed, if anything is in this table, here or between others.
@@ -43,14 +40,13 @@ pub(super) fn own_port(config: &Config, members: &Membership) -> Option<u16> {
     port(config, members).filter(|_| config.sealed.mode != SealedMode::Off)
 }
 
-/// What the data path seals with.
-#[cfg_attr(not(test), expect(dead_code, reason = "for a data path that seals"))]
-pub(super) fn mesh_config(config: &Config, members: &Membership, lanes: u16) -> mesh::Config {
+/// What handshakes are made of; the data path knows how many lanes it has.
+fn mesh_config(config: &Config, members: &Membership) -> mesh::Config {
     mesh::Config {
         vni: members.overlay().vni,
         post_quantum: config.sealed.post_quantum,
         suites: config.sealed.ciphers.unwrap_or_else(Suites::of_this_machine),
-        lanes,
+        lanes: 0,
     }
 }
 
@@ -96,6 +92,8 @@ pub(super) struct Sealed {
     unlisted: Option<String>,
     /// What was wrong when they were last compared.
     suspected: Option<String>,
+    /// Peers with which sessions fail, and why.
+    failing: BTreeMap<String, What>,
 }
 
 struct Keys {
@@ -113,10 +111,6 @@ impl Sealed {
         let sealed = &config.sealed;
         let keys = match sealed.mode {
             SealedMode::Off => None,
-            SealedMode::Require if !DATA_PATH_SEALS => bail!(
-                "sealed.mode = \"require\": this version does not seal yet, and nothing would flow; \
-                 write \"prefer\", or upgrade"
-            ),
             SealedMode::Prefer | SealedMode::Require => {
                 // Before there is a key in memory.
                 memory::conceal()?;
@@ -136,7 +130,14 @@ impl Sealed {
                 "sealed.key_log is set: whoever reads that file reads all traffic of this node"
             );
         }
-        Ok(Self { config, keys, unread: None, unlisted: None, suspected: None })
+        Ok(Self {
+            config,
+            keys,
+            unread: None,
+            unlisted: None,
+            suspected: None,
+            failing: BTreeMap::new(),
+        })
     }
 
     /// By what peers are to know this node.
@@ -150,11 +151,40 @@ impl Sealed {
         self.keys.as_ref().map(|keys| keys.secrets.identity(listed))
     }
 
+    /// How the data path seals, which has the table `members` first.
+    pub(super) fn options(&self, members: &Membership) -> Option<SealedOptions> {
+        Some(SealedOptions {
+            port: self.config.sealed.port,
+            mode: mode(&self.config)?,
+            config: mesh_config(&self.config, members),
+            identity: self.identity(members)?,
+        })
+    }
+
     /// Hands the data path what it needs for the table `members`.
-    pub(super) fn hand_over(&self, members: &Membership) {
+    pub(super) fn hand_over(&self, plane: &DataPlane, members: &Membership) {
         let Some(identity) = self.identity(members) else { return };
-        let peers = peers(&self.config, members);
-        tracing::debug!(keys = identity.keys.len(), peers = peers.len(), "keys for the data path");
+        plane.set_keys(identity, peers(&self.config, members));
+    }
+
+    /// Says what people should know of `event`: a problem once, and its end.
+    pub(super) fn note(&mut self, event: Event) {
+        let Event { peer, what } = event;
+        if what.is_failure() {
+            tracing::warn!(peer, problem = %what, "no sealed session with a peer");
+            self.failing.insert(peer, what);
+        } else if self.failing.remove(&peer).is_some() && matches!(what, What::Established(..)) {
+            tracing::info!(peer, %what, "the problem with a peer's sessions is over");
+        } else {
+            tracing::debug!(peer, %what, "sealed");
+        }
+    }
+
+    /// Forgets what was wrong with peers that `members` does not have.
+    pub(super) fn forget_others(&mut self, members: &Membership) {
+        if !self.failing.is_empty() {
+            self.failing.retain(|name, _| members.peers().any(|peer| peer.name == *name));
+        }
     }
 
     /// Waits until a file with a secret is another.
@@ -224,6 +254,7 @@ impl Sealed {
             mode: self.config.sealed.mode.as_str().to_owned(),
             public_keys: self.public_keys().iter().map(ToString::to_string).collect(),
             error: self.unread.clone().or_else(|| self.unlisted.clone()),
+            failing: self.failing.iter().map(|(peer, what)| format!("{peer}: {what}")).collect(),
         }
     }
 }

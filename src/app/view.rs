@@ -7,7 +7,7 @@ use std::time::Instant;
 
 use anyhow::Context as _;
 use culvert_dataplane::DataPlane;
-use culvert_dataplane::engine::{DropReason, Local, Peer};
+use culvert_dataplane::engine::{DropReason, Local, Peer, Seal};
 use culvert_dataplane::platform::clock;
 
 use super::feed::{Following, Standing};
@@ -17,8 +17,8 @@ use crate::control::source;
 use crate::explain::{Node, explain};
 use crate::lifecycle::Readiness;
 use crate::observe::{
-    ExplainSource, PeerStatus, SCHEMA, SealedStatus, Status, StatusSource, TableStatus, TunnelStatus,
-    UnderlayStatus,
+    ExplainSource, PeerStatus, SCHEMA, SealedStatus, Status, StatusSource, TableStatus,
+    TunnelStatus, UnderlayStatus,
 };
 
 /// Facts that the daemon's main loop knows and others may look at.
@@ -214,7 +214,19 @@ fn peer_status(peer: &Peer, age_seconds: f64) -> PeerStatus {
         address: peer.address(),
         subnets: peer.subnets().to_vec(),
         codec: peer.codec.kind(),
-        port: peer.endpoint.port(),
+        port: match &peer.seal {
+            Seal::Keyed(keyed) if !keyed.may_leave_plain() => keyed.endpoint.port(),
+            Seal::Keyed(_) | Seal::Plain | Seal::NoKey => peer.endpoint.port(),
+        },
+        sealed: match &peer.seal {
+            Seal::Keyed(keyed) => keyed.link.outgoing().as_ref().map(|it| it.suite().to_string()),
+            Seal::Plain | Seal::NoKey => None,
+        },
+        plain: match &peer.seal {
+            Seal::Keyed(keyed) => keyed.may_leave_plain(),
+            Seal::Plain => true,
+            Seal::NoKey => false,
+        },
         mtu: peer.mtu.get(),
         egress: peer.counters.egress(),
         ingress: peer.counters.ingress(),

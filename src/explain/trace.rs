@@ -257,7 +257,8 @@ fn onward(
         steps.table("sealed", format!("ESP, MTU {most}: {how}"));
     } else {
         let header = codec.header_len();
-        steps.table("codec", format!("{codec}, VNI {}: a header of {header} bytes", peer.vni.get()));
+        steps
+            .table("codec", format!("{codec}, VNI {}: a header of {header} bytes", peer.vni.get()));
     }
     let endpoint = sealed.map_or(endpoint, |(keyed, _)| &keyed.endpoint);
     let mark =

@@ -104,6 +104,8 @@ pub struct SealedStatus {
     pub public_keys: Vec<String>,
     /// Why the keys on disk are not used, or the table has others, and what to do.
     pub error: Option<String>,
+    /// Peers with which there is no session, and why.
+    pub failing: Vec<String>,
 }
 
 /// Where the subnet table stands.
@@ -147,6 +149,12 @@ pub struct PeerStatus {
     pub codec: CodecKind,
     /// UDP port of the tunnel with it.
     pub port: u16,
+    /// What its packets are sealed with; nothing while they are plain or wait for a session.
+    #[serde(default)]
+    pub sealed: Option<String>,
+    /// Whether its packets may be plain.
+    #[serde(default)]
+    pub plain: bool,
     /// Longest inner packet toward it, in bytes.
     pub mtu: u16,
     /// Sent to it.

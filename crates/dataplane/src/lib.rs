@@ -37,7 +37,7 @@ pub use ingress::Ingress;
 pub use memory::{MemoryTrain, MemoryTun, MemoryUnderlay};
 pub use outer::{MAX_OUTER_LEN, Outer};
 pub use path_claim::PathClaim;
-pub use plane::{DataPlane, DataPlaneOptions, Listening};
+pub use plane::{DataPlane, DataPlaneOptions, Ends, Listening};
 pub use port::{Spoken, TunPort, UnderlayPort};
 pub use rehearsal::Rehearsal;
 pub use round::{Env, Notice, Notices, Round};

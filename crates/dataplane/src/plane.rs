@@ -48,6 +48,17 @@ pub struct DataPlaneOptions {
     pub sealed: Option<SealedOptions>,
 }
 
+/// This node's ends of its tunnels: what the sockets are bound to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Ends {
+    /// The underlay address.
+    pub address: IpAddr,
+    /// Codecs and ports.
+    pub tunnels: Vec<Tunnel>,
+    /// Whether the port for what is sealed is one of them, on a node that seals.
+    pub is_sealing: bool,
+}
+
 /// Bound sockets that no worker reads yet.
 #[derive(Debug)]
 pub struct Listening(Sockets);
@@ -84,7 +95,7 @@ struct Handle {
 }
 
 impl DataPlane {
-    /// Binds the sockets to `address` and the ports that `table` needs, and starts the workers;
+    /// Binds the sockets to `ends`, which `table` needs, and starts the workers;
     /// they carry packets once the TUN device is opened. Returns where workers tell what they find
     /// out.
     ///
@@ -94,7 +105,7 @@ impl DataPlane {
     pub fn start(
         options: DataPlaneOptions,
         mut table: Table,
-        address: IpAddr,
+        ends: &Ends,
     ) -> Result<(Self, mpsc::Receiver<Notice>)> {
         let (notices, noticed) = Notices::new();
         let gro = if options.offload == Offload::None { Gro::Off } else { Gro::On };
@@ -102,9 +113,9 @@ impl DataPlane {
         if let Some(sealing) = &sealing {
             table = table.seal(sealing);
         }
-        let tunnels = &table.local().tunnels;
-        let sealed_port = sealing.as_ref().map(Sealing::port);
-        let sockets = Sockets::bind(address, tunnels, sealed_port, options.workers, gro)?;
+        let Ends { address, tunnels, is_sealing } = ends;
+        let sealed_port = sealing.as_ref().filter(|_| *is_sealing).map(Sealing::port);
+        let sockets = Sockets::bind(*address, tunnels, sealed_port, options.workers, gro)?;
         let keeper = options.sealed.as_ref().map(|sealed| keeper(sealed, &options));
         let table = Arc::new(ArcSwap::from_pointee(table));
         let workers = sockets
@@ -116,10 +127,10 @@ impl DataPlane {
                 start_worker(&options, index, underlay, table, notices.clone(), sealed)
             })
             .collect::<Result<Vec<_>>>()?;
-        let sealed = match (keeper, sealing, sockets.shaker()) {
-            (Some(keeper), Some(sealing), Some(socket)) => {
+        let sealed = match (keeper, sealing) {
+            (Some(keeper), Some(sealing)) => {
                 let wakers = workers.iter().map(|worker| Arc::clone(&worker.waker)).collect();
-                let keys = KeyThread::start(keeper, Arc::clone(socket), wakers)
+                let keys = KeyThread::start(keeper, sockets.shaker().cloned(), wakers)
                     .map_err(|source| Error::new("start thread", "keys", source))?;
                 Some(Sealed { sealing: Mutex::new(sealing), keys })
             }
@@ -202,16 +213,18 @@ impl DataPlane {
     /// # Errors
     ///
     /// As [`start`](Self::start); nothing has changed then.
-    pub fn bind(&self, address: IpAddr, tunnels: &[Tunnel]) -> Result<Listening> {
+    pub fn bind(&self, ends: &Ends) -> Result<Listening> {
+        let Ends { address, tunnels, is_sealing } = ends;
+        let sealed = self.options.sealed.as_ref().filter(|_| *is_sealing);
         let sockets = self.sockets.lock().unwrap_or_else(PoisonError::into_inner);
-        sockets.moved(address, tunnels).map(Listening)
+        sockets.moved(*address, tunnels, sealed.map(|sealed| sealed.port)).map(Listening)
     }
 
     /// Moves the workers to these sockets. Those that they have already stay open, and lose
     /// nothing.
     pub fn listen(&self, Listening(sockets): Listening) {
-        if let (Some(sealed), Some(socket)) = (&self.sealed, sockets.shaker()) {
-            sealed.keys.set_socket(Arc::clone(socket));
+        if let Some(sealed) = &self.sealed {
+            sealed.keys.set_socket(sockets.shaker().cloned());
         }
         for (worker, underlay) in self.workers.iter().zip(sockets.of_workers()) {
             worker.send(Command::Underlay(underlay));

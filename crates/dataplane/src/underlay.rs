@@ -82,13 +82,21 @@ impl Sockets {
     /// # Errors
     ///
     /// As [`bind`](Self::bind); these sockets are as they were.
-    pub(super) fn moved(&self, address: IpAddr, tunnels: &[Tunnel]) -> Result<Self> {
-        if address == self.address {
-            self.with(tunnels)
-        } else {
-            let sealed_port = self.sealed.as_ref().map(|sealed| sealed.port);
-            Self::bind(address, tunnels, sealed_port, self.workers, self.gro)
+    pub(super) fn moved(
+        &self,
+        address: IpAddr,
+        tunnels: &[Tunnel],
+        sealed_port: Option<u16>,
+    ) -> Result<Self> {
+        if address != self.address {
+            return Self::bind(address, tunnels, sealed_port, self.workers, self.gro);
         }
+        let sealed = match (&self.sealed, sealed_port) {
+            (Some(sealed), Some(port)) if sealed.port == port => Some(sealed.clone()),
+            (_, Some(port)) => Some(SealedPort::bind(address, port, self.workers, self.gro)?),
+            (_, None) => None,
+        };
+        Self { sealed, ..self.clone() }.with(tunnels)
     }
 
     fn with(&self, tunnels: &[Tunnel]) -> Result<Self> {
@@ -251,7 +259,7 @@ mod tests {
         let (plain, sealed) = (free(), free());
         let tunnel = Tunnel { codec: CodecKind::VxlanGpe, port: plain };
         let sockets = bind(&[tunnel], sealed).unwrap();
-        let moved = sockets.moved(LOCAL, &[]).unwrap();
+        let moved = sockets.moved(LOCAL, &[], Some(sealed)).unwrap();
         for (before, after) in sockets.of_workers().zip(moved.of_workers()) {
             let ports = |underlay: &Underlay| -> Vec<u16> {
                 underlay.receivers().filter_map(|it| Some(it.address()?.port())).collect()

@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use std::sync::atomic::Ordering;
 
 use anyhow::Context as _;
-use culvert_dataplane::engine::Tunnel;
+use culvert_dataplane::Ends;
 
 use super::Daemon;
 use crate::app::differences::Differences;
@@ -48,21 +48,17 @@ impl Daemon {
         let mtus = self.paths.measure(&members, &self.kernel).await?;
         let next = InForce { members, mtus };
         preflight(&self.config, &next, &self.kernel).await?;
-        let (address, tunnels) = next.bound(&self.config);
-        let bound = self.in_force.bound(&self.config);
-        if (address, &tunnels) != (bound.0, &bound.1) {
-            let sockets = self
-                .plane
-                .bind(address, &tunnels)
-                .with_context(|| binding(&self.config, address, &tunnels))?;
+        let (before, ends) = (self.in_force.ends(&self.config), next.ends(&self.config));
+        if ends != before {
+            let sockets = self.plane.bind(&ends).with_context(|| binding(&self.config, &ends))?;
             // The rules first: pods must not reach a port that somebody listens on.
             let spec = next.spec(&self.config);
             let rules = self.kernel.reconcile(spec, self.owner.clone(), Changes::default()).await;
             rules.context("protecting the tunnel's new ports from pods")?;
             self.plane.listen(sockets);
         }
-        if address != bound.0 {
-            tracing::info!(%address, "this node's underlay address changed");
+        if ends.address != before.address {
+            tracing::info!(address = %ends.address, "this node's underlay address changed");
         }
         let differences = Differences::between(&self.in_force.members, &next.members);
         self.put_in_force(next);
@@ -88,9 +84,11 @@ impl Daemon {
             tracing::info!(mtu = next.mtus.device.get(), "MTUs to the peers changed");
         }
         self.facts.set_mtu(next.mtus.device.get());
+        // The keys first: a new peer is never spoken to in plain, if that can be helped.
+        self.sealed.hand_over(&self.plane, &next.members);
         self.plane.publish(next.compile(&self.registry));
         self.in_force = next;
-        self.use_keys();
+        self.compare_keys();
     }
 }
 
@@ -104,9 +102,12 @@ pub(super) async fn preflight(
 }
 
 /// What is being done while the sockets are bound, and which keys say so.
-pub(super) fn binding(config: &Config, address: IpAddr, tunnels: &[Tunnel]) -> String {
+pub(super) fn binding(config: &Config, ends: &Ends) -> String {
     let source =
         if config.underlay.address.is_some() { "underlay.address" } else { "the subnet table" };
-    let tunnels: Vec<String> = tunnels.iter().map(ToString::to_string).collect();
+    let tunnels = ends.tunnels.iter().map(ToString::to_string);
+    let sealed = ends.is_sealing.then(|| format!("sealed on UDP port {}", config.sealed.port));
+    let tunnels: Vec<String> = tunnels.chain(sealed).collect();
+    let address = ends.address;
     format!("binding the underlay address {address} (from {source}) for {}", tunnels.join(", "))
 }

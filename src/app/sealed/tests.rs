@@ -85,8 +85,8 @@ async fn the_data_path_gets_every_peer_that_has_keys() {
     let identity = sealed.identity(&table).unwrap();
     let own: Vec<_> = identity.keys.iter().map(|key| *key.public()).collect();
     assert_eq!(NodeKeys::new(own), Ok(sealed.public_keys()));
-    let mesh = mesh_config(&config, &table, 64);
-    assert_eq!((mesh.vni.get(), mesh.lanes, mesh.post_quantum), (7, 64, PostQuantum::Require));
+    let mesh = mesh_config(&config, &table);
+    assert_eq!((mesh.vni.get(), mesh.post_quantum), (7, PostQuantum::Require));
     assert_eq!(mesh.suites, Suites::new([culvert_seal::Suite::ChaCha20Poly1305]));
     assert_eq!((port(&config, &table), own_port(&config, &table)), (Some(4501), Some(4501)));
 }
@@ -193,14 +193,6 @@ async fn another_secret_of_the_cluster_is_used_once_its_file_has_it() {
     sealed.reread().await;
     assert_eq!(used(&sealed), 2, "the last that could be read");
     assert!(sealed.status().error.is_some_and(|why| why.contains("/psk: not 44 characters")));
-}
-
-#[tokio::test]
-async fn what_must_be_sealed_is_refused_by_a_version_that_does_not_seal() {
-    let directory = tempfile::tempdir().unwrap();
-    let config = config(&directory, "mode = \"require\"\n");
-    let refused = Sealed::open(config).await.err();
-    assert_eq!(refused.is_some(), !DATA_PATH_SEALS, "{refused:?}");
 }
 
 #[tokio::test]

@@ -129,6 +129,8 @@ fn large_cluster_makes_a_small_scrape() {
         subnets: Vec::new(),
         codec: overlay_proto::CodecKind::VxlanGpe,
         port: 4790,
+        sealed: None,
+        plain: true,
         mtu: 1464,
         egress: culvert_dataplane::engine::Traffic {
             packets: u64::from(index < 600),

@@ -8,7 +8,10 @@ use comfy_table::{CellAlignment, Table, presets};
 use ipnet::IpNet;
 use overlay_proto::CodecKind;
 
-use super::{PeerStatus, Status, TableStatus, TunnelStatus, UnderlayStatus};
+use super::{PeerStatus, SealedStatus, Status, TableStatus, TunnelStatus, UnderlayStatus};
+
+/// Peers without a session that are listed for people.
+const FAILING_SHOWN: usize = 8;
 
 /// Peers that are shown unless all are asked for.
 const PEERS_SHOWN: usize = 20;
@@ -75,6 +78,16 @@ impl Status {
                 _ => String::new(),
             };
             facts.add_row(["", &format!("and {codec} on UDP port {port}{end}")]);
+        }
+        let SealedStatus { mode, public_keys, error, failing } = &self.sealed;
+        if !public_keys.is_empty() {
+            facts.add_row(["sealed", &format!("{mode}, key {}", public_keys.join(" and "))]);
+        }
+        if let Some(error) = error {
+            facts.add_row(["", error]);
+        }
+        for failing in failing.iter().take(FAILING_SHOWN) {
+            facts.add_row(["", &format!("no session with {failing}")]);
         }
         facts.add_row([
             "offload",
@@ -159,7 +172,7 @@ impl fmt::Display for Text<'_> {
         let mut peers = table([
             "peer",
             "address",
-            "codec",
+            "speaks",
             "subnets",
             "sent",
             "",
@@ -173,7 +186,7 @@ impl fmt::Display for Text<'_> {
             peers.add_row([
                 peer.name.clone(),
                 peer.address.to_string(),
-                peer.codec.to_string(),
+                spoken(peer),
                 list(&peer.subnets),
                 format!("{} packets", peer.egress.packets),
                 octets(peer.egress.bytes),
@@ -194,6 +207,15 @@ impl fmt::Display for Text<'_> {
             write!(f, "\n\n{left} more peers: --all shows them, --peer some of them")?;
         }
         Ok(())
+    }
+}
+
+/// How a peer is spoken to.
+fn spoken(peer: &PeerStatus) -> String {
+    match (&peer.sealed, peer.plain) {
+        (Some(suite), _) => format!("sealed, {suite}"),
+        (None, true) => format!("{}, plain", peer.codec),
+        (None, false) => "sealed, no session".to_owned(),
     }
 }
 
@@ -253,6 +275,8 @@ mod tests {
             subnets: Vec::new(),
             codec: CodecKind::VxlanGpe,
             port: 4790,
+            sealed: None,
+            plain: true,
             mtu: 1464,
             egress: culvert_dataplane::engine::Traffic { packets: 1, bytes },
             ingress: Default::default(),

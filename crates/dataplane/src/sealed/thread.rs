@@ -41,8 +41,8 @@ pub(crate) struct KeyThread {
 /// What control leaves for the thread.
 struct Desk {
     mail: Mutex<Mail>,
-    /// What datagrams leave by.
-    socket: Mutex<Arc<Sender>>,
+    /// What datagrams leave by; none while this node does not listen for what is sealed.
+    socket: Mutex<Option<Arc<Sender>>>,
     stop: AtomicBool,
 }
 
@@ -68,7 +68,7 @@ impl KeyThread {
     /// Out of threads.
     pub(crate) fn start(
         keeper: Keeper<SystemEntropy>,
-        socket: Arc<Sender>,
+        socket: Option<Arc<Sender>>,
         wakers: Vec<Arc<Waker>>,
     ) -> io::Result<Self> {
         let (sender, events) = mpsc::channel(EVENTS);
@@ -104,7 +104,7 @@ impl KeyThread {
     }
 
     /// Has it send by another socket from now on.
-    pub(crate) fn set_socket(&self, socket: Arc<Sender>) {
+    pub(crate) fn set_socket(&self, socket: Option<Arc<Sender>>) {
         *locked(&self.desk.socket) = socket;
     }
 
@@ -176,8 +176,9 @@ impl Keys {
 
     fn deliver(&self, out: &mut Output) {
         if !out.datagrams.is_empty() {
-            let socket = Arc::clone(&locked(&self.desk.socket));
+            let socket = locked(&self.desk.socket).clone();
             for (destination, datagram) in out.datagrams.drain(..) {
+                let Some(socket) = &socket else { continue };
                 let sent = socket.send(&Transmit {
                     destination,
                     ecn: Ecn::NotEct,
@@ -242,7 +243,7 @@ mod tests {
         let keeper = Keeper::new(config, identity.clone(), SystemEntropy, clock::now());
         let worker = keeper.worker(0);
         let socket = Arc::new(Sender::bind_fragmenting(LOCAL).unwrap());
-        let thread = KeyThread::start(keeper, socket, vec![]).unwrap();
+        let thread = KeyThread::start(keeper, Some(socket), vec![]).unwrap();
         let peer = UdpSocket::bind((LOCAL, 0)).unwrap();
         peer.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
         let link = Arc::new(PeerLink::new("peer"));

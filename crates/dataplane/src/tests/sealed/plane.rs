@@ -47,7 +47,13 @@ fn start(mode: SealedMode) -> DataPlane {
         started: clock::now(),
         sealed: Some(SealedOptions { port, mode, config, identity: identity() }),
     };
-    DataPlane::start(options, table_of(1, SEALED_MTU, TunnelOptions::default()), address).unwrap().0
+    let table = table_of(1, SEALED_MTU, TunnelOptions::default());
+    let tunnels = match mode {
+        SealedMode::Prefer => table.local().tunnels.clone(),
+        SealedMode::Require => Vec::new(),
+    };
+    let ends = Ends { address, tunnels, is_sealing: true };
+    DataPlane::start(options, table, &ends).unwrap().0
 }
 
 /// How each peer is spoken to.
