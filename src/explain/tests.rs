@@ -160,9 +160,8 @@ fn firewall_that_was_not_followed_is_a_doubt() {
 #[test]
 fn a_peer_that_must_seal_and_has_no_key_gets_nothing() {
     let sealing = Sealing::new(SealedMode::Require, 4500);
-    let devices = Devices { bridge: "v-net-0".to_owned(), tun: "culvert0".to_owned() };
     let question = question("10.244.1.2", "10.244.2.2", 100);
-    let answer = explain(&table().seal(&sealing), &devices, &question).unwrap();
+    let answer = explain(&table().seal(&sealing), &node(), None, &question).unwrap();
     let no_key = Some(DropReason::NoKey);
     assert_eq!(verdicts(&answer), [(Direction::Egress, Verdict::Reply, no_key, Some("node2"))]);
     let text = answer.to_string();

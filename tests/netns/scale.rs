@@ -97,5 +97,6 @@ fn invented_node(number: u16) -> TableNode {
         name: format!("invented{number}"),
         address,
         subnets: vec![v4.parse().unwrap(), v6.parse().unwrap()],
+        public_keys: Vec::new(),
     }
 }

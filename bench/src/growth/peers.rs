@@ -106,6 +106,7 @@ fn peer(peer: u8) -> TableNode {
         name: format!("peer{peer}"),
         address: underlay_address(peer).into(),
         subnets: format!("10.244.{}.0/24", FIRST + peer).parse().into_iter().collect(),
+        public_keys: Vec::new(),
     }
 }
 

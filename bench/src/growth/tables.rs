@@ -109,6 +109,7 @@ pub(crate) fn other(index: u32) -> TableNode {
         name: format!("other{index}"),
         address: IpAddr::V4(Ipv4Addr::from(FIRST_ADDRESS + 1 + index)),
         subnets: format!("{subnet}/24").parse().into_iter().collect(),
+        public_keys: Vec::new(),
     }
 }
 

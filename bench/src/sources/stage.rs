@@ -170,6 +170,7 @@ fn mover(place: Ipv4Addr) -> TableNode {
         name: MOVER.to_owned(),
         address: IpAddr::V4(place),
         subnets: MOVER_SUBNET.parse().into_iter().collect(),
+        public_keys: Vec::new(),
     }
 }
 

@@ -33,6 +33,7 @@ pub struct LabBuilder {
     daemon_env: Vec<(String, String)>,
     own_tables: bool,
     daemons: bool,
+    sealed: bool,
     replace: bool,
     progress: Option<Progress>,
 }
@@ -96,6 +97,18 @@ impl LabBuilder {
     pub const fn own_tables(mut self) -> Self {
         self.own_tables = true;
         self
+    }
+
+    /// Gives each node a key, and the table the keys of all: what nodes send one another is sealed.
+    /// With the mode `require` nothing else leaves them, with `prefer` it may until they have a
+    /// session.
+    pub fn sealed(mut self, mode: &str) -> Self {
+        self.sealed = true;
+        self.config(format!("[sealed]\nmode = \"{mode}\"\n"))
+    }
+
+    pub(super) const fn is_sealed(&self) -> bool {
+        self.sealed
     }
 
     /// Builds the network and the files, starts no daemon, and attaches no pod.
@@ -193,6 +206,7 @@ impl Lab {
             daemon_env: Vec::new(),
             own_tables: false,
             daemons: true,
+            sealed: false,
             replace: false,
             progress: None,
         }
@@ -230,6 +244,9 @@ impl Lab {
             let dir = node.dir();
             fs::create_dir(dir).with_context(|| format!("create {}", dir.display()))?;
             node.write_config(&overrides)?;
+        }
+        if builder.sealed {
+            self.learn_keys()?;
         }
         self.write_table(&self.table().to_toml())
     }

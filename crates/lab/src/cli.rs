@@ -77,6 +77,9 @@ struct Shape {
     /// Give pods IPv4 and IPv6 addresses.
     #[arg(long)]
     dual_stack: bool,
+    /// Seal what nodes send one another: authenticated and encrypted.
+    #[arg(long)]
+    sealed: bool,
     /// Family that nodes reach one another by.
     #[arg(long, value_name = "FAMILY", default_value = "ipv4")]
     underlay: Underlay,
@@ -104,6 +107,9 @@ impl Shape {
             .families(families)
             .underlay(self.underlay.into())
             .underlay_mtu(self.underlay_mtu);
+        if self.sealed {
+            builder = builder.sealed("require");
+        }
         if let Some(path) = self.culvert {
             builder = builder.culvert(path);
         }

@@ -28,6 +28,7 @@ const PATIENCE: usize = 3;
 
 /// Runs the demo. The exit code tells whether everything worked.
 pub(super) fn run(builder: LabBuilder, out: Output) -> Result<ExitCode> {
+    let is_sealed = builder.is_sealed();
     let start = clock::now();
     out.heading("Building a cluster on this machine; nodes and pods are network namespaces")?;
     let lab = builder
@@ -55,6 +56,9 @@ pub(super) fn run(builder: LabBuilder, out: Output) -> Result<ExitCode> {
     tour.show_other_ways()?;
     for family in plan.families.each() {
         tour.show_transfer(*family)?;
+    }
+    if is_sealed {
+        tour.show_wire()?;
     }
     tour.show_routes()?;
     tour.show_status()?;
@@ -160,6 +164,37 @@ impl Tour<'_> {
         } else {
             self.judge(false, format!("the server saw {seen}, but the client pod is {client}"))
         }
+    }
+
+    /// Looks at what crosses the switch while pods talk.
+    fn show_wire(&mut self) -> Result<()> {
+        /// What the echo begins with, as [`probe::udp_echo`] makes it.
+        const MARKER: [u8; 8] = [1, 2, 3, 4, 5, 6, 7, 8];
+        let pods = self.lab.pods();
+        let Some((client, server)) = farthest(&pods) else { return Ok(()) };
+        self.out.heading(format_args!(
+            "What the switch between the nodes sees while {} talks with {}",
+            client.name(),
+            server.name()
+        ))?;
+        for family in self.lab.plan().families.each() {
+            let wire = probe::Wire::tap(self.lab.switch())?;
+            let (from, to, address) = (client.netns(), server.netns(), server.address(*family));
+            let echo = probe::udp_echo(from, to, address, 600, Duration::from_secs(5));
+            let frames = wire.frames()?;
+            let readable = frames
+                .iter()
+                .filter(|frame| frame.windows(MARKER.len()).any(|window| window == MARKER));
+            let (readable, seen) = (readable.count(), frames.len());
+            match echo {
+                Ok(_) => self.judge(
+                    readable == 0 && seen > 0,
+                    format!("{family}: {seen} frames, {readable} of them with what the pods said"),
+                )?,
+                Err(error) => self.judge(false, format!("{error:#}"))?,
+            }
+        }
+        Ok(())
     }
 
     fn show_routes(&mut self) -> Result<()> {

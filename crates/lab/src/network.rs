@@ -7,6 +7,7 @@ use std::env;
 use std::io::{self, Write as _};
 use std::net::IpAddr;
 use std::path::PathBuf;
+use std::sync::OnceLock;
 use std::thread;
 
 use anyhow::{Result, bail, ensure};
@@ -29,6 +30,8 @@ pub struct Lab {
     description: Description,
     nodes: Vec<Node>,
     switch: Netns,
+    /// The nodes' public keys, if the lab was built with keys.
+    keys: OnceLock<Vec<Vec<String>>>,
     end: End,
 }
 
@@ -58,7 +61,7 @@ impl Lab {
         let plan = &description.plan;
         let nodes = (1..=plan.nodes).map(|node| Node::of(&description, node)).collect();
         let switch = Netns::named(plan.namespace(Place::Switch));
-        Self { description, nodes, switch, end }
+        Self { description, nodes, switch, keys: OnceLock::new(), end }
     }
 
     /// Its shape and addresses.
@@ -145,7 +148,19 @@ impl Lab {
     /// The subnet table that follows from the plan: a start for one that differs.
     #[must_use]
     pub fn table(&self) -> TableFile {
-        TableFile::of(self.plan())
+        let mut table = TableFile::of(self.plan());
+        for (node, keys) in table.nodes.iter_mut().zip(self.keys.get().into_iter().flatten()) {
+            node.public_keys.clone_from(keys);
+        }
+        table
+    }
+
+    /// Has each node make its key, and remembers the public ones for the table.
+    pub(super) fn learn_keys(&self) -> Result<()> {
+        let keys = self.nodes.iter().map(Node::public_keys).collect::<Result<_>>()?;
+        // Once, while the lab is built.
+        let _ = self.keys.set(keys);
+        Ok(())
     }
 
     /// Replaces the subnet table of every node, in one step each.

@@ -16,6 +16,7 @@ use anyhow::{Context as _, Result, anyhow, bail, ensure};
 use ipnet::IpNet;
 use overlay_proto::Family;
 use rustix::process::Signal;
+use serde::Deserialize;
 
 use super::files::{self, Description};
 use super::interrupt;
@@ -145,6 +146,31 @@ impl Node {
         let paths = Paths { run_dir: &run_dir, state_dir: &state_dir, table: &table };
         let text = render::daemon_config(&self.lab.plan, self.index, &paths, overrides)?;
         files::write(&self.config_path(), &text)
+    }
+
+    /// The public keys of the node, which is given one if it has none.
+    ///
+    /// # Errors
+    ///
+    /// What `culvert keys show` says.
+    pub fn public_keys(&self) -> Result<Vec<String>> {
+        #[derive(Deserialize)]
+        struct Shown {
+            keys: Vec<Key>,
+        }
+        #[derive(Deserialize)]
+        struct Key {
+            public_key: String,
+        }
+        let mut command = std::process::Command::new(&self.lab.culvert);
+        command.args(["keys", "show", "--json", "--config"]).arg(self.config_path());
+        let output = command.output().context("run culvert")?;
+        if !output.status.success() {
+            return Err(self.culvert_failed(&["keys", "show"], &output));
+        }
+        let shown: Shown =
+            serde_json::from_slice(&output.stdout).context("read what `culvert keys show` says")?;
+        Ok(shown.keys.into_iter().map(|key| key.public_key).collect())
     }
 
     /// Starts the daemon and waits until it is ready.

@@ -38,6 +38,9 @@ pub struct TableNode {
     pub address: IpAddr,
     /// The pod subnets that it owns.
     pub subnets: Vec<IpNet>,
+    /// The public keys by which others seal what they send to it.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub public_keys: Vec<String>,
 }
 
 impl TableFile {
@@ -49,6 +52,7 @@ impl TableFile {
                 name: format!("node{node}"),
                 address: plan.node_address(node),
                 subnets: plan.subnets(node),
+                public_keys: Vec::new(),
             })
             .collect();
         Self { nodes }

@@ -9,9 +9,11 @@ mod icmp;
 mod raw;
 mod tcp;
 mod udp;
+mod wire;
 
 pub use http::http_get;
 pub use icmp::{Answer, Ping, ping};
 pub use raw::{send_packet, send_packet_with_mark};
 pub use tcp::{Transfer, TransferReport, transfer};
 pub use udp::{UdpReport, udp_echo};
+pub use wire::Wire;
