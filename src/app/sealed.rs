@@ -255,6 +255,7 @@ impl Sealed {
             public_keys: self.public_keys().iter().map(ToString::to_string).collect(),
             error: self.unread.clone().or_else(|| self.unlisted.clone()),
             failing: self.failing.iter().map(|(peer, what)| format!("{peer}: {what}")).collect(),
+            ..SealedStatus::default()
         }
     }
 }

@@ -1,5 +1,6 @@
 //! What the daemon shows of itself, gathered when somebody asks.
 
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
@@ -9,6 +10,8 @@ use anyhow::Context as _;
 use culvert_dataplane::DataPlane;
 use culvert_dataplane::engine::{DropReason, Local, Peer, Seal};
 use culvert_dataplane::platform::clock;
+use culvert_seal::Suite;
+use culvert_seal::mesh::Role;
 
 use super::feed::{Following, Standing};
 use super::kernel_facts::KernelFacts;
@@ -17,7 +20,7 @@ use crate::control::source;
 use crate::explain::{Node, explain};
 use crate::lifecycle::Readiness;
 use crate::observe::{
-    ExplainSource, PeerStatus, SCHEMA, SealedStatus, Status, StatusSource, TableStatus,
+    ExplainSource, Handshakes, PeerStatus, SCHEMA, SealedStatus, Status, StatusSource, TableStatus,
     TunnelStatus, UnderlayStatus,
 };
 
@@ -159,7 +162,10 @@ pub(super) fn status_source(
             },
             stranded: locked(&facts.stranded).clone(),
             hints: locked(&facts.hints).clone(),
-            sealed: locked(&facts.sealed).clone(),
+            sealed: SealedStatus {
+                handshakes: plane.map(|plane| handshakes(plane)).unwrap_or_default(),
+                ..locked(&facts.sealed).clone()
+            },
             offload: plane.map(|plane| plane.offload()).unwrap_or_default(),
             workers: plane.map_or(0, |plane| plane.workers()),
             peers: table
@@ -179,6 +185,24 @@ pub(super) fn status_source(
     })
 }
 
+/// What was counted of handshakes.
+fn handshakes(plane: &DataPlane) -> Handshakes {
+    let Some(counters) = plane.sealed_counters() else { return Handshakes::default() };
+    let mut made = BTreeMap::new();
+    for role in [Role::Initiator, Role::Responder] {
+        for suite in Suite::ALL {
+            let key = format!("{} {suite}", role.as_str());
+            made.insert(key, counters.established(role, suite));
+        }
+    }
+    Handshakes {
+        made,
+        failed: counters.failures(),
+        refused: plane.refused_handshakes(),
+        sessions_ended: counters.ended(),
+    }
+}
+
 /// What is known of the tunnels' ends here; `address` is what the configuration says.
 fn underlay_status(local: Option<&Local>, address: Option<IpAddr>) -> UnderlayStatus {
     let tunnels = local.map_or(&[][..], |local| &local.tunnels);
@@ -189,6 +213,7 @@ fn underlay_status(local: Option<&Local>, address: Option<IpAddr>) -> UnderlaySt
             .iter()
             .map(|tunnel| TunnelStatus { codec: tunnel.codec, port: tunnel.port })
             .collect(),
+        sealed_port: local.and_then(|local| local.sealed_port),
         mac: local.map(|local| local.mac.to_string()),
     }
 }

@@ -216,6 +216,7 @@ impl Collector for StatusCollector {
             drops.encode(encoder.encode_descriptor("receive_drops", help, None, kind)?)?;
         }
 
+        self.encode_sealed(&mut encoder)?;
         let info = ConstGauge::new(1_i64);
         let mut build =
             encoder.encode_descriptor("build_info", "The daemon", None, info.metric_type())?;
@@ -255,6 +256,55 @@ impl Collector for StatusCollector {
                     ConstCounter::new(count(traffic)).encode(family.encode_family(&labels)?)?;
                 }
             }
+        }
+        Ok(())
+    }
+}
+
+impl StatusCollector {
+    /// Sessions and handshakes, on a node that seals.
+    fn encode_sealed(&self, encoder: &mut DescriptorEncoder<'_>) -> Result<(), std::fmt::Error> {
+        let Status { sealed, peers, .. } = &self.0;
+        if sealed.public_keys.is_empty() {
+            return Ok(());
+        }
+        let state = |peer: &PeerStatus| match (&peer.sealed, peer.plain) {
+            (Some(_), _) => "sealed",
+            (None, true) => "plain",
+            (None, false) => "none",
+        };
+        let help = "Peers by what their packets are: sealed, plain, or none without a session";
+        let kind = ConstGauge::new(0_i64).metric_type();
+        let mut family = encoder.encode_descriptor("sealed_peers", help, None, kind)?;
+        for name in ["sealed", "plain", "none"] {
+            let count = peers.iter().filter(|peer| state(peer) == name).count();
+            let count = ConstGauge::new(i64::try_from(count).unwrap_or(i64::MAX));
+            count.encode(family.encode_family(&[("state", name)])?)?;
+        }
+        let handshakes = &sealed.handshakes;
+        let kind = ConstCounter::new(0_u64).metric_type();
+        let help = "Handshakes that came to a session, by this node's role and the suite";
+        let mut family = encoder.encode_descriptor("handshakes", help, None, kind)?;
+        for (words, count) in &handshakes.made {
+            let (role, suite) = words.split_once(' ').unwrap_or((words, ""));
+            let labels = [("role", role), ("suite", suite)];
+            ConstCounter::new(*count).encode(family.encode_family(&labels)?)?;
+        }
+        for (name, help, count) in [
+            (
+                "handshake_failures",
+                "Times that handshakes began to fail with a peer",
+                handshakes.failed,
+            ),
+            ("handshakes_refused", "Handshake datagrams that were no peer's", handshakes.refused),
+            (
+                "sessions_ended",
+                "Sessions that ended without a successor",
+                handshakes.sessions_ended,
+            ),
+        ] {
+            let count = ConstCounter::new(count);
+            count.encode(encoder.encode_descriptor(name, help, None, kind)?)?;
         }
         Ok(())
     }

@@ -15,7 +15,7 @@ pub(crate) use admin::{CaptureStream, ask, open_capture, query};
 pub(crate) use http::serve_http;
 pub(crate) use log::{Format, finish_logging, say_at_last, start_logging};
 pub use status::{
-    PeerStatus, SCHEMA, SealedStatus, Status, TableStatus, TunnelStatus, UnderlayStatus,
+    Handshakes, PeerStatus, SCHEMA, SealedStatus, Status, TableStatus, TunnelStatus, UnderlayStatus,
 };
 pub(crate) use status::{Selection, Sort};
 

@@ -79,6 +79,9 @@ pub struct UnderlayStatus {
     pub address: Option<IpAddr>,
     /// UDP port of this node's own codec; 0 before the table is known.
     pub port: u16,
+    /// UDP port of what is sealed, on a node that seals.
+    #[serde(default)]
+    pub sealed_port: Option<u16>,
     /// Everything that it listens for, its own codec first; nothing before the table is known.
     pub tunnels: Vec<TunnelStatus>,
     /// Its Ethernet address in tunnels that have frames; none before the table is known.
@@ -105,7 +108,24 @@ pub struct SealedStatus {
     /// Why the keys on disk are not used, or the table has others, and what to do.
     pub error: Option<String>,
     /// Peers with which there is no session, and why.
+    #[serde(default)]
     pub failing: Vec<String>,
+    /// What was counted of handshakes.
+    #[serde(default)]
+    pub handshakes: Handshakes,
+}
+
+/// What was counted of handshakes since the start.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Handshakes {
+    /// Those that came to a session, by this node's role and the session's suite, as two words.
+    pub made: BTreeMap<String, u64>,
+    /// Times that they began to fail with a peer, for another reason than before.
+    pub failed: u64,
+    /// Datagrams that were no peer's, or more than are looked at.
+    pub refused: u64,
+    /// Sessions that ended without a successor.
+    pub sessions_ended: u64,
 }
 
 /// Where the subnet table stands.

@@ -66,10 +66,13 @@ impl Status {
         if self.mtu > 0 {
             facts.add_row(["MTU", &format!("{} bytes", self.mtu)]);
         }
-        let UnderlayStatus { address, port, tunnels, mac } = &self.underlay;
-        let underlay = match address {
-            Some(address) => format!("{address} UDP port {port}, VNI {}", self.vni),
-            None => "not known yet".to_owned(),
+        let UnderlayStatus { address, port, tunnels, sealed_port, mac } = &self.underlay;
+        let underlay = match (address, tunnels.is_empty(), sealed_port) {
+            (Some(address), true, Some(port)) => {
+                format!("{address} UDP port {port}, sealed, VNI {}", self.vni)
+            }
+            (Some(address), ..) => format!("{address} UDP port {port}, VNI {}", self.vni),
+            (None, ..) => "not known yet".to_owned(),
         };
         facts.add_row(["underlay", &underlay]);
         for TunnelStatus { codec, port } in tunnels.iter().skip(1) {
@@ -79,7 +82,7 @@ impl Status {
             };
             facts.add_row(["", &format!("and {codec} on UDP port {port}{end}")]);
         }
-        let SealedStatus { mode, public_keys, error, failing } = &self.sealed;
+        let SealedStatus { mode, public_keys, error, failing, .. } = &self.sealed;
         if !public_keys.is_empty() {
             facts.add_row(["sealed", &format!("{mode}, key {}", public_keys.join(" and "))]);
         }
