@@ -5,12 +5,12 @@
 use std::fs::OpenOptions;
 use std::io;
 use std::mem;
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, SocketAddr, SocketAddrV6};
 use std::os::fd::AsRawFd as _;
 
 use culvert_lab::{Netns, Pod};
 use overlay_proto::Family;
-use socket2::{Domain, Socket, Type};
+use socket2::{Domain, SockAddr, Socket, Type};
 
 use crate::capture::Capture;
 use crate::harness::{assert_reaches, lab, run};
@@ -80,17 +80,36 @@ fn no_other_user_of_the_machine_opens_a_queue_of_the_device() {
     assert_reaches(lab.pod(1, 1).netns(), lab.pod(2, 1).ipv4());
 }
 
-/// Sends from an address that the node does not have.
+/// Sends from an address that the node does not have, by its bridge where one of them is a
+/// link-local address.
 fn send_from(netns: &Netns, user: libc::uid_t, from: IpAddr, to: IpAddr, payload: &[u8]) {
     let send = || -> io::Result<usize> {
         become_user(user);
-        let socket = Socket::new(Domain::IPV6, Type::DGRAM, None)?;
-        socket.set_freebind_v6(true)?;
-        socket.bind(&SocketAddr::new(from, 0).into())?;
-        socket.send_to(payload, &SocketAddr::new(to, 9).into())
+        let socket = Socket::new(Domain::for_address(SocketAddr::new(from, 0)), Type::DGRAM, None)?;
+        if from.is_ipv4() {
+            socket.set_freebind_v4(true)?;
+        } else {
+            socket.set_freebind_v6(true)?;
+        }
+        let bridge = rustix::net::netdevice::name_to_index(&socket, "v-net-0")?;
+        let at = |address: IpAddr, port: u16| match address {
+            IpAddr::V6(ip) if ip.is_unicast_link_local() || ip.is_multicast() => {
+                SockAddr::from(SocketAddrV6::new(ip, port, 0, bridge))
+            }
+            IpAddr::V4(_) | IpAddr::V6(_) => SocketAddr::new(address, port).into(),
+        };
+        socket.bind(&at(from, 0))?;
+        socket.send_to(payload, &at(to, 9))
     };
     // What a rule drops is an error as well.
     let _sent = netns.run(send).unwrap();
+}
+
+/// The link-local address of a device.
+fn link_local(netns: &Netns, device: &str) -> IpAddr {
+    let text = netns.ip_output(&["-brief", "-6", "address", "show", "dev", device]).unwrap();
+    let mut words = text.split([' ', '/']);
+    words.find(|word| word.starts_with("fe80::")).unwrap().parse().unwrap()
 }
 
 #[test]
@@ -111,4 +130,54 @@ fn no_process_without_rights_speaks_for_a_pod() {
     let gateway = "fd00:10:244:1::1".parse().unwrap();
     let mut seen = Capture::start(far.netns());
     seen.wait_for(GOOD, || send_from(node.netns(), NOBODY, gateway, v6(&far), GOOD));
+}
+
+#[test]
+fn no_process_without_rights_reaches_pods_from_an_address_of_somebody_else() {
+    let lab = lab("nt-freebind2").pods(2).up().unwrap();
+    let node = lab.node(1);
+    let (pod, other) = (lab.pod(1, 1), lab.pod(1, 2));
+    let to_all: IpAddr = "ff02::1".parse().unwrap();
+    let (near, neighbour) = (link_local(pod.netns(), "eth0"), link_local(other.netns(), "eth0"));
+    let far_node = lab.node(2).address_in(Family::V6);
+    for (from, to) in [
+        // A neighbour's link-local address, that of nobody, and another node's.
+        (neighbour, near),
+        (neighbour, pod.ipv6()),
+        (neighbour, to_all),
+        ("fe80::77".parse().unwrap(), near),
+        ("fe80:0:0:1::77".parse().unwrap(), near),
+        (far_node, pod.ipv6()),
+        (far_node, near),
+        ("2001:db8::7".parse().unwrap(), pod.ipv6()),
+    ] {
+        let mut seen = Capture::start(pod.netns());
+        send_from(node.netns(), NOBODY, from, to, EVIL);
+        // Root may, and that is what shows that it was a rule.
+        seen.wait_for(GOOD, || send_from(node.netns(), 0, from, to, GOOD));
+        assert!(!seen.has(EVIL), "{from} to {to}");
+    }
+    // From addresses of its own everybody may, whichever device has them.
+    let own = [link_local(node.netns(), "v-net-0"), node.address_in(Family::V6)];
+    for (from, to) in [(own[0], near), (own[0], to_all), (own[1], pod.ipv6())] {
+        let mut seen = Capture::start(pod.netns());
+        seen.wait_for(GOOD, || send_from(node.netns(), NOBODY, from, to, GOOD));
+    }
+}
+
+#[test]
+fn no_process_sends_by_ipv4_from_an_address_of_somebody_else() {
+    let lab = lab("nt-freebind4").pods(2).up().unwrap();
+    let node = lab.node(1);
+    let (pod, other) = (lab.pod(1, 1), lab.pod(1, 2));
+    let mut seen = Capture::start(pod.netns());
+    // kernel: it refuses whatever is no address of the machine, even to root.
+    for from in [other.ipv4(), lab.pod(2, 1).ipv4(), lab.node(2).address()] {
+        for user in [NOBODY, 0] {
+            send_from(node.netns(), user, from, pod.ipv4(), EVIL);
+        }
+    }
+    let gateway = [10, 244, 1, 1].into();
+    seen.wait_for(GOOD, || send_from(node.netns(), NOBODY, gateway, pod.ipv4(), GOOD));
+    assert!(!seen.has(EVIL));
 }

@@ -100,6 +100,31 @@ impl Connection {
     }
 }
 
+/// Where the source of a packet has to be an address of this machine.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Place {
+    /// On any device.
+    Anywhere,
+    /// On the device that the packet leaves by.
+    OutputDevice,
+}
+
+impl Place {
+    /// `NFTA_FIB_F_SADDR`, and `NFTA_FIB_F_OIF`.
+    const fn flags(self) -> u32 {
+        match self {
+            Self::Anywhere => 1,
+            Self::OutputDevice => 1 | 1 << 4,
+        }
+    }
+}
+
+/// `NFT_FIB_RESULT_ADDRTYPE`.
+const ADDRESS_TYPE: u32 = 3;
+
+/// `RTN_LOCAL`, as it is in a register: four bytes of the host's order.
+const LOCAL: [u8; 4] = 2_u32.to_ne_bytes();
+
 /// The header that the offset of a field counts from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Base {
@@ -166,6 +191,8 @@ pub enum Expression {
     Meta(Meta, Register),
     /// Load what is known of the packet's connection.
     Connection(Connection),
+    /// Load what kind of address the routes say the packet's source is there.
+    SourceType(Place),
     /// Load bytes of the packet.
     Payload(Field, Register),
     /// Keep the bits of the first register that the mask has; the mask is as long as the field.
@@ -193,6 +220,7 @@ impl Expression {
         match self {
             Self::Meta(..) => "meta",
             Self::Connection(_) => "ct",
+            Self::SourceType(_) => "fib",
             Self::Payload(..) => "payload",
             Self::Mask(_) => "bitwise",
             Self::Compare(..) => "cmp",
@@ -224,6 +252,11 @@ impl Expression {
             Self::Connection(key) => {
                 data.number(1, first);
                 data.number(2, key.number());
+            }
+            Self::SourceType(place) => {
+                data.number(1, first);
+                data.number(2, ADDRESS_TYPE);
+                data.number(3, place.flags());
             }
             Self::Payload(field, register) => {
                 data.number(1, register.number());
@@ -337,6 +370,12 @@ impl Expression {
         ]
     }
 
+    /// What does not have an address of this machine as its source.
+    #[must_use]
+    pub fn is_from_elsewhere(place: Place) -> [Self; 2] {
+        [Self::SourceType(place), Self::Compare(Comparison::NotEqual, LOCAL.to_vec())]
+    }
+
     /// What connection tracking has looked at.
     #[must_use]
     pub fn is_tracked() -> [Self; 2] {
@@ -387,5 +426,41 @@ impl Expression {
             Self::Payload(field, Register::Two),
             Self::Lookup(membership, set.to_owned()),
         ]
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The bytes of `{length, type}` and a number in network order.
+    fn number(kind: u16, value: u32) -> Vec<u8> {
+        [&8_u16.to_ne_bytes()[..], &kind.to_ne_bytes(), &value.to_be_bytes()].concat()
+    }
+
+    fn attribute(kind: u16, value: &[u8]) -> Vec<u8> {
+        let length = u16::try_from(4 + value.len()).unwrap();
+        [&length.to_ne_bytes()[..], &kind.to_ne_bytes(), value].concat()
+    }
+
+    fn encoded(expression: &Expression) -> Vec<u8> {
+        let mut out = Attributes(Vec::new());
+        expression.encode(&mut out);
+        out.0
+    }
+
+    #[test]
+    fn question_whether_a_source_is_local_has_register_result_and_flags() {
+        for (place, flags) in [(Place::Anywhere, 0x01), (Place::OutputDevice, 0x11)] {
+            let data = [number(1, 1), number(2, 3), number(3, flags)].concat();
+            // The kernel's name of it, with its zero.
+            let expected = [attribute(1, b"fib\0"), attribute(2, &data)].concat();
+            assert_eq!(encoded(&Expression::SourceType(place)), expected, "{place:?}");
+            let [_type, is_not_local] = Expression::is_from_elsewhere(place);
+            let value = attribute(3, &attribute(1, &2_u32.to_ne_bytes()));
+            let data = [number(1, 1), number(2, 1), value].concat();
+            let expected = [attribute(1, b"cmp\0"), attribute(2, &data)].concat();
+            assert_eq!(encoded(&is_not_local), expected);
+        }
     }
 }

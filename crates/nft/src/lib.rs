@@ -27,7 +27,7 @@ mod wire;
 pub use batch::Batch;
 pub use error::{Error, Result};
 pub use expression::{
-    Base, Comparison, Connection, Expression, Field, Membership, Meta, Register, Verdict,
+    Base, Comparison, Connection, Expression, Field, Membership, Meta, Place, Register, Verdict,
 };
 pub use flow::Flow;
 pub use hooks::BaseChain;

@@ -6,7 +6,7 @@
 //! it there and nobody has changed it since.
 
 use culvert_netlink::Link;
-use culvert_nft::{Batch, Flow, Listing, Result, Socket, Table, TableFamily};
+use culvert_nft::{Batch, Expression, Flow, Listing, Result, Socket, Table, TableFamily};
 use culvert_node::pod_port::PodPort;
 use culvert_node::{living, source_check};
 
@@ -27,6 +27,8 @@ pub(super) struct Firewall {
     pods: [Option<(Table, Listing)>; 2],
     /// Whether there were strangers when somebody last looked.
     strangers: Option<bool>,
+    /// Whether this kernel cannot tell whose address a source is.
+    lacks_fib: bool,
 }
 
 /// What is behind the bridge.
@@ -55,7 +57,7 @@ impl Firewall {
         if self.node.as_ref().is_some_and(|(table, known)| table == wanted && *known == actual) {
             return Ok(Ruleset::Current);
         }
-        if actual == Listing::of(wanted) {
+        if actual == Listing::of(&self.possible(wanted)) {
             self.node = Some((wanted.clone(), actual));
             return Ok(Ruleset::Current);
         }
@@ -64,13 +66,43 @@ impl Firewall {
 
     /// Puts the node's table in place of whatever it is.
     pub(super) fn apply(&mut self, wanted: &Table) -> Result<()> {
-        let socket = self.socket()?;
-        let mut batch = Batch::new(wanted.family);
-        batch.replace(wanted);
-        socket.commit(&batch)?;
-        let listing = socket.listing(wanted.family, wanted.name)?;
+        let replace = |table: &Table| {
+            let mut batch = Batch::new(table.family);
+            batch.replace(table);
+            batch
+        };
+        let whole = replace(&self.possible(wanted));
+        match self.socket()?.commit(&whole) {
+            // kernel: an expression that it does not have is "not found"; nothing else here can be.
+            Err(error) if error.is_not_found() && !self.lacks_fib => {
+                self.lacks_fib = true;
+                let less = replace(&self.possible(wanted));
+                self.socket()?.commit(&less)?;
+                tracing::warn!(
+                    %error,
+                    "the kernel lacks the nftables expression fib (nft_fib_inet): any process of this \
+                     node can send to its pods from addresses of others"
+                );
+            }
+            outcome => outcome?,
+        }
+        let listing = self.socket()?.listing(wanted.family, wanted.name)?;
         self.node = listing.map(|listing| (wanted.clone(), listing));
         Ok(())
+    }
+
+    /// What of `wanted` this kernel is capable of.
+    fn possible(&self, wanted: &Table) -> Table {
+        let mut table = wanted.clone();
+        if self.lacks_fib {
+            let needs_fib = |rule: &[Expression]| {
+                rule.iter().any(|step| matches!(step, Expression::SourceType(_)))
+            };
+            for chain in &mut table.chains {
+                chain.rules.retain(|rule| !needs_fib(rule));
+            }
+        }
+        table
     }
 
     /// Forgets the connections for which `is_wrong` says so, and returns how many.
@@ -234,6 +266,17 @@ mod tests {
         links.pop();
         links.push(link(7, "veth1", Some(9), ""));
         assert!(!pods(&links, "v-net-0").has_strangers);
+    }
+
+    #[test]
+    fn kernel_without_fib_gets_all_other_rules() {
+        let wanted = super::super::ruleset::ruleset(&super::super::fixture::spec());
+        let rules =
+            |table: &Table| table.chains.iter().map(|chain| chain.rules.len()).sum::<usize>();
+        let able = Firewall::default();
+        assert_eq!(able.possible(&wanted), wanted);
+        let unable = Firewall { lacks_fib: true, ..Firewall::default() };
+        assert_eq!(rules(&unable.possible(&wanted)), rules(&wanted) - 2);
     }
 
     #[test]

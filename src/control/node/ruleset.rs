@@ -7,8 +7,8 @@
 //! they come by, processes by the mark that only the daemon's sockets have, translated packets by
 //! the connection that a tunnel's own datagrams never have.
 //!
-//! IPv6 lets any process send from any address (`IPV6_FREEBIND`), a pod's as well. The table leaves
-//! that to root.
+//! IPv6 lets any process send from any address (`IPV6_FREEBIND`), a pod's as well, or another
+//! node's. The table leaves that to root.
 //!
 //! Those datagrams are not tracked, because one entry per flow of every pod would fill the
 //! connection table. Traffic that leaves the cluster is masqueraded; what cannot be is dropped. Pod
@@ -24,7 +24,7 @@ use std::net::IpAddr;
 use culvert_dataplane::platform::udp::SOCKET_MARK;
 use culvert_nft::{
     Base, Chain, ChainKind, Comparison, Element, Expression, Field, Hook, KeyPart, Membership,
-    Register, Set, Table, TableFamily, Verdict,
+    Place, Register, Set, Table, TableFamily, Verdict,
 };
 use culvert_node::node_file::gateway;
 use culvert_node::pod_port::DEVICE_GROUP;
@@ -64,6 +64,10 @@ pub(super) const FILTER: i32 = 0;
 /// `IPPROTO_UDP`.
 const UDP: u8 = 17;
 
+/// The first half of an IPv6 packet's source, and that of the link-local addresses.
+const IPV6_SOURCE_PREFIX: Field = Field { base: Base::Network, offset: 8, len: 8 };
+const LINK_LOCAL: [u8; 8] = [0xfe, 0x80, 0, 0, 0, 0, 0, 0];
+
 const UDP_DESTINATION: Field = Field { base: Base::Transport, offset: 2, len: 2 };
 
 /// The table of the node that `spec` describes.
@@ -85,10 +89,11 @@ pub(super) fn ruleset(spec: &NodeSpec) -> Table {
         path_errors::chain(spec, &families),
         output(&families),
     ];
-    if let Some(family) = families.iter().find(|cluster| cluster.family == Family::V6) {
+    let ipv6 = families.iter().find(|cluster| cluster.family == Family::V6);
+    if ipv6.is_some() {
         sets.push(own_addresses(spec));
-        chains.push(sources(family));
     }
+    chains.push(sources(spec, ipv6));
     let translations: Vec<_> =
         families.iter().filter(|family| family.translated).map(translation).collect();
     if !translations.is_empty() {
@@ -173,20 +178,41 @@ fn output(families: &[ClusterFamily]) -> Chain {
     Chain { name: "output", kind: ChainKind::Filter, hook: Hook::Output, priority: RAW, rules }
 }
 
-/// What this node's processes send: from addresses of the pod networks only if they are its own.
-/// What a proxy in the kernel sends on has no process.
-fn sources(family: &ClusterFamily) -> Chain {
-    let in_cluster =
-        Expression::field_in(family.source(), Membership::Inside, &family.cluster_set());
-    let foreign = Expression::field_in(family.source(), Membership::Outside, OWN_ADDRESSES);
-    let is_ours = [&Expression::is_unprivileged()[..], &family.is_family()].concat();
+/// What this node's processes send: from addresses of the pod networks only if they are its own,
+/// and to its pods from no address but this machine's. What a proxy in the kernel sends on has no
+/// process, nor has what the kernel itself tells its neighbours.
+fn sources(spec: &NodeSpec, ipv6: Option<&ClusterFamily>) -> Chain {
+    let is_ipv6 = ClusterFamily::is_ip(Family::V6);
+    let is_process = Expression::is_unprivileged();
+    let in_cluster = ipv6.map(|family| {
+        let cluster =
+            Expression::field_in(family.source(), Membership::Inside, &family.cluster_set());
+        let foreign = Expression::field_in(family.source(), Membership::Outside, OWN_ADDRESSES);
+        [&is_process[..], &is_ipv6, &cluster, &foreign, &DROP].concat()
+    });
+    let to_pods = Expression::output_name(Comparison::Equal, &spec.bridge);
+    let link_local = |comparison| {
+        [
+            Expression::Payload(IPV6_SOURCE_PREFIX, Register::One),
+            Expression::Compare(comparison, LINK_LOCAL.to_vec()),
+        ]
+    };
+    // A link-local address is one device's, any other the whole machine's.
+    let to_pods =
+        [(Comparison::Equal, Place::OutputDevice), (Comparison::NotEqual, Place::Anywhere)].map(
+            |(comparison, place)| {
+                let from_elsewhere = Expression::is_from_elsewhere(place);
+                let source = link_local(comparison);
+                [&to_pods[..], &is_process, &is_ipv6, &source, &from_elsewhere, &DROP].concat()
+            },
+        );
     Chain {
         name: "sources",
         kind: ChainKind::Filter,
         hook: Hook::Output,
         priority: FILTER,
         // kernel: IPv4 refuses to send from what is no address of the machine.
-        rules: vec![[&is_ours[..], &in_cluster, &foreign, &DROP].concat()],
+        rules: in_cluster.into_iter().chain(to_pods).collect(),
     }
 }
 
@@ -429,7 +455,7 @@ mod tests {
         ];
         assert_eq!(chain_names(&table), expected);
         let rules: Vec<_> = table.chains.iter().map(|chain| chain.rules.len()).collect();
-        assert_eq!(rules, [6, 1, 8, 6, 1, 2, 8]);
+        assert_eq!(rules, [6, 1, 8, 6, 3, 2, 8]);
     }
 
     #[test]
@@ -467,7 +493,9 @@ mod tests {
             local_subnets: ipv4(spec().local_subnets),
             ..spec()
         });
-        assert!(!chain_names(&table).contains(&"sources"));
+        assert!(table.sets.iter().all(|set| set.name != OWN_ADDRESSES));
+        let sources = table.chains.iter().find(|chain| chain.name == "sources").unwrap();
+        assert_eq!(sources.rules.len(), 2, "what goes to the bridge, whatever the families");
     }
 
     #[test]
