@@ -141,6 +141,161 @@ fn what_a_pod_announces_of_others_is_not_heard() {
     }
 }
 
+/// Where in neighbour discovery a pod says which hardware address it has.
+const OWN_MAC: [u8; 6] = [0x0a, 0x58, 0x0a, 0xf4, 0x01, 0x03];
+const FOREIGN_MAC: [u8; 6] = [0x0a, 0x58, 0x0a, 0xf4, 0x01, 0x02];
+
+/// An option with a hardware address: of the sender (1) or of the target (2).
+fn link_address(kind: u8, mac: [u8; 6]) -> Vec<u8> {
+    [&[kind, 1][..], &mac].concat()
+}
+
+/// A message of neighbour discovery with its options, from the pod with the address fd00:1::3.
+#[derive(Clone)]
+struct Discovery {
+    name: &'static str,
+    kind: u8,
+    source: &'static str,
+    target: Option<&'static str>,
+    options: Vec<u8>,
+    /// Whether a header with options of IPv6 comes before it.
+    is_behind_options: bool,
+}
+
+impl Discovery {
+    fn frame(&self) -> Vec<u8> {
+        let group = if self.kind == 133 { 2 } else { 1 };
+        let octets = |text: &str| match address(text) {
+            IpAddr::V6(address) => address.octets(),
+            IpAddr::V4(_) => unreachable!("of IPv6 only"),
+        };
+        let (source, destination) = (octets(self.source), octets(&format!("ff02::{group}")));
+        // An advertisement overrides what is known (RFC 4861, section 4.4).
+        let flags = if self.kind == 136 { 0x20 } else { 0 };
+        let mut message = vec![self.kind, 0, 0, 0, flags, 0, 0, 0];
+        message.extend(self.target.map(octets).into_iter().flatten());
+        message.extend(&self.options);
+        let length = u8::try_from(message.len()).expect("it is short");
+        let pseudo =
+            [&source[..], &destination, &[0, 0, 0, length, 0, 0, 0, 58], &message].concat();
+        let sum: u32 =
+            pseudo.chunks(2).map(|pair| u32::from(u16::from_be_bytes([pair[0], pair[1]]))).sum();
+        let folded = (sum & 0xffff) + (sum >> 16);
+        let folded = (folded & 0xffff) + (folded >> 16);
+        let checksum = !u16::try_from(folded).expect("it is folded");
+        message[2..4].copy_from_slice(&checksum.to_be_bytes());
+        let options: &[u8] = if self.is_behind_options { &[58, 0, 1, 4, 0, 0, 0, 0] } else { &[] };
+        let next = if self.is_behind_options { 0 } else { 58 };
+        let payload = u8::try_from(options.len() + message.len()).expect("it is short");
+        [
+            &[0x33, 0x33, 0, 0, 0, group][..],
+            &OWN_MAC,
+            &[0x86, 0xdd, 0x60, 0, 0, 0, 0, payload, next, 255],
+            &source,
+            &destination,
+            options,
+            &message,
+        ]
+        .concat()
+    }
+}
+
+#[test]
+fn hardware_address_of_another_pod_is_not_heard_in_neighbour_discovery() {
+    let own = "fd00:1::3";
+    let of = |name, kind, options: &[Vec<u8>]| Discovery {
+        name,
+        kind,
+        source: if kind == 133 { "fe80::858:aff:fef4:103" } else { own },
+        target: match kind {
+            133 => None,
+            135 => Some("fd00:1::1"),
+            _ => Some(own),
+        },
+        options: options.concat(),
+        is_behind_options: false,
+    };
+    let foreign = |kind| link_address(kind, FOREIGN_MAC);
+    let unknown = vec![253, 1, 0, 0, 0, 0, 0, 0];
+    let long = |kind| [&[kind, 2][..], &FOREIGN_MAC, &[0; 8]].concat();
+    let plain = of("advertisement", 136, &[foreign(2)]);
+    let asks_for_itself = Discovery {
+        source: "::",
+        target: Some(own),
+        ..of("question for itself", 135, &[foreign(1)])
+    };
+    // Whether somebody who is not kept from hearing it goes by it.
+    let attempts = [
+        (plain.clone(), true),
+        (of("advertisement, second option", 136, &[unknown.clone(), foreign(2)]), true),
+        (of("advertisement, twice", 136, &[link_address(2, OWN_MAC), foreign(2)]), false),
+        (of("advertisement, too long", 136, &[long(2)]), false),
+        (Discovery { is_behind_options: true, ..plain }, true),
+        (of("solicitation", 135, &[foreign(1)]), true),
+        (of("solicitation, second option", 135, &[unknown, foreign(1)]), true),
+        (of("router solicitation", 133, &[foreign(1)]), false),
+        (asks_for_itself, false),
+    ];
+    for check in [false, true] {
+        with_pods("lladdr", check, |node, victim, attacker| {
+            assert!(connects(&attacker.netns, own, &node.netns, "fd00:1::1"));
+            assert!(connects(&victim.netns, "fd00:1::2", &node.netns, "fd00:1::1"));
+            let fooled = || node.exec(&["ip", "neigh", "show", own]).contains("0a:58:0a:f4:01:02");
+            for (attempt, is_believed) in &attempts {
+                let right = [own, "lladdr", "0a:58:0a:f4:01:03", "dev", BRIDGE, "nud", "stale"];
+                node.ip(&[&["neigh", "replace"][..], &right].concat());
+                let before = if check { dropped(node) } else { 0 };
+                in_netns(&attacker.netns, || send_frame("eth0", &attempt.frame()));
+                if check {
+                    let what = format!("{} is dropped", attempt.name);
+                    eventually(&what, || dropped(node) > before);
+                    assert!(!fooled(), "{}", attempt.name);
+                } else if *is_believed {
+                    eventually(&format!("{} is believed", attempt.name), fooled);
+                }
+            }
+        });
+    }
+}
+
+#[test]
+fn neighbour_discovery_as_systems_send_it_passes() {
+    let own = "fd00:1::3";
+    let nonce = vec![14, 1, 1, 2, 3, 4, 5, 6];
+    let of = |kind, source, target, options: &[Vec<u8>]| Discovery {
+        name: "honest",
+        kind,
+        source,
+        target,
+        options: options.concat(),
+        is_behind_options: false,
+    };
+    let link_local = "fe80::858:aff:fef4:103";
+    let honest = [
+        of(136, own, Some(own), &[link_address(2, OWN_MAC)]),
+        of(136, own, Some(own), &[]),
+        of(136, link_local, Some(own), &[link_address(2, OWN_MAC)]),
+        of(136, link_local, Some(link_local), &[link_address(2, OWN_MAC)]),
+        of(135, own, Some("fd00:1::1"), &[link_address(1, OWN_MAC)]),
+        of(135, own, Some("fd00:1::1"), &[]),
+        of(135, "::", Some(own), &[]),
+        of(135, "::", Some(own), &[nonce]),
+        of(133, link_local, None, &[link_address(1, OWN_MAC)]),
+        of(133, link_local, None, &[]),
+    ];
+    with_pods("honest", true, |node, _victim, attacker| {
+        let before = dropped(node);
+        for message in &honest {
+            in_netns(&attacker.netns, || send_frame("eth0", &message.frame()));
+        }
+        // What comes after all of them and is dropped shows that they were not.
+        let evil = of(136, own, Some(own), &[link_address(2, FOREIGN_MAC)]);
+        in_netns(&attacker.netns, || send_frame("eth0", &evil.frame()));
+        eventually("the last is dropped", || dropped(node) > before);
+        assert_eq!(dropped(node), before + 1);
+    });
+}
+
 #[test]
 fn frames_with_a_vlan_tag_are_dropped() {
     with_pods("vlan", true, |node, _victim, attacker| {

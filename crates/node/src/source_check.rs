@@ -8,8 +8,8 @@
 use std::net::{IpAddr, Ipv6Addr};
 
 use culvert_nft::{
-    Base, Batch, Chain, ChainKind, Element, Expression, Field, Hook, KeyPart, Listing, Membership,
-    Meta, Register, Set, Socket, Table, TableFamily, Verdict, kernel,
+    Base, Batch, Chain, ChainKind, Comparison, Element, Expression, Field, Hook, KeyPart, Listing,
+    Membership, Meta, Register, Set, Socket, Table, TableFamily, Verdict, kernel,
 };
 use overlay_proto::Mac;
 
@@ -41,6 +41,8 @@ const ARP_SENDER_MAC: Field = Field { base: Base::Network, offset: 8, len: 6 };
 const ARP_SENDER_IP: Field = Field { base: Base::Network, offset: 14, len: 4 };
 const IPV4_SOURCE: Field = Field { base: Base::Network, offset: 12, len: 4 };
 const IPV6_SOURCE: Field = Field { base: Base::Network, offset: 8, len: 16 };
+/// How much comes after the IPv6 header, and what comes first.
+const IPV6_LENGTH_AND_NEXT: Field = Field { base: Base::Network, offset: 4, len: 3 };
 /// RFC 4861, sections 4.3 and 4.4: solicitations and advertisements have it at the same place.
 const ICMPV6_TYPE: Field = Field { base: Base::Transport, offset: 0, len: 1 };
 const ND_TARGET: Field = Field { base: Base::Transport, offset: 8, len: 16 };
@@ -51,10 +53,23 @@ const ETHER_TYPE_IPV6: [u8; 2] = [0x86, 0xdd];
 
 /// `IPPROTO_ICMPV6` and types of RFC 4861.
 const ICMPV6: u8 = 58;
+const ROUTER_SOLICITATION: u8 = 133;
 const ROUTER_ADVERTISEMENT: u8 = 134;
 const NEIGHBOUR_SOLICITATION: u8 = 135;
 const NEIGHBOUR_ADVERTISEMENT: u8 = 136;
 const REDIRECT: u8 = 137;
+
+/// Bytes of these messages before their options (RFC 4861, sections 4.1, 4.3 and 4.4).
+const ROUTER_SOLICITATION_BYTES: u16 = 8;
+const NEIGHBOUR_BYTES: u16 = 24;
+
+/// Options as they begin, with their length in units of eight bytes, which all of ours have once:
+/// link-layer addresses (RFC 4861, section 4.6.1) and the nonce by which a pod that asks whether
+/// somebody has its address knows its own question again (RFC 7527).
+const SOURCE_LINK_ADDRESS: [u8; 2] = [1, 1];
+const TARGET_LINK_ADDRESS: [u8; 2] = [2, 1];
+const NONCE: [u8; 2] = [14, 1];
+const OPTION_BYTES: u16 = 8;
 
 /// What the sets have about this pod.
 fn elements(port: &PodPort) -> Vec<(&'static str, Element)> {
@@ -128,6 +143,10 @@ pub fn table(ports: &[PodPort]) -> Table {
 }
 
 /// The rules: what is not a pod's is let through, then only what is known to be right.
+///
+/// Whoever hears a message of neighbour discovery goes by the options in it, wherever in it they
+/// are, so a pod's has none or one, at the one place where it can be looked at, and no header
+/// between IPv6 and it. Systems send them so.
 fn rules() -> Vec<Vec<Expression>> {
     let own = |field, set| Expression::input_and_field_in(field, Membership::Inside, set);
     let ether_type = |value: [u8; 2]| Expression::field_is(ETHER_TYPE, &value);
@@ -144,6 +163,25 @@ fn rules() -> Vec<Vec<Expression>> {
         Expression::Lookup(Membership::Outside, PORTS.to_owned()),
     ];
     let foreign_mac = Expression::input_and_field_in(SOURCE_MAC, Membership::Outside, MACS);
+    let [family, is_ipv6] = ether_type(ETHER_TYPE_IPV6);
+    let [upper, is_other] = Expression::upper_protocol(Comparison::NotEqual, ICMPV6);
+    let not_icmpv6 = [family, is_ipv6, upper, is_other];
+    let with_own_mac = |header: u16, option: [u8; 2]| {
+        let mac = Field { base: Base::Transport, offset: u32::from(header) + 2, len: 6 };
+        [&with_option(header, option)[..], &own(mac, MACS)].concat()
+    };
+    let advertises = |options: &[Expression]| {
+        let of_itself = [own(IPV6_SOURCE, IPV6), own(ND_TARGET, IPV6)].concat();
+        rule([&icmpv6(NEIGHBOUR_ADVERTISEMENT)[..], &of_itself, options, &accept])
+    };
+    let asks_for_itself = |options: &[Expression]| {
+        let from_nobody = Expression::field_is(IPV6_SOURCE, &[0; 16]);
+        let target = own(ND_TARGET, IPV6);
+        rule([&icmpv6(NEIGHBOUR_SOLICITATION)[..], &from_nobody, &target, options, &accept])
+    };
+    let solicits = |kind: u8, options: &[Expression]| {
+        rule([&icmpv6(kind)[..], &own(IPV6_SOURCE, IPV6), options, &accept])
+    };
     vec![
         rule([&not_checked[..], &accept]),
         rule([&foreign_mac[..], &drop]),
@@ -154,27 +192,41 @@ fn rules() -> Vec<Vec<Expression>> {
             &own(ARP_SENDER_MAC, MACS),
             &accept,
         ]),
+        rule([&not_icmpv6[..], &own(IPV6_SOURCE, IPV6), &accept]),
         // No pod is a router, nor tells another which one to use.
         rule([&icmpv6(ROUTER_ADVERTISEMENT)[..], &drop]),
         rule([&icmpv6(REDIRECT)[..], &drop]),
-        rule([
-            &icmpv6(NEIGHBOUR_ADVERTISEMENT)[..],
-            &own(IPV6_SOURCE, IPV6),
-            &own(ND_TARGET, IPV6),
-            &accept,
-        ]),
+        advertises(&without_options(NEIGHBOUR_BYTES)),
+        advertises(&with_own_mac(NEIGHBOUR_BYTES, TARGET_LINK_ADDRESS)),
         rule([&icmpv6(NEIGHBOUR_ADVERTISEMENT)[..], &drop]),
         // Before it may use an address of its own, a pod asks whether somebody has it.
-        rule([
-            &icmpv6(NEIGHBOUR_SOLICITATION)[..],
-            &Expression::field_is(IPV6_SOURCE, &[0; 16]),
-            &own(ND_TARGET, IPV6),
-            &accept,
-        ]),
+        asks_for_itself(&without_options(NEIGHBOUR_BYTES)),
+        asks_for_itself(&with_option(NEIGHBOUR_BYTES, NONCE)),
+        solicits(NEIGHBOUR_SOLICITATION, &without_options(NEIGHBOUR_BYTES)),
+        solicits(NEIGHBOUR_SOLICITATION, &with_own_mac(NEIGHBOUR_BYTES, SOURCE_LINK_ADDRESS)),
+        rule([&icmpv6(NEIGHBOUR_SOLICITATION)[..], &drop]),
+        solicits(ROUTER_SOLICITATION, &without_options(ROUTER_SOLICITATION_BYTES)),
+        solicits(
+            ROUTER_SOLICITATION,
+            &with_own_mac(ROUTER_SOLICITATION_BYTES, SOURCE_LINK_ADDRESS),
+        ),
+        rule([&icmpv6(ROUTER_SOLICITATION)[..], &drop]),
         rule([&ether_type(ETHER_TYPE_IPV6)[..], &own(IPV6_SOURCE, IPV6), &accept]),
         // A foreign address, a VLAN tag, or a protocol that pods have no use for.
         rule([&drop[..]]),
     ]
+}
+
+/// A message of neighbour discovery that ends with its `header`.
+fn without_options(header: u16) -> Vec<Expression> {
+    let [high, low] = header.to_be_bytes();
+    Expression::field_is(IPV6_LENGTH_AND_NEXT, &[high, low, ICMPV6]).into()
+}
+
+/// One that has a single option after its `header`, which begins so.
+fn with_option(header: u16, option: [u8; 2]) -> Vec<Expression> {
+    let begin = Field { base: Base::Transport, offset: header.into(), len: 2 };
+    [&without_options(header + OPTION_BYTES)[..], &Expression::field_is(begin, &option)].concat()
 }
 
 fn rule<const N: usize>(parts: [&[Expression]; N]) -> Vec<Expression> {
