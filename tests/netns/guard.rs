@@ -229,14 +229,8 @@ fn scan_of_a_subnet_leaves_the_nodes_table_of_neighbours_alone() {
 fn scan_of_link_local_addresses_through_the_node_is_dropped() {
     let lab = lab("nt-scan-ll").up().unwrap();
     let (node, pod) = (lab.node(1), lab.pod(1, 1));
-    let links = run(node.netns(), "ip", &["-oneline", "link", "show", "dev", "v-net-0"]);
-    let (_, mac) = links.split_once("link/ether ").unwrap();
-    let mac = mac.split(' ').next().unwrap();
     let addresses: Vec<Ipv6Addr> =
         (1..=50_u16).map(|host| Ipv6Addr::new(0xfe80, 0, 0, 0, 0x8000, 0, 0, host)).collect();
-    for address in &addresses {
-        ip(pod.netns(), &format!("neigh replace {address} lladdr {mac} dev eth0 nud permanent"));
-    }
     let (socket, scope) = pod
         .netns()
         .run(|| {
@@ -245,11 +239,29 @@ fn scan_of_link_local_addresses_through_the_node_is_dropped() {
             (socket, scope)
         })
         .unwrap();
-    for address in &addresses {
-        socket.send_to(EVIL, SocketAddrV6::new(*address, 9, 0, scope)).unwrap();
+    let dropped =
+        || run(node.netns(), "nft", &["list", "chain", "inet", "culvert-pods", "forward"]);
+    let send_to_all = |mac: &str| {
+        for address in &addresses {
+            let known = format!("neigh replace {address} lladdr {mac} dev eth0 nud permanent");
+            ip(pod.netns(), &known);
+            socket.send_to(EVIL, SocketAddrV6::new(*address, 9, 0, scope)).unwrap();
+        }
+    };
+    // What is for the bridge is the node's, and what is for the port that it comes by.
+    for (device, count) in [("v-net-0".to_owned(), 50), (port_of(node), 100)] {
+        let mac = &json(node.netns(), &["link", "show", "dev", &device])[0]["address"];
+        send_to_all(mac.as_str().unwrap());
+        let text = dropped();
+        assert!(text.contains(&format!("counter packets {count} ")), "{device}: {text}");
     }
-    let dropped = run(node.netns(), "nft", &["list", "chain", "inet", "culvert-pods", "forward"]);
-    assert!(dropped.contains("counter packets 50 "), "{dropped}");
+    // Where somebody may live who has no note, only the bridge's own address is known to be no
+    // pod's.
+    run(node.netns(), "ip", &["link", "add", "old0", "type", "veth", "peer", "name", "old1"]);
+    run(node.netns(), "ip", &["link", "set", "old0", "master", "v-net-0", "up"]);
+    wait_until(SOON, "the stranger to be seen", || dropped().contains("0x2cf0af40100")).unwrap();
+    send_to_all("02:cf:0a:f4:01:00");
+    assert!(dropped().contains("counter packets 50 "), "{}", dropped());
     let neighbours = run(node.netns(), "ip", &["neigh", "show", "dev", "v-net-0", "nud", "all"]);
     // kernel: it remembers whom it tells of a shorter way before any rule is asked, six at first
     // and one a second.

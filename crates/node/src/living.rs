@@ -28,9 +28,10 @@ pub const TABLE: &str = "culvert-pods";
 /// `NF_IP_PRI_FILTER`.
 const FILTER: i32 = 0;
 
-/// The sets: addresses that have a pod, and subnets of this node.
+/// The sets: addresses that have a pod, pods' hardware addresses, and subnets of this node.
 const IPV4: &str = "ipv4";
 const IPV6: &str = "ipv6";
+const MACS: &str = "macs";
 const SUBNETS_V4: &str = "subnets_v4";
 const SUBNETS_V6: &str = "subnets_v6";
 
@@ -93,6 +94,7 @@ pub fn table(ports: &[PodPort], bridge: &Bridge) -> Table {
         sets: vec![
             set(IPV4, KeyPart::Ipv4Address, false, of(IPV4)),
             set(IPV6, KeyPart::Ipv6Address, false, of(IPV6)),
+            set(MACS, KeyPart::EtherAddress, false, of(MACS)),
             set(SUBNETS_V4, KeyPart::Ipv4Address, true, intervals(Family::V4)),
             set(SUBNETS_V6, KeyPart::Ipv6Address, true, intervals(Family::V6)),
         ],
@@ -133,11 +135,16 @@ fn rules(bridge: &Bridge) -> Vec<Vec<Expression>> {
 
 /// Drops what a pod has the node forward to a link-local address, which no router may (RFC 4291
 /// §2.5.6); Linux does. Where the bridge's frames pass the hook as well, theirs are for a pod's MAC
-/// address.
+/// address; a frame to the node may be for that of the bridge, or of the port that it came by.
 fn link_local_through_the_node(bridge: &Bridge) -> Vec<Expression> {
     let mut rule = Expression::is_ipv6().to_vec();
     rule.extend(Expression::field_is(IPV6_DESTINATION_PREFIX, &LINK_LOCAL));
-    rule.extend(Expression::field_is(FRAME_DESTINATION, &bridge.mac.octets()));
+    if bridge.has_strangers {
+        // They may have any other.
+        rule.extend(Expression::field_is(FRAME_DESTINATION, &bridge.mac.octets()));
+    } else {
+        rule.extend(Expression::field_in(FRAME_DESTINATION, Membership::Outside, MACS));
+    }
     rule.extend([Expression::Counter, Expression::Verdict(Verdict::Drop)]);
     rule
 }
@@ -151,13 +158,11 @@ fn interval(subnet: &IpNet) -> Vec<Element> {
 
 /// What the sets have about this pod.
 fn elements(port: &PodPort) -> Vec<(&'static str, Element)> {
-    port.addresses
-        .iter()
-        .map(|address| match address.addr() {
-            IpAddr::V4(address) => (IPV4, Element::of(&[&address.octets()])),
-            IpAddr::V6(address) => (IPV6, Element::of(&[&address.octets()])),
-        })
-        .collect()
+    let addresses = port.addresses.iter().map(|address| match address.addr() {
+        IpAddr::V4(address) => (IPV4, Element::of(&[&address.octets()])),
+        IpAddr::V6(address) => (IPV6, Element::of(&[&address.octets()])),
+    });
+    addresses.chain([(MACS, Element::of(&[&port.mac.octets()]))]).collect()
 }
 
 /// Lets the node send to the pod behind `port`.
@@ -166,11 +171,19 @@ fn elements(port: &PodPort) -> Vec<(&'static str, Element)> {
 ///
 /// When the kernel refuses. Without the table everything is let through, so that is none.
 pub fn enter(socket: &mut Socket, port: &PodPort) -> culvert_nft::Result<()> {
-    let mut batch = Batch::new(FAMILY);
-    for (set, element) in elements(port) {
-        batch.add_elements(TABLE, set, &[element]);
+    let entering = |is_entered: fn(&str) -> bool| {
+        let mut batch = Batch::new(FAMILY);
+        for (set, element) in elements(port).into_iter().filter(|(set, _)| is_entered(set)) {
+            batch.add_elements(TABLE, set, &[element]);
+        }
+        batch
+    };
+    match socket.commit(&entering(|_all| true)) {
+        // The table of an older daemon knows no hardware addresses, until that one is replaced.
+        Err(error) if error.is_not_found() => commit(socket, &entering(|set| set != MACS)),
+        Err(error) if error.is_unsupported() => Ok(()),
+        outcome => outcome,
     }
-    commit(socket, &batch)
 }
 
 /// Forgets the addresses of the pod behind `port`, whose device is gone.
@@ -223,6 +236,7 @@ mod tests {
         assert_eq!(keys(IPV4), [[10, 244, 1, 2], [10, 244, 1, 255]]);
         let address: std::net::Ipv6Addr = "fd00:1::2".parse().unwrap();
         assert_eq!(keys(IPV6), [address.octets()]);
+        assert_eq!(keys(MACS), [example().mac.octets()]);
         assert_eq!(keys(SUBNETS_V4), [[10, 244, 1, 0], [10, 244, 2, 0]]);
     }
 
