@@ -301,6 +301,44 @@ fn pod_of_another_plugin_is_reached_while_those_with_notes_stay_checked() {
 }
 
 #[test]
+fn pod_whose_note_somebody_removes_stays_checked() {
+    let lab = lab("nt-note").pods(2).up().unwrap();
+    let (node, near, far) = (lab.node(1), lab.pod(1, 1), lab.pod(2, 1));
+    let port = {
+        let links = json(node.netns(), &["link", "show", "type", "veth"]);
+        let ports = links.as_array().unwrap().iter();
+        let own = |link: &&serde_json::Value| {
+            link["ifalias"].as_str().is_some_and(|note| note.contains(&near.ipv4().to_string()))
+        };
+        ports.clone().find(own).unwrap()["ifname"].as_str().unwrap().to_owned()
+    };
+    let note = || json(node.netns(), &["link", "show", &port])[0]["ifalias"].clone();
+    let before = note();
+    // A daemon knows the notes that it has seen; a repair shows that it has looked.
+    node.netns().ip("route del 10.244.0.0/16\n").unwrap();
+    let repaired = || node.status().unwrap()["repairs"].as_u64() >= Some(1);
+    wait_until(SOON, "a look", repaired).unwrap();
+    let mut seen = Capture::start(far.netns());
+    for alias in ["", "mine"] {
+        run(node.netns(), "ip", &["link", "set", &port, "alias", alias]);
+        wait_until(SOON, "the note to come back", || note() == before).unwrap();
+        // A look that takes all elements into account follows every ten seconds; this one is now.
+        node.reload().unwrap();
+        let evil = Udp::new(lab.pod(1, 2).ipv4(), far.ipv4(), EVIL).bytes();
+        probe::send_packet(near.netns(), &evil).unwrap();
+    }
+    let good = Udp::new(near.ipv4(), far.ipv4(), GOOD).bytes();
+    seen.wait_for(GOOD, || probe::send_packet(near.netns(), &good).unwrap());
+    assert!(!seen.has(EVIL));
+    // One that is gone when a daemon starts is named, since nobody knows what it said.
+    node.stop().unwrap();
+    run(node.netns(), "ip", &["link", "set", &port, "alias", ""]);
+    node.start().unwrap();
+    let hints = node.status().unwrap()["hints"].to_string();
+    assert!(hints.contains(&format!("the note on {port}")), "{hints}");
+}
+
+#[test]
 fn addresses_of_pods_come_and_go_with_them() {
     let lab = lab("nt-living").pods(0).up().unwrap();
     let node = lab.node(1);

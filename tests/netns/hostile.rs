@@ -74,7 +74,11 @@ fn uncheck_pods(node: &Node) {
     let links = run(node.netns(), "ip", &["-br", "link", "show", "type", "veth"]);
     let names = links.lines().filter_map(|line| line.split(['@', ' ']).next());
     for port in names.filter(|name| name.starts_with("culv")) {
-        run(node.netns(), "ip", &["link", "set", port, "alias", ""]);
+        let link = run(node.netns(), "ip", &["-json", "link", "show", port]);
+        let link: serde_json::Value = serde_json::from_str(&link).unwrap();
+        // A note that is gone would be put back.
+        let note = link[0]["ifalias"].as_str().unwrap().replace(" checked", "");
+        run(node.netns(), "ip", &["link", "set", port, "alias", &note]);
     }
     let table = ["table", "bridge", "culvert"];
     run(node.netns(), "nft", &[&["delete"][..], &table].concat());

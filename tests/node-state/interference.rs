@@ -42,6 +42,23 @@ fn what_others_turn_around_is_put_back() {
             ("ip link set culv1a2b3c4d arp off", "plug culv1a2b3c4d into v-net-0"),
             ("bridge link set dev culv1a2b3c4d isolated on", "plug culv1a2b3c4d into v-net-0"),
             ("bridge link set dev culv1a2b3c4d learning off", "plug culv1a2b3c4d into v-net-0"),
+            ("bridge link set dev culv1a2b3c4d mcast_flood off", "plug culv1a2b3c4d into v-net-0"),
+            ("bridge link set dev culv1a2b3c4d bcast_flood off", "plug culv1a2b3c4d into v-net-0"),
+            ("bridge link set dev culv1a2b3c4d locked on", "plug culv1a2b3c4d into v-net-0"),
+            (
+                "bridge link set dev culv1a2b3c4d neigh_suppress on",
+                "plug culv1a2b3c4d into v-net-0",
+            ),
+            // kernel: it forwards again by itself in every other state.
+            ("bridge link set dev culv1a2b3c4d state 0", "set state forwarding dev culv1a2b3c4d"),
+            (
+                "ip neigh replace 10.244.1.2 lladdr 02:00:00:00:00:99 dev v-net-0 nud permanent",
+                "remove neighbour 10.244.1.2 dev v-net-0",
+            ),
+            (
+                "ip neigh replace fd00:10:244:1::2 lladdr 02:00:00:00:00:99 dev v-net-0 nud noarp",
+                "remove neighbour fd00:10:244:1::2 dev v-net-0",
+            ),
             ("ip link set v-net-0 arp off", "set arp on, multicast on dev v-net-0"),
             ("ip link set v-net-0 multicast off", "set arp on, multicast on dev v-net-0"),
             (
@@ -63,6 +80,17 @@ fn what_others_turn_around_is_put_back() {
             assert_eq!(node.reconcile(), [""; 0], "after {damage}");
             assert_eq!(node.report().obstacle, None, "after {damage}");
         }
+    });
+}
+
+#[test]
+fn fixed_hardware_address_that_is_the_pods_own_stays() {
+    Namespace::new("fixed").run(async || {
+        let mut node = node();
+        let own = "10.244.1.2 lladdr 0a:58:0a:f4:01:02 dev v-net-0 nud permanent";
+        ip(&format!("neigh replace {own}"));
+        ip("neigh replace 10.244.1.9 lladdr 02:00:00:00:00:99 dev v-net-0 nud permanent");
+        assert_eq!(node.reconcile(), [""; 0]);
     });
 }
 

@@ -97,6 +97,31 @@ fn every_damage_to_the_source_check_is_repaired() {
 }
 
 #[test]
+fn note_that_somebody_takes_away_comes_back_and_all_that_follows_from_it_stays() {
+    Namespace::new("check-note").run(async || {
+        let mut node = Node::ready();
+        plug("culv1a2b3c4d", NOTE);
+        node.reconcile();
+        let whole = [words("bridge culvert"), words("inet culvert-pods")];
+        let set_alias = |alias: &str| {
+            let set = ["link", "set", "culv1a2b3c4d", "alias", alias];
+            assert!(std::process::Command::new("ip").args(set).status().unwrap().success());
+        };
+        for alias in ["", "culvert pod", "mine"] {
+            set_alias(alias);
+            assert_eq!(node.reconcile(), ["put the note back on culv1a2b3c4d"]);
+            assert_eq!(node.reconcile(), [""; 0]);
+            assert!(ip("link show dev culv1a2b3c4d").contains(NOTE));
+            assert_eq!([words("bridge culvert"), words("inet culvert-pods")], whole);
+        }
+        // One that was written anew counts.
+        set_alias(&NOTE.replace("10.244.1.2", "10.244.1.3"));
+        assert_eq!(node.reconcile(), ["repair nft tables bridge culvert, inet culvert-pods"]);
+        assert!(words("bridge culvert").contains("10.244.1.3"));
+    });
+}
+
+#[test]
 fn what_is_known_of_a_pod_goes_with_its_device() {
     Namespace::new("check-stale").run(async || {
         let mut node = Node::ready();

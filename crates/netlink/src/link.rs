@@ -4,8 +4,9 @@ use std::fmt;
 
 use netlink_packet_route::RouteNetlinkMessage;
 use netlink_packet_route::link::{
-    BridgeBooleanOptionFlags, BridgeStpState, InfoBridge, InfoBridgePort, InfoData, InfoKind,
-    InfoPortData, LinkAttribute, LinkExtentMask, LinkFlags, LinkInfo, LinkMessage,
+    BridgeBooleanOptionFlags, BridgePortState, BridgeStpState, InfoBridge, InfoBridgePort,
+    InfoData, InfoKind, InfoPortData, LinkAttribute, LinkExtentMask, LinkFlags, LinkInfo,
+    LinkMessage,
 };
 use overlay_proto::Mac;
 
@@ -77,12 +78,25 @@ pub struct BridgePort {
     pub flood: bool,
     /// The group addresses 01:80:c2:00:00:0X whose frames it forwards, as bits.
     pub forwarded_groups: u16,
+    /// Whether it holds frames back that a new port lets through: to groups or to everybody, from
+    /// hardware addresses that nobody entered, or questions for neighbours that the bridge answers.
+    pub holds_back: bool,
+    /// Whether frames pass it at all. The bridge says so once the device carries packets.
+    pub is_forwarding: bool,
 }
 
 impl Default for BridgePort {
     /// What a new port has.
     fn default() -> Self {
-        Self { hairpin: false, isolated: false, learning: true, flood: true, forwarded_groups: 0 }
+        Self {
+            hairpin: false,
+            isolated: false,
+            learning: true,
+            flood: true,
+            forwarded_groups: 0,
+            holds_back: false,
+            is_forwarding: false,
+        }
     }
 }
 
@@ -276,6 +290,16 @@ impl BridgePort {
                 port.flood = *flood;
             } else if let InfoBridgePort::GroupFwdMask(groups) = option {
                 port.forwarded_groups = *groups;
+            } else if let InfoBridgePort::BroadcastFlood(floods)
+            | InfoBridgePort::MulticastFlood(floods) = option
+            {
+                port.holds_back |= !floods;
+            } else if let InfoBridgePort::Locked(holds_back)
+            | InfoBridgePort::NeighSupress(holds_back) = option
+            {
+                port.holds_back |= holds_back;
+            } else if let InfoBridgePort::State(state) = option {
+                port.is_forwarding = *state == BridgePortState::Forwarding;
             }
         }
         port
@@ -299,6 +323,8 @@ mod tests {
                     InfoBridgePort::HairpinMode(true),
                     InfoBridgePort::Isolated(false),
                     InfoBridgePort::Learning(false),
+                    InfoBridgePort::State(BridgePortState::Forwarding),
+                    InfoBridgePort::BroadcastFlood(true),
                 ])),
             ]),
             LinkAttribute::IfAlias("a pod".to_owned()),
@@ -306,9 +332,29 @@ mod tests {
         let link = Link::from(message);
         assert_eq!((link.name.as_str(), link.alias.as_str()), ("culv0", "a pod"));
         assert_eq!((link.controller, &link.kind), (Some(7), &LinkKind::Veth));
-        let port = BridgePort { hairpin: true, learning: false, ..BridgePort::default() };
+        let port = BridgePort {
+            hairpin: true,
+            learning: false,
+            is_forwarding: true,
+            ..BridgePort::default()
+        };
         assert_eq!(link.port, Some(port));
         assert!(link.up && !link.running && link.arp && !link.loopback);
+    }
+
+    #[test]
+    fn port_that_holds_frames_back_is_recognised() {
+        let of = |option| BridgePort::read(&[option]);
+        for option in [
+            InfoBridgePort::BroadcastFlood(false),
+            InfoBridgePort::MulticastFlood(false),
+            InfoBridgePort::Locked(true),
+            InfoBridgePort::NeighSupress(true),
+        ] {
+            assert!(of(option.clone()).holds_back, "{option:?}");
+        }
+        assert!(!of(InfoBridgePort::Locked(false)).holds_back);
+        assert!(!of(InfoBridgePort::State(BridgePortState::Blocking)).is_forwarding);
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! One step from what is to what should be, in words for a log.
 
 use std::fmt;
+use std::net::IpAddr;
 
 use culvert_netlink::Route;
 use culvert_node::{living, source_check};
@@ -153,6 +154,25 @@ pub enum Action {
         /// Whether it carries nothing between the pod and others that are isolated.
         isolated: bool,
     },
+    /// Have the bridge forward the frames of a port again.
+    Forward {
+        /// The port.
+        device: String,
+    },
+    /// Put the note back that a pod's port had.
+    RestoreNote {
+        /// The node's end of the pod's cable.
+        device: String,
+        /// The note.
+        note: String,
+    },
+    /// Forget a hardware address that somebody wrote down for a pod and that is not the pod's.
+    ForgetNeighbour {
+        /// The bridge.
+        device: String,
+        /// The pod's address.
+        address: IpAddr,
+    },
     /// Replace the nftables table.
     ApplyRuleset,
     /// Make the nftables tables of the source check and of the pods' addresses those of the pods
@@ -228,6 +248,11 @@ impl fmt::Display for Action {
             }
             Self::ShutPort { device } => write!(f, "set down dev {device}"),
             Self::PlugPort { device, bridge, .. } => write!(f, "plug {device} into {bridge}"),
+            Self::Forward { device } => write!(f, "set state forwarding dev {device}"),
+            Self::RestoreNote { device, .. } => write!(f, "put the note back on {device}"),
+            Self::ForgetNeighbour { device, address } => {
+                write!(f, "remove neighbour {address} dev {device}")
+            }
             Self::ApplyRuleset => write!(f, "replace nft table {TABLE}"),
             Self::ApplySourceCheck { .. } => {
                 write!(

@@ -3,6 +3,7 @@
 //! Pure: the same two values always give the same actions, and none when nothing differs.
 
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 
 use culvert_netlink::Route;
 use ipnet::IpNet;
@@ -12,6 +13,7 @@ use super::action::Action;
 use super::desired::{
     ADOPTED_ALIAS, ALIAS_PREFIX, BRIDGE_ALIAS, Desired, Device, MAC_PREFIX, Parameter, TUN_ALIAS,
 };
+use super::notes::LostNote;
 
 /// The part of a node's kernel state that is ours or that we depend on.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -26,6 +28,10 @@ pub(super) struct Actual {
     pub(super) routes: Vec<ActualRoute>,
     /// The nodes' ends of pods' cables.
     pub(super) ports: Vec<Port>,
+    /// Notes that ports have lost.
+    pub(super) lost_notes: Vec<LostNote>,
+    /// Addresses of pods for which somebody has written down another hardware address.
+    pub(super) wrong_neighbours: Vec<IpAddr>,
     /// Devices that take routes from router advertisements, and would cease to once the node
     /// forwards IPv6. Nobody looks once it does.
     pub(super) advertised: Vec<String>,
@@ -88,6 +94,8 @@ pub(super) struct Port {
     pub(super) up: bool,
     /// Whether it has the options that its pod was attached with, if that is known.
     pub(super) configured: bool,
+    /// Whether the bridge forwards its frames, if it has a carrier.
+    pub(super) forwards: bool,
     /// What the bridge is to do for it when it is plugged again.
     pub(super) hairpin: bool,
     pub(super) isolated: bool,
@@ -96,7 +104,7 @@ pub(super) struct Port {
 impl Port {
     /// Whether it does what it is there for.
     pub(super) fn is_right(&self) -> bool {
-        self.plugged && self.guarded && self.up && self.configured
+        self.plugged && self.guarded && self.up && self.configured && self.forwards
     }
 }
 
@@ -114,6 +122,13 @@ pub(super) enum Ruleset {
 
 pub(super) fn diff(desired: &Desired, actual: &Actual) -> Vec<Action> {
     let mut actions = Vec::new();
+    // Everything else about a pod follows from its note.
+    actions.extend(
+        actual.lost_notes.iter().map(|lost| Action::RestoreNote {
+            device: lost.device.clone(),
+            note: lost.note.clone(),
+        }),
+    );
     // What guards the pods comes before anything that lets them send.
     if actual.ruleset == Ruleset::Drifted {
         actions.push(Action::ApplyRuleset);
@@ -168,6 +183,10 @@ pub(super) fn diff(desired: &Desired, actual: &Actual) -> Vec<Action> {
     remove_addresses(&desired.bridge, &bridge_last, &mut actions);
 
     set_ports(&desired.bridge, &actual.ports, &mut actions);
+    actions.extend(actual.wrong_neighbours.iter().map(|address| Action::ForgetNeighbour {
+        device: desired.bridge.name.clone(),
+        address: *address,
+    }));
     actions
 }
 
@@ -325,13 +344,17 @@ fn set_routes(wanted: &[(&str, Route)], actual: &[ActualRoute], actions: &mut Ve
 
 fn set_ports(bridge: &Device, ports: &[Port], actions: &mut Vec<Action>) {
     for port in ports {
-        if !port.is_right() {
+        let is_blocked = port.plugged && !port.forwards;
+        if !(Port { forwards: true, ..port.clone() }).is_right() {
             actions.push(Action::PlugPort {
                 device: port.device.clone(),
                 bridge: bridge.name.clone(),
                 hairpin: port.hairpin,
                 isolated: port.isolated,
             });
+        }
+        if is_blocked {
+            actions.push(Action::Forward { device: port.device.clone() });
         }
         // Raised, never lowered.
         // kernel: a veth drops what its other end sends above its own MTU, and tells nobody (6.18).

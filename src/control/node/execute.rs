@@ -6,6 +6,7 @@ use anyhow::{Context as _, anyhow};
 use culvert_netlink::{Address, BridgePort, Detection, Route};
 use culvert_node::pod_port::{DEVICE_GROUP, FORWARDED_GROUPS, PodPort};
 use culvert_node::{living, source_check};
+use rustix::io::Errno;
 
 use super::action::Action;
 use super::desired::Desired;
@@ -120,6 +121,21 @@ impl Executor<'_> {
                 self.change(device, LinkChange::Port(port))?;
                 self.change(device, LinkChange::Neighbours)?;
                 self.change(device, LinkChange::Up)?;
+            }
+            Action::Forward { device } => {
+                let index = self.index(device)?;
+                match self.netlink.change_link(index, device, &LinkChange::Forward) {
+                    // It lost its carrier meanwhile, and forwards when it has one.
+                    Err(error) if error.errno() == Some(Errno::NETDOWN) => {}
+                    outcome => outcome?,
+                }
+            }
+            Action::RestoreNote { device, note } => {
+                self.change(device, LinkChange::Alias(note.clone()))?;
+            }
+            Action::ForgetNeighbour { device, address } => {
+                let index = self.index(device)?;
+                self.netlink.forget_neighbour(index, device, *address)?;
             }
             Action::ApplyRuleset => {
                 if let Some(desired) = self.desired {

@@ -8,10 +8,12 @@ use crate::platform::sysctl::Sysctls;
 const BRIDGE_NETFILTER: &str = "net/bridge/bridge-nf-call-iptables";
 
 /// Something that works less well than it could, and the remedy.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Hint {
     /// The bridge hands frames to the rules of IP only by br_netfilter, which is not loaded.
     NoBridgeNetfilter,
+    /// The port of a pod of that name has lost its note while no daemon looked.
+    NoNote(String),
 }
 
 impl Hint {
@@ -28,14 +30,20 @@ impl Hint {
 
 impl fmt::Display for Hint {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::NoBridgeNetfilter => {
+        match self {
+            Self::NoBridgeNetfilter => f.write_str(
                 "the kernel module br_netfilter is not loaded: a service that leads a pod to another \
                  pod of the same node does not answer, unless the proxy translates the source too. Run \
                  `modprobe br_netfilter` on the node, and put the name into a file in \
-                 /etc/modules-load.d for the next boot"
-            }
-        })
+                 /etc/modules-load.d for the next boot",
+            ),
+            Self::NoNote(device) => write!(
+                f,
+                "the note on {device}, the port of a pod, is gone (`ip link show {device}`: its alias): \
+                 the pod may send from any address, and its own may be given to another. Delete the \
+                 pod, so that it is plugged in anew"
+            ),
+        }
     }
 }
 

@@ -17,6 +17,7 @@ mod firewall;
 mod fixture;
 mod hint;
 mod kernel;
+mod notes;
 mod observe;
 mod path_errors;
 mod path_mtu;
@@ -41,6 +42,7 @@ use self::execute::Executor;
 use self::firewall::{Firewall, Pods};
 pub use self::hint::Hint;
 pub(crate) use self::kernel::Kernel;
+use self::notes::Notes;
 use self::observe::Observed;
 pub use self::path_mtu::PathMtu;
 pub use self::preflight::Conflict;
@@ -108,6 +110,8 @@ pub struct Reconciler {
     netlink: Netlink,
     sysctls: Sysctls,
     firewall: Firewall,
+    /// What was on the pods' ports, whatever became of it.
+    notes: Notes,
     /// How often the routes of packets were asked for.
     turn: usize,
 }
@@ -123,6 +127,7 @@ impl Reconciler {
             netlink: Netlink::open()?,
             sysctls: Sysctls::default(),
             firewall: Firewall::default(),
+            notes: Notes::default(),
             turn: 0,
         })
     }
@@ -178,8 +183,9 @@ impl Reconciler {
             }
             let Some(next) = actions.first() else {
                 let stranded = stranded::stranded(&spec.local_subnets, &observed.pods.ports);
-                let Observed { carrying, own_addresses, .. } = observed;
-                let hints = Hint::of(&self.sysctls);
+                let Observed { carrying, own_addresses, noteless, .. } = observed;
+                let noteless = noteless.into_iter().map(Hint::NoNote);
+                let hints = Hint::of(&self.sysctls).into_iter().chain(noteless).collect();
                 return Ok(Report { done, carrying, obstacle, own_addresses, stranded, hints });
             };
             if round == ROUNDS {
@@ -217,8 +223,13 @@ impl Reconciler {
         tun: &dyn TunOwner,
         look: bool,
     ) -> anyhow::Result<Observed> {
-        let mut observed =
-            observe::observe(&mut self.netlink, &self.sysctls, desired, tun.is_attached())?;
+        let mut observed = observe::observe(
+            &mut self.netlink,
+            &self.sysctls,
+            desired,
+            tun.is_attached(),
+            &mut self.notes,
+        )?;
         // No port comes up without a look at what guards it.
         let look = look
             || !observed.actual.ports.iter().all(Port::is_right)

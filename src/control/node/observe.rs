@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::net::IpAddr;
 
 use anyhow::{Context as _, bail};
-use culvert_netlink::{Address, Link, LinkKind, Route, RouteFilter};
+use culvert_netlink::{Address, FixedNeighbour, Link, LinkKind, Route, RouteFilter};
 use culvert_node::pod_port::{DEVICE_GROUP, FORWARDED_GROUPS, PodPort};
 use ipnet::IpNet;
 
@@ -12,6 +12,7 @@ use super::PROTOCOL;
 use super::desired::{ALIAS_PREFIX, Desired, Device, IPV6_FORWARDING, Parameter};
 use super::diff::{Actual, ActualAddress, ActualDevice, ActualRoute, Port, Ruleset};
 use super::firewall::{Pods, pods};
+use super::notes::{Notes, noteless};
 use crate::platform::netlink::Netlink;
 use crate::platform::sysctl::Sysctls;
 
@@ -36,6 +37,8 @@ pub(super) struct Observed {
     pub(super) pods: Pods,
     /// Index of each device that an action may name.
     pub(super) indexes: HashMap<String, u32>,
+    /// Ports of pods whose note is gone.
+    pub(super) noteless: Vec<String>,
 }
 
 /// Looks at everything but the nftables tables, which are looked at apart.
@@ -44,8 +47,11 @@ pub(super) fn observe(
     parameters: &Sysctls,
     desired: &Desired,
     tun_attached: bool,
+    notes: &mut Notes,
 ) -> anyhow::Result<Observed> {
-    let links = netlink.socket.links()?;
+    let mut links = netlink.socket.links()?;
+    // From here on these ports count as having their notes, which will be put back.
+    let lost_notes = notes.keep(&mut links);
     let addresses = netlink.socket.addresses()?;
     let routes = netlink.socket.routes(RouteFilter::Protocol(PROTOCOL))?;
 
@@ -65,7 +71,9 @@ pub(super) fn observe(
         .or_else(|| renamed(&links, &addresses, &desired.bridge, &LinkKind::Bridge));
     let mut connected = Vec::new();
     let mut delivers = true;
+    let mut fixed = Vec::new();
     if let Some(bridge) = bridge {
+        fixed = netlink.socket.fixed_neighbours(bridge.index)?;
         connected = netlink.socket.routes(RouteFilter::Device(bridge.index))?;
         connected.retain(|route| route.direct && route.protocol != PROTOCOL);
         if let Some(mac) = bridge.mac {
@@ -76,6 +84,8 @@ pub(super) fn observe(
             };
         }
     }
+    // By the name that the bridge has at the moment: its pods go on under it.
+    let pods = pods(&links, bridge.map_or(&desired.bridge.name, |bridge| &bridge.name));
     let actual = Actual {
         tun: tun.map(|link| device(link, &desired.tun, &addresses)),
         tun_attached,
@@ -94,6 +104,8 @@ pub(super) fn observe(
             })
             .collect(),
         ports: links.iter().filter_map(|link| port(link, bridge, &links, desired)).collect(),
+        lost_notes,
+        wrong_neighbours: wrong_neighbours(&fixed, &pods.ports),
         advertised,
         sysctls,
         ruleset: Ruleset::Unchecked,
@@ -103,10 +115,21 @@ pub(super) fn observe(
         carrying: tun.is_some_and(|link| link.running),
         own_addresses: own_addresses(&links, &addresses),
         actual,
-        // By the name that the bridge has at the moment: its pods go on under it.
-        pods: pods(&links, bridge.map_or(&desired.bridge.name, |bridge| &bridge.name)),
+        pods,
+        noteless: noteless(&links),
         indexes: links.into_iter().map(|link| (link.name, link.index)).collect(),
     })
+}
+
+/// The pods' addresses that the node would send to another hardware address, whatever the pod says.
+fn wrong_neighbours(fixed: &[FixedNeighbour], pods: &[PodPort]) -> Vec<IpAddr> {
+    let is_wrong = |neighbour: &&FixedNeighbour| {
+        let has = |pod: &&PodPort| pod.addresses.iter().any(|ip| ip.addr() == neighbour.address);
+        // One that is not checked may use any hardware address.
+        let owner = pods.iter().filter(|pod| pod.is_checked).find(has);
+        owner.is_some_and(|pod| neighbour.mac != Some(pod.mac))
+    };
+    fixed.iter().filter(is_wrong).map(|neighbour| neighbour.address).collect()
 }
 
 /// The devices that may have learned routes from router advertisements, or will, and whose
@@ -239,7 +262,10 @@ fn port(link: &Link, bridge: Option<&Link>, links: &[Link], desired: &Desired) -
         && options.hairpin == hairpin
         && options.isolated == isolated
         && options.learning
-        && options.flood;
+        && options.flood
+        && !options.holds_back;
+    // Whoever has no carrier forwards nothing, and is told to by the bridge when it has one.
+    let carries = link.running && bridge.is_some_and(|bridge| bridge.up && bridge.running);
     Some(Port {
         device: link.name.clone(),
         mtu: link.mtu,
@@ -250,6 +276,7 @@ fn port(link: &Link, bridge: Option<&Link>, links: &[Link], desired: &Desired) -
                 && (link.group == DEVICE_GROUP || !is_ours),
         up: is_being_made || link.up || !is_ours,
         configured: is_being_made || configured || pod.is_none(),
+        forwards: !plugged || !carries || options.is_forwarding,
         hairpin,
         isolated,
     })
@@ -337,6 +364,48 @@ mod tests {
         let stranger = Link { name: "veth0".into(), group: 0, ..up };
         assert!(!is_right(&stranger));
         assert!(is_right(&Link { port: Some(guard), ..stranger }));
+    }
+
+    #[test]
+    fn port_without_a_carrier_is_not_blocked() {
+        let desired = Desired::new(&super::super::fixture::spec());
+        let bridge = Link { index: 3, up: true, running: true, ..Link::default() };
+        let options = BridgePort { forwarded_groups: FORWARDED_GROUPS, ..BridgePort::default() };
+        let idle = Link {
+            name: "culv1f09ab3c".into(),
+            kind: LinkKind::Veth,
+            controller: Some(3),
+            port: Some(options),
+            up: true,
+            ..Link::default()
+        };
+        let forwards = |link: &Link, bridge: &Link| {
+            port(link, Some(bridge), &[], &desired).is_some_and(|port| port.forwards)
+        };
+        assert!(forwards(&idle, &bridge));
+        let blocked = Link { running: true, ..idle.clone() };
+        assert!(!forwards(&blocked, &bridge));
+        assert!(forwards(&blocked, &Link { up: false, ..bridge.clone() }));
+        let options = BridgePort { is_forwarding: true, ..options };
+        assert!(forwards(&Link { port: Some(options), ..blocked }, &bridge));
+    }
+
+    #[test]
+    fn hardware_address_that_is_not_the_pods_is_wrong() {
+        let note = "culvert pod 0a:58:0a:f4:01:02 checked 10.244.1.2";
+        let pod = |note: &str| PodPort::from_note("culv0", note).into_iter().collect::<Vec<_>>();
+        let fixed = |address: &str, mac: Option<[u8; 6]>| FixedNeighbour {
+            link: 3,
+            address: address.parse().unwrap(),
+            mac: mac.map(overlay_proto::Mac::new),
+        };
+        let own = [0x0a, 0x58, 10, 244, 1, 2];
+        let found = |fixed, note: &str| wrong_neighbours(&[fixed], &pod(note)).len();
+        assert_eq!(found(fixed("10.244.1.2", Some(own)), note), 0);
+        assert_eq!(found(fixed("10.244.1.2", Some([2; 6])), note), 1);
+        assert_eq!(found(fixed("10.244.1.2", None), note), 1);
+        assert_eq!(found(fixed("10.244.1.3", Some([2; 6])), note), 0);
+        assert_eq!(found(fixed("10.244.1.2", Some([2; 6])), &note.replace(" checked", "")), 0);
     }
 
     #[test]

@@ -5,8 +5,8 @@ use overlay_proto::Mac;
 use rtnetlink::packet_core::{NLM_F_CREATE, NLM_F_EXCL};
 use rtnetlink::packet_route::RouteNetlinkMessage;
 use rtnetlink::packet_route::link::{
-    BridgeBooleanOptionFlags, BridgeBooleanOptions, BridgeStpState, InfoBridge, InfoKind,
-    LinkAttribute,
+    BridgeBooleanOptionFlags, BridgeBooleanOptions, BridgePortState, BridgeStpState, InfoBridge,
+    InfoKind, LinkAttribute,
 };
 use rtnetlink::{LinkBridge, LinkBridgePort, LinkMessageBuilder, LinkUnspec};
 
@@ -43,8 +43,10 @@ pub(crate) enum LinkChange {
         /// Most hardware addresses that it learns.
         learning_limit: u32,
     },
-    /// Set the options of a bridge port.
+    /// Set the options of a bridge port, but for whether it forwards.
     Port(BridgePort),
+    /// Have a bridge port forward frames. The kernel refuses while its device carries none.
+    Forward,
 }
 
 impl Netlink {
@@ -123,8 +125,17 @@ impl Netlink {
                     .isolated(port.isolated)
                     .learning(port.learning)
                     .flood(port.flood)
+                    .bcast_flood(!port.holds_back)
+                    .mcast_flood(!port.holds_back)
+                    // Older kernels (before 4.15, 5.18) ignore what they do not know.
+                    .neigh_suppress(port.holds_back)
+                    .locked(port.holds_back)
                     .group_fwd_mask(port.forwarded_groups);
                 ("set the bridge port options of", port.build())
+            }
+            LinkChange::Forward => {
+                let port = LinkBridgePort::new(index).state(BridgePortState::Forwarding);
+                ("have frames forwarded by", port.build())
             }
         };
         self.change_unless_gone(Request::new(op, name, 0, RouteNetlinkMessage::NewLink(message)))

@@ -9,6 +9,8 @@ mod events;
 mod link;
 mod route;
 
+use std::net::IpAddr;
+
 use culvert_netlink::{Request, Result, Rtnetlink, Socket};
 use overlay_proto::Mac;
 use rtnetlink::packet_route::RouteNetlinkMessage;
@@ -39,6 +41,21 @@ impl Netlink {
     /// When the kernel refuses.
     pub(crate) fn deliver(&mut self, bridge: u32, name: &str, mac: Mac) -> Result<()> {
         self.change(culvert_netlink::deliver(bridge, name, mac))
+    }
+
+    /// Forgets the neighbour `address` behind the device with index `link`, called `name`; one that
+    /// is forgotten already is no error.
+    ///
+    /// # Errors
+    ///
+    /// When the kernel refuses.
+    pub(crate) fn forget_neighbour(
+        &mut self,
+        link: u32,
+        name: &str,
+        address: IpAddr,
+    ) -> Result<()> {
+        self.change_unless_gone(culvert_netlink::forget_neighbour(link, name, address))
     }
 
     fn change(&mut self, request: Request<RouteNetlinkMessage>) -> Result<()> {

@@ -331,6 +331,7 @@ fn port(device: &str, mtu: u32, plugged: bool) -> Port {
         guarded: true,
         up: true,
         configured: true,
+        forwards: true,
         hairpin: true,
         isolated: false,
     }
@@ -362,6 +363,35 @@ fn port_that_is_down_or_not_guarded_is_plugged_anew() {
         let done = after(|actual| actual.ports = vec![right.clone(), wrong]);
         assert_eq!(done, ["plug culv01 into v-net-0"]);
     }
+}
+
+#[test]
+fn port_whose_frames_the_bridge_does_not_forward_is_told_to() {
+    let blocked = Port { forwards: false, ..port("culv01", 1464, true) };
+    let done = after(|actual| actual.ports = vec![blocked.clone()]);
+    assert_eq!(done, ["set state forwarding dev culv01"]);
+    // One without a bridge is not blocked by it.
+    let lost = Port { plugged: false, ..blocked };
+    let done = after(|actual| actual.ports = vec![lost]);
+    assert_eq!(done, ["plug culv01 into v-net-0"]);
+}
+
+#[test]
+fn note_that_a_port_has_lost_is_put_back_before_anything_follows_from_it() {
+    let lost = LostNote { device: "culv01".into(), note: "culvert pod".into() };
+    let done = after(|actual| {
+        actual.lost_notes = vec![lost];
+        actual.source_check = Ruleset::Drifted;
+    });
+    assert_eq!(done[0], "put the note back on culv01");
+    assert_eq!(done.len(), 2, "{done:#?}");
+}
+
+#[test]
+fn wrong_hardware_address_of_a_pod_is_forgotten() {
+    let address = "10.244.1.2".parse().unwrap();
+    let done = after(|actual| actual.wrong_neighbours = vec![address]);
+    assert_eq!(done, ["remove neighbour 10.244.1.2 dev v-net-0"]);
 }
 
 #[test]

@@ -101,6 +101,8 @@ prop_compose! {
                 .into_iter()
                 .map(|(device, (mtu, plugged))| port(&device, mtu, plugged))
                 .collect(),
+            lost_notes: Vec::new(),
+            wrong_neighbours: Vec::new(),
             advertised,
             sysctls: desired()
                 .sysctls

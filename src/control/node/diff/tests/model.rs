@@ -79,6 +79,16 @@ pub(super) fn apply(model: &mut Actual, action: &Action) {
             let port = port.expect("a port to plug");
             (port.plugged, port.guarded, port.up, port.configured) = (true, true, true, true);
         }
+        Action::Forward { device } => {
+            let port = model.ports.iter_mut().find(|port| port.device == *device);
+            port.expect("a port that is blocked").forwards = true;
+        }
+        Action::RestoreNote { device, .. } => {
+            model.lost_notes.retain(|lost| lost.device != *device);
+        }
+        Action::ForgetNeighbour { address, .. } => {
+            model.wrong_neighbours.retain(|wrong| wrong != address);
+        }
         Action::ApplyRuleset => model.ruleset = Ruleset::Current,
         Action::ApplySourceCheck { .. } => model.source_check = Ruleset::Current,
         Action::ShutPort { .. }
