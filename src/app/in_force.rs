@@ -8,7 +8,7 @@ use culvert_dataplane::{Ends, super_packet_limit};
 use culvert_node::node_file::NodeFile;
 use overlay_proto::esp;
 
-use super::path_mtus::Mtus;
+use super::path_mtus::{Mtus, flows_to_peers};
 use super::sealed;
 use crate::config::Config;
 use crate::control::node::NodeSpec;
@@ -62,6 +62,7 @@ impl InForce {
             underlay_ports: ports.into_iter().collect(),
             codec_ports: codec_ports.chain(sealed::port(config, members)).collect(),
             remote_subnets: members.peers().flat_map(|peer| peer.subnets.iter().copied()).collect(),
+            peers: flows_to_peers(underlay_address(config, members), members).collect(),
             masquerade: config.egress.masquerade,
         }
     }

@@ -160,16 +160,8 @@ impl PathMtus {
             self.asked = Some(now);
         }
         let own = self.address.unwrap_or_else(|| members.local().address);
-        // As the sockets send: rules may choose a route by any of this.
-        let unknown: Vec<Flow> = members
-            .peers()
-            .filter(|peer| !self.routes.contains_key(&peer.address))
-            .map(|peer| Flow {
-                source: Some(own),
-                udp_port: Some(members.tunnel_to(peer).port),
-                mark: udp::SOCKET_MARK,
-                ..Flow::to(peer.address)
-            })
+        let unknown: Vec<Flow> = flows_to_peers(own, members)
+            .filter(|flow| !self.routes.contains_key(&flow.destination))
             .collect();
         if !unknown.is_empty() {
             let found = kernel.path_mtu(unknown.clone()).await?;
@@ -245,6 +237,17 @@ impl PathMtus {
             None => NoRoom::Configured { mtu, least },
         }
     }
+}
+
+/// Datagrams to all peers as the sockets, bound to `own`, send them: rules may choose a route by
+/// any of this.
+pub(super) fn flows_to_peers(own: IpAddr, members: &Membership) -> impl Iterator<Item = Flow> {
+    members.peers().map(move |peer| Flow {
+        source: Some(own),
+        udp_port: Some(members.tunnel_to(peer).port),
+        mark: udp::SOCKET_MARK,
+        ..Flow::to(peer.address)
+    })
 }
 
 /// MTUs of inner packets: of the devices, and toward each peer.

@@ -114,3 +114,42 @@ fn datagrams_that_a_stopped_daemon_loses_are_told() {
     let (_, metrics) = node.http("/metrics").unwrap();
     assert!(metrics.contains("\nculvert_receive_drops_total "), "{metrics}");
 }
+
+#[test]
+fn node_whose_underlay_leads_nowhere_is_not_ready() {
+    let lab = lab("nt-noway").up().unwrap();
+    let node = lab.node(1);
+    let (pod, far) = (lab.pod(1, 1), lab.pod(2, 1));
+    let code = || node.http("/readyz").unwrap().0;
+    let address = node.address();
+    let (down, up) = ("link set eth0 down", "link set eth0 up");
+    let (off, on) = (
+        format!("address del {address}/24 dev eth0"),
+        format!("address add {address}/24 dev eth0"),
+    );
+    let local =
+        format!("local {address} dev eth0 table local proto kernel scope host src {address}");
+    let (lost, found) = (format!("route del {local}"), format!("route add {local}"));
+    for (damage, repair, words) in [
+        (down, up, "no datagram leaves for any other node"),
+        (&off, &on, "no device has the address"),
+        (&lost, &found, "route show table local"),
+    ] {
+        assert_eq!(code(), 200);
+        node.netns().ip(&format!("{damage}\n")).unwrap();
+        wait_until(SOON, &format!("the node to be unready after {damage}"), || code() == 503)
+            .unwrap();
+        let (_, body) = node.http("/readyz").unwrap();
+        assert!(body.contains(words), "after {damage}: {body}");
+        node.netns().ip(&format!("{repair}\n")).unwrap();
+        wait_until(SOON, &format!("the node to be ready after {repair}"), || code() == 200)
+            .unwrap();
+        let replies = || quick_ping(pod.netns(), far.ipv4()).is_reply();
+        wait_until(SOON, "traffic to flow", replies).unwrap();
+    }
+    // Without a carrier, too: somebody pulls the cable at the other end.
+    lab.switch().ip("link set node1 down\n").unwrap();
+    wait_until(SOON, "the node to be unready without a carrier", || code() == 503).unwrap();
+    lab.switch().ip("link set node1 up\n").unwrap();
+    wait_until(SOON, "the node to be ready with a carrier", || code() == 200).unwrap();
+}

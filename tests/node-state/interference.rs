@@ -158,6 +158,17 @@ fn packets_that_others_take_over_are_named() {
                 "ip -6 route del unreachable fd00:10:244:2::/64",
             ),
             (
+                "ip route del local 10.244.1.1 dev v-net-0 table local",
+                "packets of pods to their gateway leave by v-net-0 instead of ending on this node",
+                "ip route add local 10.244.1.1 dev v-net-0 table local proto kernel scope host src \
+                 10.244.1.1",
+            ),
+            (
+                "ip -6 route del local fd00:10:244:1::1 dev v-net-0 table local",
+                "packets of pods to their gateway leave by v-net-0 instead of ending on this node",
+                "ip -6 route add local fd00:10:244:1::1 dev v-net-0 table local proto kernel metric 0",
+            ),
+            (
                 "ip route add 10.244.1.2 dev vpn0",
                 "leave by vpn0 instead of v-net-0",
                 "ip route del 10.244.1.2 dev vpn0",

@@ -257,6 +257,7 @@ mod tests {
             underlay_ports: vec![4790],
             codec_ports: vec![4790, 8472, 8285],
             remote_subnets: Vec::new(),
+            peers: Vec::new(),
             masquerade: true,
         }
     }

@@ -26,10 +26,14 @@ mod reach;
 mod report;
 mod ruleset;
 mod stranded;
+mod underlay;
 mod worker;
 
+use std::thread;
+use std::time::Duration;
+
 use anyhow::{Context as _, anyhow};
-use culvert_netlink::{MAIN_TABLE, RouteFilter};
+use culvert_netlink::{Flow, MAIN_TABLE, RouteFilter};
 use culvert_node::living;
 use ipnet::IpNet;
 
@@ -69,6 +73,12 @@ const TUN_QUEUE_PACKETS: u32 = 2_000;
 /// unless a change makes the kernel change more: a device that goes down loses its routes.
 const ROUNDS: usize = 4;
 
+/// How often, and how far apart, to look again when packets go astray after something was changed.
+///
+/// kernel: an IPv6 address gets its route from a work item, a few milliseconds after it was added.
+const SETTLING_LOOKS: usize = 10;
+const SETTLING_PAUSE: Duration = Duration::from_millis(2);
+
 /// What this node should be.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct NodeSpec {
@@ -88,6 +98,8 @@ pub struct NodeSpec {
     pub codec_ports: Vec<u16>,
     /// Pod subnets of the other nodes.
     pub remote_subnets: Vec<IpNet>,
+    /// Tunnel datagrams to the other nodes, as the sockets send them.
+    pub peers: Vec<Flow>,
     /// Whether pods' traffic to outside the cluster leaves with the node's address.
     pub masquerade: bool,
 }
@@ -166,6 +178,7 @@ impl Reconciler {
         let mut done = Vec::new();
         let mut look = changes.nft;
         let mut prepended = false;
+        let mut settling = SETTLING_LOOKS;
         let mut round = 0;
         loop {
             let mut observed = self.observe(spec, &desired, tun, look).map_err(Failure::of_look)?;
@@ -174,12 +187,21 @@ impl Reconciler {
             let mut obstacle = None;
             if actions.is_empty() && observed.carrying {
                 let detours = self.detours(spec, &observed).map_err(Failure::of_look)?;
+                if !detours.is_empty() && !done.is_empty() && settling > 0 {
+                    settling -= 1;
+                    thread::sleep(SETTLING_PAUSE);
+                    continue;
+                }
                 // Once: whoever does it again and again does it on purpose.
                 if !prepended {
                     actions = unhide(&desired, &detours);
                     prepended = true;
                 }
-                obstacle = detours.into_iter().next().map(|detour| detour.obstacle);
+                obstacle = reach::captured(&observed.captured)
+                    .or_else(|| detours.into_iter().next().map(|detour| detour.obstacle));
+                if obstacle.is_none() {
+                    obstacle = self.underlay_fault(spec, &observed).map_err(Failure::of_look)?;
+                }
             }
             let Some(next) = actions.first() else {
                 let stranded = stranded::stranded(&spec.local_subnets, &observed.pods.ports);
@@ -261,6 +283,17 @@ impl Reconciler {
             );
         }
         Ok(detours)
+    }
+
+    /// Why no datagram of a tunnel gets to any other node, or from there to this one.
+    fn underlay_fault(
+        &mut self,
+        spec: &NodeSpec,
+        observed: &Observed,
+    ) -> anyhow::Result<Option<String>> {
+        let questions = underlay::questions(spec);
+        let answers = self.netlink.socket.look_up_routes(questions.iter().copied())?;
+        Ok(underlay::fault(&questions, &answers, &observed.indexes, &observed.running))
     }
 
     /// Compares the node's nftables table with what it should be, if asked to or if that is new.

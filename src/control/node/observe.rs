@@ -1,6 +1,6 @@
 //! Reads the part of the kernel's state that [`diff()`](super::diff()) compares.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::net::IpAddr;
 
 use anyhow::{Context as _, bail};
@@ -37,6 +37,10 @@ pub(super) struct Observed {
     pub(super) pods: Pods,
     /// Index of each device that an action may name.
     pub(super) indexes: HashMap<String, u32>,
+    /// Indexes of the devices that take packets.
+    pub(super) running: HashSet<u32>,
+    /// Our devices that another one has made its port, and that one's name.
+    pub(super) captured: Vec<(String, String)>,
     /// Ports of pods whose note is gone.
     pub(super) noteless: Vec<String>,
 }
@@ -116,6 +120,8 @@ pub(super) fn observe(
         own_addresses: own_addresses(&links, &addresses),
         actual,
         pods,
+        running: links.iter().filter(|link| link.running).map(|link| link.index).collect(),
+        captured: captured(&links, [tun, bridge]),
         noteless: noteless(&links),
         indexes: links.into_iter().map(|link| (link.name, link.index)).collect(),
     })
@@ -130,6 +136,16 @@ fn wrong_neighbours(fixed: &[FixedNeighbour], pods: &[PodPort]) -> Vec<IpAddr> {
         owner.is_some_and(|pod| neighbour.mac != Some(pod.mac))
     };
     fixed.iter().filter(is_wrong).map(|neighbour| neighbour.address).collect()
+}
+
+/// Those of `devices` that are ports of another one, which decides about their packets.
+fn captured(links: &[Link], devices: [Option<&Link>; 2]) -> Vec<(String, String)> {
+    let name = |index: u32| {
+        let found = links.iter().find(|link| link.index == index);
+        found.map_or_else(|| format!("device {index}"), |link| link.name.clone())
+    };
+    let devices = devices.into_iter().flatten();
+    devices.filter_map(|link| Some((link.name.clone(), name(link.controller?)))).collect()
 }
 
 /// The devices that may have learned routes from router advertisements, or will, and whose
@@ -406,6 +422,17 @@ mod tests {
         assert_eq!(found(fixed("10.244.1.2", None), note), 1);
         assert_eq!(found(fixed("10.244.1.3", Some([2; 6])), note), 0);
         assert_eq!(found(fixed("10.244.1.2", Some([2; 6])), &note.replace(" checked", "")), 0);
+    }
+
+    #[test]
+    fn device_of_ours_that_is_a_port_of_another_is_named_with_it() {
+        let named = |index, name: &str| Link { index, name: name.into(), ..Link::default() };
+        let (tun, vrf) = (named(2, "culvert0"), named(9, "blue"));
+        let bridge = Link { controller: Some(9), ..named(3, "v-net-0") };
+        let links = [tun.clone(), bridge.clone(), vrf];
+        let found = captured(&links, [Some(&tun), Some(&bridge)]);
+        assert_eq!(found, [("v-net-0".to_owned(), "blue".to_owned())]);
+        assert_eq!(captured(&links, [Some(&tun), None]), []);
     }
 
     #[test]

@@ -9,6 +9,7 @@ use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use culvert_netlink::{Flow, MAIN_TABLE, Route, RouteAnswer, default_priority};
+use culvert_node::node_file::gateway;
 use ipnet::IpNet;
 use overlay_proto::Family;
 
@@ -29,8 +30,8 @@ pub(super) struct Devices {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Probe {
     pub(super) flow: Flow,
-    /// Index of the device that it should leave by.
-    expected: u32,
+    /// Index of the device that it should leave by; none if it should end here.
+    expected: Option<u32>,
     journey: Journey,
 }
 
@@ -41,6 +42,7 @@ enum Journey {
     OtherNodeToPod,
     NodeToOtherNode,
     NodeToPod,
+    PodToGateway,
 }
 
 impl fmt::Display for Journey {
@@ -50,6 +52,7 @@ impl fmt::Display for Journey {
             Self::OtherNodeToPod => "packets of other nodes' pods to pods",
             Self::NodeToOtherNode => "packets of this node to other nodes' pods",
             Self::NodeToPod => "packets of this node to its pods",
+            Self::PodToGateway => "packets of pods to their gateway",
         })
     }
 }
@@ -73,23 +76,33 @@ pub(super) fn probes(spec: &NodeSpec, devices: Devices, turn: usize) -> Vec<Prob
     };
     for pod in spec.local_subnets.iter().filter_map(pod_in) {
         let flow = Flow::to(pod);
-        probes.push(Probe { flow, expected: devices.bridge, journey: Journey::NodeToPod });
+        probes.push(Probe { flow, expected: Some(devices.bridge), journey: Journey::NodeToPod });
+    }
+    for subnet in &spec.local_subnets {
+        let Some(pod) = pod_in(subnet) else { continue };
+        let flow = Flow {
+            source: Some(pod),
+            incoming: Some(devices.bridge),
+            ..Flow::to(gateway(subnet).addr())
+        };
+        probes.push(Probe { flow, expected: None, journey: Journey::PodToGateway });
     }
     let windows = spec.remote_subnets.len().div_ceil(WINDOW).max(1);
     let window = spec.remote_subnets.chunks(WINDOW).nth(turn % windows).unwrap_or_default();
     for remote in window {
         let remote = pod_in(remote).unwrap_or_else(|| remote.addr());
         let flow = Flow::to(remote);
-        probes.push(Probe { flow, expected: devices.tun, journey: Journey::NodeToOtherNode });
+        let expected = Some(devices.tun);
+        probes.push(Probe { flow, expected, journey: Journey::NodeToOtherNode });
         let Some(pod) = local_of(Family::of(remote)) else { continue };
         probes.push(Probe {
             flow: Flow { source: Some(pod), incoming: Some(devices.bridge), ..flow },
-            expected: devices.tun,
+            expected,
             journey: Journey::PodToOtherNode,
         });
         probes.push(Probe {
             flow: Flow { source: Some(remote), incoming: Some(devices.tun), ..Flow::to(pod) },
-            expected: devices.bridge,
+            expected: Some(devices.bridge),
             journey: Journey::OtherNodeToPod,
         });
     }
@@ -118,9 +131,11 @@ pub(super) fn detour(
         let mut names = indexes.iter().filter(|(_name, is)| **is == index);
         names.next().map_or_else(|| format!("device {index}"), |(name, _index)| name.clone())
     };
+    let expected = probe.expected.as_ref().map(std::slice::from_ref);
     let mut hidden = None;
     let what = match answer {
-        RouteAnswer::Out(path) if path.links == [probe.expected] => return None,
+        RouteAnswer::Out(path) if Some(&path.links[..]) == expected => return None,
+        RouteAnswer::Local if expected.is_none() => return None,
         RouteAnswer::Out(path) => {
             let route = &path.route;
             let is_ours = spec.cluster_networks.iter().any(|net| net.trunc() == route.destination);
@@ -132,7 +147,7 @@ pub(super) fn detour(
             format!(
                 "leave by {} instead of {} (route {} of table {})",
                 devices.join(", "),
-                name(probe.expected),
+                probe.expected.map_or_else(|| "ending on this node".to_owned(), name),
                 route.destination,
                 route.table
             )
@@ -144,12 +159,33 @@ pub(super) fn detour(
     let family = if destination.is_ipv4() { "ip" } else { "ip -6" };
     let from = source.map_or_else(String::new, |source| format!(" from {source}"));
     let iif = incoming.map_or_else(String::new, |index| format!(" iif {}", name(index)));
-    let obstacle = format!(
-        "{} {what}: a rule or route of another program comes before those of Culvert; see `{family} \
-         rule` and `{family} route get {destination}{from}{iif}`, and have it leave out the pod networks",
-        probe.journey
-    );
+    let get = format!("`{family} route get {destination}{from}{iif}`");
+    let remedy = match probe.journey {
+        Journey::PodToGateway => format!(
+            "the routing table `local` lacks the address, or a rule comes before it; see `{family} route \
+             show table local`, `{family} rule` and {get}, and take the address off its device \
+             (`ip address del`): Culvert puts it back with its route"
+        ),
+        Journey::PodToOtherNode
+        | Journey::OtherNodeToPod
+        | Journey::NodeToOtherNode
+        | Journey::NodeToPod => format!(
+            "a rule or route of another program comes before those of Culvert; see `{family} rule` and \
+             {get}, and have it leave out the pod networks"
+        ),
+    };
+    let obstacle = format!("{} {what}: {remedy}", probe.journey);
     Some(Detour { obstacle, hidden, is_dropped: matches!(answer, RouteAnswer::Refused(_)) })
+}
+
+/// What it means that one of `captured`, devices of ours, is a port of another device.
+pub(super) fn captured(captured: &[(String, String)]) -> Option<String> {
+    captured.first().map(|(device, owner)| {
+        format!(
+            "{device} is a port of {owner}, so that its packets are routed or bridged by that one: take \
+             it out (`ip link set {device} nomaster`)"
+        )
+    })
 }
 
 /// The cluster network whose packets the kernel drops because of one of `routes`, those of the main
@@ -183,7 +219,7 @@ mod tests {
     #[test]
     fn every_kind_of_packet_is_asked_about_in_both_families() {
         let probes = probes(&spec(), DEVICES, 0);
-        assert_eq!(probes.len(), 2 + 2 * 3);
+        assert_eq!(probes.len(), 2 + 2 + 2 * 3);
         let out = Flow {
             source: "10.244.1.2".parse().ok(),
             incoming: Some(6),
@@ -195,7 +231,13 @@ mod tests {
             ..Flow::to("fd00:10:244:1::2".parse().unwrap())
         };
         let expected = |flow| probes.iter().find(|probe| probe.flow == flow).unwrap().expected;
-        assert_eq!((expected(out), expected(back)), (5, 6));
+        assert_eq!((expected(out), expected(back)), (Some(5), Some(6)));
+        let to_gateway = Flow {
+            source: "10.244.1.2".parse().ok(),
+            incoming: Some(6),
+            ..Flow::to("10.244.1.1".parse().unwrap())
+        };
+        assert_eq!(expected(to_gateway), None);
     }
 
     #[test]
@@ -206,11 +248,11 @@ mod tests {
         let mut asked = std::collections::BTreeSet::new();
         for turn in 7..11 {
             let probes = probes(&spec, DEVICES, turn);
-            assert!(probes.len() <= 2 + 3 * WINDOW);
+            assert!(probes.len() <= 2 + 2 + 3 * WINDOW);
             asked.extend(
                 probes
                     .iter()
-                    .filter(|probe| probe.expected == 5)
+                    .filter(|probe| probe.expected == Some(5))
                     .map(|probe| probe.flow.destination),
             );
         }
@@ -232,7 +274,8 @@ mod tests {
     #[test]
     fn right_way_is_no_detour() {
         for probe in probes(&spec(), DEVICES, 0) {
-            assert_eq!(found(&probe, &out(route(), probe.expected)), None);
+            let right = probe.expected.map_or(RouteAnswer::Local, |link| out(route(), link));
+            assert_eq!(found(&probe, &right), None);
         }
     }
 
@@ -255,6 +298,28 @@ mod tests {
         let text = found(&probe, &RouteAnswer::Refused(refusal)).unwrap().obstacle;
         assert!(text.contains("are dropped (No route to host)"), "{text}");
         assert!(found(&probe, &RouteAnswer::Local).unwrap().obstacle.contains("end on this node"));
+    }
+
+    #[test]
+    fn gateway_that_is_not_this_nodes_is_named() {
+        let mut probes = probes(&spec(), DEVICES, 0).into_iter();
+        let probe = probes.find(|probe| probe.journey == Journey::PodToGateway).unwrap();
+        let text = found(&probe, &out(route(), 6)).unwrap().obstacle;
+        for words in [
+            "packets of pods to their gateway leave by v-net-0 instead of ending on this node",
+            "`ip route show table local`",
+            "`ip route get 10.244.1.1 from 10.244.1.2 iif v-net-0`",
+        ] {
+            assert!(text.contains(words), "{words:?} is missing in {text}");
+        }
+    }
+
+    #[test]
+    fn device_that_another_one_took_is_named_with_the_remedy() {
+        assert_eq!(captured(&[]), None);
+        let text = captured(&[("v-net-0".to_owned(), "blue".to_owned())]).unwrap();
+        assert!(text.starts_with("v-net-0 is a port of blue"), "{text}");
+        assert!(text.contains("`ip link set v-net-0 nomaster`"), "{text}");
     }
 
     #[test]
