@@ -3,6 +3,8 @@
 use std::net::UdpSocket;
 
 use culvert_lab::{UNDERLAY_PORT, wait_until};
+use culvert_node::node_file::NodeFile;
+use culvert_node::whole_file;
 use rustix::process::{Pid, Signal, kill_process};
 
 use crate::harness::{SOON, assert_reaches, lab, quick_ping};
@@ -152,4 +154,28 @@ fn node_whose_underlay_leads_nowhere_is_not_ready() {
     wait_until(SOON, "the node to be unready without a carrier", || code() == 503).unwrap();
     lab.switch().ip("link set node1 up\n").unwrap();
     wait_until(SOON, "the node to be ready with a carrier", || code() == 200).unwrap();
+}
+
+#[test]
+fn node_file_that_cannot_be_renewed_is_gone_until_it_can() {
+    let lab = lab("nt-nodefile").up().unwrap();
+    let node = lab.node(1);
+    let path = NodeFile::path(&node.run_dir());
+    let mtu = || NodeFile::read(&node.run_dir()).ok().map(|file| file.mtu);
+    assert_eq!(mtu(), Some(1464));
+    // As on a full disk, but without one.
+    let obstacle = whole_file::partial_of(&path);
+    std::fs::create_dir(&obstacle).unwrap();
+    let peer = lab.node(2).address();
+    node.netns().ip(&format!("route add {peer} dev eth0 mtu 1400\n")).unwrap();
+    wait_until(SOON, "the node file to go", || !path.exists()).unwrap();
+    let (code, body) = node.http("/readyz").unwrap();
+    assert_eq!(code, 503);
+    assert!(body.contains("node_file: writing "), "{body}");
+    std::fs::remove_dir(&obstacle).unwrap();
+    // It is tried with every look.
+    node.reload().unwrap();
+    wait_until(SOON, "the node file to come", || mtu() == Some(1364)).unwrap();
+    let ready = || node.http("/readyz").unwrap().0 == 200;
+    wait_until(SOON, "the node to be ready", ready).unwrap();
 }
