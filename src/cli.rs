@@ -42,7 +42,7 @@ enum Command {
     },
     /// Remove everything that a daemon made on this machine: devices, addresses, routes, rules.
     ///
-    /// Stop the daemon first. Pods lose their network.
+    /// Stop the daemon first: beside one that runs, nothing is removed. Pods lose their network.
     Cleanup,
     /// Say what happens to a packet on this node, step by step.
     Explain(ExplainArgs),

@@ -61,11 +61,13 @@ fn members(config: &Config, proposal: &Proposal) -> anyhow::Result<Membership> {
     Ok(members)
 }
 
-/// Removes from this machine everything that a daemon made. Says what, and what could not be.
+/// Removes from this machine everything that a daemon made. Says what, and what could not be. No
+/// daemon starts meanwhile.
 ///
 /// # Errors
 ///
-/// The kernel cannot be reached at all.
+/// The kernel cannot be reached at all, or a daemon runs, which would put everything back.
 pub(crate) fn cleanup() -> anyhow::Result<crate::control::node::Cleanup> {
+    let _claim = turn::claim_for_cleanup()?;
     Ok(crate::control::node::Reconciler::open()?.cleanup())
 }

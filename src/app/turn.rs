@@ -52,7 +52,7 @@ impl Turn {
         // one; and whatever names it has, the nftables tables and the routes.
         let claim = match Claim::take(&holder) {
             Err(error) if is_held(&error) => {
-                let other = Claim::holder().unwrap_or_else(|| "it does not say which".to_owned());
+                let other = holder_of_claim();
                 anyhow::bail!(
                     "another daemon serves this network namespace ({other}), and this one would be \
                      {holder}. Two would replace each other's nftables tables and routes even if \
@@ -64,6 +64,31 @@ impl Turn {
         };
         Ok(Some(Self { admin, claim }))
     }
+}
+
+/// Takes the claim for a cleanup, at once.
+///
+/// # Errors
+///
+/// A daemon has it, or the kernel cannot be asked.
+pub(super) fn claim_for_cleanup() -> anyhow::Result<Claim> {
+    let holder = format!("process {}, `culvert cleanup`", std::process::id());
+    match Claim::take(&holder) {
+        Err(error) if is_held(&error) => {
+            anyhow::bail!(
+                "a daemon serves this network namespace ({}): it would put back what is removed, and \
+                 pods would be without their network meanwhile. Nothing was removed. Stop it first \
+                 (`systemctl stop culvert`, or remove its DaemonSet or container)",
+                holder_of_claim()
+            )
+        }
+        claim => claim.context("making sure that no daemon serves this network namespace"),
+    }
+}
+
+/// What whoever has the claim says of itself.
+fn holder_of_claim() -> String {
+    Claim::holder().unwrap_or_else(|| "it does not say which".to_owned())
 }
 
 /// Who has the claim, for whoever finds it taken.

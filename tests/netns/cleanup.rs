@@ -2,7 +2,7 @@
 
 use culvert_lab::Netns;
 
-use crate::harness::{CULVERT, assert_same_lines, lab, run};
+use crate::harness::{CULVERT, assert_reaches, assert_same_lines, lab, run};
 
 #[test]
 fn nothing_of_the_daemon_stays() {
@@ -36,6 +36,23 @@ fn what_a_killed_daemon_left_goes_too() {
     node.kill9().unwrap();
     run(node.netns(), CULVERT, &["cleanup"]);
     assert_same_lines(&kernel_state(node.netns()), &before);
+}
+
+#[test]
+fn nothing_is_removed_beside_a_daemon_that_runs() {
+    let lab = lab("nt-cleanrun").up().unwrap();
+    let node = lab.node(1);
+    let before = kernel_state(node.netns());
+    let output = node.netns().command(CULVERT).arg("cleanup").output().unwrap();
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(1), "{said}");
+    let process = format!("process {}", node.pid().unwrap());
+    for part in ["a daemon serves this network namespace", &process, "Nothing was removed"] {
+        assert!(said.contains(part), "{part:?} is not in {said}");
+    }
+    assert!(output.stdout.is_empty());
+    assert_same_lines(&kernel_state(node.netns()), &before);
+    assert_reaches(lab.pod(1, 1).netns(), lab.pod(2, 1).ipv4());
 }
 
 /// Switches forwarding on, which cleanup leaves on: others may have come to depend on it. With it
