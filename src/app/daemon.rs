@@ -81,6 +81,8 @@ pub(super) struct Daemon {
     hints: Vec<Hint>,
     /// What is wrong with its own underlay address, by them.
     address_fault: Option<String>,
+    /// Why the MTUs to the peers are those of before.
+    mtu_fault: Option<String>,
     /// Whether the proposed table is refused for a reason of this machine, which may pass.
     refused_here: bool,
 }
@@ -134,6 +136,7 @@ impl Daemon {
             stranded: Vec::new(),
             hints: Vec::new(),
             address_fault: None,
+            mtu_fault: None,
             refused_here: false,
         };
         daemon.facts.set_mtu(daemon.in_force.mtus.device.get());
@@ -229,9 +232,8 @@ impl Daemon {
 
     /// Makes the kernel's state what it should be; says whether it is.
     async fn repair(&mut self, changes: Changes) -> bool {
-        if let Err(error) = self.refresh_mtus().await {
-            tracing::warn!(error = format!("{error:#}"), "the MTUs to the peers stay as they were");
-        }
+        let fault = self.refresh_mtus().await.err().map(|error| format!("{error:#}"));
+        self.show_mtu_fault(fault);
         match self.reconcile(changes).await {
             Ok(report) => {
                 self.go_by(report);
@@ -394,6 +396,18 @@ impl Daemon {
             self.put_in_force(InForce { members: members.clone(), mtus });
         }
         Ok(())
+    }
+
+    /// Says once why the MTUs to the peers are not what they may be by now, and when that ends.
+    fn show_mtu_fault(&mut self, fault: Option<String>) {
+        if fault == self.mtu_fault {
+            return;
+        }
+        match &fault {
+            Some(error) => tracing::warn!(error, "the MTUs to the peers stay as they were"),
+            None => tracing::info!("the MTUs to the peers follow the routes again"),
+        }
+        self.mtu_fault = fault;
     }
 
     /// Takes what a worker found out; says whether the node may need a repair.

@@ -179,3 +179,24 @@ fn node_file_that_cannot_be_renewed_is_gone_until_it_can() {
     let ready = || node.http("/readyz").unwrap().0 == 200;
     wait_until(SOON, "the node to be ready", ready).unwrap();
 }
+
+#[test]
+fn underlay_that_is_too_narrow_is_said_once_and_so_is_its_end() {
+    let lab = lab("nt-saidonce").up().unwrap();
+    let node = lab.node(1);
+    let count = |words: &str| node.log().lines().filter(|line| line.contains(words)).count();
+    let peer = lab.node(2).address();
+    node.netns().ip(&format!("route add {peer} dev eth0 mtu 600\n")).unwrap();
+    let warned = || count("the MTUs to the peers stay as they were");
+    wait_until(SOON, "the warning", || warned() == 1).unwrap();
+    // Each brings a look, and shows when that is over.
+    for number in 1..=5 {
+        node.netns().ip("route del 10.244.0.0/16\n").unwrap();
+        let repaired = || node.status().unwrap()["repairs"].as_u64() >= Some(number);
+        wait_until(SOON, "the repair", repaired).unwrap();
+    }
+    assert_eq!(warned(), 1, "{}", node.log_tail());
+    node.netns().ip(&format!("route del {peer} dev eth0\n")).unwrap();
+    let ended = || count("the MTUs to the peers follow the routes again");
+    wait_until(SOON, "the end", || ended() == 1).unwrap();
+}
