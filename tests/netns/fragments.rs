@@ -1,10 +1,11 @@
 //! Packets that are not plain: fragments, ICMP errors, extension headers.
 
+use std::env;
 use std::io;
 use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::time::Duration;
 
-use culvert_lab::{Netns, probe, wait_until};
+use culvert_lab::{Netns, Pod, probe, wait_until};
 use etherparse::IpNumber;
 
 use crate::capture::Capture;
@@ -64,17 +65,7 @@ fn ipv6_packets_with_extension_headers_cross() {
     listener.set_read_timeout(Some(SOON)).unwrap();
     let port = listener.local_addr().unwrap().port();
 
-    /// Eight bytes: next header, no more than these, and padding (RFC 8200 §4.2).
-    const fn options(next: IpNumber) -> [u8; 8] {
-        [next.0, 0, 1, 4, 0, 0, 0, 0]
-    }
-    let destination = options(IpNumber::UDP).to_vec();
-    let two = [options(IpNumber::IPV6_DESTINATION_OPTIONS), options(IpNumber::UDP)].concat();
-    for (payload, first, extensions) in [
-        ("destination options", IpNumber::IPV6_DESTINATION_OPTIONS, destination.clone()),
-        ("hop-by-hop options", IpNumber::IPV6_HEADER_HOP_BY_HOP, destination),
-        ("both", IpNumber::IPV6_HEADER_HOP_BY_HOP, two),
-    ] {
+    for (payload, first, extensions) in extensions() {
         let packet = Udp::new(client.ipv6(), server.ipv6(), payload.as_bytes()).port(port);
         let bytes = packet.with_extensions(first, &extensions);
         probe::send_packet(client.netns(), &bytes).unwrap();
@@ -82,6 +73,79 @@ fn ipv6_packets_with_extension_headers_cross() {
         let len = listener.recv(&mut buffer).unwrap_or_else(|error| panic!("{payload}: {error}"));
         assert_eq!(buffer[..len], *payload.as_bytes());
     }
+}
+
+/// Variable that says how often [`no_packet_with_extension_headers_is_lost`] sends them all.
+const RUNS_VARIABLE: &str = "CULVERT_TEST_RUNS";
+
+/// How often without it.
+const FEW_RUNS: u32 = 50;
+
+#[test]
+fn no_packet_with_extension_headers_is_lost() {
+    let runs = match env::var(RUNS_VARIABLE) {
+        Ok(text) => text.parse().unwrap_or_else(|_| panic!("{RUNS_VARIABLE} is no number: {text}")),
+        Err(_) => FEW_RUNS,
+    };
+    let lab = lab("nt-exthdrs").up().unwrap();
+    let (client, server) = (lab.pod(1, 1), lab.pod(2, 1));
+    let listener = connected(server.netns(), SocketAddr::new(client.ipv6(), PORT));
+    // Longer than a busy machine takes; each that is lost costs as much.
+    listener.set_read_timeout(Some(Duration::from_secs(1))).unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let lost: u32 =
+        (0..runs).map(|run| lost_in_one_run(&client, &server, &listener, port, run)).sum();
+    let sent = runs * u32::try_from(extensions().len()).unwrap();
+    // For whoever asks with `--nocapture`.
+    println!("{sent} packets with extension headers sent, {lost} lost");
+    assert_eq!(lost, 0, "of {sent}");
+}
+
+/// Sends one packet of each kind, and counts those that did not arrive as they were sent.
+fn lost_in_one_run(client: &Pod, server: &Pod, listener: &UdpSocket, port: u16, run: u32) -> u32 {
+    let arrives = |(name, first, headers): (&str, IpNumber, Vec<u8>)| {
+        let payload = format!("{name} {run}");
+        let packet = Udp::new(client.ipv6(), server.ipv6(), payload.as_bytes()).port(port);
+        probe::send_packet(client.netns(), &packet.with_extensions(first, &headers)).unwrap();
+        let mut buffer = [0; 64];
+        // One that is late is not this one.
+        while let Ok(len) = listener.recv(&mut buffer) {
+            if buffer[..len] == *payload.as_bytes() {
+                return true;
+            }
+        }
+        false
+    };
+    extensions().into_iter().map(|kind| u32::from(!arrives(kind))).sum()
+}
+
+/// Extension headers before UDP: what they are, the kind of the first, and their bytes.
+fn extensions() -> Vec<(&'static str, IpNumber, Vec<u8>)> {
+    /// Eight bytes: next header, no more than these, and padding (RFC 8200 §4.2).
+    const fn options(next: IpNumber) -> [u8; 8] {
+        [next.0, 0, 1, 4, 0, 0, 0, 0]
+    }
+    let options_before = |next| options(next).to_vec();
+    // Sixteen bytes; of a kind that nobody knows, which is to be passed over (RFC 8200 §4.2).
+    // kernel: it takes no more than seven bytes of padding.
+    let long = [&[IpNumber::UDP.0, 1, 0x1e, 12][..], &[0; 12]].concat();
+    // Of a type that nobody knows, with no segments left, which is to be passed over (§4.4).
+    let routing = [IpNumber::UDP.0, 0, 253, 0, 0, 0, 0, 0].to_vec();
+    let two = [options(IpNumber::IPV6_DESTINATION_OPTIONS), options(IpNumber::UDP)].concat();
+    let three = [
+        &options(IpNumber::IPV6_DESTINATION_OPTIONS)[..],
+        &options(IpNumber::IPV6_ROUTE_HEADER),
+        &routing,
+    ]
+    .concat();
+    vec![
+        ("destination", IpNumber::IPV6_DESTINATION_OPTIONS, options_before(IpNumber::UDP)),
+        ("hop-by-hop", IpNumber::IPV6_HEADER_HOP_BY_HOP, options_before(IpNumber::UDP)),
+        ("long", IpNumber::IPV6_DESTINATION_OPTIONS, long),
+        ("routing", IpNumber::IPV6_ROUTE_HEADER, routing),
+        ("two", IpNumber::IPV6_HEADER_HOP_BY_HOP, two),
+        ("three", IpNumber::IPV6_HEADER_HOP_BY_HOP, three),
+    ]
 }
 
 /// A UDP socket in `netns` that hears from `peer` only.
