@@ -330,9 +330,22 @@ fn pod_whose_note_somebody_removes_stays_checked() {
     let good = Udp::new(near.ipv4(), far.ipv4(), GOOD).bytes();
     seen.wait_for(GOOD, || probe::send_packet(near.netns(), &good).unwrap());
     assert!(!seen.has(EVIL));
-    // One that is gone when a daemon starts is named, since nobody knows what it said.
+    // One that went while no daemon ran is read from the source check, but for the owner.
     node.stop().unwrap();
     run(node.netns(), "ip", &["link", "set", &port, "alias", ""]);
+    node.start().unwrap();
+    let made_anew = format!(" checked hairpin {}/32 {}/128", near.ipv4(), near.ipv6());
+    let is_back = || note().as_str().is_some_and(|note| note.ends_with(&made_anew));
+    wait_until(SOON, "the note to come back", is_back).unwrap();
+    let evil = Udp::new(lab.pod(1, 2).ipv4(), far.ipv4(), EVIL).bytes();
+    probe::send_packet(near.netns(), &evil).unwrap();
+    let again = Udp::new(near.ipv4(), far.ipv4(), b"once more").bytes();
+    seen.wait_for(b"once more", || probe::send_packet(near.netns(), &again).unwrap());
+    assert!(!seen.has(EVIL));
+    // Where that is gone too, nobody knows what it said, and the port is named.
+    node.stop().unwrap();
+    run(node.netns(), "ip", &["link", "set", &port, "alias", ""]);
+    run(node.netns(), "nft", &["delete", "table", "bridge", "culvert"]);
     node.start().unwrap();
     let hints = node.status().unwrap()["hints"].to_string();
     assert!(hints.contains(&format!("the note on {port}")), "{hints}");

@@ -11,6 +11,7 @@ use culvert_nft::{
     Base, Batch, Chain, ChainKind, Comparison, Element, Expression, Field, Hook, KeyPart, Listing,
     Membership, Meta, Register, Set, Socket, Table, TableFamily, Verdict, kernel,
 };
+use ipnet::IpNet;
 use overlay_proto::Mac;
 
 use crate::pod_port::PodPort;
@@ -247,6 +248,31 @@ pub fn repair(
     Batch::difference(&table(ports), actual, accepted)
 }
 
+/// What the kernel's table, `actual`, says of the pod behind `device`, whose note is gone: as much
+/// as the shortest note does, but for the options of the port. `None` if the pod is not checked.
+#[must_use]
+pub fn remembered(actual: &Listing, device: &str) -> Option<PodPort> {
+    let key = device_key(device);
+    let of = |set: &str| {
+        let elements = actual.sets.get(set).into_iter().flat_map(|set| &set.elements);
+        elements.filter_map(|element| element.key.strip_prefix(&key[..]).map(<[u8]>::to_vec))
+    };
+    // Padded to eight bytes.
+    let mac = Mac::new(of(MACS).next()?.first_chunk().copied()?);
+    let ipv4 = of(IPV4).filter_map(|key| <[u8; 4]>::try_from(key).ok()).map(IpAddr::from);
+    let ipv6 = of(IPV6).filter_map(|key| <[u8; 16]>::try_from(key).ok()).map(IpAddr::from);
+    let addresses = ipv4.chain(ipv6).filter(|address| *address != link_local(mac));
+    Some(PodPort {
+        device: device.to_owned(),
+        attachment: None,
+        mac,
+        addresses: addresses.map(IpNet::from).collect(),
+        is_checked: true,
+        hairpin: false,
+        isolated: false,
+    })
+}
+
 /// Has the kernel check what comes in by `port`, from its first frame on if the port is still down.
 ///
 /// # Errors
@@ -356,6 +382,18 @@ mod tests {
         assert_eq!([PORTS, MACS, IPV4, IPV6].map(of), [1, 1, 1, 2]);
         assert_eq!(link_local(example().mac).to_string(), "fe80::858:aff:fef4:102");
         assert_eq!(elements(&PodPort { is_checked: false, ..example() }), []);
+    }
+
+    #[test]
+    fn what_the_table_has_of_a_pod_is_as_much_as_its_shortest_note() {
+        let other = PodPort { device: "culv0".to_owned(), ..example() };
+        let unchecked = PodPort { device: "culv1".to_owned(), is_checked: false, ..example() };
+        let actual = Listing::of(&table(&[other, example(), unchecked]));
+        let addresses = example().addresses.iter().map(|net| net.addr().into()).collect();
+        let expected = PodPort { attachment: None, addresses, hairpin: false, ..example() };
+        assert_eq!(remembered(&actual, &example().device), Some(expected));
+        assert_eq!(remembered(&actual, "culv1"), None);
+        assert_eq!(remembered(&Listing::default(), "culv0"), None);
     }
 
     #[test]

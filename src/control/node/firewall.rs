@@ -126,6 +126,16 @@ impl Firewall {
         Ok(Ruleset::Current)
     }
 
+    /// What the source check knows of the pods behind `devices`, whose notes are gone.
+    pub(super) fn remembered(&mut self, devices: &[String]) -> Vec<PodPort> {
+        let listing = self
+            .socket()
+            .and_then(|socket| socket.listing(source_check::FAMILY, source_check::TABLE));
+        // Whoever cannot list it now asks again with the next look.
+        let Ok(Some(listing)) = listing else { return Vec::new() };
+        devices.iter().filter_map(|device| source_check::remembered(&listing, device)).collect()
+    }
+
     /// Makes the pods' tables those of the pods there are.
     pub(super) fn apply_pods(
         &mut self,

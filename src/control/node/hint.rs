@@ -12,7 +12,7 @@ const BRIDGE_NETFILTER: &str = "net/bridge/bridge-nf-call-iptables";
 pub enum Hint {
     /// The bridge hands frames to the rules of IP only by br_netfilter, which is not loaded.
     NoBridgeNetfilter,
-    /// The port of a pod of that name has lost its note while no daemon looked.
+    /// The port of a pod of that name has lost its note, and nothing says what it said.
     NoNote(String),
 }
 

@@ -250,7 +250,7 @@ impl Reconciler {
             &self.sysctls,
             desired,
             tun.is_attached(),
-            &mut self.notes,
+            (&mut self.firewall, &mut self.notes),
         )?;
         // No port comes up without a look at what guards it.
         let look = look

@@ -41,6 +41,19 @@ impl Notes {
     }
 }
 
+impl Notes {
+    /// Takes what is known of `pods` otherwise for their notes, with the options that their ports
+    /// among `links` have now.
+    pub(super) fn learn(&mut self, links: &[Link], pods: Vec<PodPort>) {
+        for pod in pods {
+            let Some(link) = links.iter().find(|link| link.name == pod.device) else { continue };
+            let options = link.port.unwrap_or_default();
+            let pod = PodPort { hairpin: options.hairpin, isolated: options.isolated, ..pod };
+            self.0.extend(pod.note().map(|note| (link.index, note)));
+        }
+    }
+}
+
 /// The ports of pods that carry frames and whose note is gone, and nobody knows what it said.
 pub(super) fn noteless(links: &[Link]) -> Vec<String> {
     links
@@ -54,6 +67,8 @@ pub(super) fn noteless(links: &[Link]) -> Vec<String> {
 
 #[cfg(test)]
 mod tests {
+    use culvert_netlink::BridgePort;
+
     use super::*;
 
     const NOTE: &str = "culvert pod 0a:58:0a:f4:01:02 checked 10.244.1.2";
@@ -82,6 +97,18 @@ mod tests {
             assert_eq!(links[1].alias, NOTE);
             assert_eq!(links[0].alias, "", "nothing is known of it");
         }
+    }
+
+    #[test]
+    fn note_that_was_lost_before_is_learned_with_the_options_of_its_port() {
+        let options = BridgePort { hairpin: true, ..BridgePort::default() };
+        let mut links = [Link { port: Some(options), ..port(5, "") }];
+        let mut notes = Notes::default();
+        assert_eq!(notes.keep(&mut links), []);
+        notes.learn(&links, PodPort::from_note("culv5", NOTE).into_iter().collect());
+        let note = NOTE.replace("checked", "checked hairpin") + "/32";
+        assert_eq!(notes.keep(&mut links), [LostNote { device: "culv5".into(), note }]);
+        assert_eq!(noteless(&links), [""; 0]);
     }
 
     #[test]

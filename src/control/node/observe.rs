@@ -11,7 +11,7 @@ use ipnet::IpNet;
 use super::PROTOCOL;
 use super::desired::{ALIAS_PREFIX, Desired, Device, IPV6_FORWARDING, Parameter};
 use super::diff::{Actual, ActualAddress, ActualDevice, ActualRoute, Port, Ruleset};
-use super::firewall::{Pods, pods};
+use super::firewall::{Firewall, Pods, pods};
 use super::notes::{Notes, noteless};
 use crate::platform::netlink::Netlink;
 use crate::platform::sysctl::Sysctls;
@@ -51,11 +51,17 @@ pub(super) fn observe(
     parameters: &Sysctls,
     desired: &Desired,
     tun_attached: bool,
-    notes: &mut Notes,
+    (firewall, notes): (&mut Firewall, &mut Notes),
 ) -> anyhow::Result<Observed> {
     let mut links = netlink.socket.links()?;
     // From here on these ports count as having their notes, which will be put back.
-    let lost_notes = notes.keep(&mut links);
+    let mut lost_notes = notes.keep(&mut links);
+    let unknown = noteless(&links);
+    if !unknown.is_empty() {
+        // Lost while nobody looked, but the source check goes on without a daemon.
+        notes.learn(&links, firewall.remembered(&unknown));
+        lost_notes.extend(notes.keep(&mut links));
+    }
     let addresses = netlink.socket.addresses()?;
     let routes = netlink.socket.routes(RouteFilter::Protocol(PROTOCOL))?;
 
