@@ -181,6 +181,26 @@ fn handshakes_of_strangers_go_nowhere_and_those_of_peers_do_not_disturb() {
     assert_eq!(net.node(1).delivered(), [packet]);
 }
 
+/// A hundred thousand a second with the names of true keys: each has its MAC looked at.
+#[test]
+fn a_flood_of_forged_handshakes_keeps_no_peer_out() {
+    let mut net = Net::new(&Setup::default());
+    net.node(2).pod_sends(&PLAIN, &udp(2, 1, vec![8; 50]).build());
+    // The first INIT is lost.
+    let init = net.turn().into_iter().find(Flight::is_handshake).expect("an INIT");
+    let mut bytes = init.bytes.clone();
+    *bytes.last_mut().unwrap() ^= 1;
+    let forged = init.with(bytes);
+    let steps = (0..8).take_while(|_| {
+        for _ in 0..5000 {
+            net.deliver(&forged);
+        }
+        net.pass(Duration::from_millis(50));
+        net.node(1).sessions() == 0
+    });
+    assert!(steps.count() < 8, "the second INIT is answered, 300 ms after the first at the latest");
+}
+
 #[test]
 fn datagrams_of_no_node_for_no_session_begin_nothing() {
     let mut net = Net::established(&Setup::default());
