@@ -118,12 +118,14 @@ impl Opening<'_> {
                 }
             };
             if let Some(tap) = env.tap {
-                let peer = self.last.as_ref().and_then(|session| session.peer);
                 let peer = match outcome {
-                    Err(DropReason::UnknownSpi | DropReason::EspFormat) => {
-                        env.table.sender(source.ip())
-                    }
-                    Ok(_) | Err(_) => peer,
+                    // No session says whose it is.
+                    Err(
+                        DropReason::DatagramTruncated
+                        | DropReason::EspFormat
+                        | DropReason::UnknownSpi,
+                    ) => env.table.sender(source.ip()),
+                    Ok(_) | Err(_) => self.last.as_ref().and_then(|session| session.peer),
                 };
                 tap.observe(&Observation::Ingress {
                     source,
