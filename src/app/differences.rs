@@ -1,6 +1,6 @@
 //! What another table changes, by the names of nodes.
 
-use std::collections::HashMap;
+use std::cmp::Ordering;
 use std::fmt;
 use std::sync::Arc;
 
@@ -20,23 +20,30 @@ pub(super) struct Differences {
 impl Differences {
     /// What is another from `before` to `after`.
     pub(super) fn between(before: &Membership, after: &Membership) -> Self {
-        let by_name = |of: &Membership| -> HashMap<String, Arc<NodeEntry>> {
-            of.entries().iter().map(|node| (node.name.clone(), Arc::clone(node))).collect()
+        let by_name = |of: &'_ Membership| {
+            let mut nodes: Vec<Arc<NodeEntry>> = of.entries().to_vec();
+            // They mostly are in this order already, and then it takes no time.
+            nodes.sort_by(|one, other| one.name.cmp(&other.name));
+            nodes.into_iter().peekable()
         };
-        let mut known = by_name(before);
+        let (mut before, mut after) = (by_name(before), by_name(after));
         let mut differences = Self::default();
-        for node in after.entries() {
-            match known.remove(&node.name) {
-                None => differences.came.push(node.name.clone()),
-                Some(was) if !Arc::ptr_eq(&was, node) && was != *node => {
-                    differences.changed.push(node.name.clone());
-                }
-                Some(_) => {}
+        loop {
+            let order = match (before.peek(), after.peek()) {
+                (None, None) => return differences,
+                (Some(_), None) => Ordering::Less,
+                (None, Some(_)) => Ordering::Greater,
+                (Some(was), Some(is)) if Arc::ptr_eq(was, is) => Ordering::Equal,
+                (Some(was), Some(is)) => was.name.cmp(&is.name),
+            };
+            let was = before.next_if(|_| order.is_le());
+            match (was, after.next_if(|_| order.is_ge())) {
+                (Some(was), None) => differences.left.push(was.name.clone()),
+                (None, Some(is)) => differences.came.push(is.name.clone()),
+                (Some(was), Some(is)) if was != is => differences.changed.push(is.name.clone()),
+                (Some(_), Some(_)) | (None, None) => {}
             }
         }
-        differences.left = known.into_keys().collect();
-        differences.left.sort_unstable();
-        differences
     }
 }
 

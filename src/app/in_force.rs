@@ -13,6 +13,10 @@ use super::sealed;
 use crate::config::Config;
 use crate::control::node::NodeSpec;
 
+/// Peers whose routes tell whether the underlay leads anywhere: if none of so many can be sent to,
+/// the reason is here.
+const PEERS_ASKED: usize = 64;
+
 /// The nodes with what all of them share, and the MTUs toward them.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct InForce {
@@ -62,7 +66,9 @@ impl InForce {
             underlay_ports: ports.into_iter().collect(),
             codec_ports: codec_ports.chain(sealed::port(config, members)).collect(),
             remote_subnets: members.peers().flat_map(|peer| peer.subnets.iter().copied()).collect(),
-            peers: flows_to_peers(underlay_address(config, members), members).collect(),
+            peers: flows_to_peers(underlay_address(config, members), members)
+                .take(PEERS_ASKED)
+                .collect(),
             masquerade: config.egress.masquerade,
         }
     }

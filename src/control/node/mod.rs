@@ -98,7 +98,7 @@ pub struct NodeSpec {
     pub codec_ports: Vec<u16>,
     /// Pod subnets of the other nodes.
     pub remote_subnets: Vec<IpNet>,
-    /// Tunnel datagrams to the other nodes, as the sockets send them.
+    /// Tunnel datagrams to some of the other nodes, as the sockets send them.
     pub peers: Vec<Flow>,
     /// Whether pods' traffic to outside the cluster leaves with the node's address.
     pub masquerade: bool,

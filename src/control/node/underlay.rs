@@ -9,12 +9,9 @@ use culvert_netlink::{Flow, RouteAnswer};
 
 use super::NodeSpec;
 
-/// Peers that are asked about: if none of so many can be sent to, the reason is here.
-const ENOUGH: usize = 64;
-
 /// What to ask the kernel: datagrams to peers, and the last one to this node's own address.
 pub(super) fn questions(spec: &NodeSpec) -> Vec<Flow> {
-    let to_peers = spec.peers.iter().take(ENOUGH).copied();
+    let to_peers = spec.peers.iter().copied();
     let own = spec.peers.first().and_then(|peer| peer.source);
     to_peers.chain(own.map(Flow::to)).collect()
 }
