@@ -11,6 +11,7 @@ mod doubt;
 mod feed;
 mod in_force;
 mod kernel_facts;
+mod key_log;
 mod last_good;
 mod offline;
 mod owner;

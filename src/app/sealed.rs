@@ -14,6 +14,7 @@ use culvert_seal::Suites;
 use culvert_seal::keys::{self, NodeKey, PublicKey};
 use culvert_seal::mesh::{self, Event, Identity, What};
 
+use super::key_log::{self, KeyLog};
 use crate::config::{Config, SealedMode, TableSource};
 use crate::control::secrets::{KeyRing, SecretFiles, Secrets, Use};
 use crate::observe::SealedStatus;
@@ -70,6 +71,8 @@ pub(super) fn hints(config: &Config, members: Option<&Membership>) -> Vec<String
         return Vec::new();
     }
     let psks = Secrets::psks(sealed).err().map(|error| error.to_string());
+    let log = sealed.key_log.as_deref().and_then(|path| key_log::check(path).err());
+    let log = log.map(|error| format!("{error:#}"));
     let keys = if sealed.key_file.symlink_metadata().is_ok() {
         match KeyRing::read(&sealed.key_file) {
             Ok(ring) => members.and_then(|members| unlisted(config, &ring, members)),
@@ -79,13 +82,14 @@ pub(super) fn hints(config: &Config, members: Option<&Membership>) -> Vec<String
         // The daemon makes it.
         None
     };
-    psks.into_iter().chain(keys).collect()
+    psks.into_iter().chain(log).chain(keys).collect()
 }
 
 /// This node's secrets; none where nothing is sealed.
 pub(super) struct Sealed {
     config: Arc<Config>,
     keys: Option<Keys>,
+    key_log: Option<KeyLog>,
     /// Why the newest files are not used.
     unread: Option<String>,
     /// What is wrong with the keys that the table has of this node.
@@ -124,15 +128,21 @@ impl Sealed {
                 Some(Keys { files, secrets })
             }
         };
-        if let Some(path) = &sealed.key_log {
-            tracing::warn!(
-                path = %path.display(),
-                "sealed.key_log is set: whoever reads that file reads all traffic of this node"
-            );
-        }
+        let key_log = match sealed.key_log.clone().filter(|_| keys.is_some()) {
+            None => None,
+            Some(path) => {
+                tracing::warn!(
+                    path = %path.display(),
+                    "sealed.key_log is set: whoever reads that file reads all traffic of this node"
+                );
+                let open = tokio::task::spawn_blocking(move || KeyLog::open(path));
+                Some(open.await.context("opening the key log")??)
+            }
+        };
         Ok(Self {
             config,
             keys,
+            key_log,
             unread: None,
             unlisted: None,
             suspected: None,
@@ -158,6 +168,7 @@ impl Sealed {
             mode: mode(&self.config)?,
             config: mesh_config(&self.config, members),
             identity: self.identity(members)?,
+            key_log: self.key_log.as_ref().map(KeyLog::lines),
         })
     }
 
@@ -255,6 +266,7 @@ impl Sealed {
             public_keys: self.public_keys().iter().map(ToString::to_string).collect(),
             error: self.unread.clone().or_else(|| self.unlisted.clone()),
             failing: self.failing.iter().map(|(peer, what)| format!("{peer}: {what}")).collect(),
+            key_log: self.key_log.as_ref().map(|log| log.path().display().to_string()),
             ..SealedStatus::default()
         }
     }

@@ -110,6 +110,9 @@ pub struct SealedStatus {
     /// Peers with which there is no session, and why.
     #[serde(default)]
     pub failing: Vec<String>,
+    /// The file that the keys of sessions are written to, if they are.
+    #[serde(default)]
+    pub key_log: Option<String>,
     /// What was counted of handshakes.
     #[serde(default)]
     pub handshakes: Handshakes,

@@ -130,7 +130,8 @@ impl DataPlane {
         let sealed = match (keeper, sealing) {
             (Some(keeper), Some(sealing)) => {
                 let wakers = workers.iter().map(|worker| Arc::clone(&worker.waker)).collect();
-                let keys = KeyThread::start(keeper, sockets.shaker().cloned(), wakers)
+                let log = options.sealed.as_ref().and_then(|sealed| sealed.key_log.clone());
+                let keys = KeyThread::start(keeper, sockets.shaker().cloned(), wakers, log)
                     .map_err(|source| Error::new("start thread", "keys", source))?;
                 Some(Sealed { sealing: Mutex::new(sealing), keys })
             }

@@ -7,6 +7,7 @@
 #![deny(missing_docs)]
 
 mod handshake;
+mod key_log;
 pub mod keys;
 pub mod mesh;
 pub mod noise;
@@ -14,4 +15,5 @@ pub mod session;
 mod suite;
 
 pub use handshake::{MAC_LEN, MAX_LEN as MAX_HANDSHAKE_LEN, Pair, Pairs};
+pub use key_log::{LogLine, LoggedKey};
 pub use suite::{Suite, Suites};

@@ -30,6 +30,7 @@ use overlay_proto::esp::Slot;
 use zeroize::Zeroizing;
 
 use crate::handshake::Pairs;
+use crate::key_log::LoggedKey;
 use crate::keys::{KEY_LEN, KeyId, NodeKey, Psk, PublicKey};
 use crate::noise::PostQuantum;
 use crate::session::{PeerLink, Slots};
@@ -111,6 +112,9 @@ pub struct Output {
     pub datagrams: Vec<(SocketAddr, Vec<u8>)>,
     /// What people should know.
     pub events: Vec<Event>,
+    /// Keys of sessions that were made, of both directions: only where somebody has put a list for
+    /// them, because whoever has them reads what is sealed.
+    pub keys: Option<Vec<LoggedKey>>,
 }
 
 /// How often timers of handshakes are looked at.

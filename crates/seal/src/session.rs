@@ -15,6 +15,7 @@ pub use incoming::{Incoming, OpenError};
 pub use link::{Activity, PeerLink};
 pub use outgoing::{Outgoing, SealError, Spent, Ticket, Tickets};
 pub use slots::Slots;
+pub(crate) use traffic::KeyMaterial;
 pub use traffic::{Direction, TrafficKey};
 
 /// Lanes of one sending worker: as many as there are source ports.

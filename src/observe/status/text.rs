@@ -82,9 +82,12 @@ impl Status {
             };
             facts.add_row(["", &format!("and {codec} on UDP port {port}{end}")]);
         }
-        let SealedStatus { mode, public_keys, error, failing, .. } = &self.sealed;
+        let SealedStatus { mode, public_keys, error, failing, key_log, .. } = &self.sealed;
         if !public_keys.is_empty() {
             facts.add_row(["sealed", &format!("{mode}, key {}", public_keys.join(" and "))]);
+        }
+        if let Some(path) = key_log {
+            facts.add_row(["", &format!("key log: {path}")]);
         }
         if let Some(error) = error {
             facts.add_row(["", error]);

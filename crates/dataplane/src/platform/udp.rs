@@ -123,6 +123,12 @@ impl Sender {
         address.map_or(0, |address| address.port())
     }
 
+    /// The address that it is bound to; nothing if the kernel does not say.
+    pub fn address(&self) -> Option<IpAddr> {
+        let address = self.socket.local_addr().ok().and_then(|address| address.as_socket());
+        address.map(|address| address.ip())
+    }
+
     /// Sends one train.
     ///
     /// # Errors

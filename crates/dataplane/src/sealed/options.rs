@@ -1,5 +1,8 @@
 //! How sealed mode is set up.
 
+use std::sync::mpsc::SyncSender;
+
+use culvert_seal::LogLine;
 use culvert_seal::mesh::{Config, Identity};
 
 use crate::engine::SealedMode;
@@ -16,4 +19,7 @@ pub struct SealedOptions {
     pub config: Config,
     /// What the node proves who it is with.
     pub identity: Identity,
+    /// Where the keys of sessions go, if somebody writes them down. What does not fit is lost:
+    /// nothing waits for a disk.
+    pub key_log: Option<SyncSender<LogLine>>,
 }

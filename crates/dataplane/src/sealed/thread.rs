@@ -11,6 +11,7 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 use std::{io, mem};
 
+use culvert_seal::LogLine;
 use culvert_seal::mesh::{
     Event, Identity, Now, Output, PeerEntry, PeerStatus, SystemEntropy, What,
 };
@@ -58,10 +59,14 @@ struct Keys {
     wakers: Vec<Arc<Waker>>,
     counters: Arc<SealedCounters>,
     events: mpsc::Sender<Event>,
+    key_log: Option<SyncSender<LogLine>>,
+    /// Whether keys were lost that should have been written down, and nobody was told since.
+    is_losing_keys: bool,
 }
 
 impl KeyThread {
-    /// Starts the thread. It sends by `socket`, and wakes workers when a session stands.
+    /// Starts the thread. It sends by `socket`, wakes workers when a session stands, and hands its
+    /// keys to `key_log`.
     ///
     /// # Errors
     ///
@@ -70,6 +75,7 @@ impl KeyThread {
         keeper: Keeper<SystemEntropy>,
         socket: Option<Arc<Sender>>,
         wakers: Vec<Arc<Waker>>,
+        key_log: Option<SyncSender<LogLine>>,
     ) -> io::Result<Self> {
         let (sender, events) = mpsc::channel(EVENTS);
         let desk = Arc::new(Desk {
@@ -85,6 +91,8 @@ impl KeyThread {
             wakers,
             counters: Arc::clone(&counters),
             events: sender,
+            key_log,
+            is_losing_keys: false,
         };
         let thread = std::thread::Builder::new().name("keys".to_owned());
         let thread = thread.spawn(move || keys.run())?;
@@ -147,7 +155,8 @@ impl KeyThread {
 
 impl Keys {
     fn run(mut self) {
-        let mut out = Output::default();
+        let keys = self.key_log.as_ref().map(|_| Vec::new());
+        let mut out = Output { keys, ..Output::default() };
         let mut busy = true;
         while !self.desk.stop.load(Ordering::Acquire) {
             if !busy {
@@ -174,7 +183,8 @@ impl Keys {
         }
     }
 
-    fn deliver(&self, out: &mut Output) {
+    fn deliver(&mut self, out: &mut Output) {
+        self.log_keys(out);
         if !out.datagrams.is_empty() {
             let socket = locked(&self.desk.socket).clone();
             for (destination, datagram) in out.datagrams.drain(..) {
@@ -198,6 +208,19 @@ impl Keys {
             if self.events.try_send(event).is_err() {
                 self.counters.lose();
             }
+        }
+    }
+
+    fn log_keys(&mut self, out: &mut Output) {
+        let (Some(log), Some(keys)) = (&self.key_log, &mut out.keys) else { return };
+        if keys.is_empty() {
+            return;
+        }
+        let own = locked(&self.desk.socket).as_ref().and_then(|socket| socket.address());
+        let lost = keys.drain(..).filter(|key| log.try_send(key.line(own)).is_err()).count();
+        let was_losing = mem::replace(&mut self.is_losing_keys, lost > 0);
+        if lost > 0 && !was_losing {
+            tracing::warn!("keys of sessions are lost to the key log: its disk is too slow");
         }
     }
 }
@@ -243,7 +266,7 @@ mod tests {
         let keeper = Keeper::new(config, identity.clone(), SystemEntropy, clock::now());
         let worker = keeper.worker(0);
         let socket = Arc::new(Sender::bind_fragmenting(LOCAL).unwrap());
-        let thread = KeyThread::start(keeper, Some(socket), vec![]).unwrap();
+        let thread = KeyThread::start(keeper, Some(socket), vec![], None).unwrap();
         let peer = UdpSocket::bind((LOCAL, 0)).unwrap();
         peer.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
         let link = Arc::new(PeerLink::new("peer"));

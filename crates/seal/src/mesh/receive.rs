@@ -9,8 +9,9 @@ use overlay_proto::esp::{Lane, Slot};
 use super::peer::{Session, Tentative};
 use super::{Entropy, Index, Mesh, Now, Output, Role, What};
 use crate::handshake::{Answer, Draft, Offer, Pair, Stale, is_length_of, prologue};
+use crate::key_log::{LoggedKey, Way};
 use crate::noise::{Ephemeral, PostQuantum, Refused, Responder, Split};
-use crate::session::{Direction, Incoming, Outgoing, TrafficKey, limits};
+use crate::session::{Direction, Incoming, KeyMaterial, Outgoing, limits};
 use crate::suite::Suite;
 
 /// For how long a session waits for its first packet. Longer than the longest pause between two
@@ -164,7 +165,7 @@ impl<E: Entropy> Mesh<E> {
                     peer_lanes: offer.lanes,
                     suite,
                 };
-                self.session(index, &ends, &split, now)
+                self.session(index, &ends, &split, now, out)
             });
         let session = made.inspect_err(|_| self.free(slot))?;
         let response = draft.finish(pair);
@@ -210,7 +211,7 @@ impl<E: Entropy> Mesh<E> {
             peer_lanes: answer.lanes,
             suite: answer.suite,
         };
-        let Ok(session) = self.session(index, &ends, &split, now) else {
+        let Ok(session) = self.session(index, &ends, &split, now, out) else {
             return self.fail(index, What::WrongKeys(Role::Initiator), out);
         };
         self.shared.slots.install(Arc::clone(&session.incoming));
@@ -244,6 +245,7 @@ impl<E: Entropy> Mesh<E> {
         ends: &Ends<'_>,
         split: &Split,
         now: Now,
+        out: &mut Output,
     ) -> Result<Session, Refused> {
         let (incoming, outgoing, renewal) = match ends.role {
             Role::Initiator => (
@@ -256,11 +258,18 @@ impl<E: Entropy> Mesh<E> {
             }
         };
         let peer = self.peers[index].as_ref().ok_or(Refused)?;
-        let key = |direction| TrafficKey::derive(split, direction, ends.suite, self.config.vni);
-        let (incoming, outgoing) = (key(incoming)?, key(outgoing)?);
+        let derive = |direction| KeyMaterial::derive(split, direction, ends.suite, self.config.vni);
+        let (from_peer, to_peer) = (derive(incoming)?, derive(outgoing)?);
         let link = Arc::clone(&peer.link);
-        let incoming = Incoming::new(incoming, ends.own_slot, ends.peer_lanes, link);
-        let outgoing = Outgoing::new(outgoing, ends.peer_slot, self.config.lanes, now.instant);
+        let incoming = Incoming::new(from_peer.key()?, ends.own_slot, ends.peer_lanes, link);
+        let outgoing =
+            Outgoing::new(to_peer.key()?, ends.peer_slot, self.config.lanes, now.instant);
+        if let Some(keys) = &mut out.keys {
+            let peer = peer.address.ip();
+            let logged = |way, slot, material| LoggedKey { peer, way, slot, material };
+            keys.push(logged(Way::FromPeer, ends.own_slot, from_peer));
+            keys.push(logged(Way::ToPeer, ends.peer_slot, to_peer));
+        }
         Ok(Session {
             pair: Arc::clone(ends.pair),
             role: ends.role,

@@ -167,6 +167,38 @@ fn a_session_takes_a_round_trip_and_a_packet() {
     assert!(nodes.iter().all(|node| node.slots() == 1));
 }
 
+/// Both log what Wireshark needs of the two directions, and with one log the other is the same.
+#[test]
+fn both_ends_log_the_same_keys_of_a_session_and_only_if_asked() {
+    let now = start();
+    let mut nodes = nodes(now);
+    let init = nodes[0].want(now).remove(0);
+    let mut silent = Output::default();
+    let mut outs = [(); 2].map(|()| Output { keys: Some(Vec::new()), ..Output::default() });
+    let moment = nodes[1].now(now);
+    nodes[1].mesh.receive(&init, moment, &mut outs[1]);
+    let response = outs[1].datagrams[0].1.clone();
+    let moment = nodes[0].now(now);
+    nodes[0].mesh.receive(&response, moment, &mut outs[0]);
+    assert!(nodes[0].is_up());
+    let lines = [1, 2].map(|number| {
+        let keys = outs[usize::from(number) - 1].keys.take().unwrap();
+        let own = Some(address(number).ip());
+        let mut lines: Vec<_> = keys.iter().map(|key| key.line(own).as_bytes().to_vec()).collect();
+        lines.sort();
+        lines
+    });
+    assert_eq!(lines[0], lines[1]);
+    assert_eq!(lines[0].len(), 2);
+    assert_ne!(lines[0][0], lines[0][1]);
+
+    let mut other = Node::new(2, now, vec![Psk::none()]);
+    let moment = other.now(now);
+    other.mesh.receive(&init, moment, &mut silent);
+    assert_eq!(silent.datagrams.len(), 1, "an answer");
+    assert!(silent.keys.is_none());
+}
+
 /// Tables may come faster than the machine takes them: what it sees of a peer that left and came
 /// back is another link.
 #[test]

@@ -13,6 +13,7 @@ use crate::noise::{Refused, Split};
 use crate::suite::Suite;
 
 const SALT_LEN: usize = 4;
+const MATERIAL_LEN: usize = KEY_LEN + SALT_LEN;
 
 /// Which of a session's two directions.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -31,11 +32,58 @@ pub struct TrafficKey {
     salt: [u8; SALT_LEN],
 }
 
+/// The same as bytes, from which a cipher is made.
+pub(crate) struct KeyMaterial {
+    suite: Suite,
+    /// The key, then the salt: what RFC 4106 §8.1 and RFC 7634 §4 call keying material.
+    bytes: Zeroizing<[u8; MATERIAL_LEN]>,
+}
+
 struct Length;
 
 impl KeyType for Length {
     fn len(&self) -> usize {
-        KEY_LEN + SALT_LEN
+        MATERIAL_LEN
+    }
+}
+
+impl KeyMaterial {
+    /// See [`TrafficKey::derive`].
+    pub(crate) fn derive(
+        split: &Split,
+        direction: Direction,
+        suite: Suite,
+        vni: Vni,
+    ) -> Result<Self, Refused> {
+        let secret = match direction {
+            Direction::FromInitiator => &split.from_initiator,
+            Direction::FromResponder => &split.from_responder,
+        };
+        let secret = Prk::new_less_safe(HKDF_SHA256, &secret[..]);
+        let vni = vni.get().to_be_bytes();
+        let info: [&[u8]; 3] = [b"culvert esp", &[suite.number()], &vni];
+        let mut bytes = Zeroizing::new([0; MATERIAL_LEN]);
+        let filled = secret.expand(&info, Length).and_then(|key| key.fill(&mut bytes[..]));
+        filled.map_err(|_| Refused)?;
+        Ok(Self { suite, bytes })
+    }
+
+    /// What it is for.
+    pub(crate) fn suite(&self) -> Suite {
+        self.suite
+    }
+
+    /// Key and salt.
+    pub(crate) fn bytes(&self) -> &[u8; MATERIAL_LEN] {
+        &self.bytes
+    }
+
+    /// The key that seals and opens.
+    pub(crate) fn key(&self) -> Result<TrafficKey, Refused> {
+        let (key, salt) = self.bytes.split_at(KEY_LEN);
+        let key = UnboundKey::new(self.suite.algorithm(), key).map_err(|_| Refused)?;
+        let salt = salt.try_into().map_err(|_| Refused)?;
+        Ok(TrafficKey { suite: self.suite, key: LessSafeKey::new(key), salt })
     }
 }
 
@@ -51,20 +99,7 @@ impl TrafficKey {
         suite: Suite,
         vni: Vni,
     ) -> Result<Self, Refused> {
-        let secret = match direction {
-            Direction::FromInitiator => &split.from_initiator,
-            Direction::FromResponder => &split.from_responder,
-        };
-        let secret = Prk::new_less_safe(HKDF_SHA256, &secret[..]);
-        let vni = vni.get().to_be_bytes();
-        let info: [&[u8]; 3] = [b"culvert esp", &[suite.number()], &vni];
-        let mut derived = Zeroizing::new([0; KEY_LEN + SALT_LEN]);
-        let filled = secret.expand(&info, Length).and_then(|key| key.fill(&mut derived[..]));
-        filled.map_err(|_| Refused)?;
-        let (key, salt) = derived.split_at(KEY_LEN);
-        let key = UnboundKey::new(suite.algorithm(), key).map_err(|_| Refused)?;
-        let salt = salt.try_into().map_err(|_| Refused)?;
-        Ok(Self { suite, key: LessSafeKey::new(key), salt })
+        KeyMaterial::derive(split, direction, suite, vni)?.key()
     }
 
     /// What it seals with.
@@ -99,5 +134,11 @@ pub(super) fn aad(header: Header) -> Aad<[u8; AAD_LEN]> {
 impl fmt::Debug for TrafficKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("TrafficKey").field("suite", &self.suite).finish_non_exhaustive()
+    }
+}
+
+impl fmt::Debug for KeyMaterial {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("KeyMaterial").field("suite", &self.suite).finish_non_exhaustive()
     }
 }

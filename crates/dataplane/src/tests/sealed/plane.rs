@@ -45,7 +45,7 @@ fn start(mode: SealedMode) -> DataPlane {
         offload: Offload::TcpUdp,
         busy_poll: Duration::ZERO,
         started: clock::now(),
-        sealed: Some(SealedOptions { port, mode, config, identity: identity() }),
+        sealed: Some(SealedOptions { port, mode, config, identity: identity(), key_log: None }),
     };
     let table = table_of(1, SEALED_MTU, TunnelOptions::default());
     let tunnels = match mode {
