@@ -24,6 +24,7 @@ mod hostile;
 mod inspect;
 mod interop;
 mod ipam;
+mod key_log;
 mod mtu;
 mod observe;
 mod packets;
