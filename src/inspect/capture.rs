@@ -22,7 +22,8 @@ pub(crate) struct CaptureArgs {
     /// Write pcapng to this file instead of printing lines; `-` is standard output.
     #[arg(short, long, value_name = "FILE")]
     write: Option<PathBuf>,
-    /// Only packets from or to this pod.
+    /// Only packets from or to this pod. Of what leaves sealed, not the datagrams: they do not say
+    /// whose they are.
     #[arg(long, value_name = "ADDRESS")]
     pod: Option<IpAddr>,
     /// Only packets from or to this peer.

@@ -49,6 +49,33 @@ fn capture_shows_both_sides_of_the_tunnel() {
 }
 
 #[test]
+fn capture_shows_what_was_sealed_and_the_datagram_that_it_was_in() {
+    let lab = lab("nt-capture-seal").sealed("require").up().unwrap();
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("sealed.pcapng");
+    let child = capture(&lab, &["--count", "12", "-w", path.to_str().unwrap()]).spawn().unwrap();
+    let output = ping_until_done(&lab, child);
+    assert!(output.status.success(), "{}", text(&output.stderr));
+    let read = Command::new("tshark")
+        .args(["-n", "-r", path.to_str().unwrap(), "-T", "fields"])
+        .args(["-e", "frame.comment", "-e", "ip.src", "-e", "ip.len", "-e", "icmp.type"])
+        .args(["-e", "_ws.col.Protocol"])
+        .output()
+        .unwrap();
+    let read = text(&read.stdout);
+    // 16 bytes of header and of tag, and a trailer of four, with UDP and IP in front.
+    for line in [
+        "egress forward peer=node2\t10.244.1.2\t84\t8\tICMP",
+        "egress forward peer=node2\t192.168.1.11\t148\t\tESP",
+        "ingress deliver peer=node2\t192.168.1.12\t148\t\tESP",
+        "ingress deliver peer=node2\t10.244.2.2\t84\t0\tICMP",
+    ] {
+        assert!(read.lines().any(|found| found == line), "{line} is not in\n{read}");
+    }
+    assert_eq!(read.lines().count(), 12, "{read}");
+}
+
+#[test]
 fn tcpdump_and_tshark_read_a_capture_from_a_pipe() {
     let lab = lab("nt-capture-pipe").up().unwrap();
     let commands = [
