@@ -7,7 +7,7 @@ use culvert_dataplane::engine::{PeerRegistry, Table};
 
 use super::members;
 use super::path_mtus::PathMtus;
-use crate::config::{Config, Overrides, TableSource};
+use crate::config::{Config, Overrides, SealedMode, TableSource};
 use crate::control::source;
 use crate::control::table_file::TableFile;
 
@@ -74,5 +74,11 @@ impl Offline {
     /// The address that peers send to.
     pub(crate) fn address(&self) -> IpAddr {
         self.config.underlay.address.unwrap_or_else(|| self.table.local().address)
+    }
+
+    /// The port to which peers send what is sealed, unless the node seals nothing.
+    pub(crate) fn sealed_port(&self) -> Option<u16> {
+        let sealed = &self.config.sealed;
+        (sealed.mode != SealedMode::Off).then_some(sealed.port)
     }
 }

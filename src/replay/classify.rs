@@ -15,6 +15,8 @@ pub(super) struct Tunnel {
     pub(super) address: IpAddr,
     /// Ports that the node or one of its peers receives on.
     pub(super) ports: Vec<u16>,
+    /// The port of what is sealed, on a node that seals: nothing here has the keys.
+    pub(super) sealed_port: Option<u16>,
 }
 
 /// What the data path would see.
@@ -42,7 +44,9 @@ pub(super) fn classify<'a>(
     };
     let upper = parsed.upper_layer();
     let is_udp = upper.protocol == UDP;
-    let tunneled = is_udp && parsed.ports().is_some_and(|(_, to)| tunnel.ports.contains(&to));
+    let port = parsed.ports().filter(|_| is_udp).map(|(_, to)| to);
+    let is_sealed = port.is_some() && port == tunnel.sealed_port;
+    let tunneled = is_sealed || port.is_some_and(|to| tunnel.ports.contains(&to));
     if forced.is_none() {
         let ours = tunnel.address == parsed.destination();
         if tunneled && tunnel.address == parsed.source() {
@@ -54,6 +58,9 @@ pub(super) fn classify<'a>(
         if !(tunneled && ours) {
             return Ok(Seen::Egress(parsed.bytes()));
         }
+    }
+    if is_sealed {
+        return Err(Skip::Sealed);
     }
     if !is_udp {
         return Err(Skip::NotUdp);
@@ -88,13 +95,32 @@ mod tests {
     use super::*;
 
     fn tunnel() -> Tunnel {
-        Tunnel { address: IpAddr::from([192, 168, 1, 11]), ports: vec![4790] }
+        Tunnel {
+            address: IpAddr::from([192, 168, 1, 11]),
+            ports: vec![4790],
+            sealed_port: Some(4500),
+        }
     }
 
     fn datagram(from: [u8; 4], to: [u8; 4], port: u16) -> Vec<u8> {
         let mut bytes = Vec::new();
         PacketBuilder::ipv4(from, to, 64).udp(5555, port).write(&mut bytes, b"payload").unwrap();
         bytes
+    }
+
+    #[test]
+    fn what_is_sealed_is_told_from_what_pods_send() {
+        let (node1, node2) = ([192, 168, 1, 11], [192, 168, 1, 12]);
+        let arriving = datagram(node2, node1, 4500);
+        for forced in [None, Some(Direction::Ingress)] {
+            assert_eq!(classify(&tunnel(), &arriving, forced), Err(Skip::Sealed));
+        }
+        let leaving = datagram(node1, node2, 4500);
+        assert_eq!(classify(&tunnel(), &leaving, None), Err(Skip::OwnDatagram));
+        let off = Tunnel { sealed_port: None, ..tunnel() };
+        assert_eq!(classify(&off, &arriving, None), Ok(Seen::Egress(&arriving)));
+        let of_pods = datagram([10, 244, 1, 2], [10, 244, 2, 2], 4500);
+        assert_eq!(classify(&tunnel(), &of_pods, None), Ok(Seen::Egress(&of_pods)));
     }
 
     #[test]

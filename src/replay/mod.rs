@@ -133,7 +133,7 @@ pub(crate) fn run(args: ReplayArgs) -> anyhow::Result<ExitCode> {
     // What is dropped on its way in is shown with the port of the configuration.
     let own = ports.iter().position(|port| *port == offline.config.underlay.port);
     ports.swap(0, own.unwrap_or_default());
-    let tunnel = Tunnel { address: offline.address(), ports };
+    let tunnel = Tunnel { address: offline.address(), ports, sealed_port: offline.sealed_port() };
     let options = ReplayOptions {
         offload: match args.offload {
             Switch::On => tun::Offload::TcpUdp,

@@ -81,6 +81,8 @@ pub(crate) enum Skip {
     NotUdp,
     /// A UDP length that the kernel refuses.
     UdpLength,
+    /// It came to the port of what is sealed, and nobody here has the keys.
+    Sealed,
 }
 
 /// A reason of either kind.
@@ -101,6 +103,7 @@ impl fmt::Display for Reason {
             Self::Skip(Skip::OuterFragment) => f.write_str("outer_fragment"),
             Self::Skip(Skip::NotUdp) => f.write_str("not_udp"),
             Self::Skip(Skip::UdpLength) => f.write_str("udp_length"),
+            Self::Skip(Skip::Sealed) => f.write_str("sealed"),
         }
     }
 }
