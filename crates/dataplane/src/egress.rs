@@ -11,7 +11,7 @@ use overlay_proto::{Codec, InnerPacket, ecn, icmp};
 
 use super::io_error::{Class, classify};
 use super::offload::split::{self, SplitPlan};
-use super::offload::{Gso, VnetHeader};
+use super::offload::{Gso, PartialChecksum, VnetHeader};
 use super::outbox::Outbox;
 use super::port::{TunPort, UnderlayPort};
 use super::round::{Env, Round, send_reply};
@@ -150,10 +150,11 @@ impl Egress {
         env: &mut Env<'_, T, U>,
         len: usize,
     ) -> Result<(), Halt> {
-        let read = read(&self.packet[..len])?;
-        let packets = read.packets();
-        let Read { header, packet, plan } = read;
+        let (header, bytes) = header_of(&self.packet[..len])?;
+        let packet = InnerPacket::parse(bytes)?;
+        let plan = plan_of(&header, &packet)?;
         let packet_len = plan.as_ref().map_or(packet.len(), SplitPlan::packet_len);
+        let packets = count_of(plan.as_ref());
         let peer = match engine.handle_tun_packet(env.table, &packet, packet_len, env.now) {
             EgressVerdict::Forward(peer) => peer,
             verdict @ (EgressVerdict::Reply(_) | EgressVerdict::Drop(_)) => {
@@ -171,30 +172,23 @@ impl Egress {
         let family = packet.family();
         let (inner_len, transport_offset) = (packet.len(), packet.transport_offset());
         let bytes = &mut self.packet[VNET_HEADER_LEN..VNET_HEADER_LEN + inner_len];
-        let session = match (&to.seal, &self.sealer) {
-            (Seal::Plain | Seal::NoKey, _) => None,
-            (Seal::Keyed(keyed), None) => {
+        let partial = header.partial.filter(|_| plan.is_none());
+        if let Seal::Keyed(keyed) = &to.seal {
+            let Some(sealer) = &self.sealer else {
                 rehearse(env, to, keyed, bytes, packets, key.flow_hash);
                 return Ok(());
+            };
+            let session = sealer.session(keyed, &key, packets, packet_len);
+            if let Some(session) = session.map_err(Halt::Hold)? {
+                finish(partial, transport_offset, bytes)?;
+                show(env, to, bytes, packets, key.flow_hash);
+                (key.endpoint, key.sealed) = (session.endpoint, true);
+                session.send(&mut self.outbox, env, &key, family, plan.as_ref(), bytes);
+                return Ok(());
             }
-            (Seal::Keyed(keyed), Some(sealer)) => {
-                sealer.session(keyed, &key, packets, packet_len).map_err(Halt::Hold)?
-            }
-        };
-        if let (None, Some(partial)) = (&plan, header.partial) {
-            // A pod that writes virtio-net headers of its own (packet(7), PACKET_VNET_HDR) chooses
-            // the place. Addresses were decided about; they must not change now.
-            if usize::from(partial.start) < transport_offset {
-                return Err(DropReason::VnetHeader.into());
-            }
-            split::finish_checksum(partial, bytes).map_err(|_| DropReason::VnetHeader)?;
         }
+        finish(partial, transport_offset, bytes)?;
         show(env, to, bytes, packets, key.flow_hash);
-        if let Some(session) = session {
-            (key.endpoint, key.sealed) = (session.endpoint, true);
-            session.send(&mut self.outbox, env, &key, family, plan.as_ref(), bytes);
-            return Ok(());
-        }
         let overlay = to.codec.header(to.vni, family);
         match plan {
             None => self.outbox.push(env, &key, [overlay.as_slice(), bytes]),
@@ -234,13 +228,14 @@ impl Egress {
 
     /// Drops the packet in the buffer, for which there is no session.
     fn give_up<T: TunPort, U>(&mut self, engine: &mut Engine, env: &mut Env<'_, T, U>, len: usize) {
-        let stop = match read(&self.packet[..len]) {
-            Ok(read) => {
-                let verdict = engine.give_up(env.table, &read.packet, env.now);
-                refuse(env, verdict, &read.packet, read.packets(), &mut self.reply)
-            }
-            Err(reason) => Stop { reason, packets: 1, reply_len: None },
-        };
+        // It was read and cut before.
+        let stop = header_of(&self.packet[..len]).and_then(|(header, bytes)| {
+            let packet = InnerPacket::parse(bytes)?;
+            let packets = count_of(plan_of(&header, &packet)?.as_ref());
+            let verdict = engine.give_up(env.table, &packet, env.now);
+            Ok(refuse(env, verdict, &packet, packets, &mut self.reply))
+        });
+        let stop = stop.unwrap_or_else(|reason| Stop { reason, packets: 1, reply_len: None });
         self.stop(env, len, stop);
     }
 
@@ -263,33 +258,46 @@ impl Egress {
     }
 }
 
-/// What was read from a TUN queue.
-struct Read<'p> {
-    header: VnetHeader,
-    packet: InnerPacket<'p>,
-    /// How to cut it apart, if it is a super-packet.
-    plan: Option<SplitPlan>,
-}
-
-impl Read<'_> {
-    /// How many packets it stands for.
-    fn packets(&self) -> usize {
-        self.plan.as_ref().map_or(1, SplitPlan::count)
-    }
-}
-
-fn read(bytes: &[u8]) -> Result<Read<'_>, DropReason> {
+/// The virtio-net header of what was read, and what is behind it.
+#[inline]
+fn header_of(bytes: &[u8]) -> Result<(VnetHeader, &[u8]), DropReason> {
     let (header, bytes) =
         bytes.split_first_chunk::<VNET_HEADER_LEN>().ok_or(DropReason::VnetHeader)?;
     let header = VnetHeader::decode(header).map_err(|_| DropReason::VnetHeader)?;
-    let packet = InnerPacket::parse(bytes)?;
-    let plan = match header.gso {
-        Gso::None => None,
+    Ok((header, bytes))
+}
+
+/// How to cut a packet apart, if it is a super-packet.
+#[inline]
+fn plan_of(header: &VnetHeader, packet: &InnerPacket<'_>) -> Result<Option<SplitPlan>, DropReason> {
+    match header.gso {
+        Gso::None => Ok(None),
         Gso::Tcp4 | Gso::Tcp6 | Gso::Udp => {
-            Some(SplitPlan::new(&header, &packet).map_err(|_| DropReason::VnetHeader)?)
+            SplitPlan::new(header, packet).map(Some).map_err(|_| DropReason::VnetHeader)
         }
-    };
-    Ok(Read { header, packet, plan })
+    }
+}
+
+/// How many packets it stands for.
+#[inline]
+fn count_of(plan: Option<&SplitPlan>) -> usize {
+    plan.map_or(1, SplitPlan::count)
+}
+
+/// Finishes the checksum of a packet that is none of several, if it is unfinished.
+#[inline]
+fn finish(
+    partial: Option<PartialChecksum>,
+    transport_offset: usize,
+    packet: &mut [u8],
+) -> Result<(), DropReason> {
+    let Some(partial) = partial else { return Ok(()) };
+    // A pod that writes virtio-net headers of its own (packet(7), PACKET_VNET_HDR) chooses the
+    // place. Addresses were decided about; they must not change now.
+    if usize::from(partial.start) < transport_offset {
+        return Err(DropReason::VnetHeader);
+    }
+    split::finish_checksum(partial, packet).map_err(|_| DropReason::VnetHeader)
 }
 
 /// Why what was read is not on its way.
@@ -321,6 +329,7 @@ impl From<Stop> for Halt {
 }
 
 /// Tells the sender of a packet, if that is the verdict.
+#[inline(never)]
 fn refuse<T: TunPort, U>(
     env: &mut Env<'_, T, U>,
     verdict: EgressVerdict,

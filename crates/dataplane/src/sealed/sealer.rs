@@ -55,6 +55,7 @@ impl Sealer {
     /// # Errors
     ///
     /// They have to wait for a session with this peer.
+    #[inline(never)]
     pub(crate) fn session(
         &self,
         keyed: &Keyed,
@@ -121,6 +122,7 @@ impl Sealer {
 impl Session {
     /// Seals the packet, or the packets that `plan` makes of it, right into trains. Nothing of
     /// `bytes` is left as it was.
+    #[inline(never)]
     pub(crate) fn send<T, U: UnderlayPort>(
         mut self,
         outbox: &mut Outbox,
