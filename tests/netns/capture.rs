@@ -70,3 +70,19 @@ impl Capture {
         panic!("no {what} within {SOON:?}");
     }
 }
+
+/// A capture file of packets without a link header (`LINKTYPE_RAW`).
+pub(crate) fn pcap(packets: &[Vec<u8>]) -> Vec<u8> {
+    let mut file = Vec::new();
+    for word in [0xa1b2_c3d4, 0x0004_0002, 0, 0, 0xffff, 101_u32] {
+        file.extend(word.to_le_bytes());
+    }
+    for packet in packets {
+        let len = u32::try_from(packet.len()).unwrap();
+        for word in [0, 0, len, len] {
+            file.extend(word.to_le_bytes());
+        }
+        file.extend(packet);
+    }
+    file
+}

@@ -9,6 +9,7 @@ use culvert_lab::{Lab, LabBuilder, Node, probe, wait_until};
 use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
 
+use crate::capture::pcap;
 use crate::harness::{SOON, lab, quick_ping, refused_start};
 use crate::packets::{Udp, contains};
 
@@ -127,6 +128,34 @@ fn tshark_reads_what_is_sealed_with_the_key_log_and_not_without() {
         assert_eq!(secret.len(), 72);
         assert!(!node.log().contains(secret) && !shown.contains(secret));
     }
+}
+
+/// The packet that the crate of sessions has on disk. tshark 4.0 does not know its other suite.
+#[test]
+fn tshark_reads_the_golden_packet() {
+    let golden = include_str!("../../crates/seal/tests/golden/esp.txt");
+    let value = |name: &str| {
+        let mut lines = golden.lines().filter_map(|line| line.split_once(" = "));
+        lines.find(|(found, _)| *found == name).unwrap().1
+    };
+    let digits = value("aes-256-gcm.datagram").as_bytes();
+    let byte = |digits: &[u8]| u8::from_str_radix(str::from_utf8(digits).unwrap(), 16).unwrap();
+    let datagram: Vec<u8> = digits.chunks(2).map(byte).collect();
+    let (from, to) = ([192, 168, 1, 11], [192, 168, 1, 12]);
+    let packet = Udp::new(from.into(), to.into(), &datagram).port(4500).bytes();
+    let directory = tempfile::tempdir().unwrap();
+    fs::write(directory.path().join(CAPTURE), pcap(&[packet])).unwrap();
+    let read = |material: &str| {
+        let cipher = "AES-GCM with 16 octet ICV [RFC4106]";
+        let ends = "\"IPv4\",\"192.168.1.11\",\"*\"";
+        let line = format!("{ends},\"0x12345***\",\"{cipher}\",\"0x{material}\",\"NULL\",\"\"");
+        let decode = "-o esp.enable_encryption_decode:TRUE";
+        let options = format!("{decode} -o 'uat:esp_sa:{line}' -r {CAPTURE}");
+        tshark(directory.path(), &format!("tshark {options}"))
+    };
+    let hello = format!("192.168.1.11,10.244.1.2\t192.168.1.12,10.244.2.2\t\t{}\n", hex(b"hello"));
+    assert_eq!(read(value("aes-256-gcm.material")), hello);
+    assert_ne!(read(value("chacha20-poly1305.material")), hello);
 }
 
 #[test]

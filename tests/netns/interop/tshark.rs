@@ -12,7 +12,7 @@ use overlay_proto::Family;
 
 use super::echo;
 use super::foreign::{Far, Kind, device_mac};
-use crate::capture::Capture;
+use crate::capture::{Capture, pcap};
 use crate::harness::{FAMILIES, SOON, assert_reaches_within, offload};
 
 /// Enough for super-packets in both families.
@@ -230,20 +230,4 @@ fn tshark(file: &Path, packets: &[Vec<u8>]) -> Vec<Row> {
         text.split(',').filter(|value| !value.is_empty()).map(str::to_owned).collect()
     };
     text.lines().map(|line| FIELDS.into_iter().zip(line.split('|').map(values)).collect()).collect()
-}
-
-/// A capture file of packets without a link header (`LINKTYPE_RAW`).
-fn pcap(packets: &[Vec<u8>]) -> Vec<u8> {
-    let mut file = Vec::new();
-    for word in [0xa1b2_c3d4, 0x0004_0002, 0, 0, 0xffff, 101_u32] {
-        file.extend(word.to_le_bytes());
-    }
-    for packet in packets {
-        let len = u32::try_from(packet.len()).unwrap();
-        for word in [0, 0, len, len] {
-            file.extend(word.to_le_bytes());
-        }
-        file.extend(packet);
-    }
-    file
 }

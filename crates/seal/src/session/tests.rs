@@ -73,6 +73,27 @@ fn what_is_sealed_is_opened_once() {
     }
 }
 
+/// Another implementation comes to the same bytes.
+#[test]
+fn what_is_sealed_is_what_was_written_down() {
+    let golden = include_str!("../../tests/golden/esp.txt");
+    let hex = |bytes: &[u8]| bytes.iter().map(|byte| format!("{byte:02x}")).collect::<String>();
+    let value = |name: &str| {
+        let mut lines = golden.lines().filter_map(|line| line.split_once(" = "));
+        lines.find(|(found, _)| *found == name).unwrap().1
+    };
+    let text = value("inner").as_bytes();
+    let byte = |digits: &[u8]| u8::from_str_radix(str::from_utf8(digits).unwrap(), 16).unwrap();
+    let inner: Vec<u8> = text.chunks(2).map(byte).collect();
+    for suite in Suite::ALL {
+        let vni = Vni::new(7).unwrap();
+        let material = KeyMaterial::derive(&split(), Direction::FromInitiator, suite, vni).unwrap();
+        assert_eq!(hex(material.bytes()), value(&format!("{suite}.material")));
+        let datagram = seal(&outgoing(suite), 19, &inner);
+        assert_eq!(hex(&datagram), value(&format!("{suite}.datagram")));
+    }
+}
+
 #[test]
 fn in_place_and_out_of_place_are_the_same_bytes() {
     for suite in Suite::ALL {
