@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 
-use culvert_dataplane::engine::{Membership, PeerRegistry, Table};
+use culvert_dataplane::engine::{Membership, PeerRegistry, SealedMode, Table};
 use culvert_dataplane::{Ends, super_packet_limit};
 use culvert_node::node_file::NodeFile;
 use overlay_proto::esp;
@@ -70,6 +70,7 @@ impl InForce {
                 .take(PEERS_ASKED)
                 .collect(),
             masquerade: config.egress.masquerade,
+            sealed_only: sealed::mode(config) == Some(SealedMode::Require),
         }
     }
 

@@ -37,6 +37,48 @@ fn datagrams_of_strangers_are_dropped() {
 }
 
 #[test]
+fn nobody_on_the_underlay_speaks_for_a_pod_without_a_tunnel() {
+    for underlay in FAMILIES {
+        let lab = lab("nt-naked").nodes(3).underlay(underlay).up().unwrap();
+        assert_takes_no_naked_packet(&lab, underlay, false);
+    }
+}
+
+#[test]
+fn where_all_is_sealed_nobody_on_the_underlay_reaches_pods_without_a_tunnel() {
+    for underlay in FAMILIES {
+        let lab = lab("nt-nakedseal").nodes(3).underlay(underlay).sealed("require").up().unwrap();
+        assert_takes_no_naked_packet(&lab, underlay, true);
+    }
+}
+
+/// Has a machine on the underlay route packets to a node that are for a pod of it, or for another
+/// node's, from every address that might be believed.
+#[track_caller]
+fn assert_takes_no_naked_packet(lab: &Lab, family: Family, sealed: bool) {
+    let (node, victim, far) = (lab.node(2), lab.pod(2, 1), lab.pod(3, 1));
+    for pod in [&victim, &far] {
+        let (to, via) = (pod.address(family), node.address());
+        lab.switch().ip(&format!("route add {to} via {via}\n")).unwrap();
+    }
+    let own = lab.pod(2, 2).address(family);
+    let mut claims = vec![lab.pod(1, 1).address(family), own];
+    if sealed {
+        claims.extend([lab.node(1).address(), lab.outside(family)]);
+    }
+    for pod in [&victim, &far] {
+        let mut seen = Capture::start(pod.netns());
+        let to = pod.address(family);
+        for claimed in &claims {
+            probe::send_packet(lab.switch(), &Udp::new(*claimed, to, EVIL).bytes()).unwrap();
+        }
+        let honest = Udp::new(lab.pod(1, 1).address(family), to, GOOD).bytes();
+        seen.wait_for(GOOD, || probe::send_packet(lab.pod(1, 1).netns(), &honest).unwrap());
+        assert!(!seen.has(EVIL), "{to}");
+    }
+}
+
+#[test]
 fn pods_cannot_speak_for_pods_of_other_nodes() {
     let lab = lab("nt-spoof").nodes(3).up().unwrap();
     // The bridge lets nothing of it through to the daemon, which has a check of its own.

@@ -170,6 +170,7 @@ pub(crate) fn spec() -> NodeSpec {
         remote_subnets: nets(&["10.244.2.0/24", "fd00:10:244:2::/64"]),
         peers: Vec::new(),
         masquerade: true,
+        sealed_only: false,
     }
 }
 

@@ -83,11 +83,17 @@ pub enum Connection {
     Direction,
     /// One bit for each state, in four bytes of the host's order; every packet has one.
     State,
+    /// One bit for each thing that happened to the connection, in four bytes of the host's order. A
+    /// rule about a packet that belongs to no connection does not match.
+    Status,
 }
 
 impl Connection {
     /// `IP_CT_DIR_REPLY`.
     pub const REPLY: [u8; 1] = [1];
+
+    /// In the [`Connection::Status`] of one whose destination was translated (`IPS_DST_NAT`).
+    pub const DESTINATION_TRANSLATED: [u8; 4] = (1_u32 << 5).to_ne_bytes();
 
     /// The [`Connection::State`] of a packet that is not tracked (`NF_CT_STATE_UNTRACKED_BIT`).
     pub const UNTRACKED: [u8; 4] = (1_u32 << 6).to_ne_bytes();
@@ -96,6 +102,7 @@ impl Connection {
         match self {
             Self::State => 0,
             Self::Direction => 1,
+            Self::Status => 2,
         }
     }
 }
@@ -382,6 +389,16 @@ impl Expression {
         [
             Self::Connection(Connection::State),
             Self::Compare(Comparison::NotEqual, Connection::UNTRACKED.to_vec()),
+        ]
+    }
+
+    /// What was sent to another address, such as that of a service.
+    #[must_use]
+    pub fn is_to_service() -> [Self; 3] {
+        [
+            Self::Connection(Connection::Status),
+            Self::Mask(Connection::DESTINATION_TRANSLATED.to_vec()),
+            Self::Compare(Comparison::NotEqual, vec![0; 4]),
         ]
     }
 

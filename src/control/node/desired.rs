@@ -259,6 +259,7 @@ mod tests {
             remote_subnets: Vec::new(),
             peers: Vec::new(),
             masquerade: true,
+            sealed_only: false,
         }
     }
 

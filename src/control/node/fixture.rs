@@ -17,6 +17,7 @@ pub(super) fn spec() -> NodeSpec {
         remote_subnets: vec![net("10.244.2.0/24"), net("fd00:10:244:2::/64")],
         peers: Vec::new(),
         masquerade: true,
+        sealed_only: false,
     }
 }
 

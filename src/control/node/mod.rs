@@ -102,6 +102,8 @@ pub struct NodeSpec {
     pub peers: Vec<Flow>,
     /// Whether pods' traffic to outside the cluster leaves with the node's address.
     pub masquerade: bool,
+    /// Whether what nodes send one another must be sealed.
+    pub sealed_only: bool,
 }
 
 /// Whoever holds the TUN's file descriptors.

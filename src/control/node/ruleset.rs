@@ -88,6 +88,7 @@ pub(super) fn ruleset(spec: &NodeSpec) -> Table {
         input(),
         path_errors::chain(spec, &families),
         output(&families),
+        arrivals(spec, &families),
     ];
     let ipv6 = families.iter().find(|cluster| cluster.family == Family::V6);
     if ipv6.is_some() {
@@ -162,13 +163,42 @@ fn input() -> Chain {
     }
 }
 
+/// What comes in by no device of ours and goes on to others. Packets of other nodes' pods come by
+/// the tunnel, which knows whose they are; those of this node's by the bridge. So what comes
+/// otherwise is from no pod. Who has a route of his own to pods may use it, except where nodes
+/// speak sealed alone: there pods hear the outside when they have asked it, or as a service.
+fn arrivals(spec: &NodeSpec, families: &[ClusterFamily]) -> Chain {
+    let by = |device: &str| Expression::input_name(Comparison::Equal, device);
+    let mut rules: Vec<Vec<Expression>> =
+        [&spec.bridge, &spec.tun].map(|device| [&by(device)[..], &ACCEPT].concat()).into();
+    let to_service = [&Expression::is_to_service()[..], &ACCEPT].concat();
+    if !spec.masquerade {
+        // Another node's pod may ask this node for a service under its own address.
+        rules.push(to_service.clone());
+    }
+    rules.extend(families.iter().map(|family| [&family.of_cluster()[..], &DROP].concat()));
+    if spec.sealed_only {
+        rules.push(to_service);
+        rules.push([&Expression::is_reply()[..], &ACCEPT].concat());
+        rules.extend(families.iter().map(|family| [&family.to_cluster()[..], &DROP].concat()));
+    }
+    Chain {
+        name: "arrivals",
+        kind: ChainKind::Filter,
+        hook: Hook::Forward,
+        priority: FILTER,
+        rules,
+    }
+}
+
 /// What this node sends, before anybody can change its mark: to a tunnel's port of another node
 /// nobody sends but the daemon.
 fn output(families: &[ClusterFamily]) -> Chain {
     let is_daemon = Expression::mark_is(SOCKET_MARK);
     let mut rules = vec![
         [&Expression::upper_protocol(Comparison::NotEqual, UDP)[..], &ACCEPT].concat(),
-        [&Expression::field_in(UDP_DESTINATION, Membership::Outside, TUNNEL_PORTS)[..], &ACCEPT]
+        // Of any codec: this node may speak sealed alone, and others not yet.
+        [&Expression::field_in(UDP_DESTINATION, Membership::Outside, CODEC_PORTS)[..], &ACCEPT]
             .concat(),
         [&is_daemon[..], &[Expression::NoTrack], &ACCEPT].concat(),
     ];
@@ -319,6 +349,12 @@ impl ClusterFamily {
         }
     }
 
+    /// Matches what bears an address of the cluster as its source.
+    fn of_cluster(&self) -> Vec<Expression> {
+        let source = Expression::field_in(self.source(), Membership::Inside, &self.cluster_set());
+        [self.is_family(), source].concat()
+    }
+
     /// Matches what goes to the cluster.
     fn to_cluster(&self) -> Vec<Expression> {
         let destination =
@@ -449,20 +485,28 @@ mod tests {
             "input",
             "path_errors",
             "output",
+            "arrivals",
             "sources",
             "postrouting",
             "after_translation",
         ];
         assert_eq!(chain_names(&table), expected);
         let rules: Vec<_> = table.chains.iter().map(|chain| chain.rules.len()).collect();
-        assert_eq!(rules, [6, 1, 8, 6, 3, 2, 8]);
+        assert_eq!(rules, [6, 1, 8, 6, 4, 3, 2, 8]);
     }
 
     #[test]
     fn without_masquerade_nothing_is_translated() {
         let table = ruleset(&NodeSpec { masquerade: false, ..spec() });
-        let expected =
-            ["prerouting", "input", "path_errors", "output", "sources", "after_translation"];
+        let expected = [
+            "prerouting",
+            "input",
+            "path_errors",
+            "output",
+            "arrivals",
+            "sources",
+            "after_translation",
+        ];
         assert_eq!(chain_names(&table), expected);
         assert!(table.sets.iter().all(|set| !set.name.starts_with("local_")));
     }
