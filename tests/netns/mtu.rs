@@ -29,6 +29,17 @@ fn packets_of_exactly_the_mtu_cross_a_jumbo_underlay_and_one_byte_more_is_answer
 }
 
 #[test]
+fn sealed_packets_of_exactly_the_mtu_cross_and_one_byte_more_is_answered() {
+    carries_exactly(lab("nt-sealedmtu").sealed("require"), 1438);
+    carries_exactly(lab("nt-sealedmtu").sealed("prefer"), 1438);
+}
+
+#[test]
+fn sealed_packets_of_exactly_the_mtu_cross_an_ipv6_underlay_and_one_byte_more_is_answered() {
+    carries_exactly(lab("nt-sealedmtu6").sealed("require").underlay(Family::V6), 1418);
+}
+
+#[test]
 fn full_size_segments_cross_without_a_fragment_on_the_wire() {
     let lab = lab("nt-nofrag").up().unwrap();
     let (client, server) = (lab.pod(1, 1), lab.pod(2, 1));
@@ -136,6 +147,7 @@ fn carries_exactly(builder: LabBuilder, mtu: u16) {
         assert_eq!(device_mtu(node.netns(), "culvert0"), u64::from(mtu));
         assert_eq!(device_mtu(node.netns(), "v-net-0"), u64::from(mtu));
     }
+    let before = fragments(&lab);
     // A pod whose own interface would let more pass, so that its node has to answer.
     from.netns().ip(&format!("link set {POD_INTERFACE} mtu {}\n", mtu + 1)).unwrap();
     for family in FAMILIES {
@@ -152,6 +164,7 @@ fn carries_exactly(builder: LabBuilder, mtu: u16) {
         let answer = Answer::TooBig { mtu: u32::from(mtu), from: router };
         assert_eq!(send(mtu + 1), answer, "{family}");
     }
+    assert_eq!(fragments(&lab), before);
 }
 
 /// IP fragments that the nodes have made or put together, on underlay and overlay.

@@ -27,6 +27,7 @@ pub(crate) const CE: u8 = 0b11;
 pub(crate) struct Udp<'a> {
     pub(crate) source: IpAddr,
     pub(crate) destination: IpAddr,
+    pub(crate) source_port: u16,
     pub(crate) port: u16,
     pub(crate) hop_limit: u8,
     pub(crate) ecn: u8,
@@ -36,7 +37,8 @@ pub(crate) struct Udp<'a> {
 impl<'a> Udp<'a> {
     /// A packet from `source` to `destination`, to [`PORT`].
     pub(crate) fn new(source: IpAddr, destination: IpAddr, payload: &'a [u8]) -> Self {
-        Self { source, destination, port: PORT, hop_limit: 64, ecn: NOT_ECT, payload }
+        let (source_port, port) = (PORT, PORT);
+        Self { source, destination, source_port, port, hop_limit: 64, ecn: NOT_ECT, payload }
     }
 
     /// The same packet with another congestion mark.
@@ -54,6 +56,12 @@ impl<'a> Udp<'a> {
     /// The same packet to another port.
     pub(crate) fn port(mut self, port: u16) -> Self {
         self.port = port;
+        self
+    }
+
+    /// The same packet from another port.
+    pub(crate) fn source_port(mut self, port: u16) -> Self {
+        self.source_port = port;
         self
     }
 
@@ -91,7 +99,8 @@ impl<'a> Udp<'a> {
         .unwrap();
         header.ecn = self.ecn.try_into().unwrap();
         header.header_checksum = header.calc_header_checksum();
-        let udp = UdpHeader::with_ipv4_checksum(PORT, self.port, &header, self.payload).unwrap();
+        let (from, to) = (self.source_port, self.port);
+        let udp = UdpHeader::with_ipv4_checksum(from, to, &header, self.payload).unwrap();
         let mut bytes = Vec::new();
         header.write(&mut bytes).unwrap();
         udp.write(&mut bytes).unwrap();
@@ -116,7 +125,8 @@ impl<'a> Udp<'a> {
             source: source.octets(),
             destination: destination.octets(),
         };
-        let udp = UdpHeader::with_ipv6_checksum(PORT, self.port, &header, self.payload).unwrap();
+        let (from, to) = (self.source_port, self.port);
+        let udp = UdpHeader::with_ipv6_checksum(from, to, &header, self.payload).unwrap();
         let mut bytes = Vec::new();
         header.write(&mut bytes).unwrap();
         bytes.extend(extensions);

@@ -1,28 +1,16 @@
 //! The subnet table changes under running daemons, for better or worse.
 
-use std::collections::BTreeSet;
 use std::fs;
-use std::net::{SocketAddr, UdpSocket};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::thread;
-use std::time::Duration;
 
 use culvert_lab::probe::Answer;
-use culvert_lab::{NODE_INTERFACE, Node, Pod, TableFile, wait_until};
+use culvert_lab::{NODE_INTERFACE, Node, TableFile, wait_until};
 use culvert_node::node_file::NodeFile;
-use overlay_proto::Family;
 
 use crate::harness::{
     FAMILIES, SOON, TABLE_LIMIT, assert_reaches, assert_reaches_within, lab, quick_ping,
     refused_start,
 };
-
-/// Between two datagrams of a stream.
-const PACE: Duration = Duration::from_micros(500);
-
-/// How long after the last datagram one that has not come is lost.
-const LATE: Duration = Duration::from_secs(1);
+use crate::stream::Stream;
 
 #[test]
 fn a_node_leaves_and_comes_back_within_a_second() {
@@ -312,57 +300,4 @@ fn without_own_address(node: &Node) {
     let mut config: toml::Table = text.parse().unwrap();
     config["underlay"].as_table_mut().unwrap().remove("address");
     fs::write(node.config_path(), config.to_string()).unwrap();
-}
-
-/// Numbered datagrams from one pod to another until told to stop.
-pub(crate) struct Stream {
-    stop: Arc<AtomicBool>,
-    sending: thread::JoinHandle<u64>,
-    receiving: thread::JoinHandle<BTreeSet<u64>>,
-}
-
-impl Stream {
-    pub(crate) fn start(from: &Pod, to: &Pod, family: Family) -> Self {
-        let bind = |pod: &Pod| {
-            let address = SocketAddr::new(pod.address(family), 0);
-            pod.netns().run(|| UdpSocket::bind(address)).unwrap().unwrap()
-        };
-        let (client, server) = (bind(from), bind(to));
-        let target: SocketAddr = server.local_addr().unwrap();
-        // What a second's worth of datagrams takes, with the kernel's own accounting.
-        socket2::SockRef::from(&server).set_recv_buffer_size(4 << 20).unwrap();
-        server.set_read_timeout(Some(LATE)).unwrap();
-        let stop = Arc::new(AtomicBool::new(false));
-        let ended = Arc::clone(&stop);
-        let receiving = thread::spawn(move || {
-            let (mut received, mut number) = (BTreeSet::new(), [0; 8]);
-            loop {
-                match server.recv(&mut number) {
-                    Ok(_) => drop(received.insert(u64::from_be_bytes(number))),
-                    Err(_) if ended.load(Ordering::Relaxed) => return received,
-                    Err(_) => {}
-                }
-            }
-        });
-        let stopped = Arc::clone(&stop);
-        let sending = thread::spawn(move || {
-            let mut number: u64 = 0;
-            while !stopped.load(Ordering::Relaxed) {
-                client.send_to(&number.to_be_bytes(), target).unwrap();
-                number += 1;
-                thread::sleep(PACE);
-            }
-            number
-        });
-        Self { stop, sending, receiving }
-    }
-
-    /// How many were sent, and the numbers of those that did not arrive.
-    pub(crate) fn stop(self) -> (u64, BTreeSet<u64>) {
-        self.stop.store(true, Ordering::Relaxed);
-        let sent = self.sending.join().unwrap();
-        let received = self.receiving.join().unwrap();
-        let missing = (0..sent).filter(|number| !received.contains(number)).collect();
-        (sent, missing)
-    }
 }

@@ -7,7 +7,7 @@ use culvert_lab::{Lab, Netns, wait_until};
 use overlay_proto::Family;
 
 use crate::harness::{FAMILIES, SOON, TABLE_LIMIT, assert_reaches_within, lab, run};
-use crate::table::Stream;
+use crate::stream::Stream;
 
 /// The second node's codec, what its entry says of it, and the overlay's MTU.
 const CHANGES: [(&str, &str, u16, u64); 4] = [

@@ -3,6 +3,7 @@
 use std::io::{ErrorKind, Read as _};
 
 use anyhow::{Context as _, Result};
+use rustix::net::sockopt;
 use socket2::{Domain, Protocol, Socket, Type};
 
 use super::super::netns::Netns;
@@ -31,15 +32,19 @@ impl Wire {
         let socket = netns
             .run(|| Socket::new(Domain::PACKET, Type::RAW.nonblocking(), Some(protocol)))?
             .with_context(|| format!("listen to the frames in {}", netns.name()))?;
-        socket.set_recv_buffer_size(BUFFER_BYTES).context("make room for frames")?;
+        // By force: what the machine lets everybody have is full in a moment.
+        sockopt::set_socket_recv_buffer_size_force(&socket, BUFFER_BYTES)
+            .context("make room for frames")?;
         Ok(Self(socket))
     }
 
     /// What has been heard since the last look.
     ///
+    /// What came while there was no room is not among them.
+    ///
     /// # Errors
     ///
-    /// The kernel lost some.
+    /// The socket fails.
     pub fn frames(&self) -> Result<Vec<Vec<u8>>> {
         let mut frames = Vec::new();
         let mut buffer = vec![0; MAX_FRAME_BYTES];
