@@ -69,7 +69,7 @@ pub(crate) fn list() -> Result<ExitCode> {
     let mut text = String::new();
     for recipe in networks::recipes(&nowhere) {
         let state = recipe.missing().unwrap_or_else(|| recipe.about());
-        text += &format!("{:14} {state}\n", recipe.name());
+        text += &format!("{:22} {state}\n", recipe.name());
     }
     print(&text)?;
     Ok(ExitCode::SUCCESS)

@@ -27,7 +27,7 @@ pub(crate) struct Effort {
 }
 
 impl Effort {
-    /// Everything, in less than 20 minutes with six networks.
+    /// Everything, in less than 25 minutes with eight networks.
     pub(crate) fn full() -> Self {
         Self {
             rounds: 5,
@@ -40,7 +40,7 @@ impl Effort {
         }
     }
 
-    /// Everything, in less than three minutes.
+    /// Everything, in less than four minutes.
     pub(crate) fn quick() -> Self {
         Self {
             rounds: 2,

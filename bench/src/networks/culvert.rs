@@ -13,6 +13,8 @@ pub(crate) struct Culvert {
     programs: Programs,
     /// TOML laid over the lab's configuration.
     config: String,
+    /// Whether the nodes have keys, and have to seal.
+    sealed: bool,
 }
 
 impl Culvert {
@@ -23,7 +25,15 @@ impl Culvert {
             about: "culvert with its defaults".to_owned(),
             programs: programs.clone(),
             config: String::new(),
+            sealed: false,
         }
+    }
+
+    /// The same where nodes seal all that they send one another, by `cipher`.
+    pub(crate) fn sealed(mut self, cipher: &str) -> Self {
+        self.sealed = true;
+        self.with_config(&format!("[sealed]\nciphers = [\"{cipher}\"]"))
+            .with_about(&format!("culvert that seals, with {cipher}"))
     }
 
     pub(crate) fn with_config(mut self, toml: &str) -> Self {
@@ -47,14 +57,17 @@ impl Recipe for Culvert {
     }
 
     fn build(&self, lab: String) -> Result<Network> {
-        let lab = Lab::builder(lab)
+        let mut builder = Lab::builder(lab)
             .nodes(2)
             .pods(1)
             .culvert(&self.programs.culvert)
             .plugin(&self.programs.plugin)
             .config(&self.config)
-            .replace()
-            .up()?;
+            .replace();
+        if self.sealed {
+            builder = builder.sealed("require");
+        }
+        let lab = builder.up()?;
         let pods = [1, 2].map(|node| {
             let pod = lab.pod(node, 1);
             Pod { netns: pod.netns().clone(), address: pod.ipv4() }

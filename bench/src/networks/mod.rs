@@ -184,6 +184,8 @@ pub(crate) fn recipes(programs: &Programs) -> Vec<Box<dyn Recipe>> {
                 .with_config("[tun]\noffload = false")
                 .with_about("culvert with every offload off"),
         ),
+        Box::new(Culvert::new("culvert-sealed", programs).sealed("aes-256-gcm")),
+        Box::new(Culvert::new("culvert-sealed-chacha", programs).sealed("chacha20-poly1305")),
         Box::new(wireguard_go::WireguardGo),
         Box::new(nebula::Nebula),
     ]

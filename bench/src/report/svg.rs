@@ -30,6 +30,8 @@ const LEFT: f64 = 190.0;
 /// Room for the numbers, right of the longest bar.
 const RIGHT: f64 = 130.0;
 const TOP: f64 = 62.0;
+/// From one line of the legend to the next; there is room for two.
+const LEGEND_LINE: f64 = 15.0;
 const BAR: f64 = 13.0;
 const GAP: f64 = 14.0;
 const FOOT: f64 = 30.0;
@@ -38,11 +40,13 @@ const FOOT: f64 = 30.0;
 const MOST: f64 = 1.6;
 
 /// Bars of light and dark pages, by place among the networks. Culvert's own stand out.
-const COLOURS: [(&str, &str); 7] = [
+const COLOURS: [(&str, &str); 9] = [
     ("#8c959f", "#8b949e"),
     ("#57606a", "#b1bac4"),
     ("#0969da", "#4493f8"),
     ("#80ccff", "#1f6feb"),
+    ("#1b7c83", "#39c5cf"),
+    ("#76e3ea", "#1b7c83"),
     ("#bf8700", "#d29922"),
     ("#8250df", "#ab7df8"),
     ("#1a7f37", "#3fb950"),
@@ -155,17 +159,22 @@ fn style(networks: usize) -> String {
 
 fn legend(names: &[&str]) -> String {
     let mut svg = String::new();
-    let mut x = 0.0;
+    let (mut x, mut y) = (0.0, 25.0);
     for (place, name) in names.iter().enumerate() {
+        // A letter of this font is less than seven wide.
+        let width = 34.0 + name.len() as f64 * 6.5;
+        if x > 0.0 && x + width > WIDTH {
+            (x, y) = (0.0, y + LEGEND_LINE);
+        }
         let _ = writeln!(
             svg,
-            "<rect x=\"{x:.1}\" y=\"25\" width=\"11\" height=\"11\" class=\"c{place}\"/>\
-             <text x=\"{:.1}\" y=\"35\">{}</text>",
+            "<rect x=\"{x:.1}\" y=\"{y:.0}\" width=\"11\" height=\"11\" class=\"c{place}\"/>\
+             <text x=\"{:.1}\" y=\"{:.0}\">{}</text>",
             x + 16.0,
+            y + 10.0,
             escape(name)
         );
-        // A letter of this font is less than seven wide.
-        x += 34.0 + name.len() as f64 * 6.5;
+        x += width;
     }
     svg
 }
@@ -199,6 +208,14 @@ mod tests {
         assert!(svg.contains("a &lt; b") && svg.contains("machine &amp; its"), "{svg}");
         assert!(svg.contains("prefers-color-scheme:dark"));
         assert_eq!(svg.matches('<').count(), svg.matches('>').count());
+    }
+
+    #[test]
+    fn a_long_legend_has_two_lines() {
+        let names = ["a-network-with-a-long-name"; 5];
+        let legend = legend(&names);
+        assert_eq!(legend.matches("y=\"25\"").count(), 3, "{legend}");
+        assert_eq!(legend.matches("y=\"40\"").count(), 2, "{legend}");
     }
 
     #[test]

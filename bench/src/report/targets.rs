@@ -15,6 +15,10 @@ pub(crate) const CULVERT: &str = "culvert";
 /// The same daemon with offloads off.
 const PLAIN: &str = "culvert-plain";
 
+/// The same daemon where nodes seal, with either cipher.
+const SEALED: &str = "culvert-sealed";
+const SEALED_CHACHA: &str = "culvert-sealed-chacha";
+
 /// A table that is as long as it gets, and one as short as it makes sense.
 const LONG: u32 = 10_000;
 const SHORT: u32 = 3;
@@ -59,6 +63,8 @@ pub(crate) fn check(report: &Report) -> Vec<Row> {
     use Better::{Higher, Lower};
     let to_kernel = |metric| report.figures.ratio(CULVERT, BASELINE, metric);
     let to_plain = |metric| report.figures.ratio(CULVERT, PLAIN, metric);
+    let sealed = |metric| report.figures.ratio(SEALED, CULVERT, metric);
+    let chacha = |metric| report.figures.ratio(SEALED_CHACHA, CULVERT, metric);
     // Of the two ways the one that did worse: a pod network is as fast as its slow direction.
     let worse = |a: Option<f64>, b: Option<f64>| a.zip(b).map(|(a, b)| a.min(b));
     let long = point(&report.growth.tables, LONG);
@@ -123,6 +129,39 @@ pub(crate) fn check(report: &Report) -> Vec<Row> {
             5.0,
             8.0,
             worse(to_plain(Metric::Tcp1), to_plain(Metric::Tcp1Back)),
+        ),
+        row(
+            "sealed: TCP, 1 stream, the slower way, to plain",
+            "×",
+            Higher,
+            0.75,
+            0.82,
+            worse(sealed(Metric::Tcp1), sealed(Metric::Tcp1Back)),
+        ),
+        row(
+            "sealed with ChaCha20: TCP, 1 stream, the slower way, to plain",
+            "×",
+            Higher,
+            0.45,
+            0.50,
+            worse(chacha(Metric::Tcp1), chacha(Metric::Tcp1Back)),
+        ),
+        row("sealed: 64-byte UDP, to plain", "×", Higher, 0.85, 0.93, sealed(Metric::Udp64)),
+        row(
+            "sealed: TCP ping-pong p50, to plain",
+            "×",
+            Lower,
+            1.08,
+            1.03,
+            sealed(Metric::TcpPingP50),
+        ),
+        row(
+            "sealed: CPU of the daemons, TCP, 1 stream, to plain",
+            "×",
+            Lower,
+            1.35,
+            1.28,
+            sealed(Metric::DaemonCpu1),
         ),
         row("TCP with a table of 10,000 nodes, to 3 nodes", "×", Higher, 0.97, 1.0, growth),
         row(
