@@ -43,7 +43,7 @@ pub(crate) fn render(report: &Report) -> String {
 fn networks(report: &Report) -> String {
     let mut text = String::new();
     for network in &report.networks {
-        let _ = writeln!(text, "  {:14} {}", network.name, network.about);
+        let _ = writeln!(text, "  {:22} {}", network.name, network.about);
     }
     for skipped in &report.skipped {
         let _ = writeln!(text, "  not measured: {skipped}");
