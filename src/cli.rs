@@ -91,6 +91,9 @@ struct ConfigArgs {
     /// Where the subnet table comes from (file, etcd, kubernetes), instead of table.source.
     #[arg(long, env = "CULVERT_TABLE_SOURCE", value_name = "SOURCE")]
     table_source: Option<String>,
+    /// Whether what nodes send one another is encrypted (off, prefer, require), instead of sealed.mode.
+    #[arg(long, env = "CULVERT_SEALED_MODE", value_name = "MODE")]
+    sealed_mode: Option<String>,
     /// URLs of etcd's members, separated by commas, instead of etcd.endpoints.
     #[arg(long, env = "CULVERT_ETCD_ENDPOINTS", value_name = "URLS", value_delimiter = ',')]
     etcd_endpoints: Vec<String>,
@@ -187,6 +190,7 @@ impl ConfigArgs {
             state_dir: self.state_dir.clone(),
             underlay_address: self.underlay_address,
             table_source: self.table_source.clone(),
+            sealed_mode: self.sealed_mode.clone(),
             etcd_endpoints: self.etcd_endpoints.clone(),
             kubeconfig: self.kubeconfig.clone(),
         };

@@ -33,6 +33,17 @@ cluster_up() {
     return 1
 }
 
+# share_keys: writes each daemon's public key into the subnet table, as docs/sealed.md has it.
+share_keys() {
+    local node line table=$CULVERT_ETC/table.toml
+    cp "$table" "$table.new"
+    for node in "${nodes[@]}"; do
+        line=$(on "daemon${node#node}" /bin/culvert keys show | grep '^public_keys = ')
+        sed -i "/^name = \"$node\"\$/a $line" "$table.new"
+    done
+    mv "$table.new" "$table"
+}
+
 # Removes whatever there is of the cluster, also what a test has added: everything has its label.
 cluster_down() {
     [ -n "${COMPOSE_PROJECT_NAME:-}" ] || return 0

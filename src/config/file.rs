@@ -136,7 +136,7 @@ impl Reader<'_> {
         let node = self.node(document.node, overrides)?;
         let underlay = self.underlay(document.underlay, overrides)?;
         let config = Config {
-            sealed: sealed::read(self, &document.sealed, &node.state_dir, &underlay)?,
+            sealed: sealed::read(self, &document.sealed, &node.state_dir, &underlay, overrides)?,
             network,
             node,
             underlay,

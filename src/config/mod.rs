@@ -232,6 +232,8 @@ pub struct Overrides {
     pub underlay_address: Option<IpAddr>,
     /// `table.source`.
     pub table_source: Option<String>,
+    /// `sealed.mode`.
+    pub sealed_mode: Option<String>,
     /// `etcd.endpoints`.
     pub etcd_endpoints: Vec<String>,
     /// `kubernetes.kubeconfig`.

@@ -9,7 +9,7 @@ use serde::Deserialize;
 use toml::Spanned;
 
 use super::file::{Reader, quoted};
-use super::{Complaint, Sealed, SealedMode, Underlay};
+use super::{Complaint, Overrides, Sealed, SealedMode, Underlay};
 
 /// NAT traversal of IPsec (RFC 3948), by which decoders know what it is.
 const DEFAULT_PORT: u16 = 4500;
@@ -36,8 +36,9 @@ pub(super) fn read(
     table: &SealedTable,
     state_dir: &Path,
     underlay: &Underlay,
+    overrides: &Overrides,
 ) -> Result<Sealed, Complaint> {
-    let mode = mode(reader, table.mode.as_ref())?;
+    let mode = mode(reader, table.mode.as_ref(), overrides.sealed_mode.as_deref())?;
     let key_file = path(reader, "sealed.key_file", table.key_file.as_ref())?;
     Ok(Sealed {
         mode,
@@ -50,14 +51,27 @@ pub(super) fn read(
     })
 }
 
-fn mode(reader: &Reader<'_>, value: Option<&Spanned<String>>) -> Result<SealedMode, Complaint> {
-    let Some(value) = value else { return Ok(SealedMode::default()) };
-    let found = SealedMode::ALL.into_iter().find(|mode| mode.as_str() == value.get_ref());
-    found.ok_or_else(|| {
-        reader.fault("sealed.mode", value, quoted(value), "not a mode").remedy(
-            "write \"off\", \"prefer\" (between nodes that have keys in the table) or \"require\"",
-        )
-    })
+fn mode(
+    reader: &Reader<'_>,
+    value: Option<&Spanned<String>>,
+    instead: Option<&str>,
+) -> Result<SealedMode, Complaint> {
+    const PROBLEM: &str = "not a mode";
+    const MODES: &str =
+        "write \"off\", \"prefer\" (between nodes that have keys in the table) or \"require\"";
+    let find = |word: &str| SealedMode::ALL.into_iter().find(|mode| mode.as_str() == word);
+    match (instead, value) {
+        (Some(word), _) => find(word).ok_or_else(|| {
+            Complaint::of_file(reader.path, PROBLEM)
+                .key("--sealed-mode")
+                .value(format!("\"{word}\""))
+                .remedy(MODES)
+        }),
+        (None, Some(value)) => find(value.get_ref()).ok_or_else(|| {
+            reader.fault("sealed.mode", value, quoted(value), PROBLEM).remedy(MODES)
+        }),
+        (None, None) => Ok(SealedMode::default()),
+    }
 }
 
 fn port(

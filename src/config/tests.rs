@@ -112,6 +112,7 @@ fn the_command_line_goes_before_the_file() {
         state_dir: Some("/s".into()),
         underlay_address: Some("192.0.2.7".parse().unwrap()),
         table_source: Some("etcd".into()),
+        sealed_mode: Some("require".into()),
         etcd_endpoints: vec!["http://192.0.2.8:2379".into()],
         kubeconfig: None,
     };
@@ -121,6 +122,10 @@ fn the_command_line_goes_before_the_file() {
     assert_eq!(config.underlay.address, overrides.underlay_address);
     let TableSource::Etcd(etcd) = config.table else { panic!("{:?}", config.table) };
     assert_eq!(etcd.endpoints, overrides.etcd_endpoints);
+    assert_eq!(config.sealed.mode, SealedMode::Require);
+    let wrong = Overrides { sealed_mode: Some("on".into()), ..overrides };
+    let error = Config::parse(Path::new("c.toml"), MINIMAL, &wrong).unwrap_err().to_string();
+    assert!(error.contains("--sealed-mode = \"on\": not a mode; write \"off\""), "{error}");
 }
 
 #[test]

@@ -161,6 +161,7 @@ more_machines() {
       CULVERT_NODE_NAME: node$node
       CULVERT_TABLE_SOURCE: ${CULVERT_TABLE_SOURCE:-file}
       CULVERT_ETCD_ENDPOINTS: "http://${CULVERT_UNDERLAY}1.100:2379"
+      CULVERT_SEALED_MODE: ${CULVERT_SEALED_MODE:-prefer}
     volumes:
       - "$CULVERT_ETC:/etc/culvert:ro"
       - "/proc/sys/net:/host/proc/sys/net"
