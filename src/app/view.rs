@@ -206,9 +206,10 @@ fn handshakes(plane: &DataPlane) -> Handshakes {
 /// What is known of the tunnels' ends here; `address` is what the configuration says.
 fn underlay_status(local: Option<&Local>, address: Option<IpAddr>) -> UnderlayStatus {
     let tunnels = local.map_or(&[][..], |local| &local.tunnels);
+    let sealed_port = || local?.sealed_port;
     UnderlayStatus {
         address: address.or_else(|| Some(local?.address)),
-        port: tunnels.first().map_or(0, |tunnel| tunnel.port),
+        port: tunnels.first().map(|tunnel| tunnel.port).or_else(sealed_port).unwrap_or_default(),
         tunnels: tunnels
             .iter()
             .map(|tunnel| TunnelStatus { codec: tunnel.codec, port: tunnel.port })

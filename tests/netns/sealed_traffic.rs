@@ -50,7 +50,9 @@ fn talk_unread(builder: LabBuilder) {
         probe::transfer(one.netns(), two.netns(), two.address(family), &transfer).unwrap();
     }
     for node in lab.nodes() {
-        let peer = node.status().unwrap()["peers"][0].clone();
+        let status = node.status().unwrap();
+        assert_eq!(status["underlay"]["port"], PORT, "{status}");
+        let peer = status["peers"][0].clone();
         assert!(peer["sealed"].is_string(), "{peer}");
         assert_eq!((&peer["plain"], &peer["port"]), (&false.into(), &PORT.into()));
         for reason in ["plaintext_refused", "esp_format", "bad_tag", "replayed", "spoofed_source"] {
