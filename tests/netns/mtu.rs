@@ -32,6 +32,7 @@ fn packets_of_exactly_the_mtu_cross_a_jumbo_underlay_and_one_byte_more_is_answer
 fn sealed_packets_of_exactly_the_mtu_cross_and_one_byte_more_is_answered() {
     carries_exactly(lab("nt-sealedmtu").sealed("require"), 1438);
     carries_exactly(lab("nt-sealedmtu").sealed("prefer"), 1438);
+    carries_exactly(lab("nt-sealedmtu").sealed("require").underlay_mtu(9000), 8938);
 }
 
 #[test]

@@ -119,6 +119,31 @@ fn a_running_cluster_is_converted_without_a_gap() {
 }
 
 #[test]
+fn a_cluster_that_prefers_to_seal_goes_back_with_its_table() {
+    let lab = lab("nt-sealback").sealed("prefer").up().unwrap();
+    let wire = Eavesdropper::start(lab.switch(), MARKER);
+    let traffic = Traffic::start(&lab);
+    wait_until(SOON, "sessions", || lab.nodes().iter().all(is_sealed)).unwrap();
+    wire.take();
+    traffic.flow();
+    assert_eq!(wire.take().readable, 0);
+    let mut table = lab.table();
+    table.nodes.iter_mut().for_each(|node| node.public_keys.clear());
+    put(&lab, &table);
+    wire.take();
+    traffic.flow();
+    assert!(wire.take().readable > 0);
+    traffic.stop();
+    put(&lab, &lab.table());
+    let traffic = Traffic::start(&lab);
+    wait_until(SOON, "sessions again", || lab.nodes().iter().all(is_sealed)).unwrap();
+    wire.take();
+    traffic.flow();
+    assert_eq!(wire.take().readable, 0);
+    traffic.stop();
+}
+
+#[test]
 fn a_nodes_key_changes_without_the_loss_of_a_packet() {
     let lab = lab("nt-rotate").sealed("require").up().unwrap();
     let node = lab.node(1);
