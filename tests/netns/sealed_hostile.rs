@@ -9,7 +9,7 @@ use overlay_proto::Family;
 use crate::capture::Capture;
 use crate::eavesdrop::{Datagram, Eavesdropper};
 use crate::harness::{
-    FAMILIES, SOON, TABLE_LIMIT, assert_reaches, assert_reaches_within, lab, quick_ping,
+    FAMILIES, SOON, TABLE_LIMIT, assert_reaches, assert_reaches_within, lab, quick_ping, run,
 };
 use crate::packets::{Udp, VNI, in_overlay};
 use crate::stream::Stream;
@@ -182,6 +182,66 @@ fn what_was_sent_is_not_taken_again() {
     }
     honest(&lab, &mut seen);
     assert!(!seen.has(EVIL));
+}
+
+#[test]
+fn what_was_changed_on_the_way_is_not_taken_and_what_is_dropped_does_not_go_in_plain() {
+    let lab = lab("nt-sealbent").sealed("prefer").up().unwrap();
+    let (from, to) = (lab.pod(2, 1), lab.pod(1, 1));
+    let both = || {
+        quick_ping(from.netns(), to.ipv4());
+        lab.nodes().iter().all(|node| node.status().unwrap()["peers"][0]["sealed"].is_string())
+    };
+    wait_until(SOON, "a session", both).unwrap();
+    // From here on what is sealed gets no further than to the switch.
+    let cut = "table bridge cut {
+        chain forward { type filter hook forward priority 0; udp dport 4500 drop; }
+    }";
+    run(lab.switch(), "nft", &[cut]);
+    let wire = Eavesdropper::start(lab.switch(), EVIL);
+    let mut seen = Capture::start(to.netns());
+    let payload = EVIL.repeat(20);
+    let packet = Udp::new(from.ipv4(), to.ipv4(), &payload).bytes();
+    let mut caught = None;
+    let is_it = |datagram: &Datagram| {
+        let ends = (datagram.from.ip(), datagram.to);
+        ends == (lab.node(2).address(), SocketAddr::new(lab.node(1).address(), PORT))
+            && (packet.len() + 1..packet.len() + 100).contains(&datagram.payload.len())
+    };
+    wait_until(SOON, "it to be caught", || {
+        probe::send_packet(from.netns(), &packet).unwrap();
+        assert!(!quick_ping(from.netns(), to.ipv4()).is_reply());
+        let heard = wire.take();
+        assert_eq!(heard.readable, 0);
+        caught = heard.datagrams.into_iter().find(is_it);
+        caught.is_some()
+    })
+    .unwrap();
+    let caught = caught.unwrap();
+
+    let sealed = &caught.payload;
+    let last = sealed.len() - 1;
+    for (byte, reason) in [
+        (0, "unknown_spi"), // Its slot.
+        (7, "esp_format"),  // Its number, which the IV has as well.
+        (15, "esp_format"), // Its IV.
+        (16, "bad_tag"),
+        (40, "bad_tag"),
+        (last - 16, "bad_tag"),
+        (last, "bad_tag"),
+    ] {
+        let mut changed = sealed.clone();
+        changed[byte] ^= 0x80;
+        wait_for_drop(&lab, reason, || forge(&lab, caught.from.port(), PORT, &changed));
+    }
+    assert!(!seen.has(EVIL));
+    // As it was it is taken, once.
+    seen.wait_for(EVIL, || forge(&lab, caught.from.port(), PORT, sealed));
+    let mut again = Capture::start(to.netns());
+    wait_for_drop(&lab, "replayed", || forge(&lab, caught.from.port(), PORT, sealed));
+    run(lab.switch(), "nft", &["delete", "table", "bridge", "cut"]);
+    honest(&lab, &mut again);
+    assert!(!again.has(EVIL));
 }
 
 #[test]
