@@ -19,7 +19,7 @@ A node changes its key in three steps, and loses no packet:
                            beside the present one; a table file gets the line that is printed.
   2. culvert keys switch   goes over to it, once every node has that table. Whenever this is
                            run, the daemon begins with no key that its table does not have.
-  3. culvert keys retire   removes the key before it, ten seconds later or whenever you like;
+  3. culvert keys retire   removes the key before it, ten seconds later at the earliest;
                            then a table file gets the line with the new key alone.
 
 The daemon notices each step within a second, or at once by SIGHUP. A next key that nobody went
@@ -120,7 +120,7 @@ impl Step {
             }
             Self::Switch => {
                 secrets::switch(key_file)?;
-                let then = "ten seconds later, or whenever you like: culvert keys retire";
+                let then = "ten seconds later at the earliest: culvert keys retire";
                 (Some("went over to the next key"), Some(then))
             }
             Self::Retire => {
