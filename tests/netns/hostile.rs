@@ -39,7 +39,7 @@ fn datagrams_of_strangers_are_dropped() {
 #[test]
 fn nobody_on_the_underlay_speaks_for_a_pod_without_a_tunnel() {
     for underlay in FAMILIES {
-        let lab = lab("nt-naked").nodes(3).underlay(underlay).up().unwrap();
+        let lab = lab("nt-naked").nodes(3).pods(2).underlay(underlay).up().unwrap();
         assert_takes_no_naked_packet(&lab, underlay, false);
     }
 }
@@ -47,7 +47,8 @@ fn nobody_on_the_underlay_speaks_for_a_pod_without_a_tunnel() {
 #[test]
 fn where_all_is_sealed_nobody_on_the_underlay_reaches_pods_without_a_tunnel() {
     for underlay in FAMILIES {
-        let lab = lab("nt-nakedseal").nodes(3).underlay(underlay).sealed("require").up().unwrap();
+        let lab =
+            lab("nt-nakedseal").nodes(3).pods(2).underlay(underlay).sealed("require").up().unwrap();
         assert_takes_no_naked_packet(&lab, underlay, true);
     }
 }
