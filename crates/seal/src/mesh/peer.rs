@@ -1,5 +1,6 @@
 //! What the machine knows of one peer.
 
+use std::collections::VecDeque;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -14,6 +15,13 @@ use crate::session::{Incoming, Outgoing, PeerLink};
 
 /// INITs of a peer that are answered: each costs this node three agreements.
 const INITS: Budget = Budget::new(20, Duration::from_millis(100));
+
+/// Answers to INITs that were looked at before. Somebody who recorded them can send them as often as
+/// he likes, and must not use up what is for new ones.
+const REPEATS: Budget = Budget::new(4, Duration::from_millis(250));
+
+/// Old INITs that are known again.
+const OLD_INITS: usize = 256;
 
 /// Handshakes with a peer that unknown SPIs may cause.
 const RESTARTS: Budget = Budget::new(5, Duration::from_millis(200));
@@ -46,6 +54,9 @@ pub(super) struct Peer {
     /// Since when data was sent and nothing heard, and when something was heard before.
     pub(super) unanswered: Option<(Instant, Option<u64>)>,
     pub(super) inits: Budget,
+    pub(super) repeats: Budget,
+    /// What ends the INITs that were older than another, the last ones.
+    old_inits: VecDeque<[u8; MAC_LEN]>,
     pub(super) restarts: Budget,
     pub(super) last_failure: Option<What>,
 }
@@ -113,9 +124,27 @@ impl Peer {
             dummy_ms: 0,
             unanswered: None,
             inits: INITS,
+            repeats: REPEATS,
+            old_inits: VecDeque::new(),
             restarts: RESTARTS,
             last_failure: None,
         }
+    }
+
+    /// Whether the INIT that ends with `mac` was looked at before.
+    pub(super) fn has_seen(&self, mac: &[u8; MAC_LEN]) -> bool {
+        (self.init_mac == *mac && self.stamp > 0) || self.old_inits.contains(mac)
+    }
+
+    /// Remembers an INIT that is older than another.
+    pub(super) fn remember_old(&mut self, mac: &[u8; MAC_LEN]) {
+        if self.has_seen(mac) {
+            return;
+        }
+        if self.old_inits.len() == OLD_INITS {
+            self.old_inits.pop_front();
+        }
+        self.old_inits.push_back(*mac);
     }
 
     pub(super) fn is_shaking_hands(&self) -> bool {

@@ -97,7 +97,12 @@ impl<E: Entropy> Mesh<E> {
         if is_newest && peer.tentative.is_none() {
             return; // Answered, and the answer has arrived.
         }
-        if !peer.inits.take(now.instant) {
+        let Some(mac) = datagram.last_chunk() else { return };
+        if peer.has_seen(mac) {
+            if !peer.repeats.take(now.instant) {
+                return;
+            }
+        } else if !peer.inits.take(now.instant) {
             return self.fail(index, What::TooManyInits, out);
         }
         if let Some(tentative) = peer.tentative.as_ref().filter(|_| is_newest) {
@@ -114,6 +119,7 @@ impl<E: Entropy> Mesh<E> {
             return self.fail(index, What::WrongKeys(Role::Responder), out);
         };
         if offer.stamp <= peer.stamp {
+            peer.remember_old(mac);
             let stale = Stale { newest: peer.stamp, refused: offer.stamp };
             let mut draft = Draft::new(pair.header(Message::Stale, false));
             stale.write(&mut draft);
@@ -133,8 +139,10 @@ impl<E: Entropy> Mesh<E> {
         if self.answer(index, pair, responder, &offer, suite, now, out).is_err() {
             return self.fail(index, What::WrongKeys(Role::Responder), out);
         }
-        if let (Some(peer), Some(mac)) = (&mut self.peers[index], datagram.last_chunk()) {
-            (peer.stamp, peer.init_mac) = (offer.stamp, *mac);
+        if let Some(peer) = &mut self.peers[index] {
+            let before = std::mem::replace(&mut peer.init_mac, *mac);
+            peer.stamp = offer.stamp;
+            peer.remember_old(&before);
         }
     }
 

@@ -288,6 +288,34 @@ fn an_init_that_comes_again_displaces_nothing() {
 }
 
 #[test]
+fn recorded_inits_keep_no_new_one_from_its_answer() {
+    let mut now = start();
+    let mut nodes = nodes(now);
+    let mut recorded = Vec::new();
+    for turn in 1..=100 {
+        now += Duration::from_secs(120);
+        nodes[0] = Node::new(1, now, vec![Psk::none()]);
+        nodes[0].unix_nanos += turn;
+        let init = nodes[0].want(now);
+        recorded.extend(init.clone());
+        talk(&mut nodes, init, now);
+    }
+    // Somebody sends all of them, again and again.
+    for turn in 101..110 {
+        for _round in 0..20 {
+            now += Duration::from_millis(10);
+            recorded.iter().for_each(|init| drop(nodes[1].take(init, now)));
+        }
+        nodes[0] = Node::new(1, now, vec![Psk::none()]);
+        nodes[0].unix_nanos += turn;
+        let init = nodes[0].want(now);
+        let answer = nodes[1].take(&init[0], now);
+        assert_eq!(answer.first().and_then(|it| message(it)), Some(Message::Response), "{turn}");
+        talk(&mut nodes, answer, now);
+    }
+}
+
+#[test]
 fn inits_are_answered_so_many_and_no_more() {
     let now = start();
     let mut nodes = nodes(now);
