@@ -102,6 +102,6 @@ mod tests {
         let many: Vec<(String, u8)> = (1..=20).map(|it| (format!("node{it}"), it)).collect();
         let many: Vec<(&str, u8)> = many.iter().map(|(name, it)| (name.as_str(), *it)).collect();
         let text = Differences::between(&table(&many[..1]), &table(&many)).to_string();
-        assert_eq!(text, "came: node2, node3, node4, node5, node6 and 14 more");
+        assert_eq!(text, "came: node10, node11, node12, node13, node14 and 14 more");
     }
 }
