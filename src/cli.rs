@@ -91,7 +91,8 @@ struct ConfigArgs {
     /// Where the subnet table comes from (file, etcd, kubernetes), instead of table.source.
     #[arg(long, env = "CULVERT_TABLE_SOURCE", value_name = "SOURCE")]
     table_source: Option<String>,
-    /// Whether what nodes send one another is encrypted (off, prefer, require), instead of sealed.mode.
+    /// Whether what nodes send one another is encrypted (off, prefer, require), instead of
+    /// sealed.mode.
     #[arg(long, env = "CULVERT_SEALED_MODE", value_name = "MODE")]
     sealed_mode: Option<String>,
     /// URLs of etcd's members, separated by commas, instead of etcd.endpoints.

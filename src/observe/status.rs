@@ -77,8 +77,8 @@ pub struct Status {
 pub struct UnderlayStatus {
     /// This node's underlay address; none before the table is known.
     pub address: Option<IpAddr>,
-    /// UDP port of this node's own codec, or of what is sealed where nothing plain is taken; 0 before
-    /// the table is known.
+    /// UDP port of this node's own codec, or of what is sealed where nothing plain is taken; 0
+    /// before the table is known.
     pub port: u16,
     /// UDP port of what is sealed, on a node that seals.
     #[serde(default)]

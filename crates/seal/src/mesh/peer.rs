@@ -16,8 +16,8 @@ use crate::session::{Incoming, Outgoing, PeerLink};
 /// INITs of a peer that are answered: each costs this node three agreements.
 const INITS: Budget = Budget::new(20, Duration::from_millis(100));
 
-/// Answers to INITs that were looked at before. Somebody who recorded them can send them as often as
-/// he likes, and must not use up what is for new ones.
+/// Answers to INITs that were looked at before. Somebody who recorded them can send them as often
+/// as he likes, and must not use up what is for new ones.
 const REPEATS: Budget = Budget::new(4, Duration::from_millis(250));
 
 /// Old INITs that are known again.
