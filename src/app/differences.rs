@@ -2,6 +2,7 @@
 
 use std::cmp::Ordering;
 use std::fmt;
+use std::iter::Peekable;
 use std::sync::Arc;
 
 use culvert_dataplane::engine::{Membership, NodeEntry};
@@ -20,12 +21,6 @@ pub(super) struct Differences {
 impl Differences {
     /// What is another from `before` to `after`.
     pub(super) fn between(before: &Membership, after: &Membership) -> Self {
-        let by_name = |of: &'_ Membership| {
-            let mut nodes: Vec<Arc<NodeEntry>> = of.entries().to_vec();
-            // They mostly are in this order already, and then it takes no time.
-            nodes.sort_by(|one, other| one.name.cmp(&other.name));
-            nodes.into_iter().peekable()
-        };
         let (mut before, mut after) = (by_name(before), by_name(after));
         let mut differences = Self::default();
         loop {
@@ -45,6 +40,13 @@ impl Differences {
             }
         }
     }
+}
+
+fn by_name(members: &Membership) -> Peekable<impl Iterator<Item = &Arc<NodeEntry>>> {
+    let mut nodes: Vec<_> = members.entries().iter().collect();
+    // They mostly are in this order already, and then it takes no time.
+    nodes.sort_by(|one, other| one.name.cmp(&other.name));
+    nodes.into_iter().peekable()
 }
 
 impl fmt::Display for Differences {

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use culvert_seal::session::PeerLink;
 use foldhash::fast::RandomState;
@@ -67,6 +67,8 @@ pub struct Table {
     networks: Vec<IpNet>,
     /// This node's entry, as others have it.
     own_entry: Arc<NodeEntry>,
+    /// Made once somebody asks: every entry is read for it.
+    digest: OnceLock<Digest>,
     local: Local,
     peers: Vec<Peer>,
     owners: PrefixMap<Owner>,
@@ -116,6 +118,7 @@ impl Table {
             vni: overlay.vni,
             networks: overlay.networks.clone(),
             own_entry: Arc::clone(local),
+            digest: OnceLock::new(),
             local: Local {
                 name: local.name.clone(),
                 address: local.address,
@@ -145,8 +148,8 @@ impl Table {
 
     /// By what this table compares with those of other nodes.
     pub fn digest(&self) -> Digest {
-        let peers = self.peers.iter().map(|peer| &*peer.entry);
-        Digest::of(peers.chain([&*self.own_entry]))
+        let entries = || self.peers.iter().map(|peer| &*peer.entry).chain([&*self.own_entry]);
+        *self.digest.get_or_init(|| Digest::of(entries()))
     }
 
     /// Whether `address` is in a pod network of the cluster, whoever owns it.
