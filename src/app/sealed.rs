@@ -128,6 +128,10 @@ impl Sealed {
                 Some(Keys { files, secrets })
             }
         };
+        if let (Some(path), None) = (&sealed.key_log, &keys) {
+            let path = path.display();
+            tracing::warn!(%path, "sealed.key_log is without effect: sealed.mode is \"off\"");
+        }
         let key_log = match sealed.key_log.clone().filter(|_| keys.is_some()) {
             None => None,
             Some(path) => {
