@@ -8,7 +8,9 @@ use etherparse::PacketBuilder;
 use overlay_proto::Family;
 
 use crate::capture::Capture;
-use crate::harness::{CULVERT, FAMILIES, SOON, assert_reaches_within, lab, quick_ping, run};
+use crate::harness::{
+    CULVERT, FAMILIES, SOON, assert_reaches_within, lab, lead_service, quick_ping, run,
+};
 use crate::packets::{Udp, VNI, in_overlay, mark_as_daemon, send_to_daemon};
 
 /// What must not arrive, and what shows that everything before it was handled.
@@ -112,17 +114,11 @@ fn service_that_leads_to_a_tunnels_port_is_no_way_out() {
     let lab = lab("nt-svcport").up().unwrap();
     let (node, attacker, victim) = (lab.node(1), lab.pod(1, 1), lab.pod(2, 1));
     let target = lab.node(2).address();
-    let [a, b, c, d] = SERVICE;
-    let rule = format!(
-        "ip daddr {a}.{b}.{c}.{d} udp dport {SERVICE_PORT} dnat to {target}:{UNDERLAY_PORT}"
+    lead_service(
+        node,
+        SocketAddr::from((SERVICE, SERVICE_PORT)),
+        SocketAddr::new(target, UNDERLAY_PORT),
     );
-    let table = format!(
-        "table ip services {{\n\
-         chain pods {{ type nat hook prerouting priority dstnat; {rule}; }}\n\
-         chain processes {{ type nat hook output priority -100; {rule}; }}\n\
-         }}"
-    );
-    run(node.netns(), "nft", &[&table]);
     let mut seen = Capture::start(victim.netns());
     let evil = in_overlay(VNI, &Udp::new([10, 244, 1, 77].into(), victim.ipv4(), EVIL).bytes());
     for from in [attacker.netns(), node.netns()] {

@@ -1,7 +1,7 @@
 //! What every test starts from: its lab, and small questions to nodes and pods.
 
 use std::env;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::process::{Command, Output, Stdio};
 use std::time::Duration;
 
@@ -154,4 +154,17 @@ fn output_soon(command: &mut Command) -> Output {
     let output = child.wait_with_output().unwrap();
     assert!(ended.is_ok(), "it goes on: {}", String::from_utf8_lossy(&output.stderr));
     output
+}
+
+/// Leads a service to `target`, for pods and for processes of the node, as kube-proxy would.
+pub(crate) fn lead_service(node: &Node, service: SocketAddr, target: SocketAddr) {
+    let (address, port) = (service.ip(), service.port());
+    let rule = format!("ip daddr {address} udp dport {port} dnat to {target}");
+    let table = format!(
+        "table ip services {{\n\
+         chain pods {{ type nat hook prerouting priority dstnat; {rule}; }}\n\
+         chain processes {{ type nat hook output priority -100; {rule}; }}\n\
+         }}"
+    );
+    run(node.netns(), "nft", &[&table]);
 }

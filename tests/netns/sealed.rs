@@ -3,9 +3,9 @@
 use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::time::Duration;
 
-use culvert_lab::{Lab, Netns, Node, probe, wait_until};
+use culvert_lab::{Lab, Netns, Node, UNDERLAY_PORT, probe, wait_until};
 
-use crate::harness::{SOON, TABLE_LIMIT, lab, run};
+use crate::harness::{SOON, TABLE_LIMIT, lab, lead_service, run};
 use crate::packets::{Udp, contains, mark_as_daemon};
 
 /// Where what is sealed goes, unless the configuration says otherwise.
@@ -85,6 +85,17 @@ fn send(from: &Netns, to: IpAddr, payload: &[u8], marked: bool) -> std::io::Resu
 }
 
 #[test]
+fn no_process_of_a_node_that_must_seal_reaches_the_plain_ports_of_others() {
+    let lab = lab("nt-sealedplain").sealed("require").up().unwrap();
+    let (node, target) = (lab.node(1), lab.node(2).address());
+    let socket = node.netns().run(|| UdpSocket::bind("0.0.0.0:0")).unwrap().unwrap();
+    for port in [PORT, UNDERLAY_PORT, 8285, 8472] {
+        let refused = socket.send_to(EVIL, SocketAddr::new(target, port)).unwrap_err();
+        assert_eq!(refused.kind(), std::io::ErrorKind::PermissionDenied, "port {port}");
+    }
+}
+
+#[test]
 fn pods_reach_the_sealed_port_of_no_node_once_the_table_has_keys() {
     let lab = lab_with("nt-sealed", ["off", "off"]);
     let attacker = lab.pod(1, 1);
@@ -127,14 +138,7 @@ fn neither_services_nor_processes_lead_to_the_sealed_port_of_another_node() {
     let target = lab.node(2).address();
     assert!(ports(node, "tunnel_ports").contains(&PORT.to_string()));
     assert!(!ports(lab.node(2), "tunnel_ports").contains(&PORT.to_string()));
-    let rule = format!("ip daddr 10.96.0.5 udp dport 53 dnat to {target}:{PORT}");
-    let table = format!(
-        "table ip services {{\n\
-         chain pods {{ type nat hook prerouting priority dstnat; {rule}; }}\n\
-         chain processes {{ type nat hook output priority -100; {rule}; }}\n\
-         }}"
-    );
-    run(node.netns(), "nft", &[&table]);
+    lead_service(node, "10.96.0.5:53".parse().unwrap(), SocketAddr::new(target, PORT));
     let listener = listen(lab.node(2));
     for from in [attacker.netns(), node.netns()] {
         let socket = from.run(|| UdpSocket::bind("0.0.0.0:0")).unwrap().unwrap();
