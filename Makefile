@@ -36,13 +36,18 @@ DEMO := --no-default-features --features lab -p culvert -p culvert-cni
 
 .PHONY: release
 release: ## Build for use: target/release/culvert and culvert-cni
-	$(BUILD) -p culvert -p culvert-cni
-	@mkdir -p target/release && ln -f $(BUILT)/culvert $(BUILT)/culvert-cni target/release/
+	$(BUILD) -p culvert -p culvert-cni -p culvert-pages
+	@mkdir -p target/release && ln -f $(addprefix $(BUILT)/,culvert culvert-cni culvert-pages) target/release/
 
+# Manual pages and completion scripts, with the places that they have below a prefix.
+PAGES := target/pages
 .PHONY: install
-install: release ## Install under PREFIX (/usr/local) and CNI_BIN (/opt/cni/bin)
+install: release ## Install under PREFIX (/usr/local) and CNI_BIN (/opt/cni/bin), with man pages and completion
 	$(SUDO) install -D -m 755 target/release/culvert $(DESTDIR)$(PREFIX)/bin/culvert
+	$(SUDO) ln -sf culvert $(DESTDIR)$(PREFIX)/bin/kubectl-culvert
 	$(SUDO) install -D -m 755 target/release/culvert-cni $(DESTDIR)$(CNI_BIN)/culvert-cni
+	@rm -rf $(PAGES) && target/release/culvert-pages $(PAGES)
+	@cd $(PAGES) && find . -type f -exec $(SUDO) install -D -m 644 {} $(DESTDIR)$(PREFIX)/{} \;
 
 # The same for the image: without the lab, and without the symbols that no debugger there would read.
 DIST := target/dist
@@ -97,16 +102,18 @@ test-unit: ## Tests that need nothing
 	cargo test --workspace --locked
 
 # What needs root: real devices and namespaces. SUITES="netns" for one, TEST=name for some of its tests.
-SUITES ?= node-state cni-netns netns netns-plain sources runtimes
+SUITES ?= node-state cni-netns netns netns-plain sources browser runtimes
+# What does not depend on how the daemon moves packets, and is not run a second time without offloads.
+ONCE := $(addprefix --skip=,churn:: doctor:: monitoring:: policy:: schemas:: supervised::)
 .PHONY: test-root
 test-root: ## Tests with devices and namespaces (SUITES="netns sources", TEST=part of a name)
-	@deploy/prerequisites demo test $(filter runtimes,$(SUITES))
+	@deploy/prerequisites demo test $(filter browser runtimes,$(SUITES))
 	@$(MAKE) --no-print-directory build
 	@# The program in the containers of `runtimes` has nothing around it, so it brings its libraries along.
 	$(if $(filter runtimes,$(SUITES)),cargo rustc --locked -p runtime-guest --target-dir target/static -- -C target-feature=+crt-static)
 	@for suite in $(SUITES); do \
 	    offload=; [ "$$suite" != netns-plain ] || offload=off; \
-	    env $${offload:+CULVERT_TEST_OFFLOAD=$$offload} $(ROOT_RUNNER) cargo test --workspace --locked --test "$${suite%-plain}" -- $(TEST); \
+	    env $${offload:+CULVERT_TEST_OFFLOAD=$$offload} $(ROOT_RUNNER) cargo test --workspace --locked --test "$${suite%-plain}" -- $(TEST) $${offload:+$(ONCE)}; \
 	done
 
 # Images of their own, so that those of a user stay; removed with what they were for.
@@ -120,6 +127,15 @@ test-compose: ## Nodes as containers: one script per behaviour (COMPOSE_TEST=nam
 	DIST=$(DIST) EXTRA=target/debug/compose-tools deploy/compose/build-images machine; \
 	tests/compose/image; \
 	tests/compose/run $(COMPOSE_TEST)
+
+# Root for all of it: nodes are namespaces, with a runtime each.
+.PHONY: test-kubernetes
+test-kubernetes: ## A Kubernetes of three nodes: its own tests, days of its life (KUBE_BIN=DIR, DAY=name)
+	@[ -x "$(KUBE_BIN)/kubelet" ] || { echo "KUBE_BIN=DIR names the programs of Kubernetes; \`tests/kubernetes/build DIR\` makes them" >&2; exit 1; }
+	@deploy/prerequisites demo kubernetes compose
+	@$(MAKE) --no-print-directory dist
+	@$(MAKE) --no-print-directory build
+	$(SUDO) env KUBE_BIN="$(abspath $(KUBE_BIN))" KEEP="$(KEEP)" tests/kubernetes/run $(DAY)
 
 .PHONY: without-compose
 without-compose:
@@ -138,9 +154,28 @@ simulate-claims: ## How nodes come to their subnets: RUNS=10000 fresh ones, or o
 	    cargo test --locked -p culvert-claims --test simulation -- --nocapture fresh_seeds
 
 .PHONY: simulate-handshakes
-simulate-handshakes: ## Who shakes hands with whom: RUNS=1000 on a bad network, or one run shown (SEED=…)
+simulate-handshakes: ## Who shakes hands with whom: RUNS=1000 fresh ones on a bad network, or one run shown (SEED=…)
 	$(if $(SEED),CULVERT_SIM_SEED=$(SEED)) CULVERT_SIM_RUNS=$(or $(RUNS),1000) \
 	    cargo test --locked -p culvert-seal --test handshakes -- --nocapture the_promises_hold_on_a_bad_network
+
+.PHONY: nonces
+nonces: ## No key seals two packets with one IV: an audit over 10^8 packets (NONCES=…)
+	CULVERT_NONCES=$(or $(NONCES),100000000) \
+	    cargo test --locked --release -p culvert-seal --test nonces -- --nocapture
+
+.PHONY: simulate-probes
+simulate-probes: ## Which peer is asked when, and what is found: RUNS=1000 of each scene, or one run shown (SEED=…)
+	$(if $(SEED),CULVERT_SIM_SEED=$(SEED)) CULVERT_SIM_RUNS=$(or $(RUNS),1000) \
+	    cargo test --locked -p culvert-probe --test simulation -- --nocapture fresh_seeds
+
+.PHONY: simulate-policies
+simulate-policies: ## Made-up policies: VERDICTS=1000000 of evaluator, plan and documents held against one another
+	CULVERT_POLICY_VERDICTS=$(or $(VERDICTS),1000000) \
+	    cargo test --locked -p culvert-policy --test oracle -- --nocapture judge_plan_and_openings
+
+.PHONY: many-peers
+many-peers: ## Sessions with PEERS=10000 peers: at the first attempt, in bounded memory
+	CULVERT_PEERS=$(or $(PEERS),10000) cargo test --locked --release -p culvert-seal --test scale -- --nocapture
 
 .PHONY: mutants
 mutants: ## Remove each check of the data path in turn; some test must notice (MUTANTS=part of a name)
@@ -220,6 +255,21 @@ bench-churn: bench-programs ## Pods that come and go, beside the stock plugins b
 bench-sources: bench-programs ## Table sources: how fast a change reaches eight nodes, and ten thousand nodes
 	$(SUDO) ./target/release/bench sources --date "$$(date -I)" --json target/sources.json $(BENCH_ARGS)
 	@echo "everything that was measured: target/sources.json"
+
+.PHONY: bench-policy
+bench-policy: bench-programs ## Network policies: what they cost, and how soon a change is in force
+	$(SUDO) ./target/release/bench policy --date "$$(date -I)" --json target/policy.json $(BENCH_ARGS)
+	@echo "everything that was measured: target/policy.json"
+
+.PHONY: bench-sealed
+bench-sealed: bench-programs ## Sealed mode: handshakes, floods, renewals, and how soon sessions stand
+	$(SUDO) ./target/release/bench sealed --date "$$(date -I)" --json target/sealed.json $(BENCH_ARGS)
+	@echo "everything that was measured: target/sealed.json"
+
+.PHONY: bench-look
+bench-look: bench-programs ## Looking at a node: how long doctor and scrapes take, what flows and top cost
+	$(SUDO) ./target/release/bench look --date "$$(date -I)" --json target/look.json $(BENCH_ARGS)
+	@echo "everything that was measured: target/look.json"
 
 .PHONY: bench-micro
 bench-micro: ## Micro-benchmarks: codec, lookup, checksum, offloads, sealing, a whole worker

@@ -7,8 +7,15 @@
 mod app;
 mod cli;
 mod cni_install;
+mod compose;
+mod doctor;
 mod inspect;
 mod ipam;
+mod kubectl;
+#[cfg(feature = "databases")]
+mod manifest;
+mod reach;
+mod ui;
 
 // What the tests and the fuzzing of this workspace use. These modules keep the rest to this crate.
 pub mod config;
@@ -20,4 +27,4 @@ pub mod pcap;
 pub mod platform;
 pub mod replay;
 
-pub use cli::main;
+pub use cli::{command, completion, main};

@@ -10,7 +10,7 @@ use culvert_dataplane::engine::{DropReason, Foreign, Membership, Overlay};
 use culvert_seal::{Suite, Suites};
 
 /// The tables of the configuration file, and the least that makes each of them whole.
-const SECTIONS: [(&str, &str); 11] = [
+const SECTIONS: [(&str, &str); 14] = [
     ("network", "cidrs = [\"10.244.0.0/16\"]"),
     ("node", ""),
     ("underlay", ""),
@@ -20,8 +20,11 @@ const SECTIONS: [(&str, &str); 11] = [
     ("table", "source = \"file\"\npath = \"/etc/culvert/table.toml\""),
     ("etcd", ""),
     ("kubernetes", ""),
+    ("policy", ""),
     ("egress", ""),
     ("observe", ""),
+    ("probe", ""),
+    ("flows", ""),
 ];
 
 fn read(path: &str) -> String {
@@ -91,10 +94,11 @@ fn example_configuration_says_the_defaults() {
     assert!(example.underlay.address.is_some());
     assert!(example.underlay.mtu.is_some());
     assert!(example.tun.queues.is_some());
-    assert!(example.observe.address.is_some());
     assert!(example.node.address.is_some());
     assert_eq!(example.sealed.ciphers, Some(Suites::new(Suite::ALL)));
     assert!(example.sealed.key_log.is_some());
+    assert!(example.policy.directory.is_some());
+    assert!(example.flows.export.is_some());
 
     let mut like_example = defaults;
     like_example.node.name = example.node.name.clone();
@@ -102,9 +106,10 @@ fn example_configuration_says_the_defaults() {
     like_example.underlay.address = example.underlay.address;
     like_example.underlay.mtu = example.underlay.mtu;
     like_example.tun.queues = example.tun.queues;
-    like_example.observe.address = example.observe.address;
     like_example.sealed.ciphers = example.sealed.ciphers;
     like_example.sealed.key_log.clone_from(&example.sealed.key_log);
+    like_example.policy.directory.clone_from(&example.policy.directory);
+    like_example.flows.export.clone_from(&example.flows.export);
     assert_eq!(example, like_example);
 }
 

@@ -3,10 +3,12 @@
 
 #![expect(clippy::unwrap_used, reason = "a test may fail where it stands")]
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashMap};
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
+use cel::{Context, Env};
 use culvert::config::{Config, Overrides, TableSource};
 use k8s_openapi::api::admissionregistration::v1::{
     ValidatingAdmissionPolicy, ValidatingAdmissionPolicyBinding,
@@ -17,7 +19,7 @@ use k8s_openapi::api::rbac::v1::{ClusterRole, ClusterRoleBinding};
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 fn directory() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("deploy/kubernetes")
@@ -157,7 +159,7 @@ fn only_what_is_needed_of_the_node_is_mounted() {
 }
 
 #[test]
-fn the_daemon_may_follow_nodes_and_say_what_it_is_and_nothing_else() {
+fn the_daemon_may_follow_nodes_and_policies_and_say_what_it_is_and_nothing_else() {
     let role: ClusterRole = object("rbac.yaml", "ClusterRole");
     let rules: BTreeSet<(String, String, String)> = role
         .rules
@@ -176,15 +178,21 @@ fn the_daemon_may_follow_nodes_and_say_what_it_is_and_nothing_else() {
             })
         })
         .collect();
-    let expected = [
-        ("nodes", "get"),
-        ("nodes", "list"),
-        ("nodes", "patch"),
-        ("nodes", "watch"),
-        ("nodes/status", "patch"),
+    let followed = [
+        ("", "nodes"),
+        ("", "pods"),
+        ("", "namespaces"),
+        ("networking.k8s.io", "networkpolicies"),
+        ("policy.networking.k8s.io", "clusternetworkpolicies"),
     ];
-    let expected = expected.map(|(resource, verb)| (String::new(), resource.into(), verb.into()));
-    assert_eq!(rules, BTreeSet::from(expected));
+    let followed = followed
+        .into_iter()
+        .flat_map(|(group, resource)| ["get", "list", "watch"].map(|verb| (group, resource, verb)));
+    let changed = [("", "nodes", "patch"), ("", "nodes/status", "patch"), ("", "events", "create")];
+    let expected = followed
+        .chain(changed)
+        .map(|(group, resource, verb)| (group.to_owned(), resource.to_owned(), verb.to_owned()));
+    assert_eq!(rules, expected.collect());
 }
 
 #[test]
@@ -225,6 +233,138 @@ fn each_daemon_changes_the_node_of_its_token_and_no_other() {
     assert_eq!(validations.len(), 1);
     let expected = "variables.from != \"\" && variables.from == request.name";
     assert_eq!(validations[0].expression, expected);
+}
+
+/// What the policy comes to for a request: nothing if it does not concern it, else whether it may
+/// pass, or what whoever asked is told.
+#[expect(clippy::unwrap_in_result, reason = "a test fails by panicking")]
+fn verdict(file: &str, request: &Value, written: &Value) -> Option<Result<(), String>> {
+    let policy: ValidatingAdmissionPolicy = object(file, "ValidatingAdmissionPolicy");
+    let spec = policy.spec.unwrap();
+    let env = Arc::new(Env::stdlib().with_optional_support(true));
+    let mut context = Context::with_env(Arc::clone(&env));
+    context.add_variable("request", cel::to_value(request).unwrap()).unwrap();
+    context.add_variable("object", cel::to_value(written).unwrap()).unwrap();
+    let evaluate = |expression: &str, context: &Context<'_, '_>| {
+        let program = env.compile(expression).unwrap_or_else(|error| panic!("{error}"));
+        program.execute(context)
+    };
+    let is_true = |expression: &str, context: &Context<'_, '_>| {
+        matches!(evaluate(expression, context), Ok(cel::Value::Bool(true)))
+    };
+    for condition in spec.match_conditions.unwrap() {
+        if !is_true(&condition.expression, &context) {
+            return None;
+        }
+    }
+    let mut variables = HashMap::new();
+    for variable in spec.variables.unwrap() {
+        let Ok(value) = evaluate(&variable.expression, &context) else {
+            // As `failurePolicy: Fail` has it.
+            return Some(Err("an expression cannot be evaluated".to_owned()));
+        };
+        variables.insert(variable.name, value);
+    }
+    context.add_variable_from_value("variables", variables);
+    let validation = spec.validations.unwrap().remove(0);
+    if is_true(&validation.expression, &context) {
+        return Some(Ok(()));
+    }
+    match evaluate(&validation.message_expression.unwrap(), &context) {
+        Ok(cel::Value::String(message)) => Some(Err(message.to_string())),
+        other => panic!("{other:?} is no message"),
+    }
+}
+
+fn own_node(request: &Value) -> Option<Result<(), String>> {
+    verdict("own-node.yaml", request, &Value::Null)
+}
+
+#[test]
+fn a_daemon_writes_events_of_its_own_node_and_of_nothing_else() {
+    const NODE_NAME: &str = "authentication.kubernetes.io/node-name";
+    let write = |user: &str, from: Value, of: Value| {
+        let user_info = json!({ "username": user, "groups": [], "extra": from });
+        let request = json!({ "operation": "CREATE", "name": "", "userInfo": user_info });
+        verdict("own-events.yaml", &request, &json!({ "involvedObject": of }))
+    };
+    const DAEMON: &str = "system:serviceaccount:culvert:culvert";
+    let from = |node: &str| json!({ NODE_NAME: [node] });
+    let node = |name: &str| json!({ "kind": "Node", "name": name, "uid": name });
+    assert_eq!(write(DAEMON, from("node1"), node("node1")), Some(Ok(())));
+    for (from, of) in [
+        (from("node1"), node("node2")),
+        (from("node1"), json!({ "kind": "Pod", "name": "node1" })),
+        (from("node1"), json!({})),
+        (from(""), node("")),
+        (json!({}), node("node1")),
+    ] {
+        let said = write(DAEMON, from, of).expect("it is a daemon").expect_err("not its own");
+        assert!(said.starts_with("a daemon of Culvert writes events"), "{said}");
+    }
+    assert_eq!(write("system:node:node2", json!({}), node("node1")), None);
+
+    // It is about the account, and about what the role allows.
+    let (own, other) = ["own-events.yaml", "own-node.yaml"]
+        .map(|file| object::<ValidatingAdmissionPolicy>(file, "ValidatingAdmissionPolicy"))
+        .map(|policy| policy.spec.unwrap())
+        .into();
+    assert_eq!(own.match_conditions, other.match_conditions);
+    assert_eq!(own.variables, other.variables);
+    assert_eq!(own.failure_policy.as_deref(), Some("Fail"));
+    let binding: ValidatingAdmissionPolicyBinding =
+        object("own-events.yaml", "ValidatingAdmissionPolicyBinding");
+    assert_eq!(binding.spec.unwrap().policy_name.as_deref(), Some("culvert-own-events"));
+    let rules = own.match_constraints.unwrap().resource_rules.unwrap();
+    assert_eq!(rules[0].resources, Some(vec!["events".to_owned()]));
+}
+
+#[test]
+fn the_policy_lets_a_daemon_change_its_own_node_and_refuses_all_else() {
+    const NODE_NAME: &str = "authentication.kubernetes.io/node-name";
+    const DAEMON: &str = "system:serviceaccount:culvert:culvert";
+    let request = |user: &str, extra: Value, name: &str| {
+        let user_info = json!({ "username": user, "groups": ["system:authenticated"] });
+        let mut request = json!({ "operation": "UPDATE", "name": name, "userInfo": user_info });
+        if !extra.is_null() {
+            request["userInfo"]["extra"] = extra;
+        }
+        request
+    };
+    let of =
+        |node: &str| json!({ NODE_NAME: [node], "authentication.kubernetes.io/pod-name": ["p"] });
+    assert_eq!(own_node(&request(DAEMON, of("node1"), "node1")), Some(Ok(())));
+
+    let refused = |extra: Value, name: &str| {
+        let verdict = own_node(&request(DAEMON, extra, name));
+        verdict.expect("it is a daemon").expect_err("it is another's node")
+    };
+    let message = refused(of("node1"), "node2");
+    assert_eq!(
+        message,
+        "a daemon of Culvert changes its own Node only; this one is on \"node1\" and would change \
+         \"node2\""
+    );
+    for (extra, name) in [
+        (of("node1"), "node10"),
+        (of("node10"), "node1"),
+        (of("NODE1"), "node1"),
+        // A token without a node: of no pod, or of a server that does not write it.
+        (Value::Null, "node1"),
+        (json!({}), "node1"),
+        (json!({ NODE_NAME: [] }), "node1"),
+        (json!({ NODE_NAME: [""] }), ""),
+        (json!({}), ""),
+        // A second value counts for nothing.
+        (json!({ NODE_NAME: ["node1", "node2"] }), "node2"),
+        (json!({ "node-name": ["node2"] }), "node2"),
+    ] {
+        refused(extra, name);
+    }
+    // Nobody else is concerned, whatever they say of themselves.
+    for user in ["system:node:node2", "system:serviceaccount:culvert:other", "admin"] {
+        assert_eq!(own_node(&request(user, of("node1"), "node2")), None, "{user}");
+    }
 }
 
 #[test]
@@ -276,6 +416,8 @@ fn kustomize_finds_every_file() {
     let maps = &kustomization["configMapGenerator"][0];
     listed.extend(names(&maps["files"]));
     listed.insert("kustomization.yaml".to_owned());
+    // What a cluster takes on top, and what it takes to be rid of all.
+    listed.extend(["components", "remove"].map(str::to_owned));
     let there = fs::read_dir(directory()).unwrap();
     let there: BTreeSet<String> =
         there.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
@@ -295,4 +437,111 @@ fn config() -> Config {
     let config = Config::parse(Path::new("config.toml"), &text, &Overrides::default()).unwrap();
     assert!(matches!(config.table, TableSource::Kubernetes(_)), "{:?}", config.table);
     config
+}
+
+/// Carries out the operations of a JSON patch that components use.
+fn patch(object: &mut Value, operations: &Value) {
+    for operation in operations.as_array().unwrap() {
+        let path = operation["path"].as_str().unwrap();
+        let is = object.pointer_mut(path).unwrap_or_else(|| panic!("there is no {path}"));
+        match operation["op"].as_str().unwrap() {
+            "replace" => *is = operation["value"].clone(),
+            "remove" => {
+                let (parent, key) = path.rsplit_once('/').unwrap();
+                object.pointer_mut(parent).unwrap().as_object_mut().unwrap().remove(key).unwrap();
+            }
+            other => panic!("{other}: {path}"),
+        }
+    }
+}
+
+/// The DaemonSet with a component.
+fn with_component(name: &str) -> DaemonSet {
+    let component = documents(&format!("components/{name}/kustomization.yaml")).remove(0);
+    assert_eq!(component["kind"], "Component");
+    let mut set = documents("daemonset.yaml").remove(0);
+    for change in component["patches"].as_array().unwrap() {
+        assert_eq!(change["target"], json!({"kind": "DaemonSet", "name": "culvert"}), "{name}");
+        let operations = serde_saphyr::from_str(change["patch"].as_str().unwrap()).unwrap();
+        patch(&mut set, &operations);
+    }
+    serde_json::from_value(set).unwrap()
+}
+
+#[test]
+fn components_of_distributions_change_where_the_plugin_is_put_and_nothing_else() {
+    for (name, bin_dir, conf_dir) in [
+        ("k3s", "/var/lib/rancher/k3s/data/cni", "/var/lib/rancher/k3s/agent/etc/cni/net.d"),
+        (
+            "microk8s",
+            "/var/snap/microk8s/current/opt/cni/bin",
+            "/var/snap/microk8s/current/args/cni-network",
+        ),
+        ("debian", "/usr/lib/cni", "/etc/cni/net.d"),
+    ] {
+        let mut set = with_component(name);
+        let pod = set.spec.as_mut().unwrap().template.spec.as_mut().unwrap();
+        for (volume, path, usual) in
+            [("cni-bin", bin_dir, "/opt/cni/bin"), ("cni-conf", conf_dir, "/etc/cni/net.d")]
+        {
+            let mut volumes = pod.volumes.iter_mut().flatten();
+            let found = volumes.find(|it| it.name == volume).unwrap().host_path.as_mut().unwrap();
+            assert_eq!(found.path, path, "{name}");
+            usual.clone_into(&mut found.path);
+        }
+        assert_eq!(set, daemon_set(), "{name}");
+    }
+}
+
+#[test]
+fn without_surge_the_old_daemon_goes_first() {
+    let mut set = with_component("without-surge");
+    let rolling = set.spec.as_mut().unwrap().update_strategy.as_mut().unwrap();
+    let rolling = rolling.rolling_update.as_mut().unwrap();
+    // What knows no `maxSurge` reads this; what does takes 0 for it.
+    assert_eq!((&rolling.max_surge, &rolling.max_unavailable), (&None, &Some(IntOrString::Int(1))));
+    *rolling = daemon_set().spec.unwrap().update_strategy.unwrap().rolling_update.unwrap();
+    assert_eq!(set, daemon_set());
+}
+
+#[test]
+fn without_own_node_all_its_policies_are_left_out() {
+    let component = documents("components/without-own-node/kustomization.yaml").remove(0);
+    let mut removed = BTreeSet::new();
+    for change in component["patches"].as_array().unwrap() {
+        let object: Value = serde_saphyr::from_str(change["patch"].as_str().unwrap()).unwrap();
+        assert_eq!(object["$patch"], "delete");
+        assert_eq!(object["kind"], change["target"]["kind"]);
+        removed
+            .insert((object["kind"].clone().to_string(), object["metadata"]["name"].to_string()));
+    }
+    let all = ["own-node.yaml", "own-events.yaml"].into_iter().flat_map(documents);
+    let all = all.map(|it| (it["kind"].to_string(), it["metadata"]["name"].to_string()));
+    assert_eq!(removed, all.collect());
+}
+
+#[test]
+fn probes_have_time_to_answer() {
+    let pod = pod();
+    for probe in [&pod.containers[0].readiness_probe, &pod.containers[0].liveness_probe] {
+        assert!(probe.as_ref().unwrap().timeout_seconds >= Some(5));
+    }
+}
+
+#[test]
+fn what_removes_all_has_no_more_rights_and_other_places_than_what_installs() {
+    let set: DaemonSet = object("remove/daemonset.yaml", "DaemonSet");
+    let pod_spec = set.spec.unwrap().template.spec.unwrap();
+    let install = pod();
+    assert_eq!(pod_spec.automount_service_account_token, Some(false));
+    let (uninstall, cleanup) = (&pod_spec.init_containers.unwrap()[0], &pod_spec.containers[0]);
+    let installer = &install.init_containers.as_ref().unwrap()[0];
+    assert_eq!(uninstall.security_context, installer.security_context);
+    assert_eq!(uninstall.volume_mounts, installer.volume_mounts);
+    assert_eq!(cleanup.security_context, install.containers[0].security_context);
+    for volume in pod_spec.volumes.iter().flatten() {
+        assert!(install.volumes.as_ref().unwrap().contains(volume), "{}", volume.name);
+    }
+    assert_eq!(uninstall.args, Some(["cni", "uninstall", "--force"].map(str::to_owned).into()));
+    assert_eq!(cleanup.args, Some(["cleanup", "--stay"].map(str::to_owned).into()));
 }

@@ -12,10 +12,31 @@ use std::process::Command;
 use serde_json::Value;
 
 /// Each module of the daemon, and the modules that it may use.
-const LAYERS: [(&str, &[&str]); 14] = [
+const LAYERS: [(&str, &[&str]); 20] = [
     ("main", &["cli"]),
-    ("cli", &["app", "cni_install", "config", "control", "inspect", "ipam", "observe", "replay"]),
-    ("inspect", &["app", "explain", "lifecycle", "observe", "pcap"]),
+    (
+        "cli",
+        &[
+            "app",
+            "cni_install",
+            "config",
+            "control",
+            "doctor",
+            "inspect",
+            "ipam",
+            "kubectl",
+            "lifecycle",
+            "manifest",
+            "observe",
+            "reach",
+            "replay",
+            "ui",
+        ],
+    ),
+    ("doctor", &["app", "config", "ipam", "observe", "platform"]),
+    ("inspect", &["app", "config", "explain", "ipam", "lifecycle", "observe", "pcap"]),
+    ("reach", &["compose", "kubectl"]),
+    ("ui", &["compose", "kubectl", "observe"]),
     ("replay", &["app", "lifecycle", "pcap", "platform"]),
     ("app", &["config", "control", "explain", "lifecycle", "observe", "pcap", "platform"]),
     ("control", &["config", "lifecycle", "platform"]),
@@ -23,7 +44,10 @@ const LAYERS: [(&str, &[&str]); 14] = [
     ("explain", &["platform"]),
     ("config", &["platform"]),
     ("cni_install", &["platform"]),
+    ("compose", &[]),
     ("ipam", &[]),
+    ("kubectl", &[]),
+    ("manifest", &["config"]),
     ("pcap", &[]),
     ("platform", &[]),
     ("lifecycle", &[]),
@@ -71,7 +95,10 @@ fn drawn() -> BTreeMap<String, BTreeSet<String>> {
             None => line,
         };
         let used = used.split_whitespace().filter(|word| *word != "–").map(str::to_owned);
-        drawn.entry(user.clone()).or_default().extend(used);
+        let all = drawn.entry(user.clone()).or_default();
+        for one in used {
+            assert!(all.insert(one.clone()), "{user} is drawn to use {one} twice");
+        }
     }
     drawn
 }
@@ -91,6 +118,38 @@ fn files_that_the_architecture_names_are_there() {
     let is_there = |name: &&str| files.iter().any(|file| file.ends_with(name));
     let missing: Vec<_> = named.into_iter().filter(|name| !is_there(name)).collect();
     assert!(missing.is_empty(), "{missing:?}");
+}
+
+/// Every file of the project that people write, with the directories that tools fill left out.
+fn written(directory: &Path, found: &mut Vec<PathBuf>) {
+    const TEXT: [&str; 9] = ["md", "rs", "toml", "yaml", "yml", "json", "sh", "service", "lock"];
+    for entry in fs::read_dir(directory).unwrap() {
+        let path = entry.unwrap().path();
+        let name = path.file_name().unwrap().to_string_lossy().into_owned();
+        if path.is_dir() {
+            if !["target", ".git"].contains(&name.as_str()) {
+                written(&path, found);
+            }
+        } else if name == "Makefile"
+            || path.extension().is_some_and(|is| TEXT.contains(&is.to_string_lossy().as_ref()))
+        {
+            found.push(path);
+        }
+    }
+}
+
+#[test]
+fn no_file_has_both_sides_of_a_merge() {
+    let mut files = Vec::new();
+    written(workspace(), &mut files);
+    assert!(files.len() > 500, "{}", files.len());
+    let sides = ["<".repeat(7), ">".repeat(7)];
+    let is_left = |path: &&PathBuf| {
+        let text = fs::read_to_string(path).unwrap();
+        text.lines().any(|line| sides.iter().any(|side| line.starts_with(&format!("{side} "))))
+    };
+    let left: Vec<_> = files.iter().filter(is_left).collect();
+    assert!(left.is_empty(), "{left:?}");
 }
 
 fn workspace() -> &'static Path {
@@ -200,12 +259,7 @@ fn comments_fit_on_their_lines() {
 /// What decides in a table source is pure: a simulation runs the same code.
 #[test]
 fn machines_of_table_sources_have_no_io() {
-    let package = Path::new(env!("CARGO_MANIFEST_DIR")).join("crates/claims");
-    let manifest = fs::read_to_string(package.join("Cargo.toml")).unwrap();
-    let manifest: toml::Table = manifest.parse().unwrap();
-    let used: Vec<&str> =
-        manifest["dependencies"].as_table().unwrap().keys().map(String::as_str).collect();
-    let pure = [
+    let used = [
         "culvert-membership",
         "ipnet",
         "overlay-proto",
@@ -214,6 +268,22 @@ fn machines_of_table_sources_have_no_io() {
         "thiserror",
         "tracing",
     ];
+    is_pure("crates/claims", &used);
+}
+
+/// What policies mean is the same for a daemon, for a command and for a test.
+#[test]
+fn policies_have_no_io() {
+    is_pure("crates/policy", &["ipnet", "serde-saphyr", "serde_json"]);
+}
+
+/// A crate that uses these and nothing of the machine.
+fn is_pure(package: &str, pure: &[&str]) {
+    let package = workspace().join(package);
+    let manifest = fs::read_to_string(package.join("Cargo.toml")).unwrap();
+    let manifest: toml::Table = manifest.parse().unwrap();
+    let used: Vec<&str> =
+        manifest["dependencies"].as_table().unwrap().keys().map(String::as_str).collect();
     assert_eq!(used, pure);
     let mut files = Vec::new();
     sources(&package.join("src"), &mut files);

@@ -16,7 +16,8 @@ use culvert_dataplane::platform::clock;
 use culvert_dataplane::platform::tun::Offload;
 use culvert_dataplane::platform::udp::{RecvBatch, Transmit};
 use culvert_dataplane::{
-    Egress, Env, Ingress, Keeper, Notices, Spoken, TunPort, UnderlayPort, WorkerCounters,
+    Egress, Env, FlowTap, Ingress, Keeper, Notices, Spoken, Tap, TunPort, UnderlayPort,
+    WorkerCounters, open_flows,
 };
 use culvert_seal::keys::{NodeKey, Psk};
 use culvert_seal::mesh::{Config, Identity, Now, Output, SystemEntropy};
@@ -109,6 +110,8 @@ struct Worker {
     notices: Notices,
     tun: Replay,
     underlay: Replay,
+    /// Who counts flows, if somebody does.
+    flows: Option<FlowTap>,
 }
 
 impl Worker {
@@ -123,6 +126,7 @@ impl Worker {
             notices: Notices::new().0,
             tun,
             underlay,
+            flows: None,
         }
     }
 
@@ -139,6 +143,7 @@ impl Worker {
             &self.notices,
             clock::now(),
         );
+        env.tap = self.flows.as_ref().map(|flows| flows as &dyn Tap);
         while env.tun.next < env.tun.incoming.len() {
             self.egress.round(&mut self.engine, &mut env);
         }
@@ -304,6 +309,33 @@ fn ingress(c: &mut Criterion) {
     group.finish();
 }
 
+/// What it costs that somebody looks at flows, for packets so small that anything shows.
+fn flows(c: &mut Criterion) {
+    let mut group = c.benchmark_group("flows");
+    group.throughput(Throughput::Elements(u64::from(SMALL)));
+    for (looks, sample) in [("nobody looks", None), ("1 in 64", Some(64)), ("every one", Some(1))] {
+        let watch = sample.map(|sample| open_flows(sample, 2, clock::now()));
+        let (_watch, taps) = watch.map_or((None, Vec::new()), |(watch, taps)| (Some(watch), taps));
+        let mut taps = taps.into_iter();
+
+        let mixed = |index: u16| {
+            let to = 1 + u32::from(index % PEERS);
+            let packet = Packet::new(Transport::Udp, 0, to, SMALL_LEN).member(index / PEERS);
+            (0, micro::on_tun(&VnetHeader::default(), &packet.build()))
+        };
+        let tun = Replay { incoming: (0..SMALL).map(mixed).collect(), ..Replay::default() };
+        let mut worker = Worker::new(tun, Replay::default());
+        worker.flows = taps.next();
+        group.bench_function(format!("egress, {looks}"), |b| b.iter(|| worker.round()));
+
+        let small = trains(&Packet::new(Transport::Udp, 1, 0, SMALL_LEN), SMALL, 1);
+        let mut worker = Worker::new(Replay::default(), small);
+        worker.flows = taps.next();
+        group.bench_function(format!("ingress, {looks}"), |b| b.iter(|| worker.round()));
+    }
+    group.finish();
+}
+
 /// An underlay that has `count` trains, each of `len` packets like `first`, as its node sends them.
 fn trains(first: &Packet, len: u16, count: usize) -> Replay {
     let datagrams: Vec<Vec<u8>> =
@@ -313,5 +345,5 @@ fn trains(first: &Packet, len: u16, count: usize) -> Replay {
     Replay { incoming, segment_size, ..Replay::default() }
 }
 
-criterion_group!(benches, egress, sealed, ingress);
+criterion_group!(benches, egress, sealed, ingress, flows);
 criterion_main!(benches);

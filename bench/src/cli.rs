@@ -6,10 +6,14 @@ use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand};
 
+use crate::handshakes::HandshakesArgs;
 use crate::metric::Measure;
 #[cfg(feature = "sources")]
+use crate::policy;
+use crate::probing::{self, ProbesArgs};
+#[cfg(feature = "sources")]
 use crate::sources::{self, Kind};
-use crate::{churn, compare};
+use crate::{churn, compare, handshakes, look, sealed};
 
 /// Measures Culvert against other pod networks, side by side on this machine.
 #[derive(Debug, Parser)]
@@ -29,11 +33,30 @@ enum Command {
     ///
     /// Needs root, those two plugins, and a machine that does nothing else.
     Churn(ChurnArgs),
+    /// Make sessions with as many peers as a large cluster has, on one thread.
+    Handshakes(HandshakesArgs),
+    /// Ask as many peers as a large cluster has whether they answer.
+    ///
+    /// Needs root.
+    Probes(ProbesArgs),
+    /// Look at nodes by `doctor`, by scrapes, `flows` and `top`: what it takes, and what it costs.
+    ///
+    /// Needs root, and a machine that does nothing else.
+    Look(LookArgs),
     /// Follow a file, etcd and a stand-in for the Kubernetes API, and change what they have.
     ///
     /// Needs root, etcd, and a machine that does nothing else.
     #[cfg(feature = "sources")]
     Sources(SourcesArgs),
+    /// Enforce network policies: what that costs, and how soon a change is in force.
+    ///
+    /// Needs root, and a machine that does nothing else.
+    #[cfg(feature = "sources")]
+    Policy(PolicyArgs),
+    /// Sealed mode: handshakes, floods, renewals, and how soon sessions stand.
+    ///
+    /// Needs root, and a machine that does nothing else.
+    Sealed(SealedArgs),
     /// List the networks, and what this machine lacks for them.
     List,
     /// Remove what a killed run left behind.
@@ -94,6 +117,21 @@ pub(crate) struct ChurnArgs {
     pub(crate) at_once: Vec<usize>,
 }
 
+#[derive(Debug, Args)]
+pub(crate) struct SealedArgs {
+    #[command(flatten)]
+    pub(crate) run: RunArgs,
+    /// Only these parts.
+    #[arg(long, value_name = "PART", value_delimiter = ',')]
+    pub(crate) only: Vec<sealed::Part>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct LookArgs {
+    #[command(flatten)]
+    pub(crate) run: RunArgs,
+}
+
 #[cfg(feature = "sources")]
 #[derive(Debug, Args)]
 pub(crate) struct SourcesArgs {
@@ -104,13 +142,26 @@ pub(crate) struct SourcesArgs {
     pub(crate) only: Vec<Kind>,
 }
 
+#[cfg(feature = "sources")]
+#[derive(Debug, Args)]
+pub(crate) struct PolicyArgs {
+    #[command(flatten)]
+    pub(crate) run: RunArgs,
+}
+
 /// Does what the command line says.
 pub fn main() -> ExitCode {
     let done = match Cli::parse().command {
         Command::Compare(args) => compare::run(&args),
         Command::Churn(args) => churn::run(&args),
+        Command::Handshakes(args) => handshakes::run(&args),
+        Command::Probes(args) => probing::run(&args),
+        Command::Look(args) => look::run(&args),
         #[cfg(feature = "sources")]
         Command::Sources(args) => sources::run(&args),
+        #[cfg(feature = "sources")]
+        Command::Policy(args) => policy::run(&args),
+        Command::Sealed(args) => sealed::run(&args),
         Command::List => compare::list(),
         Command::Clean => compare::clean(),
     };

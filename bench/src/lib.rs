@@ -8,18 +8,27 @@ mod churn;
 pub mod cli;
 mod compare;
 mod growth;
+mod handshakes;
+mod look;
 mod machine;
 mod metric;
 pub mod micro;
 mod mixed;
 mod networks;
+#[cfg(feature = "sources")]
+mod policy;
+mod probing;
 mod programs;
 mod progress;
 mod report;
+mod sealed;
 mod search;
+mod session;
 mod settings;
 #[cfg(feature = "sources")]
 mod sources;
+mod stand_ins;
 mod statistics;
+mod target;
 mod traffic;
 mod usage;

@@ -14,6 +14,11 @@ pub(crate) struct Programs {
 }
 
 impl Programs {
+    /// Those at `culvert`, if that is given, and otherwise those beside this one.
+    pub(crate) fn of(culvert: Option<&Path>) -> Result<Self> {
+        culvert.map_or_else(Self::build, Self::at)
+    }
+
     /// The programs beside this one. Under `cargo run`, which builds nothing but this program,
     /// cargo is asked to bring them up to date first.
     pub(crate) fn build() -> Result<Self> {

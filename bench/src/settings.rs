@@ -27,7 +27,7 @@ pub(crate) struct Effort {
 }
 
 impl Effort {
-    /// Everything, in less than 25 minutes with eight networks.
+    /// Everything, in less than 25 minutes with eight networks; three minutes more for each other.
     pub(crate) fn full() -> Self {
         Self {
             rounds: 5,

@@ -9,6 +9,7 @@ use std::path::PathBuf;
 
 use crate::error::{Error, shorten};
 use culvert_node::attachment::{InvalidName, check_identifier, check_ifname};
+use culvert_node::pod_admission::PodName;
 use culvert_node::pod_mac;
 use overlay_proto::Mac;
 
@@ -126,16 +127,18 @@ impl Directories {
 }
 
 /// What `CNI_ARGS` asks for.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Args {
     pub(crate) ip: Option<IpAddr>,
     pub(crate) mac: Option<Mac>,
+    /// Which pod it is to Kubernetes, if the runtime tells namespace and name.
+    pub(crate) pod: Option<PodName>,
 }
 
 impl Args {
     /// Reads `CNI_ARGS`: `KEY=VALUE` with `;` between.
     ///
-    /// Kubernetes runtimes describe the pod here (`K8S_POD_NAME=…`), which changes nothing. Any
+    /// Kubernetes runtimes describe the pod here (`K8S_POD_NAME=…`), by which policies know it. Any
     /// other key needs `IgnoreUnknown=1`, as the specification's conventions have it.
     pub(crate) fn read(variables: Variables<'_>) -> Result<Self, Error> {
         let Some(text) = text(variables, "CNI_ARGS")? else {
@@ -148,6 +151,7 @@ impl Args {
         };
         let mut args = Self::default();
         let (mut unknown, mut ignores_unknown) = (None, false);
+        let (mut namespace, mut name, mut uid) = (None, None, None);
         for pair in text.split(';').filter(|pair| !pair.is_empty()) {
             let Some((key, value)) = pair.split_once('=') else {
                 return Err(bad(format!("{:?} needs to be KEY=VALUE", shorten(pair))));
@@ -176,10 +180,20 @@ impl Args {
                     )))?;
                     args.mac = Some(mac);
                 }
+                "K8S_POD_NAMESPACE" => namespace = Some(value),
+                "K8S_POD_NAME" => name = Some(value),
+                "K8S_POD_UID" => uid = Some(value),
                 _ if key.starts_with("K8S_") => {}
                 _ => unknown = Some(key),
             }
         }
+        let given =
+            |value: Option<&str>| value.filter(|value| !value.is_empty()).map(str::to_owned);
+        args.pod = given(namespace).zip(given(name)).map(|(namespace, name)| PodName {
+            namespace,
+            name,
+            uid: given(uid),
+        });
         match unknown {
             Some(key) if !ignores_unknown => {
                 Err(bad(format!("{} is unknown; remove it or add IgnoreUnknown=1", shorten(key))))
@@ -284,12 +298,25 @@ mod tests {
     }
 
     #[test]
-    fn arguments_of_kubernetes_are_ignored() {
+    fn arguments_of_kubernetes_ask_for_nothing() {
         for text in
             ["", "IgnoreUnknown=1;K8S_POD_NAME=x", "K8S_POD_UID=1", "X=1;IgnoreUnknown=TRUE"]
         {
             assert_eq!(args(text).unwrap(), Args::default(), "{text}");
         }
+    }
+
+    #[test]
+    fn pod_is_known_by_namespace_and_name() {
+        let told = args("K8S_POD_NAMESPACE=shop;K8S_POD_NAME=web-0;K8S_POD_UID=1-2").unwrap();
+        let pod = PodName {
+            namespace: "shop".to_owned(),
+            name: "web-0".to_owned(),
+            uid: Some("1-2".to_owned()),
+        };
+        assert_eq!(told.pod, Some(pod.clone()));
+        let told = args("K8S_POD_NAMESPACE=shop;K8S_POD_NAME=web-0;K8S_POD_UID=").unwrap();
+        assert_eq!(told.pod, Some(PodName { uid: None, ..pod }));
     }
 
     #[test]

@@ -124,6 +124,31 @@ pub(crate) enum Error {
          delete the pod, or set config key enabledad to false"
     )]
     UndecidedAddress { device: String },
+    #[error(
+        "network policies are enforced on this node, and its daemon does not answer on {}: look \
+         whether it runs (`culvert status`). The runtime tries again", shown(.path)
+    )]
+    PolicyUnanswered { path: PathBuf, source: io::Error },
+    #[error("network policies are enforced on this node, and do not know the pod: {why}")]
+    PolicyRefused { why: String },
+    #[error(
+        "config key macspoofchk is false, and network policies are enforced on this node: they go by \
+         the addresses that a pod sends from. Leave the key out, or switch policies off (policy.mode)"
+    )]
+    PolicyUnchecked,
+    #[error(
+        "config key runtimeConfig.portMappings asks for {port}, and that port of the node leads to \
+         another pod, the one behind device {device}: delete that pod, or ask for another port"
+    )]
+    HostPortTaken { port: String, device: String },
+    #[error(
+        "this kernel cannot lead ports of the node to a pod: it needs nftables with nft_nat and \
+         nft_fib_inet. Leave ports out, or chain the plugin portmap and give it the capability \
+         portMappings"
+    )]
+    HostPortsUnsupported,
+    #[error("cannot write down which ports of the node lead to the pod, in {}", shown(.path))]
+    HostPortsFile { path: PathBuf, source: io::Error },
     #[error(transparent)]
     Nftables(#[from] culvert_nft::Error),
     #[error(transparent)]
@@ -213,21 +238,28 @@ impl Error {
             Self::MissingEnvironment { .. } | Self::BadEnvironment { .. } => 4,
             Self::ReadConfig { .. }
             | Self::NodeFile { .. }
+            | Self::HostPortsFile { .. }
             | Self::Sysctl { .. }
             | Self::Thread { .. } => 5,
             Self::ConfigTooLong { .. } | Self::DecodeConfig { .. } => 6,
-            Self::BadConfig { .. } | Self::TooManyAddresses { .. } => 7,
+            Self::BadConfig { .. } | Self::TooManyAddresses { .. } | Self::PolicyUnchecked => 7,
             Self::BadNetns { .. } | Self::OwnNetns { .. } => 8,
-            Self::NodeNotReady { .. } | Self::BridgeMissing { .. } | Self::NodeMtu { .. } => 11,
+            Self::NodeNotReady { .. }
+            | Self::BridgeMissing { .. }
+            | Self::NodeMtu { .. }
+            | Self::PolicyUnanswered { .. }
+            | Self::PolicyRefused { .. } => 11,
             Self::Unavailable { .. } => 50,
             Self::Limited { .. } => 51,
             Self::Netlink(_)
             | Self::Nftables(_)
             | Self::SourceCheck { .. }
+            | Self::HostPortsUnsupported
             | Self::UndecidedAddress { .. }
             | Self::Vanished { .. } => CODE_KERNEL,
             Self::InterfaceTaken { .. }
             | Self::HostDeviceExists { .. }
+            | Self::HostPortTaken { .. }
             | Self::MacReserved { .. }
             | Self::DuplicateAddress { .. } => CODE_EXISTS,
             Self::Mismatch { .. } => CODE_MISMATCH,

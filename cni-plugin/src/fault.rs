@@ -32,6 +32,10 @@ pub enum Step {
     VethCreated,
     /// ADD has noted on the port what the pod may send from, and has had the kernel check that.
     SourceChecked,
+    /// ADD has written down which ports of the node are to lead to the pod, if any are.
+    HostPortsNoted,
+    /// ADD has had the kernel lead these ports to the pod.
+    HostPortsOpened,
     /// ADD has configured the bridge port and switched it on.
     PortStarted,
     /// ADD has configured the pod's end.
@@ -54,11 +58,13 @@ pub enum Step {
 
 impl Step {
     /// Every step, in the order of verbs and of the work.
-    pub const ALL: [Self; 13] = [
+    pub const ALL: [Self; 15] = [
         Self::Checked,
         Self::AddressesAllocated,
         Self::VethCreated,
         Self::SourceChecked,
+        Self::HostPortsNoted,
+        Self::HostPortsOpened,
         Self::PortStarted,
         Self::PodConfigured,
         Self::PortRunning,
@@ -78,6 +84,8 @@ impl Step {
             Self::AddressesAllocated => "addresses-allocated",
             Self::VethCreated => "veth-created",
             Self::SourceChecked => "source-checked",
+            Self::HostPortsNoted => "host-ports-noted",
+            Self::HostPortsOpened => "host-ports-opened",
             Self::PortStarted => "port-started",
             Self::PodConfigured => "pod-configured",
             Self::PortRunning => "port-running",

@@ -12,6 +12,7 @@
 
 use std::ffi::OsString;
 use std::io::{Read, Write};
+use std::path::Path;
 use std::process::ExitCode;
 
 mod commands;
@@ -26,15 +27,50 @@ mod result;
 mod sysctl;
 mod version;
 
+/// Which plugin a process is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Plugin {
+    /// The one that plugs pods into the bridge.
+    Bridge,
+    /// The one that every runtime calls for a pod's loopback device.
+    Loopback,
+}
+
+impl Plugin {
+    /// By the name that the program was started under.
+    #[must_use]
+    pub fn of_program(program: &Path) -> Self {
+        match program.file_name() {
+            Some(name) if name == "loopback" => Self::Loopback,
+            _ => Self::Bridge,
+        }
+    }
+}
+
 /// Serves one call of the container runtime.
 ///
 /// `variable` looks up environment variables; `stdin` carries the network configuration. The
 /// answer, be it a result or an error, is one JSON document on `stdout`.
 pub fn run(
+    plugin: Plugin,
     variable: &dyn Fn(&str) -> Option<OsString>,
     stdin: &mut dyn Read,
     stdout: &mut dyn Write,
     stderr: &mut dyn Write,
 ) -> ExitCode {
-    commands::run(variable, stdin, stdout, stderr)
+    commands::run(plugin, variable, stdin, stdout, stderr)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_name_of_the_program_says_which_plugin_it_is() {
+        let of = |program: &str| Plugin::of_program(Path::new(program));
+        assert_eq!(of("/opt/cni/bin/loopback"), Plugin::Loopback);
+        for program in ["/opt/cni/bin/culvert-cni", "culvert-cni-0.1.0", "", "/loopback/x"] {
+            assert_eq!(of(program), Plugin::Bridge, "{program}");
+        }
+    }
 }

@@ -16,6 +16,16 @@ pub(crate) struct Sysctl {
 }
 
 impl Sysctl {
+    /// Writes the value in the namespace of the calling thread, if it is this one so far.
+    pub(crate) fn write_over(&self, present: &str) -> Result<(), Error> {
+        let path = Path::new(SYSCTL_ROOT).join(&self.path);
+        match fs::read_to_string(path) {
+            Ok(value) if value.trim() == present => self.write(),
+            // Somebody wants another, or the kernel has none.
+            Ok(_) | Err(_) => Ok(()),
+        }
+    }
+
     /// Writes the value in the namespace of the calling thread.
     pub(crate) fn write(&self) -> Result<(), Error> {
         let path = Path::new(SYSCTL_ROOT).join(&self.path);

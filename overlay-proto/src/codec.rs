@@ -75,6 +75,27 @@ impl Codec {
         }
     }
 
+    /// Returns the header to put in front of a question of one node to another, or its answer
+    /// ([`oam`](crate::oam)); `None` where the codec has no way to tell such packets from those of
+    /// pods.
+    #[must_use]
+    pub fn oam_header(self, vni: Vni, inner: Family) -> Option<Header> {
+        match self {
+            Self::VxlanGpe => Some(Header::new(gpe::oam_header(vni, inner))),
+            Self::Vxlan { .. } | Self::IpUdp => None,
+        }
+    }
+
+    /// Checks the header of a UDP payload that [`decode`](Self::decode) has refused for its flags:
+    /// whether it is exactly an [`oam_header`](Self::oam_header). Returns what follows it.
+    #[must_use]
+    pub fn decode_oam(self, vni: Vni, datagram: &[u8]) -> Option<Decoded<'_>> {
+        match self {
+            Self::VxlanGpe => gpe::decode_oam(vni, datagram),
+            Self::Vxlan { .. } | Self::IpUdp => None,
+        }
+    }
+
     /// Checks the header of a UDP payload and returns what follows it.
     ///
     /// Every bit of the header must be exactly what the other end's [`header`](Self::header) writes

@@ -40,6 +40,7 @@ pub mod icmp;
 mod inner;
 mod mac;
 mod mtu;
+pub mod oam;
 mod vni;
 
 pub use codec::esp;

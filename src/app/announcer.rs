@@ -30,6 +30,11 @@ impl Announcer {
         self.readiness.is_ready()
     }
 
+    /// Whether the node has been ready once.
+    pub(super) fn was_ready(&self) -> bool {
+        self.was_ready
+    }
+
     /// Says why `what` is missing, or with `None` that it is there; answers whether that is news.
     pub(super) fn set(&self, what: Need, why: Option<String>) -> bool {
         let news = self.readiness.set(what, why.clone());
@@ -134,6 +139,8 @@ mod tests {
             subnets: Vec::new(),
             cluster_networks: Vec::new(),
             masquerade: None,
+            policy: false,
+            own_ports: Vec::new(),
         }
     }
 

@@ -21,6 +21,10 @@ use crate::pcap::{Interface, Writer};
 /// How long the rings are left alone when they were empty: a hundredth of a second of packets fits.
 const PAUSE: Duration = Duration::from_millis(5);
 
+/// How long a record is held back for older ones of other workers, in nanoseconds: a round takes
+/// less.
+const HELD_NS: u64 = 20_000_000;
+
 /// Records that are written before the reader is asked whether it has enough.
 const PASS: usize = 4096;
 
@@ -39,6 +43,12 @@ pub(super) fn capture_source(facts: Arc<Facts>) -> CaptureSource {
             let table = plane.table();
             if !table.peers().iter().any(|peer| peer.name() == *name) {
                 anyhow::bail!("no peer is called \"{name}\"; `culvert status` lists them");
+            }
+        }
+        if let Some(pod) = filter.pod {
+            let table = plane.table();
+            if table.owner(pod).is_none() {
+                anyhow::bail!("{pod} is in no node's pod subnets; `culvert status` lists them");
             }
         }
         let capture = plane.capture(&filter)?;
@@ -73,25 +83,25 @@ impl Session {
         let mut session = Self { capture, writer, comment: String::new(), left };
         session.writer.flush()?;
         loop {
-            session.pass()?;
+            session.pass(clock::unix_nanos().saturating_sub(HELD_NS))?;
             let enough = ear.read(&mut [0]).is_ok();
             if enough || session.left == 0 || session.capture.has_ended() {
                 break;
             }
         }
-        session.pass()?;
+        session.pass(u64::MAX)?;
         let (seen, lost) = session.capture.counts();
         session.writer.statistics(0, clock::unix_nanos(), seen, lost)?;
         session.writer.flush()
     }
 
-    /// Writes what is there.
-    fn pass(&mut self) -> io::Result<()> {
+    /// Writes what is there and not younger than `limit_ns`.
+    fn pass(&mut self, limit_ns: u64) -> io::Result<()> {
         for _ in 0..PASS {
             if self.left == 0 {
                 break;
             }
-            let Some(record) = self.capture.take() else { break };
+            let Some(record) = self.capture.take(limit_ns) else { break };
             self.left -= 1;
             comment(&record, &mut self.comment);
             let interface = match record.side {

@@ -1,5 +1,6 @@
 //! The daemon of a node: start, the loop that keeps the node as it should be, and the end.
 
+mod mode;
 mod table;
 
 use std::net::IpAddr;
@@ -17,6 +18,8 @@ use ipnet::IpNet;
 use tokio::sync::mpsc::Receiver;
 use tokio::time::{Interval, MissedTickBehavior, interval};
 
+use self::mode::Insisting;
+pub(super) use self::mode::Reread;
 use self::table::{binding, preflight};
 use super::announcer::Announcer;
 use super::doubt::Doubt;
@@ -25,11 +28,13 @@ use super::in_force::{InForce, underlay_address};
 use super::last_good::When;
 use super::owner::Owner;
 use super::path_mtus::PathMtus;
+use super::policy::Enforcement;
+use super::probes::Probes;
 use super::sealed::Sealed;
 use super::view::Facts;
 use crate::config::Config;
 use crate::control::node::{Changes, Failure, Hint, Kernel, KernelEvents, Report, Stranded};
-use crate::lifecycle::{Need, Readiness, ReloadSignal};
+use crate::lifecycle::{Need, Readiness, ReloadSignal, Supervisor};
 use crate::platform::sysctl::Sysctls;
 
 /// How often everything is looked at although nothing called for it: the kernel does not announce
@@ -50,14 +55,18 @@ const MAX_WORKERS: usize = 8;
 /// What there is before a table, and goes on with it.
 pub(super) struct Beginning {
     pub(super) config: Arc<Config>,
+    pub(super) reread: Reread,
     pub(super) facts: Arc<Facts>,
     pub(super) readiness: Readiness,
     pub(super) sealed: Sealed,
+    pub(super) supervisor: Supervisor,
 }
 
 /// A node that is set up, and what keeps it so.
 pub(super) struct Daemon {
     config: Arc<Config>,
+    reread: Reread,
+    insisting: Option<Insisting>,
     feed: Feed,
     in_force: InForce,
     paths: PathMtus,
@@ -68,7 +77,10 @@ pub(super) struct Daemon {
     notices: Receiver<Notice>,
     owner: Owner,
     announcer: Announcer,
+    probes: Probes,
+    supervisor: Supervisor,
     sealed: Sealed,
+    policy: Enforcement,
     /// What the data path tells of handshakes and sessions.
     sealed_events: Option<Receiver<Event>>,
     doubt: Doubt,
@@ -94,8 +106,9 @@ impl Daemon {
         feed: Feed,
         members: Membership,
     ) -> anyhow::Result<Self> {
-        let Beginning { config, facts, readiness, sealed } = beginning;
-        let kernel = Kernel::start(Sysctls::at(&config.node.sysctl_dir))?;
+        let Beginning { config, reread, facts, readiness, sealed, supervisor } = beginning;
+        let kernel =
+            Kernel::start(Sysctls::at(&config.node.sysctl_dir), config.node.run_dir.clone())?;
         let events = KernelEvents::open()?;
         let mut paths = PathMtus::new(&config);
         let mtus = paths.measure(&members, &kernel).await?;
@@ -112,15 +125,23 @@ impl Daemon {
             sealed: sealed.options(&in_force.members),
         };
         let ends = in_force.ends(&config);
-        let (plane, notices) = DataPlane::start(options, in_force.compile(&registry), &ends)
+        let (plane, notices) = DataPlane::start(options, in_force.compile(&registry, None), &ends)
             .with_context(|| binding(&config, &ends))?;
         let plane = Arc::new(plane);
         facts.set_plane(Arc::clone(&plane));
+        let policy = Enforcement::start(&config, &facts, &readiness, &in_force.members).await?;
+        let probes =
+            Probes::start(&config, Arc::clone(&plane), Arc::clone(&facts), feed.notebook());
         let mut daemon = Self {
+            policy,
             owner: Owner(Arc::clone(&plane)),
             sealed_events: plane.take_sealed_events(),
             announcer: Announcer::new(config.node.run_dir.clone(), readiness),
+            probes,
+            supervisor,
             config,
+            reread,
+            insisting: None,
             sealed,
             doubt: Doubt::default(),
             feed,
@@ -139,8 +160,9 @@ impl Daemon {
             mtu_fault: None,
             refused_here: false,
         };
-        daemon.facts.set_mtu(daemon.in_force.mtus.device.get());
+        daemon.show_spec();
         daemon.use_keys();
+        daemon.show_paths();
         daemon.facts.generation.store(1, Ordering::Relaxed);
         match daemon.reconcile(Changes::ALL).await {
             Ok(mut report) => {
@@ -168,12 +190,16 @@ impl Daemon {
     pub(super) async fn keep(&mut self, reload: &mut ReloadSignal) -> anyhow::Result<()> {
         let mut full_check = ticks(FULL_CHECK);
         let mut retry = ticks(RETRY);
+        let mut insist = ticks(mode::LOOK);
         let mut broken = false;
         loop {
             // Whether something happened that may let a table come into force which was refused.
             let mut again = false;
+            let mut is_reload = false;
             let changes = tokio::select! {
                 () = reload.next() => {
+                    is_reload = self.announcer.was_ready() && self.supervisor.reloading();
+                    self.reread_config().await;
                     self.reread_keys().await;
                     self.feed.source().reload();
                     again = true;
@@ -200,13 +226,18 @@ impl Daemon {
                     Changes::default()
                 }
                 () = self.paths.changed() => Changes::default(),
+                () = self.policy.changed() => Changes::default(),
+                () = self.probes.changed() => {
+                    self.paths.set_probed(self.probes.mtus());
+                    Changes::default()
+                }
                 () = self.sealed.changed() => {
                     self.reread_keys().await;
                     continue;
                 }
                 event = next_event(&mut self.sealed_events) => {
                     self.sealed.note(event);
-                    self.facts.show_sealed(self.sealed.status());
+                    self.facts.show_sealed(self.sealed.status(), self.sealed.in_use_since());
                     continue;
                 }
                 _ = full_check.tick() => {
@@ -215,6 +246,13 @@ impl Daemon {
                     self.check_keys();
                     again = true;
                     Changes::ALL
+                }
+                _ = insist.tick(), if self.insisting.is_some() => {
+                    self.insist().await;
+                    if self.insisting.is_some() {
+                        continue;
+                    }
+                    Changes::default()
                 }
                 _ = retry.tick(), if broken => Changes::ALL,
             };
@@ -227,6 +265,10 @@ impl Daemon {
             broken = !self.repair(changes).await;
             self.announce().await;
             self.feed.source().ready(self.announcer.is_ready());
+            if is_reload {
+                // That is over; whether packets flow is in the words about the daemon.
+                self.supervisor.ready();
+            }
         }
     }
 
@@ -258,15 +300,24 @@ impl Daemon {
 
     /// Takes what a look at the kernel found for the truth.
     fn go_by(&mut self, report: Report) {
-        self.doubt.clear();
-        if let Some(first) = report.done.first() {
-            let steps = report.done.len();
-            tracing::warn!(steps, %first, "put back what this node's set-up lacked");
+        if self.doubt.clear() {
+            tracing::info!("the kernel can be looked at again");
         }
-        for action in &report.done {
+        // Neither is a repair: whoever changed what is to be has said so.
+        let (followed, repaired): (Vec<_>, Vec<_>) = report
+            .done
+            .iter()
+            .partition(|action| report.spec_changed || report.pods_moved && action.follows_pods());
+        for action in followed {
+            tracing::debug!(%action, "followed what changed");
+        }
+        if let Some(first) = repaired.first() {
+            tracing::warn!(steps = repaired.len(), %first, "put back what this node's set-up lacked");
+        }
+        for action in &repaired {
             tracing::info!(%action, "repaired");
         }
-        let repairs = u64::try_from(report.done.len()).unwrap_or(u64::MAX);
+        let repairs = u64::try_from(repaired.len()).unwrap_or(u64::MAX);
         self.facts.repairs.fetch_add(repairs, Ordering::Relaxed);
         // The kernel announces the carrier, which brings us here again.
         let missing = if report.carrying {
@@ -278,6 +329,7 @@ impl Daemon {
         self.check_own_address(report.own_addresses);
         self.show_stranded(report.stranded);
         self.show_hints(report.hints);
+        self.facts.show_tun_drops(report.tun_drops);
     }
 
     /// Goes by what was known before, since a look at the kernel told nothing; for a while.
@@ -300,6 +352,11 @@ impl Daemon {
         for pod in stranded.iter().filter(|pod| !self.stranded.contains(pod)) {
             tracing::warn!(reason = %pod, "a pod has no network");
         }
+        let gone = self.stranded.iter().filter(|pod| !stranded.contains(pod)).count();
+        if gone > 0 {
+            let left = stranded.len();
+            tracing::info!(pods = gone, left, "pods without a network are gone");
+        }
         self.facts.show_stranded(stranded.iter().map(ToString::to_string).collect());
         self.stranded = stranded;
     }
@@ -312,6 +369,9 @@ impl Daemon {
         for hint in hints.iter().filter(|hint| !self.hints.contains(hint)) {
             tracing::warn!(reason = %hint, "something works less well than it could");
         }
+        for hint in self.hints.iter().filter(|hint| !hints.contains(hint)) {
+            tracing::info!(was = %hint, "that works as well as it could again");
+        }
         self.facts.show_hints(hints.iter().map(ToString::to_string).collect());
         self.hints = hints;
     }
@@ -320,6 +380,7 @@ impl Daemon {
     async fn announce(&mut self) {
         // What flows goes on; but no pod may get an address that another node may give too.
         self.announcer.set(Need::Claims, self.feed.contested().cloned());
+        self.facts.set_ready(self.announcer.is_ready());
         if self.announcer.announce(&self.in_force.node_file(&self.config)).await {
             tracing::info!(
                 node = self.config.node.name,
@@ -351,13 +412,13 @@ impl Daemon {
         if self.sealed.is_listed_by_hand() {
             self.check_keys();
         }
-        self.facts.show_sealed(self.sealed.status());
+        self.facts.show_sealed(self.sealed.status(), self.sealed.in_use_since());
     }
 
     /// Says so if the table has other keys of this node than its files.
     fn check_keys(&mut self) {
         self.sealed.check(&self.in_force.members);
-        self.facts.show_sealed(self.sealed.status());
+        self.facts.show_sealed(self.sealed.status(), self.sealed.in_use_since());
     }
 
     fn underlay_address(&self) -> IpAddr {
@@ -375,8 +436,9 @@ impl Daemon {
             )
         });
         if self.address_fault != missing {
-            if let Some(reason) = &missing {
-                tracing::error!(reason, "peers cannot reach this node");
+            match &missing {
+                Some(reason) => tracing::error!(reason, "peers cannot reach this node"),
+                None => tracing::info!(%address, "this node has its underlay address again"),
             }
             self.facts.show_address(missing.clone());
             self.address_fault = missing;
@@ -420,6 +482,10 @@ impl Daemon {
                 self.paths.outdate();
             }
             // Anybody can have these come by the thousand.
+            Notice::Unreachable(peer) => {
+                self.probes.on_refused(peer);
+                return false;
+            }
             Notice::PathClaim(claim) => {
                 let from = self.underlay_address();
                 self.paths.on_claim(claim, from, &self.in_force.members);
@@ -427,6 +493,12 @@ impl Daemon {
             }
         }
         true
+    }
+
+    /// Has the peers of the table in force asked, and shows how it is known what their paths carry.
+    fn show_paths(&mut self) {
+        self.probes.set_table(&self.in_force, &self.paths);
+        self.facts.show_mtu_origins(self.paths.origins());
     }
 
     /// Lets packets drain and leaves device, addresses and routes for the next start.

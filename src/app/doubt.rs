@@ -16,9 +16,9 @@ pub(super) struct Doubt {
 }
 
 impl Doubt {
-    /// The kernel was looked at.
-    pub(super) fn clear(&mut self) {
-        self.since = None;
+    /// The kernel was looked at; says whether that is news.
+    pub(super) fn clear(&mut self) -> bool {
+        self.since.take().is_some()
     }
 
     /// A look failed at `now`; answers whether that is news, and whether it has gone on for too

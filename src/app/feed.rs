@@ -14,7 +14,9 @@ use culvert_dataplane::platform::clock;
 use super::last_good::{LastGood, When};
 use super::view::Facts;
 use crate::config::Config;
-use crate::control::source::{self, Parameters, Proposal, Source, Unsound, Update};
+use crate::control::source::{
+    self, Notebook, Parameters, Proposal, Reason, Source, Unsound, Update,
+};
 use crate::lifecycle::{Need, Readiness};
 
 /// How long a start waits for the source before it goes by the last good table.
@@ -108,6 +110,17 @@ impl Feed {
     /// The source, to tell it something.
     pub(super) fn source(&self) -> &Source {
         &self.source
+    }
+
+    /// What the source tells is understood as `config` says from now on, which names the same
+    /// source.
+    pub(super) fn go_by(&mut self, config: Arc<Config>) {
+        self.config = config;
+    }
+
+    /// Where notes for people are taken.
+    pub(super) fn notebook(&self) -> Notebook {
+        self.source.notebook()
     }
 
     /// Why this node's own entry is not its own, by the source.
@@ -230,6 +243,7 @@ impl Feed {
             match &reason {
                 Some(reason) => {
                     tracing::error!(reason, "the new subnet table is refused; the old one stays");
+                    self.notebook().note(Reason::TableRefused, reason.clone());
                 }
                 None => tracing::info!("the subnet table is no longer refused"),
             }
@@ -257,6 +271,9 @@ impl Feed {
     }
 
     fn note(&mut self, update: &Update) {
+        if let Update::Refused(reason) = update {
+            self.notebook().note(Reason::TableRefused, reason.clone());
+        }
         let Standing { following, malformed, differs, contested, .. } = &mut self.standing;
         match update {
             Update::Everything(_) => {
@@ -290,6 +307,9 @@ impl Feed {
                 {
                     tracing::error!(reason, "what all nodes share has changed");
                 }
+                if reason.is_none() && differs.is_some() {
+                    tracing::info!("what all nodes share is what this daemon goes by again");
+                }
                 differs.clone_from(reason);
             }
             Update::Contested(reason) => contested.clone_from(reason),
@@ -306,6 +326,10 @@ impl Feed {
             let known: HashSet<&String> = self.standing.left_out.iter().collect();
             for entry in left_out.iter().filter(|entry| !known.contains(entry)) {
                 tracing::warn!(entry, "left out of the subnet table");
+            }
+            let now: HashSet<&String> = left_out.iter().collect();
+            for entry in self.standing.left_out.iter().filter(|entry| !now.contains(entry)) {
+                tracing::info!(entry, "no longer left out of the subnet table");
             }
             self.standing.left_out = left_out;
         }

@@ -5,12 +5,13 @@ use std::net::IpAddr;
 
 use culvert_dataplane::engine::{Membership, PeerRegistry, SealedMode, Table};
 use culvert_dataplane::{Ends, super_packet_limit};
-use culvert_node::node_file::NodeFile;
+use culvert_node::host_ports::Protocol;
+use culvert_node::node_file::{NodeFile, OwnPort};
 use overlay_proto::esp;
 
 use super::path_mtus::{Mtus, flows_to_peers};
 use super::sealed;
-use crate::config::Config;
+use crate::config::{Config, PolicyMode};
 use crate::control::node::NodeSpec;
 
 /// Peers whose routes tell whether the underlay leads anywhere: if none of so many can be sent to,
@@ -25,9 +26,9 @@ pub(super) struct InForce {
 }
 
 impl InForce {
-    /// The table that workers decide by.
-    pub(super) fn compile(&self, registry: &PeerRegistry) -> Table {
-        self.mtus.compile(&self.members, registry)
+    /// The table that workers decide by; `before` is the one that they have.
+    pub(super) fn compile(&self, registry: &PeerRegistry, before: Option<&Table>) -> Table {
+        self.mtus.compile(&self.members, registry, before)
     }
 
     /// What the sockets are bound to.
@@ -47,14 +48,6 @@ impl InForce {
     /// What the kernel's state should be.
     pub(super) fn spec(&self, config: &Config) -> NodeSpec {
         let members = &self.members;
-        // In ascending order, each once.
-        let ports: BTreeSet<u16> = self
-            .ends(config)
-            .tunnels
-            .iter()
-            .map(|tunnel| tunnel.port)
-            .chain(sealed::own_port(config, members))
-            .collect();
         // Pods reach no port of another node either, whatever this one listens on.
         let codec_ports = config.underlay.codec_ports().into_iter();
         NodeSpec {
@@ -63,7 +56,7 @@ impl InForce {
             cluster_networks: members.overlay().networks.clone(),
             local_subnets: members.local().subnets.clone(),
             mtu: self.mtus.device.get(),
-            underlay_ports: ports.into_iter().collect(),
+            underlay_ports: self.underlay_ports(config).into_iter().collect(),
             codec_ports: codec_ports.chain(sealed::port(config, members)).collect(),
             remote_subnets: members.peers().flat_map(|peer| peer.subnets.iter().copied()).collect(),
             peers: flows_to_peers(underlay_address(config, members), members)
@@ -72,6 +65,22 @@ impl InForce {
             masquerade: config.egress.masquerade,
             sealed_only: sealed::mode(config) == Some(SealedMode::Require),
         }
+    }
+
+    /// The UDP ports that this node listens on for other nodes.
+    fn underlay_ports(&self, config: &Config) -> BTreeSet<u16> {
+        let tunnels = self.ends(config).tunnels;
+        let sealed = sealed::own_port(config, &self.members);
+        tunnels.iter().map(|tunnel| tunnel.port).chain(sealed).collect()
+    }
+
+    /// Every port that this node listens on, for other nodes and for who observes it.
+    fn own_ports(&self, config: &Config) -> Vec<OwnPort> {
+        let observed = config.observe.address.map(|address| address.port());
+        let observed = observed.map(|port| OwnPort { protocol: Protocol::Tcp, port });
+        let underlay = self.underlay_ports(config).into_iter();
+        let underlay = underlay.map(|port| OwnPort { protocol: Protocol::Udp, port });
+        observed.into_iter().chain(underlay).collect()
     }
 
     /// What the plugin is told.
@@ -89,6 +98,8 @@ impl InForce {
             subnets: self.members.local().subnets.clone(),
             cluster_networks: self.members.overlay().networks.clone(),
             masquerade: Some(config.egress.masquerade),
+            policy: config.policy.mode == PolicyMode::On,
+            own_ports: self.own_ports(config),
         }
     }
 }

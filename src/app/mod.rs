@@ -5,25 +5,41 @@
 
 mod announcer;
 mod capture;
+mod checkup;
 mod daemon;
 mod differences;
 mod doubt;
+mod examine;
 mod feed;
+#[cfg(test)]
+mod fixture;
+mod flow_export;
+mod flows;
 mod in_force;
 mod kernel_facts;
 mod key_log;
 mod last_good;
+mod listen;
 mod offline;
 mod owner;
 mod path_mtus;
 mod path_questions;
+mod pods;
+mod policy;
+mod probes;
 mod run;
 mod sealed;
+mod supervise;
 mod turn;
 mod view;
 
-pub(crate) use offline::offline;
+pub(crate) use checkup::Look;
+pub(crate) use examine::{
+    Action, Astray, Examination, PROTOCOL, examine, foreign_rules, neighbours,
+};
+pub(crate) use offline::{Offline, offline, setup};
 pub(crate) use run::run;
+pub(crate) use view::own_netns;
 
 use anyhow::Context as _;
 use culvert_dataplane::engine::Membership;
@@ -45,13 +61,23 @@ pub(crate) fn check(config: &Config) -> anyhow::Result<Option<Membership>> {
     members(config, &TableFile::new(path).read()?).map(Some)
 }
 
-/// What would work less well than it could on this machine, or not at all, with the subnet table
-/// `members`, where that is known.
+/// What a machine would mean for its daemon.
+#[derive(Debug, Default)]
+pub(crate) struct OnMachine {
+    /// What ends the daemon's start.
+    pub(crate) faults: Vec<String>,
+    /// What would work less well than it could, or not at all, and what the daemon says too.
+    pub(crate) hints: Vec<String>,
+}
+
+/// What this machine would mean for its daemon, with the subnet table `members`, where that is
+/// known.
 #[must_use]
-pub(crate) fn hints(config: &Config, members: Option<&Membership>) -> Vec<String> {
+pub(crate) fn on_machine(config: &Config, members: Option<&Membership>) -> OnMachine {
+    let mut found = sealed::look_at_files(config, members);
     let hints = Hint::of(&Sysctls::at(&config.node.sysctl_dir)).into_iter();
-    let hints = hints.map(|hint| hint.to_string());
-    hints.chain(sealed::hints(config, members)).collect()
+    found.hints = hints.map(|hint| hint.to_string()).chain(found.hints).collect();
+    found
 }
 
 /// The nodes that a table file proposes, checked.

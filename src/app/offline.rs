@@ -3,13 +3,17 @@
 use std::net::IpAddr;
 use std::path::Path;
 
+use anyhow::Context as _;
 use culvert_dataplane::engine::{PeerRegistry, Table};
+use culvert_dataplane::platform::clock;
 
-use super::members;
+use super::in_force::{InForce, underlay_address};
 use super::path_mtus::PathMtus;
+use super::{members, view};
 use crate::config::{Config, Overrides, SealedMode, TableSource};
-use crate::control::source;
+use crate::control::source::{self, Saved};
 use crate::control::table_file::TableFile;
+use crate::observe::{PeerStatus, Setup};
 
 /// What a daemon would have made of a configuration and a table file.
 pub(crate) struct Offline {
@@ -66,8 +70,38 @@ pub(crate) fn offline(
     let members = members(&settings, &proposal)?;
     // No route can be asked.
     let mtus = PathMtus::new(&settings).conclude(&members)?;
-    let table = mtus.compile(&members, &PeerRegistry::default());
+    let table = mtus.compile(&members, &PeerRegistry::default(), None);
     Ok(Offline { config: settings, table })
+}
+
+/// How `config` and its table have the node set up, with the peers and the table's hash, where no
+/// daemon can be asked: by the file of the table, or the last good copy of it. What the kernel
+/// would have been asked for, the MTUs, is that of Ethernet.
+///
+/// # Errors
+///
+/// There is no table, or the daemon would refuse it.
+pub(crate) fn setup(config: &Config) -> anyhow::Result<(Setup, Vec<PeerStatus>, String)> {
+    let proposal = match &config.table {
+        TableSource::File { path } => TableFile::new(path).read()?,
+        TableSource::Etcd(_) | TableSource::Kubernetes(_) => {
+            let node = &config.node;
+            let source = source::describe(&config.table);
+            let saved = Saved::read(&node.state_dir, &node.name, &source)?;
+            saved
+                .map(Saved::proposal)
+                .with_context(|| format!("there is no copy of the table of {source} yet"))?
+        }
+    };
+    let members = members(config, &proposal)?;
+    let mtus = PathMtus::new(config).conclude(&members)?;
+    let table = mtus.compile(&members, &PeerRegistry::default(), None);
+    let in_force = InForce { members, mtus };
+    let address = underlay_address(config, &in_force.members);
+    let setup = view::setup(config, in_force.spec(config), address);
+    let peers =
+        table.peers().iter().map(|peer| view::peer_status(peer, 0.0, clock::now())).collect();
+    Ok((setup, peers, table.digest().to_string()))
 }
 
 impl Offline {

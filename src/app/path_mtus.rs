@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use culvert_dataplane::PathClaim;
 use culvert_dataplane::engine::{
-    Membership, NodeEntry, PeerRegistry, SealedMode, Table, TunnelOptions, Ways,
+    Changes, Membership, NodeEntry, PeerRegistry, SealedMode, Table, TunnelOptions, Ways,
 };
 use culvert_dataplane::platform::{clock, udp};
 use culvert_netlink::Flow;
@@ -54,10 +54,15 @@ pub(super) struct PathMtus {
     /// By the routes; none for a peer that no route leads to.
     routes: HashMap<IpAddr, Option<u16>, RandomState>,
     asked: Option<Instant>,
+    /// The nodes whose routes were asked for.
+    asked_for: Option<Membership>,
+    revision: u64,
     routes_outdated: bool,
     /// Paths that turned out narrower than their routes.
     narrow: PathQuestions,
     narrow_outdated: bool,
+    /// Paths that questions of several lengths have found to be narrower.
+    probed: HashMap<IpAddr, u16>,
 }
 
 impl PathMtus {
@@ -65,6 +70,11 @@ impl PathMtus {
     pub(super) fn new(config: &Config) -> Self {
         let Underlay { mtu, address, .. } = config.underlay;
         Self { configured: mtu, address, sealed: sealed::mode(config), ..Self::default() }
+    }
+
+    /// Packets to the peers may leave as `config` says from now on.
+    pub(super) fn go_by(&mut self, config: &Config) {
+        self.sealed = sealed::mode(config);
     }
 
     /// Takes note that routes may have changed.
@@ -96,6 +106,41 @@ impl PathMtus {
     pub(super) async fn changed(&mut self) {
         self.narrow.changed().await;
         self.narrow_outdated = true;
+    }
+
+    /// Takes what questions of several lengths have found.
+    pub(super) fn set_probed(&mut self, probed: HashMap<IpAddr, u16>) {
+        if self.probed != probed {
+            self.probed = probed;
+            self.narrow_outdated = true;
+        }
+    }
+
+    /// What the path to `peer` carries, as far as routes and machines on the path say.
+    pub(super) fn promised(&self, peer: IpAddr) -> u16 {
+        let route = self.route_to(peer);
+        self.narrow.mtu(peer).map_or(route, |narrow| narrow.min(route))
+    }
+
+    /// Another number whenever more may be known of the path to a peer that was there before.
+    pub(super) fn revision(&self) -> u64 {
+        self.revision
+    }
+
+    /// Where what is known of paths comes from, as far as it is not their routes.
+    pub(super) fn origins(&self) -> HashMap<IpAddr, MtuOrigin> {
+        let peers = self.narrow.peers().chain(self.probed.keys().copied());
+        let origins = peers.map(|peer| (peer, self.origin(peer)));
+        origins.filter(|(_, origin)| *origin != MtuOrigin::Route).collect()
+    }
+
+    fn origin(&self, peer: IpAddr) -> MtuOrigin {
+        let (promised, route) = (self.promised(peer), self.route_to(peer));
+        match self.probed.get(&peer) {
+            Some(probed) if *probed < promised => MtuOrigin::Probed,
+            _ if promised < route => MtuOrigin::Icmp,
+            _ => MtuOrigin::Route,
+        }
     }
 
     /// What the route to `peer` promises, as far as it is known.
@@ -139,6 +184,7 @@ impl PathMtus {
             return Ok(None);
         }
         let mtus = self.measure(members, kernel).await?;
+        self.revision += 1;
         self.narrow_outdated = false;
         Ok(Some(mtus))
     }
@@ -156,24 +202,32 @@ impl PathMtus {
     ) -> anyhow::Result<()> {
         if self.should_ask_all(members, now) {
             self.routes.clear();
+            self.asked_for = None;
+            self.revision += 1;
             self.routes_outdated = false;
             self.asked = Some(now);
         }
         let own = self.address.unwrap_or_else(|| members.local().address);
-        let unknown: Vec<Flow> = flows_to_peers(own, members)
-            .filter(|flow| !self.routes.contains_key(&flow.destination))
-            .collect();
+        let unknown: Vec<Flow> = match &self.asked_for {
+            Some(before) => {
+                let Changes { left, came } = members.changes(before);
+                for node in left {
+                    self.routes.remove(&node.address);
+                }
+                let came = came.iter().filter(|node| node.name != members.local().name);
+                came.map(|peer| flow_to(own, peer, members)).collect()
+            }
+            None => flows_to_peers(own, members).collect(),
+        };
         if !unknown.is_empty() {
+            // If the kernel does not answer, all are asked for the next time.
+            self.asked_for = None;
             let found = kernel.path_mtu(unknown.clone()).await?;
             self.routes.extend(unknown.into_iter().map(|flow| (flow.destination, None)));
             let found = found.map(|found| found.per_peer).unwrap_or_default();
             self.routes.extend(found.into_iter().map(|(address, mtu)| (address, Some(mtu))));
         }
-        // Only peers come into the map, so that it is longer exactly when one of them has gone.
-        if self.routes.len() > members.peer_count() {
-            let present: HashSet<IpAddr> = members.peers().map(|peer| peer.address).collect();
-            self.routes.retain(|address, _| present.contains(address));
-        }
+        self.asked_for = Some(members.clone());
         Ok(())
     }
 
@@ -215,18 +269,20 @@ impl PathMtus {
                 inner(smallest, own).ok_or_else(|| self.no_room(smallest, least(own)))?
             }
         };
-        let mut to = HashMap::new();
+        let usual = most_frequent(&rooms).unwrap_or(device);
+        let mut to = HashMap::default();
         for (peer, room) in members.peers().zip(rooms) {
             // No network carries less than the overlay needs: a machine that says so is not
             // believed.
-            let found = self.narrow.mtu(peer.address);
+            let found = [self.narrow.mtu(peer.address), self.probed.get(&peer.address).copied()];
+            let found = found.into_iter().flatten().min();
             let found = found.and_then(|mtu| inner(mtu, way_to(peer)));
             let room = found.map_or(room, |narrow| narrow.min(room));
-            if room != device {
+            if room != usual {
                 to.insert(peer.address, room);
             }
         }
-        Ok(Mtus { device, to })
+        Ok(Mtus { device, usual, to })
     }
 
     /// Where `mtu` comes from, which is less than `least`.
@@ -239,15 +295,41 @@ impl PathMtus {
     }
 }
 
+/// How it is known what a path carries.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum MtuOrigin {
+    /// By the route, or the configuration.
+    Route,
+    /// A machine on the path has said so, when it was asked.
+    Icmp,
+    /// By what got there and what did not.
+    Probed,
+}
+
+impl MtuOrigin {
+    /// The word in status.
+    pub(super) const fn as_str(self) -> &'static str {
+        match self {
+            Self::Route => "route",
+            Self::Icmp => "icmp",
+            Self::Probed => "probed",
+        }
+    }
+}
+
 /// Datagrams to all peers as the sockets, bound to `own`, send them: rules may choose a route by
 /// any of this.
 pub(super) fn flows_to_peers(own: IpAddr, members: &Membership) -> impl Iterator<Item = Flow> {
-    members.peers().map(move |peer| Flow {
+    members.peers().map(move |peer| flow_to(own, peer, members))
+}
+
+fn flow_to(own: IpAddr, peer: &NodeEntry, members: &Membership) -> Flow {
+    Flow {
         source: Some(own),
         udp_port: Some(members.tunnel_to(peer).port),
         mark: udp::SOCKET_MARK,
         ..Flow::to(peer.address)
-    })
+    }
 }
 
 /// MTUs of inner packets: of the devices, and toward each peer.
@@ -255,16 +337,35 @@ pub(super) fn flows_to_peers(own: IpAddr, members: &Membership) -> impl Iterator
 pub(super) struct Mtus {
     /// The smallest toward any peer.
     pub(super) device: Mtu,
+    /// The one toward most peers.
+    usual: Mtu,
     /// Toward peers that have another.
-    to: HashMap<IpAddr, Mtu>,
+    to: HashMap<IpAddr, Mtu, RandomState>,
+}
+
+/// There are as many different ones as there are kinds of underlay: a few.
+fn most_frequent(mtus: &[Mtu]) -> Option<Mtu> {
+    let mut counts: Vec<(Mtu, usize)> = Vec::new();
+    for mtu in mtus {
+        match counts.iter_mut().find(|(counted, _)| counted == mtu) {
+            Some((_, count)) => *count += 1,
+            None => counts.push((*mtu, 1)),
+        }
+    }
+    counts.into_iter().max_by_key(|(mtu, count)| (*count, *mtu)).map(|(mtu, _)| mtu)
 }
 
 impl Mtus {
-    /// Compiles `members` with these MTUs.
-    pub(super) fn compile(&self, members: &Membership, registry: &PeerRegistry) -> Table {
+    /// Compiles `members` with these MTUs; `before` is the table until now.
+    pub(super) fn compile(
+        &self,
+        members: &Membership,
+        registry: &PeerRegistry,
+        before: Option<&Table>,
+    ) -> Table {
         let subnets = &members.local().subnets;
         let routers = subnets.iter().map(|subnet| node_file::gateway(subnet).addr()).collect();
-        let mtu_to = |peer| self.to.get(&peer).copied().unwrap_or(self.device);
-        Table::compile(members, routers, mtu_to, registry)
+        let mtu_to = |peer| self.to.get(&peer).copied().unwrap_or(self.usual);
+        Table::compile_after(before, members, routers, mtu_to, registry)
     }
 }

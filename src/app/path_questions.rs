@@ -22,6 +22,11 @@ impl PathQuestions {
         self.known.mtu(peer)
     }
 
+    /// The peers of which somebody has claimed that the path is narrow.
+    pub(super) fn peers(&self) -> impl Iterator<Item = IpAddr> {
+        self.known.peers()
+    }
+
     /// Considers what somebody claims of the path to a peer, whose route says `route`. Questions
     /// leave from this node's address `from`.
     pub(super) fn on_claim(

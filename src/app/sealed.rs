@@ -5,15 +5,18 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Instant;
 
 use anyhow::Context as _;
 use culvert_claims::NodeKeys;
 use culvert_dataplane::engine::{Membership, NodeEntry, PeerKeys, SealedMode as Strictness};
+use culvert_dataplane::platform::clock;
 use culvert_dataplane::{DataPlane, SealedOptions};
 use culvert_seal::Suites;
 use culvert_seal::keys::{self, NodeKey, PublicKey};
 use culvert_seal::mesh::{self, Event, Identity, What};
 
+use super::OnMachine;
 use super::key_log::{self, KeyLog};
 use crate::config::{Config, SealedMode, TableSource};
 use crate::control::secrets::{KeyRing, SecretFiles, Secrets, Use};
@@ -63,26 +66,41 @@ pub(super) fn peers(config: &Config, members: &Membership) -> Vec<PeerKeys> {
         .collect()
 }
 
-/// What the daemon of this machine would complain of: files that it cannot use, and keys that the
-/// table, where it is known, has otherwise.
-pub(super) fn hints(config: &Config, members: Option<&Membership>) -> Vec<String> {
+/// What this machine's files would mean for its daemon: what ends its start, which are files that
+/// it cannot use, and what it would complain of, which are keys that the table, where it is known,
+/// has otherwise.
+pub(super) fn look_at_files(config: &Config, members: Option<&Membership>) -> OnMachine {
+    let mut found = OnMachine::default();
     let sealed = &config.sealed;
     if sealed.mode == SealedMode::Off || memory::conceal().is_err() {
-        return Vec::new();
+        return found;
     }
-    let psks = Secrets::psks(sealed).err().map(|error| error.to_string());
+    if let Err(error) = Secrets::psks(sealed) {
+        found.add(&error);
+    }
     let log = sealed.key_log.as_deref().and_then(|path| key_log::check(path).err());
-    let log = log.map(|error| format!("{error:#}"));
-    let keys = if sealed.key_file.symlink_metadata().is_ok() {
+    found.faults.extend(log.map(|error| format!("{error:#}")));
+    // Where there is none, the daemon makes it.
+    if sealed.key_file.symlink_metadata().is_ok() {
         match KeyRing::read(&sealed.key_file) {
-            Ok(ring) => members.and_then(|members| unlisted(config, &ring, members)),
-            Err(error) => Some(error.to_string()),
+            Ok(ring) => {
+                let unlisted = members.and_then(|members| unlisted(config, &ring, members));
+                found.hints.extend(unlisted);
+            }
+            Err(error) => found.add(&error),
         }
-    } else {
-        // The daemon makes it.
-        None
-    };
-    psks.into_iter().chain(log).chain(keys).collect()
+    }
+    found
+}
+
+impl OnMachine {
+    /// Whoever may not read a file does not know what the daemon, which is root, finds in it.
+    fn add(&mut self, error: &keys::Error) {
+        let denied = matches!(error, keys::Error::System { source, .. }
+            if source.kind() == std::io::ErrorKind::PermissionDenied);
+        let list = if denied { &mut self.hints } else { &mut self.faults };
+        list.push(error.to_string());
+    }
 }
 
 /// This node's secrets; none where nothing is sealed.
@@ -98,6 +116,8 @@ pub(super) struct Sealed {
     suspected: Option<String>,
     /// Peers with which sessions fail, and why.
     failing: BTreeMap<String, What>,
+    /// The key that handshakes begin with, and since when.
+    in_use: Option<(PublicKey, Instant)>,
 }
 
 struct Keys {
@@ -151,7 +171,13 @@ impl Sealed {
             unlisted: None,
             suspected: None,
             failing: BTreeMap::new(),
+            in_use: None,
         })
+    }
+
+    /// Is as strict as `config` says from now on, which is the configuration in force otherwise.
+    pub(super) fn go_by(&mut self, config: Arc<Config>) {
+        self.config = config;
     }
 
     /// By what peers are to know this node.
@@ -177,9 +203,18 @@ impl Sealed {
     }
 
     /// Hands the data path what it needs for the table `members`.
-    pub(super) fn hand_over(&self, plane: &DataPlane, members: &Membership) {
+    pub(super) fn hand_over(&mut self, plane: &DataPlane, members: &Membership) {
         let Some(identity) = self.identity(members) else { return };
+        self.begin_with(&identity, clock::now());
         plane.set_keys(identity, peers(&self.config, members));
+    }
+
+    /// Takes note of the key that handshakes begin with from now on.
+    fn begin_with(&mut self, identity: &Identity, now: Instant) {
+        let first = identity.keys.first().map(|key| *key.public());
+        if first != self.in_use.map(|(key, _)| key) {
+            self.in_use = first.map(|key| (key, now));
+        }
     }
 
     /// Says what people should know of `event`: a problem once, and its end.
@@ -263,11 +298,19 @@ impl Sealed {
         }
     }
 
+    /// Since when handshakes begin with the first key of the [`status`](Self::status).
+    pub(super) fn in_use_since(&self) -> Option<Instant> {
+        self.in_use.map(|(_, since)| since)
+    }
+
     /// How it stands.
     pub(super) fn status(&self) -> SealedStatus {
+        let in_use = self.in_use.as_ref().map(|(key, _)| key);
+        let keys = self.public_keys();
+        let others = keys.iter().filter(|key| Some(*key) != in_use);
         SealedStatus {
             mode: self.config.sealed.mode.as_str().to_owned(),
-            public_keys: self.public_keys().iter().map(ToString::to_string).collect(),
+            public_keys: in_use.into_iter().chain(others).map(ToString::to_string).collect(),
             error: self.unread.clone().or_else(|| self.unlisted.clone()),
             failing: self.failing.iter().map(|(peer, what)| format!("{peer}: {what}")).collect(),
             key_log: self.key_log.as_ref().map(|log| log.path().display().to_string()),

@@ -1,32 +1,52 @@
 //! What the daemon shows of itself, gathered when somebody asks.
 
-use std::collections::BTreeMap;
+mod peers;
+mod questions;
+
+use std::collections::{BTreeMap, HashMap};
 use std::net::IpAddr;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::os::unix::fs::MetadataExt as _;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Instant;
 
 use anyhow::Context as _;
-use culvert_dataplane::DataPlane;
-use culvert_dataplane::engine::{DropReason, Local, Peer, Seal};
+use culvert_dataplane::engine::{DropReason, Local};
 use culvert_dataplane::platform::clock;
+use culvert_dataplane::{DataPlane, HandshakeTimes};
+use culvert_node::ipam::Range;
 use culvert_seal::Suite;
 use culvert_seal::mesh::Role;
+use ipnet::IpNet;
 
+use super::checkup::Checkup;
 use super::feed::{Following, Standing};
-use super::kernel_facts::KernelFacts;
+use super::path_mtus::MtuOrigin;
+use super::probes::{BOUNDS, Known, Pinger};
 use crate::config::Config;
+use crate::control::enforce::PolicyThread;
+use crate::control::node::NodeSpec;
 use crate::control::source;
-use crate::explain::{Node, explain};
 use crate::lifecycle::Readiness;
 use crate::observe::{
-    ExplainSource, Handshakes, PeerStatus, SCHEMA, SealedStatus, Status, StatusSource, TableStatus,
-    TunnelStatus, UnderlayStatus,
+    AddressUse, Handshakes, PeerStatus, PolicyStatus, ProbeStatus, ProcessStatus, SCHEMA,
+    SealedStatus, Status, StatusSource, TableStatus, Times, TunnelStatus, UnderlayStatus,
+};
+use crate::platform::process;
+
+use self::peers::path_status;
+pub(super) use self::peers::peer_status;
+pub(super) use self::questions::{
+    explain_source, find_source, ping_source, setup, setup_source, tables_source, trace_source,
 };
 
 /// Facts that the daemon's main loop knows and others may look at.
 pub(super) struct Facts {
     started: Instant,
+    /// What doctor finds on this node.
+    pub(super) checkup: Checkup,
+    /// The same, in seconds since 1970.
+    started_unix: f64,
     pub(super) repairs: AtomicU64,
     pub(super) generation: AtomicU64,
     pub(super) mtu: Mutex<u16>,
@@ -35,14 +55,31 @@ pub(super) struct Facts {
     address: Mutex<Option<String>>,
     stranded: Mutex<Vec<String>>,
     hints: Mutex<Vec<String>>,
-    sealed: Mutex<SealedStatus>,
+    /// Why metrics and health are not served, where they are to be.
+    observe: Mutex<Option<String>>,
+    /// And since when the first of the keys in it is in use.
+    sealed: Mutex<(SealedStatus, Option<Instant>)>,
+    policy: Mutex<PolicyStatus>,
+    tun_drops: Mutex<Option<u64>>,
+    /// The addresses that the store holds.
+    held: Mutex<Vec<IpAddr>>,
+    spec: Mutex<Option<(NodeSpec, IpAddr)>>,
     plane: OnceLock<Arc<DataPlane>>,
+    /// Who knows the policies, where some are enforced.
+    policies: OnceLock<Arc<PolicyThread>>,
+    /// What is known of peers' answers, and where people ask for more.
+    probes: OnceLock<(Arc<Mutex<Known>>, Pinger)>,
+    /// How it is known what the paths carry, where not by their routes.
+    mtu_origins: Mutex<HashMap<IpAddr, MtuOrigin>>,
+    is_ready: AtomicBool,
 }
 
 impl Facts {
-    pub(super) fn new(started: Instant) -> Self {
+    pub(super) fn new(started: Instant, checkup: Checkup) -> Self {
         Self {
             started,
+            checkup,
+            started_unix: unix_seconds(),
             repairs: AtomicU64::default(),
             generation: AtomicU64::default(),
             mtu: Mutex::default(),
@@ -50,8 +87,17 @@ impl Facts {
             address: Mutex::default(),
             stranded: Mutex::default(),
             hints: Mutex::default(),
+            observe: Mutex::default(),
             sealed: Mutex::default(),
+            policy: Mutex::default(),
+            tun_drops: Mutex::default(),
+            held: Mutex::default(),
+            spec: Mutex::default(),
             plane: OnceLock::new(),
+            policies: OnceLock::new(),
+            probes: OnceLock::new(),
+            mtu_origins: Mutex::default(),
+            is_ready: AtomicBool::new(false),
         }
     }
 
@@ -80,13 +126,80 @@ impl Facts {
         *locked(&self.hints) = hints;
     }
 
-    /// Shows how it stands with this node's keys.
-    pub(super) fn show_sealed(&self, sealed: SealedStatus) {
-        *locked(&self.sealed) = sealed;
+    /// Shows why metrics and health are not served.
+    pub(super) fn show_observe(&self, fault: Option<String>) {
+        *locked(&self.observe) = fault;
     }
 
-    pub(super) fn set_mtu(&self, mtu: u16) {
-        *locked(&self.mtu) = mtu;
+    /// Shows how it stands with this node's keys.
+    pub(super) fn show_sealed(&self, sealed: SealedStatus, in_use_since: Option<Instant>) {
+        *locked(&self.sealed) = (sealed, in_use_since);
+    }
+
+    fn sealed(&self, now: Instant) -> SealedStatus {
+        let (sealed, in_use_since) = locked(&self.sealed).clone();
+        let in_use_seconds =
+            in_use_since.map(|since| now.saturating_duration_since(since).as_secs_f64());
+        let handshakes = self.plane.get().map(|plane| handshakes(plane)).unwrap_or_default();
+        SealedStatus { in_use_seconds, handshakes, ..sealed }
+    }
+
+    /// Shows how it stands with network policies.
+    pub(super) fn show_policy(&self, policy: PolicyStatus) {
+        *locked(&self.policy) = policy;
+    }
+
+    /// Shows what is known of peers' answers, and where people ask, from now on.
+    pub(super) fn show_probes(&self, known: Arc<Mutex<Known>>, pinger: Pinger) {
+        // Set once, by the one start that there is.
+        let _ = self.probes.set((known, pinger));
+    }
+
+    /// Shows how it is known what the paths carry.
+    pub(super) fn show_mtu_origins(&self, origins: HashMap<IpAddr, MtuOrigin>) {
+        *locked(&self.mtu_origins) = origins;
+    }
+
+    /// Takes note whether packets flow.
+    pub(super) fn set_ready(&self, is_ready: bool) {
+        self.is_ready.store(is_ready, Ordering::Relaxed);
+    }
+
+    /// Whether packets flow.
+    pub(super) fn is_ready(&self) -> bool {
+        self.is_ready.load(Ordering::Relaxed)
+    }
+
+    /// MTU of the overlay.
+    pub(super) fn mtu(&self) -> u16 {
+        *locked(&self.mtu)
+    }
+
+    /// Where people ask peers.
+    ///
+    /// # Errors
+    ///
+    /// There is no table yet.
+    pub(super) fn pinger(&self) -> anyhow::Result<Pinger> {
+        self.plane()?;
+        let probes = self.probes.get().context("this node is starting; ask again")?;
+        Ok(probes.1.clone())
+    }
+
+    /// Shows how many packets of pods the kernel has dropped on the TUN device.
+    pub(super) fn show_tun_drops(&self, drops: Option<u64>) {
+        *locked(&self.tun_drops) = drops;
+    }
+
+    /// Shows which addresses pods have.
+    pub(super) fn show_held(&self, addresses: Vec<IpAddr>) {
+        *locked(&self.held) = addresses;
+    }
+
+    /// Shows what the node is to be, with an address to bind, from now on.
+    pub(super) fn show_spec(&self, spec: NodeSpec, address: IpAddr) {
+        *locked(&self.mtu) = spec.mtu;
+        *locked(&self.spec) = Some((spec, address));
     }
 
     /// The workers.
@@ -100,6 +213,12 @@ impl Facts {
         )
     }
 
+    /// Has questions about policies answered from now on.
+    pub(super) fn set_policies(&self, policies: Arc<PolicyThread>) {
+        // Set once, by the one start that there is.
+        let _ = self.policies.set(policies);
+    }
+
     /// Shows the workers from now on.
     pub(super) fn set_plane(&self, plane: Arc<DataPlane>) {
         // Set once, by the one start that there is.
@@ -107,8 +226,13 @@ impl Facts {
     }
 }
 
+/// Seconds since 1970.
+fn unix_seconds() -> f64 {
+    std::time::Duration::from_nanos(clock::unix_nanos()).as_secs_f64()
+}
+
 /// Nobody panics while he holds one of these.
-fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+pub(super) fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
@@ -128,6 +252,8 @@ pub(super) fn status_source(
         let plane = facts.plane.get();
         let table = plane.map(|plane| plane.table());
         let local = table.as_ref().map(|table| table.local());
+        let ports = plane.map(|plane| plane.source_ports()).unwrap_or_default();
+        let receive_drops = plane.and_then(|plane| plane.receive_drops());
         Status {
             schema: SCHEMA,
             version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -161,28 +287,78 @@ pub(super) fn status_source(
                 contested: standing.contested.or_else(|| locked(&facts.address).clone()),
             },
             stranded: locked(&facts.stranded).clone(),
-            hints: locked(&facts.hints).clone(),
-            sealed: SealedStatus {
-                handshakes: plane.map(|plane| handshakes(plane)).unwrap_or_default(),
-                ..locked(&facts.sealed).clone()
+            hints: {
+                let unserved = locked(&facts.observe).clone();
+                unserved.into_iter().chain(locked(&facts.hints).clone()).collect()
             },
+            sealed: facts.sealed(now),
+            policy: locked(&facts.policy).clone(),
             offload: plane.map(|plane| plane.offload()).unwrap_or_default(),
             workers: plane.map_or(0, |plane| plane.workers()),
             peers: table
                 .iter()
                 .flat_map(|table| table.peers())
-                .map(|peer| peer_status(peer, uptime))
+                .map(|peer| PeerStatus {
+                    path: path_status(peer, &facts, &ports),
+                    ..peer_status(peer, uptime, now)
+                })
                 .collect(),
+            probes: probe_status(&facts, plane.map(|plane| &**plane)),
             drops: DropReason::ALL
                 .into_iter()
                 .map(|reason| (reason, plane.map_or(0, |plane| plane.drops(reason))))
                 .collect(),
-            receive_drops: plane.and_then(|plane| plane.receive_drops()),
+            receive_drops: receive_drops.map(|drops| drops.late),
+            receive_damaged: receive_drops.map(|drops| drops.damaged),
+            tun_drops: *locked(&facts.tun_drops),
+            addresses: address_use(local.map_or(&[], |local| &local.subnets), &locked(&facts.held)),
+            process: process_status(facts.started_unix),
             icmp_replies: plane.map_or(0, |plane| plane.replies()),
             offload_refusals: plane.map_or(0, |plane| plane.degraded()),
             repairs: facts.repairs.load(Ordering::Relaxed),
         }
     })
+}
+
+/// What was counted of questions and answers.
+fn probe_status(facts: &Facts, plane: Option<&DataPlane>) -> ProbeStatus {
+    let (answered, refused) = plane.map(DataPlane::probes_answered).unwrap_or_default();
+    let Some((known, _)) = facts.probes.get() else { return ProbeStatus::default() };
+    let known = locked(known);
+    ProbeStatus {
+        interval_seconds: known.interval.as_secs(),
+        rtt_bounds: BOUNDS.to_vec(),
+        rtt_counts: known.rtt.counts.to_vec(),
+        rtt_sum: known.rtt.sum,
+        answered,
+        refused,
+    }
+}
+
+/// How many addresses of each subnet are among those that are `held`.
+fn address_use(subnets: &[IpNet], held: &[IpAddr]) -> Vec<AddressUse> {
+    let of_subnet = |subnet: &IpNet| {
+        let used = held.iter().filter(|address| subnet.contains(*address)).count() as u64;
+        let free = Range::whole(*subnet).capacity().saturating_sub(used.into());
+        #[expect(clippy::cast_precision_loss, reason = "of 2^64 addresses nobody counts the last")]
+        let free = free as f64;
+        AddressUse { subnet: *subnet, used, free }
+    };
+    subnets.iter().map(of_subnet).collect()
+}
+
+/// What this process takes; nothing where /proc cannot be read.
+fn process_status(started: f64) -> ProcessStatus {
+    let Some(usage) = process::usage() else { return ProcessStatus::default() };
+    ProcessStatus {
+        cpu_seconds: usage.cpu.as_secs_f64(),
+        resident_bytes: usage.resident_bytes,
+        virtual_bytes: usage.virtual_bytes,
+        open_files: usage.open_files,
+        open_files_limit: usage.open_files_limit,
+        threads: usage.threads,
+        started,
+    }
 }
 
 /// What was counted of handshakes.
@@ -200,7 +376,15 @@ fn handshakes(plane: &DataPlane) -> Handshakes {
         failed: counters.failures(),
         refused: plane.refused_handshakes(),
         sessions_ended: counters.ended(),
+        seconds: [Role::Initiator, Role::Responder]
+            .map(|role| (role.as_str().to_owned(), times(counters.times(role))))
+            .into(),
     }
+}
+
+fn times(HandshakeTimes { counts, sum }: HandshakeTimes) -> Times {
+    let [counts @ .., longer] = counts;
+    Times { buckets: HandshakeTimes::BOUNDS.into_iter().zip(counts).collect(), longer, sum }
 }
 
 /// What is known of the tunnels' ends here; `address` is what the configuration says.
@@ -219,46 +403,7 @@ fn underlay_status(local: Option<&Local>, address: Option<IpAddr>) -> UnderlaySt
     }
 }
 
-/// Makes the function that answers questions about packets by the table that workers have, and by
-/// the kernel. It waits for the kernel.
-pub(super) fn explain_source(config: &Config, facts: Arc<Facts>) -> ExplainSource {
-    let node = Node {
-        bridge: config.bridge.name.clone(),
-        tun: config.tun.name.clone(),
-        masquerade: config.egress.masquerade,
-    };
-    Arc::new(move |question| {
-        let table = facts.plane()?.table();
-        let mut kernel = KernelFacts::read(&node.bridge)?;
-        Ok(explain(&table, &node, Some(&mut kernel), question)?)
-    })
-}
-
-fn peer_status(peer: &Peer, age_seconds: f64) -> PeerStatus {
-    PeerStatus {
-        name: peer.name().to_owned(),
-        address: peer.address(),
-        subnets: peer.subnets().to_vec(),
-        codec: peer.codec.kind(),
-        port: match &peer.seal {
-            Seal::Keyed(keyed) if !keyed.may_leave_plain() => keyed.endpoint.port(),
-            Seal::Keyed(_) | Seal::Plain | Seal::NoKey => peer.endpoint.port(),
-        },
-        sealed: match &peer.seal {
-            Seal::Keyed(keyed) => keyed.link.outgoing().as_ref().map(|it| it.suite().to_string()),
-            Seal::Plain | Seal::NoKey => None,
-        },
-        plain: match &peer.seal {
-            Seal::Keyed(keyed) => keyed.may_leave_plain(),
-            Seal::Plain => true,
-            Seal::NoKey => false,
-        },
-        mtu: peer.mtu.get(),
-        egress: peer.counters.egress(),
-        ingress: peer.counters.ingress(),
-        last_heard_seconds: peer.counters.last_heard_ms().map(|ms| {
-            let heard = std::time::Duration::from_millis(ms).as_secs_f64();
-            (age_seconds - heard).max(0.0)
-        }),
-    }
+/// The number of this thread's network namespace, where the kernel shows it.
+pub(crate) fn own_netns() -> Option<u64> {
+    std::fs::metadata("/proc/thread-self/ns/net").ok().map(|file| file.ino())
 }

@@ -11,6 +11,7 @@ use serde::Serialize;
 
 use super::say;
 use crate::ipam::{self, Target};
+use crate::observe::Document;
 
 #[derive(Debug, Args)]
 pub(super) struct IpamArgs {
@@ -120,7 +121,7 @@ pub(super) fn run(args: &IpamArgs) -> anyhow::Result<ExitCode> {
 impl IpamArgs {
     fn text(&self, value: &(impl Serialize + ToString)) -> anyhow::Result<String> {
         if self.json {
-            serde_json::to_string_pretty(value).context("writing JSON")
+            Document::first(value).text().context("writing JSON")
         } else {
             Ok(value.to_string())
         }

@@ -30,7 +30,7 @@ enum Command {
     /// upgrade replaces the program in one step, and running pods notice nothing.
     #[command(after_help = "Examples:\n  \
         culvert cni install\n  \
-        culvert cni install --chain portmap,bandwidth      hostPort and rate limits\n  \
+        culvert cni install --chain bandwidth              rate limits\n  \
         culvert cni install --cni-version 1.1.0            a runtime that calls STATUS and GC\n\n\
         Then look: the runtime's log, and `culvert status`.")]
     Install {

@@ -27,7 +27,7 @@ pub(super) enum Version {
 /// A stock plugin that can stand behind ours.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(super) enum Chained {
-    /// Makes ports of pods reachable as ports of the node (hostPort).
+    /// Has ports of the node lead to pods (hostPort), in place of our plugin.
     Portmap,
     /// Limits the rate of pods.
     Bandwidth,
@@ -76,6 +76,10 @@ impl Conflist {
             if dir != Path::new(default) {
                 ours[key] = json!(dir);
             }
+        }
+        if self.chain.contains(&Chained::Portmap) {
+            // Whoever chains it wants it to do that, and it alone.
+            ours["capabilities"] = json!({});
         }
         if let Some(plugins) = list["plugins"].as_array_mut() {
             plugins.extend(self.chain.iter().map(|chained| chained.entry()));

@@ -15,6 +15,7 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, bail, ensure};
 use culvert_dataplane::platform::clock;
 use culvert_node::ipam::{Store, Survey, Surveyor};
+use culvert_node::words::counted;
 use culvert_node::{readiness, whole_file};
 
 mod cli;
@@ -28,8 +29,14 @@ use self::conflist::Conflist;
 /// The plugin's program, as configurations name it.
 const PROGRAM: &str = "culvert-cni";
 
+/// The stock plugin that every runtime needs beside those of its networks.
+const LOOPBACK: &str = "loopback";
+
 /// Name of the network configuration. Runtimes take the first file of the directory.
 const CONFLIST: &str = "10-culvert.conflist";
+
+/// Where the network configuration is written, in the directory where it then is.
+const ASIDE: &str = ".culvert-new";
 
 /// How often to look whether the node is ready.
 const READY_PAUSE: Duration = Duration::from_millis(100);
@@ -64,12 +71,13 @@ fn install(
         );
     }
     let mut done = vec![install_program(&places.bin_dir, plugin)?];
+    done.extend(install_loopback(&places.bin_dir)?);
     wait_ready(places, patience)?;
     fs::create_dir_all(&places.conf_dir)
         .with_context(|| format!("create {}", places.conf_dir.display()))?;
     let path = places.conf_dir.join(CONFLIST);
     let text = conflist.text(&places.run_dir, &places.state_dir);
-    write_whole(&path, 0o644, |file| file.write_all(text.as_bytes()))?;
+    write_conflist(&path, &text).with_context(|| format!("write {}", path.display()))?;
     done.push(format!("wrote {}", path.display()));
     Ok(done)
 }
@@ -90,6 +98,10 @@ fn uninstall(places: &Places, force: bool) -> Result<Vec<String>> {
     }
     let mut done = Vec::new();
     remove(&path, &mut done)?;
+    let loopback = places.bin_dir.join(LOOPBACK);
+    if is_our_link(&loopback) {
+        remove(&loopback, &mut done)?;
+    }
     let link = places.bin_dir.join(PROGRAM);
     remove(&link, &mut done)?;
     for version in versions(&places.bin_dir)? {
@@ -103,9 +115,9 @@ fn refuse_with_pods(state_dir: &Path, survey: &mut dyn Survey) -> Result<()> {
     let pods = survey.look()?.pods;
     ensure!(
         pods.is_empty(),
-        "{} pods run on this node (device {} is one's), and could not be removed without the plugin: \
+        "running on this node: {} (device {} is one's), which could not be removed without the plugin: \
          drain the node first, or repeat with --force",
-        pods.len(),
+        counted(pods.len(), "pod"),
         pods.first().map_or("?", |pod| pod.device.as_str())
     );
     let Some(mut store) = Store::open(state_dir)? else {
@@ -114,8 +126,9 @@ fn refuse_with_pods(state_dir: &Path, survey: &mut dyn Survey) -> Result<()> {
     let addresses = store.records()?.len();
     ensure!(
         addresses == 0,
-        "pods of this node hold {addresses} addresses, and could not be removed without the plugin: \
-         drain the node first, or repeat with --force"
+        "pods of this node hold {}, and could not be removed without the plugin: drain the node first, \
+         or repeat with --force",
+        counted(addresses, "address")
     );
     Ok(())
 }
@@ -141,6 +154,23 @@ fn install_program(bin_dir: &Path, plugin: &Path) -> Result<String> {
         }
     }
     Ok(format!("{} is {name}", link.display()))
+}
+
+/// Has our program be the plugin that runtimes call for every pod's loopback device, where there is
+/// none: without it no pod starts.
+fn install_loopback(bin_dir: &Path) -> Result<Option<String>> {
+    let link = bin_dir.join(LOOPBACK);
+    // One that leads nowhere is of no use to anybody.
+    if link.exists() || (link.is_symlink() && !is_our_link(&link)) {
+        return Ok(None);
+    }
+    remove_if_there(&link).with_context(|| format!("remove {}", link.display()))?;
+    symlink(PROGRAM, &link).with_context(|| format!("point {} to {PROGRAM}", link.display()))?;
+    Ok(Some(format!("{} is {PROGRAM}, because there was none", link.display())))
+}
+
+fn is_our_link(link: &Path) -> bool {
+    fs::read_link(link).is_ok_and(|target| target == Path::new(PROGRAM))
 }
 
 /// Waits until the daemon says that the node is ready; with no patience at all nobody is asked.
@@ -180,6 +210,27 @@ fn versions(bin_dir: &Path) -> Result<Vec<PathBuf>> {
     }
     versions.sort();
     Ok(versions)
+}
+
+/// Makes `path` appear in one step, with `text`.
+///
+/// containerd reads the directory anew whenever a file in it is written or renamed, and logs an
+/// error each time that there is no configuration. So the file is written in a directory of its
+/// own, which nobody watches; it then comes here by a name that nobody reads, because containerd
+/// ignores files that come but not files that are renamed, and gets its name last.
+fn write_conflist(path: &Path, text: &str) -> io::Result<()> {
+    let partial = whole_file::partial_of(path);
+    let aside = path.with_file_name(ASIDE);
+    let written = aside.join(CONFLIST);
+    whole_file::write(&written, |file| {
+        file.set_permissions(fs::Permissions::from_mode(0o644))?;
+        file.write_all(text.as_bytes())
+    })?;
+    fs::rename(&written, &partial)?;
+    fs::rename(&partial, path)?;
+    fs::remove_dir(&aside)?;
+    let directory = path.parent().unwrap_or_else(|| Path::new("."));
+    File::open(directory)?.sync_all()
 }
 
 /// Makes `path` appear in one step, with what `fill` writes.

@@ -49,6 +49,8 @@ impl Machine {
             subnets: Vec::new(),
             cluster_networks: Vec::new(),
             masquerade: None,
+            policy: false,
+            own_ports: Vec::new(),
         };
         node.write(&self.places.run_dir).unwrap();
         UnixListener::bind(self.places.run_dir.join(SOCKET_NAME)).unwrap()
@@ -84,7 +86,39 @@ fn no_patience_at_all_asks_no_daemon() {
     let places = Places { run_dir: "/nonexistent".into(), ..machine.places.clone() };
     install(&places, &machine.plugin(), &Conflist::default(), Duration::ZERO).unwrap();
     assert_eq!(machine.files(&machine.places.conf_dir), [CONFLIST]);
-    assert_eq!(machine.files(&machine.places.bin_dir), [PROGRAM.to_owned(), versioned()]);
+    assert_eq!(
+        machine.files(&machine.places.bin_dir),
+        [PROGRAM.to_owned(), versioned(), LOOPBACK.to_owned()]
+    );
+}
+
+/// What containerd is told of in a directory of configurations: its watcher ignores files that are
+/// made there or come from elsewhere, and reads everything anew with all other events.
+#[test]
+fn runtime_that_watches_never_finds_the_directory_without_a_configuration() {
+    use rustix::fs::inotify::{CreateFlags, ReadFlags, Reader, WatchFlags, add_watch, init};
+    let machine = Machine::new();
+    let conf_dir = &machine.places.conf_dir;
+    fs::create_dir(conf_dir).unwrap();
+    let watch = init(CreateFlags::NONBLOCK).unwrap();
+    let all = WatchFlags::CREATE | WatchFlags::MODIFY | WatchFlags::MOVE | WatchFlags::DELETE;
+    for _first_and_again in 0..2 {
+        add_watch(&watch, conf_dir, all).unwrap();
+        install(&machine.places, &machine.plugin(), &Conflist::default(), Duration::ZERO).unwrap();
+        let mut buffer = [std::mem::MaybeUninit::uninit(); 4096];
+        let mut reader = Reader::new(&watch, &mut buffer);
+        let mut seen = Vec::new();
+        while let Ok(event) = reader.next() {
+            let name = event.file_name().unwrap().to_str().unwrap().to_owned();
+            let ignored = ReadFlags::CREATE | ReadFlags::MOVED_TO | ReadFlags::ISDIR;
+            if !ignored.contains(event.events()) && !event.events().contains(ReadFlags::ISDIR) {
+                seen.push((event.events(), name));
+            }
+        }
+        // Its new name is what has it read: by then it is there.
+        assert_eq!(seen, [(ReadFlags::MOVED_FROM, format!(".{CONFLIST}.new"))]);
+        assert_eq!(machine.files(conf_dir), [CONFLIST]);
+    }
 }
 
 #[test]
@@ -99,7 +133,10 @@ fn program_comes_first_and_the_configuration_only_when_the_node_is_ready() {
 
     let daemon = machine.daemon();
     machine.install(&Conflist::default()).unwrap();
-    assert_eq!(machine.files(&machine.places.bin_dir), [PROGRAM.to_owned(), versioned()]);
+    assert_eq!(
+        machine.files(&machine.places.bin_dir),
+        [PROGRAM.to_owned(), versioned(), LOOPBACK.to_owned()]
+    );
     assert_eq!(machine.files(&machine.places.conf_dir), [CONFLIST]);
     let list = machine.conflist();
     assert_eq!(list["cniVersion"], "1.0.0");
@@ -139,7 +176,10 @@ fn an_upgrade_replaces_the_program_in_one_step_and_leaves_no_older_one() {
     fs::write(machine.plugin(), "second").unwrap();
     machine.install(&Conflist::default()).unwrap();
     assert_eq!(fs::read_to_string(&link).unwrap(), "second");
-    assert_eq!(machine.files(&machine.places.bin_dir), [PROGRAM.to_owned(), versioned()]);
+    assert_eq!(
+        machine.files(&machine.places.bin_dir),
+        [PROGRAM.to_owned(), versioned(), LOOPBACK.to_owned()]
+    );
     // Whoever runs the older one keeps it whole.
     let mut text = String::new();
     io::Read::read_to_string(&mut open, &mut text).unwrap();
@@ -198,7 +238,7 @@ fn uninstall_leaves_what_is_not_ours_and_may_be_repeated() {
     fs::write(machine.places.bin_dir.join("portmap"), "").unwrap();
     fs::write(machine.places.bin_dir.join("culvert-cni-wrapper"), "").unwrap();
     fs::write(machine.places.conf_dir.join("99-loopback.conf"), "{}").unwrap();
-    assert_eq!(uninstall(&machine.places, false).unwrap().len(), 3);
+    assert_eq!(uninstall(&machine.places, false).unwrap().len(), 4);
     assert_eq!(machine.files(&machine.places.bin_dir), ["culvert-cni-wrapper", "portmap"]);
     assert_eq!(machine.files(&machine.places.conf_dir), ["99-loopback.conf"]);
     assert_eq!(uninstall(&machine.places, false).unwrap(), Vec::<String>::new());
@@ -227,7 +267,7 @@ fn uninstall_refuses_while_pods_hold_addresses_unless_forced() {
     let netns = Path::new("/run/netns/x");
     store.allocate(&attachment, netns, &request, &mut no_ports).unwrap();
     let error = uninstall(&machine.places, false).unwrap_err().to_string();
-    assert!(error.contains("hold 1 addresses") && error.contains("--force"), "{error}");
+    assert!(error.contains("hold 1 address,") && error.contains("--force"), "{error}");
     assert_eq!(machine.files(&machine.places.conf_dir), [CONFLIST]);
     uninstall(&machine.places, true).unwrap();
     assert_eq!(machine.files(&machine.places.conf_dir), Vec::<String>::new());
@@ -242,4 +282,23 @@ fn running_pods_are_seen_by_their_ports_when_the_store_is_lost() {
     let error = refuse_with_pods(state.path(), &mut ports).unwrap_err().to_string();
     assert!(error.contains("culv0") && error.contains("--force"), "{error}");
     refuse_with_pods(state.path(), &mut Ports::default()).unwrap();
+}
+
+#[test]
+fn loopback_is_ours_only_where_there_is_none() {
+    let machine = Machine::new();
+    let (places, plugin) = (&machine.places, machine.plugin());
+    let link = places.bin_dir.join(LOOPBACK);
+    let again = || install(places, &plugin, &Conflist::default(), Duration::ZERO).unwrap();
+    assert!(again().iter().any(|line| line.contains("loopback is culvert-cni")));
+    assert_eq!(fs::read_link(&link).unwrap(), Path::new(PROGRAM));
+    assert_eq!(fs::read_to_string(&link).unwrap(), "first", "it leads to the program");
+    assert!(!again().iter().any(|line| line.contains("loopback")), "it is there");
+    uninstall(places, true).unwrap();
+    assert_eq!(machine.files(&places.bin_dir), Vec::<String>::new());
+    fs::write(&link, "stock").unwrap();
+    again();
+    assert_eq!(fs::read_to_string(&link).unwrap(), "stock");
+    uninstall(places, true).unwrap();
+    assert_eq!(machine.files(&places.bin_dir), [LOOPBACK], "it is somebody else's");
 }

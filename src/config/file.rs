@@ -1,6 +1,6 @@
 //! From TOML to a checked [`Config`].
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -12,11 +12,12 @@ use overlay_proto::{CodecKind, Family, Mtu, Vni};
 use serde::Deserialize;
 use toml::Spanned;
 
+use super::policy::{self, PolicyTable};
 use super::sealed::{self, SealedTable};
 use super::source::{self, EtcdTable, KubernetesTable, SourceTable};
 use super::{
-    Bridge, Complaint, Config, Egress, Network, Node, Observe, Overrides, TableSource, Tun,
-    Underlay, line_of,
+    Bridge, Complaint, Config, Egress, Flows, Network, Node, Observe, Overrides, PeerMetrics,
+    Probe, TableSource, Tun, Underlay, line_of,
 };
 use crate::platform::sysctl;
 
@@ -28,7 +29,17 @@ const DEFAULT_BRIDGE: &str = "v-net-0";
 const MAX_QUEUES: i64 = 64;
 /// Longer than half a round trip through two daemons, shorter than anybody would notice as load.
 const DEFAULT_BUSY_POLL: Duration = Duration::from_micros(60);
+/// Reached by programs of the machine only.
+const DEFAULT_OBSERVE: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 4791);
 const MAX_BUSY_POLL: Duration = Duration::from_millis(1);
+/// A peer that dies is noticed within 13 seconds, and one of sixteen paths within three minutes.
+const DEFAULT_PROBE_INTERVAL: Duration = Duration::from_secs(10);
+/// Rarer than this, what is found out is history.
+const MAX_PROBE_INTERVAL: Duration = Duration::from_secs(600);
+/// Few enough to cost less than a hundredth of what packets cost anyway, and a flow of a megabyte
+/// is seen a dozen times.
+const DEFAULT_SAMPLE: u32 = 64;
+const MAX_SAMPLE: u32 = 65_536;
 /// What is wrong with a reserved address, and what to write instead of it.
 const UNUSABLE: &str = "not an address that datagrams can be sent to";
 const ADDRESS: &str = "write the address by which peers reach this node, without a length";
@@ -53,9 +64,15 @@ struct Document {
     #[serde(default)]
     kubernetes: KubernetesTable,
     #[serde(default)]
+    policy: PolicyTable,
+    #[serde(default)]
     egress: EgressTable,
     #[serde(default)]
     observe: ObserveTable,
+    #[serde(default)]
+    probe: ProbeTable,
+    #[serde(default)]
+    flows: FlowsTable,
 }
 
 #[derive(Deserialize)]
@@ -114,6 +131,20 @@ struct EgressTable {
 #[serde(deny_unknown_fields)]
 struct ObserveTable {
     address: Option<Spanned<String>>,
+    peer_metrics: Option<Spanned<String>>,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct ProbeTable {
+    interval: Option<Spanned<i64>>,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct FlowsTable {
+    sample: Option<Spanned<i64>>,
+    export: Option<PathBuf>,
 }
 
 pub(super) fn parse(path: &Path, text: &str, overrides: &Overrides) -> Result<Config, Complaint> {
@@ -144,9 +175,12 @@ impl Reader<'_> {
             bridge: Bridge {
                 name: self.device("bridge.name", document.bridge.name, DEFAULT_BRIDGE)?,
             },
+            policy: policy::read(self, &document.policy, &table)?,
             table,
             egress: Egress { masquerade: document.egress.masquerade.unwrap_or(true) },
-            observe: self.observe(document.observe)?,
+            probe: self.probe(&document.probe)?,
+            observe: self.observe(document.observe, overrides)?,
+            flows: self.flows(document.flows)?,
         };
         if config.tun.name == config.bridge.name {
             return Err(Complaint::of_file(
@@ -404,15 +438,71 @@ impl Reader<'_> {
         Ok(value.into_inner())
     }
 
-    fn observe(&self, table: ObserveTable) -> Result<Observe, Complaint> {
-        let address = match &table.address {
-            None => None,
-            Some(address) => Some(address.get_ref().parse::<SocketAddr>().map_err(|_| {
-                self.fault("observe.address", address, quoted(address), "not an address and port")
-                    .remedy("write both, such as \"127.0.0.1:4791\" or \"[::1]:4791\"")
-            })?),
+    fn observe(&self, table: ObserveTable, overrides: &Overrides) -> Result<Observe, Complaint> {
+        const BOTH: &str = "write both, such as \"127.0.0.1:4791\" or \"[::1]:4791\"; or \"off\"";
+        const PROBLEM: &str = "not an address and port";
+        let read = |text: &str| match text {
+            "off" => Some(None),
+            text => text.parse().ok().map(Some),
         };
-        Ok(Observe { address })
+        let address = match (&overrides.observe_address, &table.address) {
+            (Some(text), _) => read(text).ok_or_else(|| {
+                Complaint::of_file(self.path, PROBLEM)
+                    .key("--observe-address")
+                    .value(format!("\"{text}\""))
+                    .remedy(BOTH)
+            })?,
+            (None, Some(text)) => read(text.get_ref()).ok_or_else(|| {
+                self.fault("observe.address", text, quoted(text), PROBLEM).remedy(BOTH)
+            })?,
+            (None, None) => Some(DEFAULT_OBSERVE),
+        };
+        let peer_metrics = match &table.peer_metrics {
+            None => PeerMetrics::default(),
+            Some(word) => match word.get_ref().as_str() {
+                "active" => PeerMetrics::Active,
+                "none" => PeerMetrics::None,
+                "all" => PeerMetrics::All,
+                _ => {
+                    let problem = "not a choice of peers";
+                    return Err(self
+                        .fault("observe.peer_metrics", word, quoted(word), problem)
+                        .remedy("write \"active\", \"none\" or \"all\""));
+                }
+            },
+        };
+        Ok(Observe { address, peer_metrics })
+    }
+
+    fn probe(&self, table: &ProbeTable) -> Result<Probe, Complaint> {
+        let Some(interval) = &table.interval else {
+            return Ok(Probe { interval: Some(DEFAULT_PROBE_INTERVAL) });
+        };
+        let seconds = u64::try_from(*interval.get_ref()).ok().map(Duration::from_secs);
+        let seconds =
+            seconds.filter(|seconds| *seconds <= MAX_PROBE_INTERVAL).ok_or_else(|| {
+                let value = interval.get_ref();
+                self.fault("probe.interval", interval, value, "not a time between two questions")
+                    .remedy(format!(
+                        "1 to {} seconds, or 0: nobody is asked",
+                        MAX_PROBE_INTERVAL.as_secs()
+                    ))
+            })?;
+        Ok(Probe { interval: Some(seconds).filter(|seconds| !seconds.is_zero()) })
+    }
+
+    fn flows(&self, table: FlowsTable) -> Result<Flows, Complaint> {
+        let sample = match &table.sample {
+            None => DEFAULT_SAMPLE,
+            Some(sample) => u32::try_from(*sample.get_ref())
+                .ok()
+                .filter(|sample| (1..=MAX_SAMPLE).contains(sample))
+                .ok_or_else(|| {
+                    self.fault("flows.sample", sample, sample.get_ref(), "not a sample")
+                        .remedy(format!("1 (every packet) to {MAX_SAMPLE} (one in so many)"))
+                })?,
+        };
+        Ok(Flows { sample, export: table.export })
     }
 
     pub(super) fn fault<T>(

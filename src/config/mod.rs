@@ -5,6 +5,7 @@
 
 mod complaint;
 mod file;
+mod policy;
 mod sealed;
 mod source;
 
@@ -39,10 +40,16 @@ pub struct Config {
     pub bridge: Bridge,
     /// `[table]`: where the subnet table comes from.
     pub table: TableSource,
+    /// `[policy]`: network policies.
+    pub policy: Policy,
     /// `[egress]`: pods and the world outside the cluster.
     pub egress: Egress,
     /// `[observe]`: metrics and health.
     pub observe: Observe,
+    /// `[probe]`: whether peers answer, and by which paths.
+    pub probe: Probe,
+    /// `[flows]`: who talks to whom.
+    pub flows: Flows,
 }
 
 /// `[network]`: what spans the cluster.
@@ -205,6 +212,67 @@ pub struct Kubernetes {
     pub startup_taint: String,
 }
 
+/// `[policy]`: network policies.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Policy {
+    /// Whether they are enforced on this node.
+    pub mode: PolicyMode,
+    /// Where the objects are, as files; in Kubernetes they come from the API server.
+    pub directory: Option<PathBuf>,
+    /// What becomes of a pod of which no object is known.
+    pub unknown_pods: UnknownPods,
+}
+
+/// Whether network policies are enforced.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PolicyMode {
+    /// Every packet passes.
+    Off,
+    /// What the policies say.
+    On,
+}
+
+impl PolicyMode {
+    /// Both.
+    pub const ALL: [Self; 2] = [Self::Off, Self::On];
+
+    /// The word in the configuration and in status.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Off => "off",
+            Self::On => "on",
+        }
+    }
+}
+
+/// What becomes of a pod that starts on this node while no object of it is known.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum UnknownPods {
+    /// It does not start.
+    #[default]
+    Refuse,
+    /// It starts, and neither sends nor receives until its object is known.
+    Closed,
+    /// It starts, and no policy applies to it until its object is known.
+    Open,
+}
+
+impl UnknownPods {
+    /// Every choice.
+    pub const ALL: [Self; 3] = [Self::Refuse, Self::Closed, Self::Open];
+
+    /// The word in the configuration and in status.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Refuse => "refuse",
+            Self::Closed => "closed",
+            Self::Open => "open",
+        }
+    }
+}
+
 /// `[egress]`: pods and the world outside the cluster.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Egress {
@@ -217,6 +285,36 @@ pub struct Egress {
 pub struct Observe {
     /// Where `/metrics`, `/healthz` and `/readyz` are served; nowhere if `None`.
     pub address: Option<SocketAddr>,
+    /// Which peers have metrics of their own.
+    pub peer_metrics: PeerMetrics,
+}
+
+/// `[flows]`: who talks to whom.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Flows {
+    /// One packet in so many is looked at, while somebody looks.
+    pub sample: u32,
+    /// Where flows are written all the time; nowhere unless set.
+    pub export: Option<PathBuf>,
+}
+
+/// Which peers have metrics of their own.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum PeerMetrics {
+    /// Those with traffic lately, up to a limit.
+    #[default]
+    Active,
+    /// None.
+    None,
+    /// All.
+    All,
+}
+
+/// `[probe]`: whether peers answer, and by which paths.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Probe {
+    /// How often a peer with traffic is asked; none are if `None`.
+    pub interval: Option<Duration>,
 }
 
 /// Values of the command line and the environment, which go before those of the file.
@@ -230,6 +328,8 @@ pub struct Overrides {
     pub state_dir: Option<PathBuf>,
     /// `underlay.address`.
     pub underlay_address: Option<IpAddr>,
+    /// `observe.address`.
+    pub observe_address: Option<String>,
     /// `table.source`.
     pub table_source: Option<String>,
     /// `sealed.mode`.

@@ -37,7 +37,11 @@ fn what_is_left_out_has_the_documented_default() {
     assert_eq!(config.node.sysctl_dir, Path::new("/proc/sys"));
     assert!(!config.node.stand_by);
     assert!(config.egress.masquerade);
-    assert_eq!(config.observe.address, None);
+    let observe = Observe {
+        address: Some("127.0.0.1:4791".parse().unwrap()),
+        peer_metrics: PeerMetrics::Active,
+    };
+    assert_eq!(config.observe, observe);
     let sealed = Sealed {
         mode: SealedMode::Prefer,
         port: 4500,
@@ -105,12 +109,29 @@ fn what_is_sealed_and_with_what_is_chosen() {
 }
 
 #[test]
+fn peers_are_asked_every_ten_seconds_unless_that_is_set_or_switched_off() {
+    let interval = |keys: &str| {
+        let config = parse(&format!("{MINIMAL}[probe]\n{keys}"));
+        config.map(|config| config.probe.interval).map_err(|error| error.to_string())
+    };
+    assert_eq!(interval(""), Ok(Some(Duration::from_secs(10))));
+    assert_eq!(interval("interval = 1\n"), Ok(Some(Duration::from_secs(1))));
+    assert_eq!(interval("interval = 0\n"), Ok(None));
+    for wrong in ["-1", "601"] {
+        let error = interval(&format!("interval = {wrong}\n")).unwrap_err();
+        let part = format!("probe.interval = {wrong}: not a time between two questions");
+        assert!(error.contains(&part) && error.contains("0: nobody is asked"), "{error}");
+    }
+}
+
+#[test]
 fn the_command_line_goes_before_the_file() {
     let overrides = Overrides {
         node_name: Some("other".into()),
         run_dir: Some("/r".into()),
         state_dir: Some("/s".into()),
         underlay_address: Some("192.0.2.7".parse().unwrap()),
+        observe_address: Some("off".into()),
         table_source: Some("etcd".into()),
         sealed_mode: Some("require".into()),
         etcd_endpoints: vec!["http://192.0.2.8:2379".into()],
@@ -123,9 +144,29 @@ fn the_command_line_goes_before_the_file() {
     let TableSource::Etcd(etcd) = config.table else { panic!("{:?}", config.table) };
     assert_eq!(etcd.endpoints, overrides.etcd_endpoints);
     assert_eq!(config.sealed.mode, SealedMode::Require);
+    assert_eq!(config.observe.address, None);
+    let wrong = Overrides { observe_address: Some("4791".into()), ..overrides.clone() };
+    let error = Config::parse(Path::new("c.toml"), MINIMAL, &wrong).unwrap_err().to_string();
+    assert!(error.contains("--observe-address = \"4791\": not an address and port"), "{error}");
     let wrong = Overrides { sealed_mode: Some("on".into()), ..overrides };
     let error = Config::parse(Path::new("c.toml"), MINIMAL, &wrong).unwrap_err().to_string();
     assert!(error.contains("--sealed-mode = \"on\": not a mode; write \"off\""), "{error}");
+}
+
+#[test]
+fn metrics_are_served_where_and_of_whom_is_chosen() {
+    let observe = |keys: &str| parse(&format!("{MINIMAL}[observe]\n{keys}")).map(|it| it.observe);
+    let chosen = observe("address = \"[::1]:9\"\npeer_metrics = \"none\"\n").unwrap();
+    let expected =
+        Observe { address: Some("[::1]:9".parse().unwrap()), peer_metrics: PeerMetrics::None };
+    assert_eq!(chosen, expected);
+    assert_eq!(observe("address = \"off\"\n").unwrap().address, None);
+    let error = observe("peer_metrics = \"some\"\n").unwrap_err();
+    assert_eq!(
+        error,
+        "c.toml:10: observe.peer_metrics = \"some\": not a choice of peers; write \"active\", \
+         \"none\" or \"all\""
+    );
 }
 
 #[test]
@@ -259,4 +300,53 @@ fn a_syntax_error_is_refused_with_its_line() {
 fn one_name_for_both_devices_is_refused() {
     let message = refusal(&format!("{MINIMAL}[tun]\nname = \"x\"\n[bridge]\nname = \"x\"\n"));
     assert!(message.contains("tun.name, bridge.name = x"), "{message}");
+}
+
+#[test]
+fn policies_are_enforced_where_there_are_some() {
+    let policy = |keys: &str| parse(&format!("{MINIMAL}[policy]\n{keys}")).map(|it| it.policy);
+    let off = Policy { mode: PolicyMode::Off, directory: None, unknown_pods: UnknownPods::Refuse };
+    assert_eq!(policy(""), Ok(off.clone()));
+    let directory = Some(PathBuf::from("/p"));
+    let on = Policy { mode: PolicyMode::On, directory: directory.clone(), ..off.clone() };
+    assert_eq!(policy("directory = \"/p\"\n"), Ok(on));
+    assert_eq!(
+        policy("mode = \"off\"\ndirectory = \"/p\"\nunknown_pods = \"open\"\n"),
+        Ok(Policy { mode: PolicyMode::Off, directory, unknown_pods: UnknownPods::Open })
+    );
+    assert_eq!(
+        policy("mode = \"on\"\n").unwrap_err(),
+        "c.toml:10: policy.mode = \"on\": there are no policies to enforce; name the directory with \
+         their files as policy.directory"
+    );
+    assert_eq!(
+        policy("mode = \"maybe\"\n").unwrap_err(),
+        "c.toml:10: policy.mode = \"maybe\": not a mode; write \"on\" or \"off\""
+    );
+    assert_eq!(
+        policy("unknown_pods = \"drop\"\n").unwrap_err(),
+        "c.toml:10: policy.unknown_pods = \"drop\": not what can be done; write \"refuse\", \
+         \"closed\" or \"open\""
+    );
+    assert_eq!(
+        policy("directory = \"p\"\n").unwrap_err(),
+        "c.toml:10: policy.directory = \"p\": not the whole path of a directory; begin it with a \
+         slash"
+    );
+}
+
+#[cfg(feature = "databases")]
+#[test]
+fn policies_of_a_cluster_come_from_its_api_server() {
+    let text = MINIMAL.replace("source = \"file\"", "source = \"kubernetes\"");
+    assert_eq!(parse(&text).unwrap().policy.mode, PolicyMode::On);
+    assert_eq!(
+        parse(&format!("{text}[policy]\nmode = \"off\"")).unwrap().policy.mode,
+        PolicyMode::Off
+    );
+    assert_eq!(
+        refusal(&format!("{text}[policy]\ndirectory = \"/p\"\n")),
+        "c.toml:10: policy.directory = \"/p\": with table.source = \"kubernetes\" policies come from \
+         the API server; leave it out, and create the policies in the cluster"
+    );
 }

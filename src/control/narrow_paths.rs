@@ -164,6 +164,11 @@ impl NarrowPaths {
         self.paths.retain(|peer, _| is_peer(*peer));
     }
 
+    /// The peers of which somebody has claimed that the path is narrow.
+    pub(crate) fn peers(&self) -> impl Iterator<Item = IpAddr> {
+        self.paths.keys().copied()
+    }
+
     /// What the path to `peer` carries, if that is less than its route says.
     pub(crate) fn mtu(&self, peer: IpAddr) -> Option<u16> {
         Some(self.paths.get(&peer)?.believed?.mtu)

@@ -7,6 +7,8 @@
 
 mod kernel;
 mod packet;
+mod policy;
+mod service;
 mod steps;
 mod trace;
 
@@ -16,8 +18,10 @@ use std::net::IpAddr;
 use culvert_dataplane::engine::{DropReason, Owner, Table};
 use serde::{Deserialize, Serialize};
 
-pub use kernel::{Holder, Kernel, Way};
+pub use culvert_nft::Target;
+pub use kernel::{Holder, Hurdle, Kernel, Passage, Redirected, Underlay, Way};
 pub use packet::{Impossible, Protocol};
+pub use policy::Judgement;
 use steps::Steps;
 
 /// A packet that somebody asks about.
@@ -48,6 +52,8 @@ pub struct Node {
     pub tun: String,
     /// Whether what leaves the cluster gets the node's address.
     pub masquerade: bool,
+    /// The source ports of the tunnel, one for each path; empty where no daemon has them.
+    pub source_ports: Vec<u16>,
 }
 
 /// The answer.
@@ -57,6 +63,9 @@ pub struct Explanation {
     pub node: String,
     /// What happens to the packet, and where the source is remote to an answer to it as well.
     pub ways: Vec<Trace>,
+    /// The packet as rules of services make it, if they do.
+    #[serde(skip)]
+    pub becomes: Option<Question>,
 }
 
 /// One packet's way through the node.
@@ -68,6 +77,9 @@ pub struct Trace {
     pub direction: Direction,
     /// What is looked at, in order.
     pub steps: Vec<Step>,
+    /// The step that decides; none, if that is the last one.
+    #[serde(skip)]
+    pub decided_by: Option<usize>,
     /// What becomes of it.
     pub verdict: Verdict,
     /// Why the data path lets it go no further.
@@ -79,6 +91,17 @@ pub struct Trace {
     pub peer: Option<String>,
     /// Bytes on the wire, outer IP header included; 0 if it never gets there.
     pub wire_bytes: usize,
+}
+
+impl Trace {
+    /// What was found that decides.
+    pub(crate) fn decisive(&self) -> &str {
+        let step = match self.decided_by {
+            Some(place) => self.steps.get(place),
+            None => self.steps.last(),
+        };
+        step.map(|step| step.found.as_str()).unwrap_or_default()
+    }
 }
 
 /// Where a packet goes through the data path.
@@ -135,6 +158,8 @@ pub enum Basis {
     Table,
     /// The node's kernel, which was asked.
     Kernel,
+    /// The network policies that the node knows, which were asked.
+    Policy,
     /// How a node is set up; nobody was asked.
     Assumed,
 }
@@ -152,24 +177,28 @@ pub fn explain(
 ) -> Result<Explanation, Impossible> {
     let table = &table.with_own_counters();
     let bytes = packet::build(question)?;
-    let mut ways = Vec::new();
+    let (mut ways, mut becomes) = (Vec::new(), None);
     match table.owner(question.source) {
         Some(Owner::Peer(peer)) => {
             let back = question.answered();
             let steps = Steps::new(kernel.as_mut().map(|kernel| &mut **kernel as &mut dyn Kernel));
             ways.push(trace::ingress(table, node, question, peer, &bytes, steps));
-            let steps = Steps::new(kernel);
-            ways.push(trace::egress(table, node, &back, &packet::build(&back)?, steps));
+            // What answers is part of a connection, of which rules of services do not decide.
+            ways.push(trace::egress(table, node, &back, false, Steps::new(kernel))?.0);
         }
         Some(Owner::Local) | None => {
-            ways.push(trace::egress(table, node, question, &bytes, Steps::new(kernel)));
+            let (way, into) = trace::egress(table, node, question, true, Steps::new(kernel))?;
+            ways.push(way);
+            becomes = into;
         }
     }
-    Ok(Explanation { node: table.local().name.clone(), ways })
+    Ok(Explanation { node: table.local().name.clone(), ways, becomes })
 }
 
 impl Question {
-    fn answered(&self) -> Self {
+    /// The packet that answers this one.
+    #[must_use]
+    pub fn answered(&self) -> Self {
         Self {
             source: self.destination,
             destination: self.source,
@@ -216,6 +245,7 @@ impl fmt::Display for Explanation {
                 let basis = match step.by {
                     Basis::Table => "",
                     Basis::Kernel => " [kernel]",
+                    Basis::Policy => " [policy]",
                     Basis::Assumed => " [assumed]",
                 };
                 writeln!(f, "  {:<12} {}{basis}", step.what, step.found)?;

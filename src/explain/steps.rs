@@ -1,10 +1,9 @@
 //! Steps as they are found.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 
-use overlay_proto::Family;
-
-use super::{Basis, Holder, Kernel, Step, Way};
+use super::kernel::Redirected;
+use super::{Basis, Holder, Hurdle, Kernel, Passage, Question, Step, Underlay, Way};
 
 /// Where steps are put, and whom the kernel's are asked of.
 pub(super) struct Steps<'a> {
@@ -42,7 +41,7 @@ impl<'a> Steps<'a> {
         let answer = self.kernel.as_mut()?.holder(address);
         let holder = self.answered("address", answer)?;
         match &holder {
-            Some(Holder::Pod(name)) => self.kernel("pod", format!("{name} has {address}")),
+            Some(Holder::Pod { name, .. }) => self.kernel("pod", format!("{name} has {address}")),
             Some(Holder::Node) => self.kernel("node", format!("the node itself has {address}")),
             None => {}
         }
@@ -60,16 +59,66 @@ impl<'a> Steps<'a> {
         self.answered("route", answer)
     }
 
-    /// What of other programs' firewalls the packet would have to pass.
-    pub(super) fn firewalls(&mut self, family: Family) {
-        let Some(kernel) = self.kernel.as_mut() else { return };
-        let answer = kernel.firewalls(family);
-        for chain in self.answered("firewall", answer).unwrap_or_default() {
-            let found =
-                format!("{chain} drops what none of its rules accepts; they were not followed");
-            self.kernel("firewall", found);
-            self.unless.push(format!("{chain} drops it"));
+    /// Where rules of other programs send the packet instead, if they do.
+    pub(super) fn redirected(
+        &mut self,
+        question: &Question,
+        incoming: Option<&str>,
+    ) -> Option<Redirected> {
+        let answer = self.kernel.as_mut()?.redirected(question, incoming);
+        self.answered("service", answer)?
+    }
+
+    /// What rules of other programs do with the packet on a part of its way: whether one drops it.
+    pub(super) fn is_stopped(&mut self, passage: &Passage<'_>) -> bool {
+        let Some(kernel) = self.kernel.as_mut() else { return false };
+        let answer = kernel.hurdles(passage);
+        let hurdles = self.answered("firewall", answer).unwrap_or_default();
+        let what = match passage {
+            Passage::ToTunnel(_)
+            | Passage::FromTunnel(_)
+            | Passage::Bridged(_)
+            | Passage::Arrives(_)
+            | Passage::Routed(..) => "it",
+            Passage::Sent { .. } => "the datagram",
+            Passage::Received { .. } => "the datagram that it is in",
+        };
+        if let Some(Hurdle { by, .. }) = hurdles.iter().find(|hurdle| hurdle.is_sure) {
+            self.kernel("firewall", format!("{by} drops {what}"));
+            return true;
         }
+        for Hurdle { by, .. } in hurdles {
+            let found = format!("{by} may drop {what}: not all of it could be followed");
+            self.kernel("firewall", found);
+            let unless = format!("{by} drops it");
+            if !self.unless.contains(&unless) {
+                self.unless.push(unless);
+            }
+        }
+        false
+    }
+
+    /// Where the datagram to a peer goes; why it goes nowhere, if it does not.
+    pub(super) fn underlay(&mut self, local: IpAddr, peer: SocketAddr) -> Result<(), String> {
+        let Some(kernel) = self.kernel.as_mut() else { return Ok(()) };
+        let answer = kernel.underlay(local, peer);
+        let Some(Underlay { way, doubt }) = self.answered("underlay", answer) else {
+            return Ok(());
+        };
+        let address = peer.ip();
+        match way {
+            Way::Out { device, gateway } => {
+                let over = gateway.map_or_else(String::new, |gateway| format!(" over {gateway}"));
+                self.kernel("underlay", format!("to {address} by {device}{over}"));
+            }
+            Way::Here => return Err(format!("{address} is this node's own, and no peer's")),
+            Way::Refused(cause) => return Err(format!("no way to {address}: {cause}")),
+        }
+        if let Some(doubt) = doubt {
+            self.kernel("neighbour", doubt.clone());
+            self.unless.push(doubt);
+        }
+        Ok(())
     }
 
     fn answered<T>(&mut self, what: &str, answer: Result<T, String>) -> Option<T> {

@@ -1,9 +1,11 @@
 //! Questions of every kind.
 
+use std::net::SocketAddr;
+
 use culvert_dataplane::engine::{
     Foreign, Membership, NodeEntry, Overlay, PeerRegistry, SealedMode, Sealing, TunnelOptions,
 };
-use overlay_proto::{Family, Mtu, Vni};
+use overlay_proto::{Mtu, Vni};
 use serde_json::json;
 
 use super::*;
@@ -31,21 +33,39 @@ fn ask(source: &str, destination: &str, size: u16) -> Explanation {
 }
 
 fn node() -> Node {
-    Node { bridge: "v-net-0".to_owned(), tun: "culvert0".to_owned(), masquerade: true }
+    Node {
+        bridge: "v-net-0".to_owned(),
+        tun: "culvert0".to_owned(),
+        masquerade: true,
+        source_ports: Vec::new(),
+    }
 }
 
 /// A kernel as it is on a healthy node with the pod 10.244.1.2, but for what a test changes.
 struct Healthy {
     detour: Option<Way>,
-    firewall: Option<&'static str>,
+    firewall: Option<(&'static str, bool)>,
+    underlay: Option<Underlay>,
+    trouble: Option<&'static str>,
+    /// Where the service 10.96.0.10 leads.
+    endpoints: &'static [&'static str],
 }
 
-const HEALTHY: Healthy = Healthy { detour: None, firewall: None };
+const HEALTHY: Healthy = Healthy {
+    detour: None,
+    firewall: None,
+    underlay: None,
+    trouble: None,
+    endpoints: &["10.244.2.3:5353"],
+};
 
 impl Kernel for Healthy {
     fn holder(&mut self, address: IpAddr) -> Result<Option<Holder>, String> {
         Ok(match address.to_string().as_str() {
-            "10.244.1.2" => Some(Holder::Pod("pod1".to_owned())),
+            "10.244.1.2" => Some(Holder::Pod {
+                name: "pod1".to_owned(),
+                trouble: self.trouble.map(str::to_owned),
+            }),
             "10.244.1.1" => Some(Holder::Node),
             _ => None,
         })
@@ -72,8 +92,29 @@ impl Kernel for Healthy {
         })
     }
 
-    fn firewalls(&mut self, _family: Family) -> Result<Vec<String>, String> {
-        Ok(self.firewall.map(str::to_owned).into_iter().collect())
+    fn underlay(&mut self, _local: IpAddr, _peer: SocketAddr) -> Result<Underlay, String> {
+        let way = Way::Out { device: "eth0".to_owned(), gateway: None };
+        Ok(self.underlay.clone().unwrap_or(Underlay { way, doubt: None }))
+    }
+
+    fn redirected(
+        &mut self,
+        question: &Question,
+        _incoming: Option<&str>,
+    ) -> Result<Option<Redirected>, String> {
+        let is_service = question.destination.to_string() == "10.96.0.10";
+        let to = self.endpoints.iter().map(|end| {
+            let end: SocketAddr = end.parse().unwrap();
+            Target { address: Some(end.ip()), port: Some(end.port()) }
+        });
+        let by = "chain ip kube-proxy service-dns (rule 7)".to_owned();
+        let redirected = Redirected { by, to: to.collect(), is_followed: true, is_sure: true };
+        Ok(is_service.then_some(redirected))
+    }
+
+    fn hurdles(&mut self, _passage: &Passage<'_>) -> Result<Vec<Hurdle>, String> {
+        let hurdle = self.firewall.map(|(by, is_sure)| Hurdle { by: by.to_owned(), is_sure });
+        Ok(hurdle.into_iter().collect())
     }
 }
 
@@ -150,10 +191,49 @@ fn addresses_that_no_pod_has_reach_nobody() {
 #[test]
 fn firewall_that_was_not_followed_is_a_doubt() {
     for (source, destination) in [("10.244.1.2", "10.244.2.2"), ("10.244.2.2", "10.244.1.2")] {
-        let kernel = Healthy { firewall: Some("chain inet fw f (policy drop)"), ..HEALTHY };
+        let kernel =
+            Healthy { firewall: Some(("chain inet fw f (policy drop)", false)), ..HEALTHY };
         let answer = ask_kernel(kernel, source, destination);
         assert_eq!(answer.ways[0].unless, ["chain inet fw f (policy drop) drops it"], "{answer}");
         assert!(answer.to_string().contains("; unless chain inet fw f"), "{answer}");
+    }
+}
+
+#[test]
+fn firewall_that_drops_for_certain_ends_the_way() {
+    for (source, destination) in
+        [("10.244.1.2", "10.244.2.2"), ("10.244.2.2", "10.244.1.2"), ("10.244.1.2", "10.244.1.2")]
+    {
+        let kernel = Healthy { firewall: Some(("chain inet fw f (rule 7)", true)), ..HEALTHY };
+        let answer = ask_kernel(kernel, source, destination);
+        assert_eq!(answer.ways[0].verdict, Verdict::KernelDrops, "{answer}");
+        let last = answer.ways[0].steps.last().unwrap();
+        assert!(last.found.starts_with("chain inet fw f (rule 7) drops"), "{answer}");
+    }
+}
+
+#[test]
+fn datagram_that_cannot_leave_ends_the_way_and_a_doubt_is_told() {
+    let way = Way::Refused("there is no route".to_owned());
+    let cut = Healthy { underlay: Some(Underlay { way, doubt: None }), ..HEALTHY };
+    let answer = ask_kernel(cut, "10.244.1.2", "10.244.2.2");
+    assert_eq!(answer.ways[0].verdict, Verdict::KernelDrops, "{answer}");
+    assert!(answer.to_string().contains("no way to 192.168.1.12: there is no route"), "{answer}");
+    let way = Way::Out { device: "eth0".to_owned(), gateway: None };
+    let doubt = Some("nobody on the link answers".to_owned());
+    let lost = Healthy { underlay: Some(Underlay { way, doubt }), ..HEALTHY };
+    let answer = ask_kernel(lost, "10.244.1.2", "10.244.2.2");
+    assert_eq!(answer.ways[0].verdict, Verdict::Forward, "{answer}");
+    assert_eq!(answer.ways[0].unless, ["nobody on the link answers"], "{answer}");
+}
+
+#[test]
+fn pod_that_gets_nothing_is_said_to_for_both_directions() {
+    for (source, destination) in [("10.244.1.2", "10.244.2.2"), ("10.244.2.2", "10.244.1.2")] {
+        let kernel = Healthy { trouble: Some("its interface is down"), ..HEALTHY };
+        let answer = ask_kernel(kernel, source, destination);
+        assert_eq!(answer.ways[0].verdict, Verdict::KernelDrops, "{answer}");
+        assert!(answer.to_string().contains("its interface is down [kernel]"), "{answer}");
     }
 }
 
@@ -288,4 +368,32 @@ fn packets_that_cannot_be_are_refused() {
     let ask = |question| explain(&table(), &node(), None, &question).unwrap_err().to_string();
     assert!(ask(question("10.244.1.2", "fd00::1", 100)).contains("different families"));
     assert!(ask(question("10.244.1.2", "10.244.2.2", 39)).contains("headers alone are 40"));
+}
+
+#[test]
+fn packet_to_a_service_is_followed_to_where_it_is_sent() {
+    let one = ask_kernel(HEALTHY, "10.244.1.2", "10.96.0.10");
+    assert_eq!(verdicts(&one), [(Direction::Egress, Verdict::Forward, None, Some("node2"))]);
+    let text = one.to_string();
+    assert!(text.contains("> 10.96.0.10 80, 100 bytes on node1: egress"), "{text}");
+    let sent = "service-dns (rule 7) sends it to 10.244.2.3:5353 [kernel]";
+    assert!(text.contains(sent) && text.contains("10.244.2.3 is in 10.244.2.0/24"), "{text}");
+    let becomes = one.becomes.unwrap();
+    assert_eq!(
+        (becomes.destination.to_string().as_str(), becomes.destination_port),
+        ("10.244.2.3", 5353)
+    );
+
+    let several = Healthy { endpoints: &["10.244.1.2:80", "10.244.3.2:80"], ..HEALTHY };
+    let several = ask_kernel(several, "10.244.1.2", "10.96.0.10");
+    let text = several.to_string();
+    let sent = "to one of 10.244.1.2:80, 10.244.3.2:80; what follows is of 10.244.1.2:80";
+    assert!(text.contains(sent), "{text}");
+    assert_eq!(several.ways[0].direction, Direction::Local);
+
+    let nobody_knows =
+        ask_kernel(Healthy { endpoints: &[], ..HEALTHY }, "10.244.1.2", "10.96.0.10");
+    let text = nobody_knows.to_string();
+    assert!(text.contains("another destination, which was not followed"), "{text}");
+    assert!(text.contains("verdict      kernel; unless chain ip kube-proxy"), "{text}");
 }

@@ -1,7 +1,7 @@
 //! A packet played to the data path, and the steps that led to its verdict.
 
 use std::cell::RefCell;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use culvert_dataplane::engine::{DropReason, Owner, Peer, PeerIndex, Seal, Table};
 use culvert_dataplane::platform::clock;
@@ -10,9 +10,10 @@ use culvert_dataplane::{Decision, Observation, Outer, Rehearsal, SENDERS, Tap, b
 use ipnet::IpNet;
 use overlay_proto::{Ecn, Family, InnerPacket, ecn, esp};
 
-use super::packet::Protocol;
+use super::packet::{self, Impossible, Protocol};
+use super::service;
 use super::steps::Steps;
-use super::{Direction, Holder, Node, Question, Trace, Verdict, Way};
+use super::{Direction, Holder, Node, Passage, Question, Trace, Verdict, Way};
 
 /// What the data path did.
 #[derive(Debug, Default)]
@@ -74,28 +75,72 @@ fn play(table: &Table, put: impl FnOnce(&mut Rehearsal)) -> Seen {
     watch.0.into_inner()
 }
 
+/// A packet that a pod or this node sends, and what has become of it on its way to the routes.
+struct Sent<'a> {
+    question: &'a Question,
+    packet: &'a [u8],
+    /// The device that it comes in by; none if this node sends it.
+    comes_by: Option<&'a str>,
+    /// Whether it was sent to a service.
+    is_redirected: bool,
+}
+
+/// The way of a packet that is sent here; also the packet as rules of services make it, if it
+/// opens a connection and they do.
+///
+/// # Errors
+///
+/// What rules make of it cannot be.
 pub(super) fn egress(
     table: &Table,
     node: &Node,
     question: &Question,
-    packet: &[u8],
+    opens: bool,
     mut steps: Steps<'_>,
-) -> Trace {
-    let (source, destination) = (question.source, question.destination);
+) -> Result<(Trace, Option<Question>), Impossible> {
+    let source = question.source;
     describe_source(table, source, &mut steps);
     let is_local = table.owner(source) == Some(Owner::Local);
     let sender = if is_local { steps.holder(source) } else { None };
+    if let Some(Some(Holder::Pod { trouble: Some(trouble), .. })) = &sender {
+        steps.kernel("pod", trouble.clone());
+        return Ok((without_data_path(question, Verdict::KernelDrops, steps), None));
+    }
     if sender == Some(None) {
         let found =
             format!("no pod here has {source}; a checked pod's packets from it are dropped");
         steps.kernel("source check", found);
-        return without_data_path(question, Verdict::KernelDrops, steps);
+        return Ok((without_data_path(question, Verdict::KernelDrops, steps), None));
     }
+    let comes_by = (sender != Some(Some(Holder::Node))).then_some(node.bridge.as_str());
+    let packet = packet::build(question)?;
+    let sent = Sent { question, packet: &packet, comes_by, is_redirected: false };
+    let followed = if opens { service::followed(question, comes_by, &mut steps) } else { None };
+    let Some(becomes) = followed else { return Ok((leaves(table, node, &sent, steps), None)) };
+    if comes_by.is_some() && steps.is_stopped(&Passage::Arrives(question)) {
+        return Ok((without_data_path(question, Verdict::KernelDrops, steps), None));
+    }
+    let packet = packet::build(&becomes)?;
+    let sent = Sent { question: &becomes, packet: &packet, comes_by, is_redirected: true };
+    let trace = leaves(table, node, &sent, steps);
+    Ok((Trace { packet: described(question), ..trace }, Some(becomes)))
+}
+
+/// The way of a packet from the routes on.
+fn leaves(table: &Table, node: &Node, sent: &Sent<'_>, mut steps: Steps<'_>) -> Trace {
+    let Sent { question, packet, comes_by, is_redirected } = *sent;
+    let (source, destination) = (question.source, question.destination);
+    let is_local = table.owner(source) == Some(Owner::Local);
     if is_local && table.owner(destination) == Some(Owner::Local) {
         let Node { bridge, tun, .. } = node;
         let subnet = subnet(&table.local().subnets, destination);
         steps.table("bridge", format!("{destination} is in {subnet} too: {tun} sees nothing"));
-        let verdict = if is_nobodys(destination, &mut steps) {
+        // What was sent to a service comes to the node's own address, and is routed back.
+        let passage = match is_redirected {
+            true => Passage::Routed(question, bridge),
+            false => Passage::Bridged(question),
+        };
+        let verdict = if is_nobodys(destination, &mut steps) || steps.is_stopped(&passage) {
             Verdict::KernelDrops
         } else {
             steps.assumed("delivery", format!("{bridge} delivers it"));
@@ -106,14 +151,13 @@ pub(super) fn egress(
             ..without_data_path(question, verdict, steps)
         };
     }
-    let comes_by = (sender != Some(Some(Holder::Node))).then_some(node.bridge.as_str());
     if let Some(verdict) = route_to_tun(table, node, question, comes_by, &mut steps) {
         return without_data_path(question, verdict, steps);
     }
-    if comes_by.is_some() {
-        steps.firewalls(Family::of(destination));
+    if comes_by.is_some() && steps.is_stopped(&Passage::ToTunnel(question)) {
+        return without_data_path(question, Verdict::KernelDrops, steps);
     }
-    let seen = play(table, |rehearsal| rehearsal.pod_sends(packet));
+    let mut seen = play(table, |rehearsal| rehearsal.pod_sends(packet));
     match (table.owner(destination), seen.reason) {
         (_, Some(DropReason::Multicast)) => {
             let found = format!("{destination} is a group, and groups do not span nodes");
@@ -124,7 +168,10 @@ pub(super) fn egress(
             steps.table("destination", found);
         }
         (Some(Owner::Peer(peer)), _) => {
-            onward(table, table.peer(peer), destination, packet, &seen, &mut steps);
+            let peer = table.peer(peer);
+            if onward(table, node, peer, destination, packet, &seen, &mut steps).is_err() {
+                (seen.verdict, seen.wire_bytes) = (Verdict::KernelDrops, 0);
+            }
         }
         (Some(Owner::Local), _) => {
             steps.table("destination", format!("{destination} is in a subnet of this node"));
@@ -153,9 +200,14 @@ fn describe_source(table: &Table, source: IpAddr, steps: &mut Steps<'_>) {
     steps.table("source", found);
 }
 
-/// Whether nobody on this node has the address, and so nobody gets a packet to it.
+/// Whether nobody on this node has the address, or who has it gets nothing.
 fn is_nobodys(destination: IpAddr, steps: &mut Steps<'_>) -> bool {
-    let is_nobodys = steps.holder(destination) == Some(None);
+    let holder = steps.holder(destination);
+    if let Some(Some(Holder::Pod { trouble: Some(trouble), .. })) = &holder {
+        steps.kernel("pod", trouble.clone());
+        return true;
+    }
+    let is_nobodys = holder == Some(None);
     if is_nobodys {
         let found = format!("no pod here has {destination}: the sender gets \"host unreachable\"");
         steps.kernel("nobody", found);
@@ -171,7 +223,7 @@ fn route_to_tun(
     comes_by: Option<&str>,
     steps: &mut Steps<'_>,
 ) -> Option<Verdict> {
-    let Node { bridge, tun, masquerade } = node;
+    let Node { bridge, tun, masquerade, .. } = node;
     let (source, destination) = (question.source, question.destination);
     if destination.is_multicast() {
         steps.assumed("route", format!("from {bridge} to {tun}, where the daemon reads it"));
@@ -198,6 +250,9 @@ fn route_to_tun(
         Way::Out { device, gateway } => {
             let over = gateway.map_or_else(String::new, |gateway| format!(" over {gateway}"));
             steps.kernel("route", format!("leads to {device}{over}, not to {tun}"));
+            if comes_by.is_some() && steps.is_stopped(&Passage::Routed(question, &device)) {
+                return Some(Verdict::KernelDrops);
+            }
             if is_inside {
                 let family = if destination.is_ipv4() { "ip" } else { "ip -6" };
                 let iif = comes_by.map_or_else(String::new, |device| format!(" iif {device}"));
@@ -223,15 +278,19 @@ fn route_to_tun(
     }
 }
 
+/// The datagram does not leave.
+struct Stays;
+
 /// The steps from the peer on.
 fn onward(
     table: &Table,
+    node: &Node,
     peer: &Peer,
     destination: IpAddr,
     packet: &[u8],
     seen: &Seen,
     steps: &mut Steps<'_>,
-) {
+) -> Result<(), Stays> {
     let Peer { endpoint, codec, .. } = peer;
     let mtu = peer.mtu_for(Family::of(destination));
     let name = peer.name();
@@ -239,14 +298,14 @@ fn onward(
     steps.table("peer", format!("{destination} is in {subnet} of {name}, by longest match"));
     let (len, most) = (packet.len(), mtu.get());
     if !mtu.fits(len) {
-        return steps.table(
-            "size",
-            format!("{len} bytes are more than the {most} that fit on the way to {name}"),
-        );
+        let found = format!("{len} bytes are more than the {most} that fit on the way to {name}");
+        steps.table("size", found);
+        return Ok(());
     }
     steps.table("size", format!("{len} bytes of at most {most} on the way to {name}"));
     if seen.reason == Some(DropReason::NoKey) {
-        return steps.table("sealed", format!("{name} has no key, and nothing leaves in plain"));
+        steps.table("sealed", format!("{name} has no key, and nothing leaves in plain"));
+        return Ok(());
     }
     let sealed = match (&peer.seal, seen.sealed) {
         (Seal::Keyed(keyed), Some(is_ready)) => Some((keyed, is_ready)),
@@ -264,14 +323,25 @@ fn onward(
     let mark =
         InnerPacket::parse(packet).map_or(Ecn::NotEct, |packet| ecn::encapsulate(packet.ecn()));
     let (local, number) = (table.local().address, seen.bucket + 1);
+    let source_port = node.source_ports.get(seen.bucket).copied();
+    let routed = steps.underlay(local, *endpoint);
+    let port = source_port.map_or_else(String::new, |port| format!("source port {port}, "));
     steps.table(
         "outer",
         format!(
-            "UDP {local} > {} port {}, source port {number} of {SENDERS}, ECN {mark:?}",
+            "UDP {local} > {} port {}, {port}path {number} of {SENDERS}, ECN {mark:?}",
             endpoint.ip(),
             endpoint.port()
         ),
     );
+    if let Err(why) = routed {
+        steps.kernel("underlay", why);
+        return Err(Stays);
+    }
+    match steps.is_stopped(&Passage::Sent { local, port: source_port, peer: *endpoint }) {
+        true => Err(Stays),
+        false => Ok(()),
+    }
 }
 
 pub(super) fn ingress(
@@ -298,6 +368,15 @@ pub(super) fn ingress(
     seen.wire_bytes = Outer::len_on(Family::of(peer.address())) + wire_len;
     let owner = subnet(peer.subnets(), source);
     steps.table("outer", format!("a datagram from {} is from {}", peer.address(), peer.name()));
+    let port = match (&peer.seal, is_sealed) {
+        (Seal::Keyed(keyed), true) => keyed.endpoint.port(),
+        _ => peer.endpoint.port(),
+    };
+    let local = SocketAddr::new(table.local().address, port);
+    if steps.is_stopped(&Passage::Received { local, peer: peer.address() }) {
+        (seen.verdict, seen.reason) = (Verdict::KernelDrops, None);
+        return trace(question, Direction::Ingress, steps, seen);
+    }
     if is_sealed {
         steps.table("sealed", format!("ESP, of a session with {}", peer.name()));
     } else {
@@ -310,7 +389,7 @@ pub(super) fn ingress(
             let found = format!("{destination} is in {subnet}, a subnet of this node");
             steps.table("destination", found);
             if seen.verdict == Verdict::Deliver {
-                seen.verdict = route_to_pod(node, source, destination, &mut steps);
+                seen.verdict = route_to_pod(node, question, &mut steps);
             }
         }
         Some(Owner::Peer(other)) => {
@@ -323,13 +402,9 @@ pub(super) fn ingress(
 }
 
 /// Follows a packet from the TUN device to the pod.
-fn route_to_pod(
-    node: &Node,
-    source: IpAddr,
-    destination: IpAddr,
-    steps: &mut Steps<'_>,
-) -> Verdict {
+fn route_to_pod(node: &Node, question: &Question, steps: &mut Steps<'_>) -> Verdict {
     let Node { bridge, tun, .. } = node;
+    let (source, destination) = (question.source, question.destination);
     if is_nobodys(destination, steps) {
         return Verdict::KernelDrops;
     }
@@ -341,7 +416,9 @@ fn route_to_pod(
     match way {
         Way::Out { device, .. } if device == *bridge => {
             steps.kernel("route", format!("from {tun} to {bridge} and the pod"));
-            steps.firewalls(Family::of(destination));
+            if steps.is_stopped(&Passage::FromTunnel(question)) {
+                return Verdict::KernelDrops;
+            }
             Verdict::Deliver
         }
         Way::Here => {
@@ -364,9 +441,10 @@ fn without_data_path(question: &Question, verdict: Verdict, steps: Steps<'_>) ->
     trace(question, Direction::Kernel, steps, Seen { verdict, ..Seen::default() })
 }
 
-fn trace(question: &Question, direction: Direction, steps: Steps<'_>, seen: Seen) -> Trace {
+/// The packet in a line.
+fn described(question: &Question) -> String {
     let Question { source, destination, source_port, destination_port, size, .. } = question;
-    let packet = match question.protocol {
+    match question.protocol {
         Protocol::Tcp | Protocol::Udp => {
             let name = if question.protocol == Protocol::Tcp { "tcp" } else { "udp" };
             format!(
@@ -374,11 +452,15 @@ fn trace(question: &Question, direction: Direction, steps: Steps<'_>, seen: Seen
             )
         }
         Protocol::Icmp => format!("icmp {source} > {destination}, {size} bytes"),
-    };
+    }
+}
+
+fn trace(question: &Question, direction: Direction, steps: Steps<'_>, seen: Seen) -> Trace {
     Trace {
-        packet,
+        packet: described(question),
         direction,
         steps: steps.found,
+        decided_by: None,
         verdict: seen.verdict,
         reason: seen.reason,
         unless: steps.unless,

@@ -9,8 +9,11 @@ use std::process::ExitCode;
 use anyhow::Context as _;
 use clap::Args;
 use culvert_node::node_file::DEFAULT_RUN_DIR;
+use culvert_node::words::counted;
+use etherparse::{LaxSlicedPacket, TransportSlice};
 use overlay_proto::InnerPacket;
 
+use super::absent;
 use crate::lifecycle::on_interrupt;
 use crate::observe::{self, CaptureQuery, CaptureStream as _};
 use crate::pcap::{Frame, Reader};
@@ -35,7 +38,7 @@ pub(crate) struct CaptureArgs {
     /// Only every Nth of them.
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..))]
     sample: u32,
-    /// End after N packets.
+    /// End after N packets. One that passes counts twice: among the pods, and on the underlay.
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
     count: Option<u64>,
     /// Bytes to keep of each packet.
@@ -76,6 +79,8 @@ pub(crate) fn run(args: &CaptureArgs) -> anyhow::Result<ExitCode> {
         count: args.count,
         snap_len: args.snaplen as usize,
     };
+    let pod = args.pod.map(|pod| pod.to_string());
+    absent::say(&args.run_dir, pod.as_deref().as_slice(), None);
     let stream = observe::open_capture(&args.run_dir, &query)?;
     let closing = stream.try_clone().context("following the capture")?;
     // The daemon sends what it still has, and its counts, when it sees that nothing more is asked.
@@ -96,7 +101,8 @@ pub(crate) fn run(args: &CaptureArgs) -> anyhow::Result<ExitCode> {
     // Where standard error is gone there is nobody left to tell.
     let _ = writeln!(
         io::stderr().lock(),
-        "{packets} packets captured, {lost} lost because they came faster than they were read"
+        "{} captured, {lost} lost because they came faster than they were read",
+        counted(packets, "packet")
     );
     Ok(ExitCode::SUCCESS)
 }
@@ -151,8 +157,75 @@ fn line(frame: &Frame<'_>, out: &mut impl Write) -> io::Result<()> {
     write!(out, "{seconds}.{:06} {side} {}: ", rest / 1000, frame.comment.unwrap_or("-"))?;
     let bytes = frame.original_len;
     match addresses(frame.bytes) {
-        Some((source, destination)) => writeln!(out, "{source} > {destination}, {bytes} bytes"),
+        Some((source, destination)) => {
+            let upper = Upper::of(frame.bytes);
+            let Upper { name, source_port, destination_port, detail } = upper;
+            writeln!(
+                out,
+                "{name}{source}{source_port} > {destination}{destination_port}{detail}, {bytes} bytes"
+            )
+        }
         None => writeln!(out, "no IP packet, {bytes} bytes"),
+    }
+}
+
+/// What is behind the IP header, in words; empty where it was cut off or is something else.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Upper {
+    name: &'static str,
+    source_port: String,
+    destination_port: String,
+    detail: String,
+}
+
+impl Upper {
+    fn of(bytes: &[u8]) -> Self {
+        let packet = LaxSlicedPacket::from_ip(bytes).ok();
+        let ports = |name, source: u16, destination: u16, detail| Self {
+            name,
+            source_port: format!(" {source}"),
+            destination_port: format!(" {destination}"),
+            detail,
+        };
+        match packet.and_then(|packet| packet.transport) {
+            Some(TransportSlice::Tcp(tcp)) => {
+                let flags = [
+                    ("SYN", tcp.syn()),
+                    ("FIN", tcp.fin()),
+                    ("RST", tcp.rst()),
+                    ("PSH", tcp.psh()),
+                    ("ACK", tcp.ack()),
+                ];
+                let set = flags.iter().filter(|(_, is_set)| *is_set).map(|(name, _)| *name);
+                let detail = format!(" {}", set.collect::<Vec<_>>().join("+"));
+                ports("tcp ", tcp.source_port(), tcp.destination_port(), detail)
+            }
+            Some(TransportSlice::Udp(udp)) => {
+                ports("udp ", udp.source_port(), udp.destination_port(), String::new())
+            }
+            Some(TransportSlice::Icmpv4(icmp)) => {
+                let (kind, code) = (icmp.type_u8(), icmp.code_u8());
+                Self { name: "icmp ", detail: kind_of(kind, code, [8, 0]), ..Self::default() }
+            }
+            Some(TransportSlice::Icmpv6(icmp)) => {
+                let (kind, code) = (icmp.type_u8(), icmp.code_u8());
+                Self { name: "icmp6 ", detail: kind_of(kind, code, [128, 129]), ..Self::default() }
+            }
+            Some(TransportSlice::Igmp(_)) => Self { name: "igmp ", ..Self::default() },
+            None => Self::default(),
+        }
+    }
+}
+
+/// A message of ICMP in words; `echo` are the numbers of request and reply.
+fn kind_of(kind: u8, code: u8, echo: [u8; 2]) -> String {
+    let [request, reply] = echo;
+    if kind == request {
+        " echo request".to_owned()
+    } else if kind == reply {
+        " echo reply".to_owned()
+    } else {
+        format!(" type {kind} code {code}")
     }
 }
 
@@ -167,5 +240,32 @@ fn addresses(bytes: &[u8]) -> Option<(IpAddr, IpAddr)> {
         4 => Some((at(12)?, at(16)?)),
         6 => Some((at6(8)?, at6(24)?)),
         _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use etherparse::PacketBuilder;
+
+    use super::*;
+
+    #[test]
+    fn line_says_protocol_ports_and_flags() {
+        let builder = || PacketBuilder::ipv4([10, 244, 1, 2], [10, 244, 2, 2], 64);
+        let said = |write: &dyn Fn(&mut Vec<u8>)| {
+            let mut bytes = Vec::new();
+            write(&mut bytes);
+            let Upper { name, source_port, destination_port, detail } = Upper::of(&bytes);
+            format!("{name}a{source_port} > b{destination_port}{detail}")
+        };
+        let tcp = said(&|bytes| builder().tcp(40_000, 80, 0, 0).syn().write(bytes, &[]).unwrap());
+        assert_eq!(tcp, "tcp a 40000 > b 80 SYN");
+        let udp = said(&|bytes| builder().udp(40_000, 53).write(bytes, &[0; 4]).unwrap());
+        assert_eq!(udp, "udp a 40000 > b 53");
+        let icmp =
+            said(&|bytes| builder().icmpv4_echo_request(1, 1).write(bytes, &[0; 4]).unwrap());
+        assert_eq!(icmp, "icmp a > b echo request");
+        // What was cut off says nothing of it.
+        assert_eq!(said(&|bytes| bytes.extend([0x45; 20])), "a > b");
     }
 }

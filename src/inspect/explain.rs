@@ -1,13 +1,14 @@
 //! `culvert explain`: a question, and where it is answered.
 
 use std::io::{self, Write as _};
-use std::net::IpAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::Args;
 use culvert_node::node_file::DEFAULT_RUN_DIR;
+use culvert_node::words::plain;
 
+use super::ends::ends;
 use crate::app;
 use crate::explain::{self, Node, Protocol, Question};
 use crate::observe;
@@ -16,10 +17,11 @@ use crate::observe;
 #[derive(Debug, Args)]
 #[command(after_long_help = EXAMPLES)]
 pub(crate) struct ExplainArgs {
-    /// Source address of the packet.
-    source: IpAddr,
-    /// Destination address.
-    destination: IpAddr,
+    /// Source of the packet: an address; a pod of the node by its container's id, the begin of
+    /// that, or the device of its port; or, where policies are enforced, any pod as NAMESPACE/NAME.
+    source: String,
+    /// Destination, likewise.
+    destination: String,
     /// What it carries.
     #[arg(long, value_enum, default_value_t = Protocol::Tcp)]
     proto: Protocol,
@@ -56,6 +58,8 @@ const EXAMPLES: &str = "\
 Examples:
   Why does a pod not reach another?
     culvert explain 10.244.1.2 10.244.2.3
+  The same by the names of the pods, where policies are enforced:
+    culvert explain shop/web-0 shop/db-0 --dport 5432
   Does a full packet fit?
     culvert explain 10.244.1.2 10.244.2.3 --proto udp --dport 443 --size 1500
   What would node2 do, without asking it?
@@ -75,9 +79,11 @@ line that makes no sense.";
 ///
 /// Nobody answers, or the packet cannot be.
 pub(crate) fn run(args: &ExplainArgs) -> anyhow::Result<ExitCode> {
+    let run_dir = args.table.is_none().then_some(&*args.run_dir);
+    let (source, destination) = ends(&args.source, &args.destination, run_dir)?;
     let question = Question {
-        source: args.source,
-        destination: args.destination,
+        source,
+        destination,
         protocol: args.proto,
         source_port: args.sport,
         destination_port: args.dport,
@@ -92,6 +98,7 @@ pub(crate) fn run(args: &ExplainArgs) -> anyhow::Result<ExitCode> {
                 bridge: config.bridge.name.clone(),
                 tun: config.tun.name.clone(),
                 masquerade: config.egress.masquerade,
+                source_ports: Vec::new(),
             };
             explain::explain(&offline.table, &node, None, &question)?
         }
@@ -99,9 +106,9 @@ pub(crate) fn run(args: &ExplainArgs) -> anyhow::Result<ExitCode> {
     };
     let mut out = io::stdout().lock();
     if args.json {
-        writeln!(out, "{}", serde_json::to_string_pretty(&explanation)?)?;
+        writeln!(out, "{}", observe::Document::first(&explanation).text()?)?;
     } else {
-        writeln!(out, "{explanation}")?;
+        writeln!(out, "{}", plain(&explanation.to_string()))?;
     }
     Ok(ExitCode::SUCCESS)
 }

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use clap::Args;
 use culvert_dataplane::platform::clock;
 use culvert_node::node_file::DEFAULT_RUN_DIR;
+use culvert_node::words::plain;
 
 use crate::observe::{self, Selection, Sort, Status};
 
@@ -95,7 +96,7 @@ fn show(args: &StatusArgs, status: &Status) -> io::Result<()> {
     } else {
         let StatusArgs { peer, all, sort, .. } = args;
         let selection = Selection { peer: peer.clone(), all: *all, sort: *sort };
-        writeln!(out, "{}", status.text(&selection))?;
+        writeln!(out, "{}", plain(&status.text(&selection).to_string()))?;
     }
     out.flush()
 }

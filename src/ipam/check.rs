@@ -5,6 +5,7 @@ use std::net::IpAddr;
 use std::path::Path;
 
 use culvert_node::ipam::{Ports, Pulse, Record, Survey as _, Surveyor};
+use culvert_node::words::counted;
 use ipnet::IpNet;
 use serde::Serialize;
 
@@ -137,8 +138,11 @@ impl fmt::Display for Check {
             return write!(f, "nothing was compared, because {reason}");
         }
         match self.findings.len() {
-            0 => write!(f, "good: {} addresses, each with its pod", self.addresses),
-            count => write!(f, "{count} findings about {} addresses", self.addresses),
+            0 => write!(f, "good: {}, each with its pod", counted(self.addresses, "address")),
+            count => {
+                let addresses = counted(self.addresses, "address");
+                write!(f, "{} about {addresses}", counted(count, "finding"))
+            }
         }
     }
 }

@@ -35,7 +35,6 @@ pub(crate) struct Entry {
 
 /// Everything in the store.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-#[serde(transparent)]
 pub(crate) struct Listing {
     /// Sorted by family and address.
     pub entries: Vec<Entry>,

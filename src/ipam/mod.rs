@@ -16,8 +16,8 @@ use culvert_node::ipam::{Record, Store};
 use culvert_node::node_file::NodeFile;
 use ipnet::IpNet;
 
-pub(crate) use self::check::check;
-pub(crate) use self::listing::list;
+pub(crate) use self::check::{Check, check};
+pub(crate) use self::listing::{Entry, list};
 pub(crate) use self::repair::{Target, free, import, rebuild};
 
 /// The store under `state_dir`, which must be there.

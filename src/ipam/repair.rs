@@ -10,6 +10,7 @@ use anyhow::{Context as _, bail, ensure};
 use culvert_node::ipam::{
     self, HostLocal, Import, Ports, Pulse, Range, Record, Store, Survey, Surveyor, live_pods,
 };
+use culvert_node::words::counted;
 use ipnet::IpNet;
 use serde::Serialize;
 
@@ -71,7 +72,6 @@ impl fmt::Display for Target {
 
 /// What was freed.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-#[serde(transparent)]
 pub(crate) struct Freed {
     /// By address.
     pub entries: Vec<Entry>,
@@ -190,7 +190,10 @@ impl fmt::Display for Imported {
                 self.unseen.join(", ")
             )?;
         }
-        write!(f, "imported {} addresses; {} were known already", self.added.len(), self.known)
+        {
+            let added = counted(self.added.len(), "address");
+            write!(f, "imported {added}; known already: {}", self.known)
+        }
     }
 }
 
@@ -271,6 +274,10 @@ impl Survey for InSubnets {
         }
         Ok(ports)
     }
+
+    fn place(&self) -> (u64, String) {
+        self.surveyor.place()
+    }
 }
 
 /// The store and what it holds, if there is one and nothing is wrong with it.
@@ -295,8 +302,10 @@ impl fmt::Display for Rebuilt {
         }
         let count = self.added.len();
         match &self.old {
-            Some(_) => write!(f, "the new store holds {count} addresses of running pods"),
-            None => write!(f, "{count} addresses of running pods were written down"),
+            Some(_) => {
+                write!(f, "the new store holds {} of running pods", counted(count, "address"))
+            }
+            None => write!(f, "written down: {} of running pods", counted(count, "address")),
         }
     }
 }

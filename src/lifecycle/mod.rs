@@ -3,8 +3,10 @@
 mod interrupt;
 mod readiness;
 mod signals;
+mod supervisor;
 
 pub(crate) use interrupt::{INTERRUPTED, on_interrupt};
 pub(crate) use readiness::Readiness;
 pub use readiness::{Missing, Need};
 pub(crate) use signals::{ReloadSignal, Signal, Signals};
+pub(crate) use supervisor::Supervisor;

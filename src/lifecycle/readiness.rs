@@ -19,6 +19,9 @@ pub enum Need {
     Claims,
     /// The kernel is set up, and the TUN takes packets.
     Kernel,
+    /// Network policies are in force, if they are to be: this node's pods are kept from what they
+    /// may not do.
+    Policy,
     /// The plugin has been told how to attach pods.
     NodeFile,
 }
@@ -76,6 +79,11 @@ impl Readiness {
     /// Whether nothing is missing.
     pub(crate) fn is_ready(&self) -> bool {
         self.missing.borrow().is_empty()
+    }
+
+    /// When something is missing, or no longer.
+    pub(crate) fn changes(&self) -> watch::Receiver<BTreeMap<Need, String>> {
+        self.missing.subscribe()
     }
 
     /// What is missing, in the order of [`Need`].

@@ -4,22 +4,31 @@
 //! but in bounded number, and each must send its line soon. The newest always has a place: one who
 //! holds connections loses the oldest, and keeps nobody out.
 
+mod client;
+
 use std::collections::VecDeque;
-use std::io::{self, BufRead as _, BufReader, Write as _};
+use std::io::{self, Write as _};
 use std::net::IpAddr;
-use std::os::unix::fs::PermissionsExt as _;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::Context as _;
+use culvert_node::private_socket;
 use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::UnixListener;
 use tokio::task::AbortHandle;
 
-use super::{CaptureSource, ExplainSource, Status, StatusSource};
-use crate::explain::{Explanation, Question};
+use super::{
+    CaptureSource, ExplainSource, FindSource, FlowSource, PingQuestion, PingSource, PodSource,
+    SetupSource, StatusSource, TablesSource, TraceSource,
+};
+use crate::explain::Question;
+
+pub(crate) use self::client::{
+    CaptureStream, ask, examine, find, open_capture, open_flows, ping, pods, query, tables, trace,
+};
 
 /// Name of the socket under the run directory.
 const FILE_NAME: &str = culvert_node::node_file::SOCKET_NAME;
@@ -35,8 +44,15 @@ const PATIENCE: Duration = Duration::from_secs(5);
 #[serde(rename_all = "snake_case")]
 enum Request {
     Status,
+    Setup,
     Explain(Question),
+    Pods,
+    Find(String),
     Capture(CaptureQuery),
+    Ping(PingQuestion),
+    Tables,
+    Trace(Question),
+    Flows,
 }
 
 /// What a capture is to contain.
@@ -61,10 +77,24 @@ pub struct CaptureQuery {
 pub struct Services {
     /// The present status.
     pub status: StatusSource,
+    /// How the node is to be set up.
+    pub setup: SetupSource,
     /// What happens to a packet.
     pub explain: ExplainSource,
+    /// This node's pods.
+    pub pods: PodSource,
+    /// Which addresses a pod has.
+    pub find: FindSource,
     /// Live captures.
     pub capture: CaptureSource,
+    /// What peers answer.
+    pub ping: PingSource,
+    /// What tables peers have.
+    pub tables: TablesSource,
+    /// What both nodes do with a packet.
+    pub trace: TraceSource,
+    /// Flows as they come.
+    pub flows: FlowSource,
 }
 
 /// The listening socket; its file is removed when this is dropped.
@@ -95,19 +125,22 @@ impl AdminSocket {
             }
             _ => {}
         }
-        let listener = UnixListener::bind(&path)
+        let listener = private_socket::listen(&path)
+            .and_then(UnixListener::from_std)
             .with_context(|| format!("listening on {}", path.display()))?;
-        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600))
-            .with_context(|| format!("restricting {}", path.display()))?;
         Ok(Self { listener, path })
     }
 
     /// Answers requests, for ever.
     pub async fn serve(self, services: Services) {
         let mut held: VecDeque<AbortHandle> = VecDeque::new();
+        let mut is_failing = false;
         loop {
             match self.listener.accept().await {
                 Ok((stream, _)) => {
+                    if std::mem::take(&mut is_failing) {
+                        tracing::info!("admin connections are accepted again");
+                    }
                     held.retain(|connection| !connection.is_finished());
                     if held.len() == CONNECTIONS
                         && let Some(oldest) = held.pop_front()
@@ -125,7 +158,9 @@ impl AdminSocket {
                     held.push_back(connection.abort_handle());
                 }
                 Err(error) => {
-                    tracing::warn!(%error, "accepting an admin connection failed");
+                    if !std::mem::replace(&mut is_failing, true) {
+                        tracing::warn!(%error, "accepting an admin connection failed; trying again");
+                    }
                     tokio::time::sleep(Duration::from_millis(100)).await;
                 }
             }
@@ -147,6 +182,10 @@ async fn answer(mut stream: tokio::net::UnixStream, services: Services) -> io::R
     let fault = |error: String| serde_json::to_vec(&Refusal { error });
     let mut answer = match serde_json::from_str(&line) {
         Ok(Request::Status) => serde_json::to_vec(&(services.status)())?,
+        Ok(Request::Setup) => match (services.setup)() {
+            Ok(setup) => serde_json::to_vec(&setup)?,
+            Err(error) => fault(format!("{error:#}"))?,
+        },
         Ok(Request::Explain(question)) => {
             let explain = move || (services.explain)(&question);
             match tokio::task::spawn_blocking(explain).await? {
@@ -154,22 +193,53 @@ async fn answer(mut stream: tokio::net::UnixStream, services: Services) -> io::R
                 Err(error) => fault(format!("{error:#}"))?,
             }
         }
-        Ok(Request::Capture(query)) => {
-            // The connection is the capture's from here on, without a limit in time.
-            let stream = stream.into_std()?;
-            stream.set_nonblocking(false)?;
-            let mut complaints = stream.try_clone()?;
-            if let Err(error) = (services.capture)(query, stream) {
-                let mut answer = fault(format!("{error:#}"))?;
-                answer.push(b'\n');
-                complaints.write_all(&answer)?;
+        Ok(Request::Pods) => match tokio::task::spawn_blocking(move || (services.pods)()).await? {
+            Ok(pods) => serde_json::to_vec(&pods)?,
+            Err(error) => fault(format!("{error:#}"))?,
+        },
+        Ok(Request::Find(name)) => {
+            match tokio::task::spawn_blocking(move || (services.find)(&name)).await? {
+                Ok(addresses) => serde_json::to_vec(&Found { addresses })?,
+                Err(error) => fault(format!("{error:#}"))?,
             }
-            return Ok(());
         }
+        // The connection is theirs from here on, without a limit in time.
+        Ok(Request::Capture(query)) => {
+            return give_away(stream, |stream| (services.capture)(query, stream));
+        }
+        Ok(Request::Ping(question)) => match (services.ping)(question).await {
+            Ok(round) => serde_json::to_vec(&round)?,
+            Err(error) => fault(format!("{error:#}"))?,
+        },
+        Ok(Request::Tables) => match (services.tables)().await {
+            Ok(tables) => serde_json::to_vec(&tables)?,
+            Err(error) => fault(format!("{error:#}"))?,
+        },
+        Ok(Request::Trace(question)) => match (services.trace)(question).await {
+            Ok(report) => serde_json::to_vec(&report)?,
+            Err(error) => fault(format!("{error:#}"))?,
+        },
+        Ok(Request::Flows) => return give_away(stream, |stream| (services.flows)(stream)),
         Err(error) => fault(error.to_string())?,
     };
     answer.push(b'\n');
     stream.write_all(&answer).await
+}
+
+/// Gives the connection to whoever will write to it by himself; says why, if nobody will.
+fn give_away(
+    stream: tokio::net::UnixStream,
+    to: impl FnOnce(UnixStream) -> anyhow::Result<()>,
+) -> io::Result<()> {
+    let stream = stream.into_std()?;
+    stream.set_nonblocking(false)?;
+    let mut complaints = stream.try_clone()?;
+    if let Err(error) = to(stream) {
+        let mut answer = serde_json::to_vec(&Refusal { error: format!("{error:#}") })?;
+        answer.push(b'\n');
+        complaints.write_all(&answer)?;
+    }
+    Ok(())
 }
 
 /// An answer that is none.
@@ -178,138 +248,22 @@ struct Refusal {
     error: String,
 }
 
-/// Asks the daemon of `run_dir` for its status.
-///
-/// # Errors
-///
-/// No daemon answers there, or it answers something else.
-pub(crate) fn query(run_dir: &Path) -> anyhow::Result<Status> {
-    let line = answer_to(&Request::Status, run_dir)?;
-    serde_json::from_str(&line).with_context(|| misunderstood(run_dir))
-}
-
-/// Asks the daemon of `run_dir` what happens to a packet.
-///
-/// # Errors
-///
-/// As [`query`]; or the packet cannot be.
-pub(crate) fn ask(run_dir: &Path, question: &Question) -> anyhow::Result<Explanation> {
-    let line = answer_to(&Request::Explain(question.clone()), run_dir)?;
-    refused(&line)?;
-    serde_json::from_str(&line).with_context(|| misunderstood(run_dir))
-}
-
-/// Starts a capture at the daemon of `run_dir`: what it sends is pcapng. Whoever shuts down the
-/// writing half gets the rest and then the end.
-///
-/// # Errors
-///
-/// As [`query`]; or the daemon refuses.
-pub(crate) fn open_capture(
-    run_dir: &Path,
-    query: &CaptureQuery,
-) -> anyhow::Result<impl CaptureStream> {
-    let stream = send(&Request::Capture(query.clone()), run_dir)?;
-    let mut reader = BufReader::with_capacity(STREAM_LEN, stream);
-    // The header comes at once.
-    let first = reader.fill_buf().map_err(|error| unanswered(&error, run_dir))?.first().copied();
-    // Packets come when they come.
-    reader.get_ref().set_read_timeout(None)?;
-    if first.is_none() {
-        return Err(unanswered(&io::ErrorKind::UnexpectedEof.into(), run_dir));
-    }
-    if first == Some(b'{') {
-        let mut line = String::new();
-        reader.read_line(&mut line)?;
-        refused(&line)?;
-        anyhow::bail!(misunderstood(run_dir));
-    }
-    Ok(reader)
-}
-
-/// A capture as it comes.
-pub(crate) trait CaptureStream: io::Read {
-    /// A second hold on the connection.
-    ///
-    /// # Errors
-    ///
-    /// What the system says.
-    fn try_clone(&self) -> io::Result<UnixStream>;
-}
-
-impl CaptureStream for BufReader<UnixStream> {
-    fn try_clone(&self) -> io::Result<UnixStream> {
-        self.get_ref().try_clone()
-    }
-}
-
-/// Bytes of a capture that are read at once.
-const STREAM_LEN: usize = 256 << 10;
-
-fn misunderstood(run_dir: &Path) -> String {
-    format!("understanding the answer of {}", run_dir.join(FILE_NAME).display())
-}
-
-fn refused(line: &str) -> anyhow::Result<()> {
-    match serde_json::from_str::<Refusal>(line) {
-        Ok(refusal) => Err(anyhow::anyhow!(refusal.error)),
-        Err(_) => Ok(()),
-    }
-}
-
-/// Says for an operator why the daemon has not answered.
-fn unanswered(error: &io::Error, run_dir: &Path) -> anyhow::Error {
-    let path = run_dir.join(FILE_NAME);
-    let path = path.display();
-    let kind = error.kind();
-    if [io::ErrorKind::WouldBlock, io::ErrorKind::TimedOut].contains(&kind) {
-        return anyhow::anyhow!(
-            "the daemon of {path} has not answered within {} seconds: it is stopped or very busy; its \
-             log and `ps` tell more",
-            PATIENCE.as_secs()
-        );
-    }
-    let closed =
-        [io::ErrorKind::UnexpectedEof, io::ErrorKind::BrokenPipe, io::ErrorKind::ConnectionReset];
-    if closed.contains(&kind) {
-        return anyhow::anyhow!(
-            "the daemon of {path} closed the connection without an answer: it is ending, or another \
-             version than this program; ask again"
-        );
-    }
-    anyhow::anyhow!("asking the daemon of {path}: {error}")
-}
-
-fn send(request: &Request, run_dir: &Path) -> anyhow::Result<UnixStream> {
-    let path = run_dir.join(FILE_NAME);
-    let mut stream = UnixStream::connect(&path).with_context(|| {
-        format!(
-            "no daemon answers on {}; start one with `culvert run`, or name its --run-dir",
-            path.display()
-        )
-    })?;
-    stream.set_read_timeout(Some(PATIENCE))?;
-    stream.set_write_timeout(Some(PATIENCE))?;
-    let mut line = serde_json::to_vec(request)?;
-    line.push(b'\n');
-    stream.write_all(&line).map_err(|error| unanswered(&error, run_dir))?;
-    Ok(stream)
-}
-
-fn answer_to(request: &Request, run_dir: &Path) -> anyhow::Result<String> {
-    let mut line = String::new();
-    let read = BufReader::new(send(request, run_dir)?).read_line(&mut line);
-    match read {
-        Ok(_) if line.ends_with('\n') => Ok(line),
-        Ok(_) => Err(unanswered(&io::ErrorKind::UnexpectedEof.into(), run_dir)),
-        Err(error) => Err(unanswered(&error, run_dir)),
-    }
+/// The addresses of a pod.
+#[derive(Debug, Serialize, Deserialize)]
+struct Found {
+    addresses: Vec<IpAddr>,
 }
 
 #[cfg(test)]
 mod tests {
     use std::os::unix::net::UnixListener as Listener;
 
+    use std::io::{BufRead as _, BufReader};
+
+    use culvert_dataplane::platform::clock;
+    use socket2::{Domain, SockAddr, Socket, Type};
+
+    use super::client::{answer_within, connect, refused, unanswered};
     use super::*;
 
     fn status_of(serve: impl FnOnce(UnixStream) + Send + 'static) -> String {
@@ -335,6 +289,37 @@ mod tests {
     }
 
     #[test]
+    fn daemon_that_drips_or_takes_nobody_in_is_not_waited_for() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join(FILE_NAME);
+        let listener = Listener::bind(&path).unwrap();
+        let dripping = std::thread::spawn(move || {
+            let mut stream = listener.accept().unwrap().0;
+            while stream.write_all(b" ").is_ok() {
+                std::thread::sleep(Duration::from_millis(20));
+            }
+        });
+        let patience = Duration::from_millis(200);
+        let since = clock::now();
+        let error = answer_within(&Request::Status, directory.path(), patience).unwrap_err();
+        assert!(format!("{error:#}").contains("has not answered within"), "{error:#}");
+        assert!(since.elapsed() < Duration::from_secs(3), "{:?}", since.elapsed());
+        dripping.join().unwrap();
+
+        std::fs::remove_file(&path).unwrap();
+        let stopped = Socket::new(Domain::UNIX, Type::STREAM, None).unwrap();
+        stopped.bind(&SockAddr::unix(&path).unwrap()).unwrap();
+        stopped.listen(0).unwrap();
+        let held: Vec<_> =
+            (0..8).map_while(|_| connect(&path, Duration::from_millis(50)).ok()).collect();
+        assert!(held.len() < 8, "nobody is kept waiting");
+        let since = clock::now();
+        let error = answer_within(&Request::Status, directory.path(), patience).unwrap_err();
+        assert!(format!("{error:#}").contains("has not answered within"), "{error:#}");
+        assert!(since.elapsed() < Duration::from_secs(3), "{:?}", since.elapsed());
+    }
+
+    #[test]
     fn whoever_comes_last_is_answered_while_others_hold_connections() {
         let directory = tempfile::tempdir().unwrap();
         let run_dir = directory.path().to_owned();
@@ -344,8 +329,15 @@ mod tests {
             runtime.unwrap().block_on(async {
                 let services = Services {
                     status: std::sync::Arc::new(|| unreachable!("nobody asks for it")),
+                    setup: std::sync::Arc::new(|| unreachable!("nobody asks for it")),
                     explain: std::sync::Arc::new(|_| unreachable!("nobody asks for it")),
+                    pods: std::sync::Arc::new(|| unreachable!("nobody asks for it")),
+                    find: std::sync::Arc::new(|_| unreachable!("nobody asks for it")),
                     capture: std::sync::Arc::new(|_, _| unreachable!("nobody asks for it")),
+                    ping: std::sync::Arc::new(|_| unreachable!("nobody asks for it")),
+                    tables: std::sync::Arc::new(|| unreachable!("nobody asks for it")),
+                    trace: std::sync::Arc::new(|_| unreachable!("nobody asks for it")),
+                    flows: std::sync::Arc::new(|_| unreachable!("nobody asks for it")),
                 };
                 let socket = AdminSocket::bind(&run_dir).unwrap();
                 listening.send(()).unwrap();
@@ -368,7 +360,8 @@ mod tests {
     fn no_error_number_is_left_for_the_operator_to_look_up() {
         let kinds = [io::ErrorKind::WouldBlock, io::ErrorKind::BrokenPipe];
         for kind in kinds {
-            let said = format!("{:#}", unanswered(&kind.into(), Path::new("/run/culvert")));
+            let said =
+                format!("{:#}", unanswered(&kind.into(), Path::new("/run/culvert"), PATIENCE));
             assert!(said.contains("/run/culvert/culvert.sock"), "{said}");
             assert!(!said.contains("os error") && !said.contains("temporarily"), "{said}");
         }

@@ -30,14 +30,20 @@ const REQUEST_LEN: usize = 16 << 10;
 /// Time that one connection may last; scrapers connect anew.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-pub(super) struct Limited {
+pub(crate) struct Limited {
     listener: TcpListener,
     slots: Arc<Mutex<Slots>>,
+    patience: Duration,
 }
 
 impl Limited {
     pub(super) fn new(listener: TcpListener) -> Self {
-        Self { listener, slots: Arc::default() }
+        Self::lasting(listener, PATIENCE)
+    }
+
+    /// The same with connections that may last so long after they have asked.
+    pub(crate) fn lasting(listener: TcpListener, patience: Duration) -> Self {
+        Self { listener, slots: Arc::default(), patience }
     }
 }
 
@@ -55,7 +61,7 @@ impl Listener for Limited {
             told_to_go,
             is_over: false,
             deadline: Box::pin(sleep_until(now + REQUEST_PATIENCE)),
-            end: now + PATIENCE,
+            end: now + self.patience,
             left: REQUEST_LEN,
             _slot: slot,
         };
@@ -133,7 +139,7 @@ impl Drop for Slot {
 }
 
 /// A connection that holds a slot and ends in time.
-pub(super) struct Connection {
+pub(crate) struct Connection {
     stream: TcpStream,
     told_to_go: oneshot::Receiver<()>,
     is_over: bool,

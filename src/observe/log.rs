@@ -17,6 +17,10 @@ use self::outlet::Outlet;
 /// Standard error, once logging has started.
 static OUTLET: OnceLock<Outlet> = OnceLock::new();
 
+/// A library that logs what it tells us as well, in its own words, and whole answers of the server
+/// with it. Heard only by who asks for it by name.
+const SILENT: &str = "kube_client";
+
 /// How log lines look.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Format {
@@ -95,7 +99,9 @@ fn parse(filter: &str) -> anyhow::Result<EnvFilter> {
              module MODULE=LEVEL, several separated by commas"
         );
     }
-    EnvFilter::try_new(filter).with_context(|| format!("--log \"{filter}\" (CULVERT_LOG)"))
+    let context = || format!("--log \"{filter}\" (CULVERT_LOG)");
+    let filter = if filter.contains(SILENT) { filter } else { &format!("{filter},{SILENT}=off") };
+    EnvFilter::try_new(filter).with_context(context)
 }
 
 #[cfg(test)]
@@ -106,6 +112,16 @@ mod tests {
     fn levels_and_modules_with_levels_are_taken() {
         for filter in ["info", "WARN", "off", "culvert::control=debug", "warn,culvert=trace"] {
             assert!(parse(filter).is_ok(), "{filter}");
+        }
+    }
+
+    #[test]
+    fn library_of_kubernetes_is_silent_unless_it_is_asked_for_by_name() {
+        for (filter, level) in
+            [("info", "off"), ("trace", "off"), ("info,kube_client=debug", "debug")]
+        {
+            let shown = parse(filter).unwrap().to_string();
+            assert!(shown.contains(&format!("kube_client={level}")), "{filter}: {shown}");
         }
     }
 

@@ -1,9 +1,13 @@
 //! The daemon's state at one moment, as programs read it.
 
+mod paths;
 mod text;
+mod verdict;
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::net::IpAddr;
+use std::str::FromStr;
 
 use culvert_dataplane::engine::{DropReason, Traffic};
 use culvert_dataplane::platform::tun::Offload;
@@ -11,7 +15,9 @@ use ipnet::IpNet;
 use overlay_proto::CodecKind;
 use serde::{Deserialize, Serialize};
 
+use super::policy::PolicyStatus;
 use crate::lifecycle::Missing;
+pub use paths::{LostPath, PathStatus, ProbeStatus, Told};
 use text::duration;
 pub(crate) use text::{Selection, Sort};
 
@@ -52,24 +58,75 @@ pub struct Status {
     /// How it stands with this node's keys.
     #[serde(default)]
     pub sealed: SealedStatus,
+    /// How it stands with network policies.
+    #[serde(default)]
+    pub policy: PolicyStatus,
     /// What the kernel granted on the TUN device.
     pub offload: Offload,
     /// Worker threads.
     pub workers: usize,
     /// Every other node.
     pub peers: Vec<PeerStatus>,
+    /// What was counted of questions to peers.
+    #[serde(default)]
+    pub probes: ProbeStatus,
     /// Dropped packets by reason; reasons that never occurred are listed too.
     pub drops: BTreeMap<DropReason, u64>,
     /// Datagrams of peers that the kernel dropped because the daemon did not fetch them in time;
     /// none where the kernel does not tell.
     #[serde(default)]
     pub receive_drops: Option<u64>,
+    /// Datagrams that the kernel dropped at the daemon's sockets because their checksum was wrong;
+    /// none where the kernel does not tell.
+    #[serde(default)]
+    pub receive_damaged: Option<u64>,
+    /// Packets of pods that the kernel dropped because the daemon did not fetch them in time, as
+    /// the TUN device counts them; up to ten seconds old, and none where the kernel does not tell.
+    #[serde(default)]
+    pub tun_drops: Option<u64>,
+    /// How many addresses of this node's subnets are given to pods.
+    #[serde(default)]
+    pub addresses: Vec<AddressUse>,
+    /// What the daemon takes of the machine.
+    #[serde(default)]
+    pub process: ProcessStatus,
     /// ICMP errors sent to pods.
     pub icmp_replies: u64,
     /// Times that an offload was refused and given up.
     pub offload_refusals: u64,
     /// Times that something of this node's set-up was found missing and put back.
     pub repairs: u64,
+}
+
+/// How many addresses of a subnet are given to pods.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct AddressUse {
+    /// The subnet.
+    pub subnet: IpNet,
+    /// Addresses that the store holds; up to a minute old.
+    pub used: u64,
+    /// Those that pods may get besides. As a decimal number, since a subnet of IPv6 has more than
+    /// an integer of most programs.
+    pub free: f64,
+}
+
+/// What the daemon takes of the machine.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct ProcessStatus {
+    /// Seconds of CPU time, its own and the kernel's for it.
+    pub cpu_seconds: f64,
+    /// Bytes of memory in use.
+    pub resident_bytes: u64,
+    /// Bytes of address space.
+    pub virtual_bytes: u64,
+    /// Open files, sockets and devices.
+    pub open_files: u64,
+    /// How many of them it may have; nothing if there is no limit.
+    pub open_files_limit: Option<u64>,
+    /// Threads.
+    pub threads: u64,
+    /// When it was started, in seconds since 1970.
+    pub started: f64,
 }
 
 /// Where the underlay sockets are bound.
@@ -100,12 +157,16 @@ pub struct TunnelStatus {
 }
 
 /// How it stands with this node's keys.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct SealedStatus {
     /// The mode: off, prefer or require; nothing before the start has come so far.
     pub mode: String,
-    /// By what peers are to know this node, the key in use first.
+    /// By what peers are to know this node, the one first that handshakes begin with: of those that
+    /// the table has.
     pub public_keys: Vec<String>,
+    /// For how many seconds handshakes have begun with it.
+    #[serde(default)]
+    pub in_use_seconds: Option<f64>,
     /// Why the keys on disk are not used, or the table has others, and what to do.
     pub error: Option<String>,
     /// Peers with which there is no session, and why.
@@ -120,7 +181,7 @@ pub struct SealedStatus {
 }
 
 /// What was counted of handshakes since the start.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Handshakes {
     /// Those that came to a session, by this node's role and the session's suite, as two words.
     pub made: BTreeMap<String, u64>,
@@ -130,6 +191,68 @@ pub struct Handshakes {
     pub refused: u64,
     /// Sessions that ended without a successor.
     pub sessions_ended: u64,
+    /// How long those took that came to a session, by this node's role.
+    #[serde(default)]
+    pub seconds: BTreeMap<String, Times>,
+}
+
+/// How long something took.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Times {
+    /// Bounds in seconds, and how many took no longer than theirs and longer than the one before.
+    pub buckets: Vec<(f64, u64)>,
+    /// How many took longer than the last bound.
+    pub longer: u64,
+    /// What they took together, in seconds.
+    pub sum: f64,
+}
+
+/// What is spoken with a peer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Spoken {
+    /// A codec, in plain.
+    Plain(CodecKind),
+    /// ESP in UDP.
+    Esp,
+}
+
+impl Spoken {
+    const ESP: &str = "esp";
+}
+
+impl fmt::Display for Spoken {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Plain(codec) => codec.fmt(f),
+            Self::Esp => f.pad(Self::ESP),
+        }
+    }
+}
+
+impl FromStr for Spoken {
+    type Err = <CodecKind as FromStr>::Err;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        if text == Self::ESP { Ok(Self::Esp) } else { text.parse().map(Self::Plain) }
+    }
+}
+
+/// A session with a peer.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct SessionStatus {
+    /// What it seals with.
+    pub suite: String,
+    /// Whether its handshake withstands who can break X25519.
+    pub post_quantum: bool,
+    /// This node's role in the handshake.
+    pub role: String,
+    /// Seconds since it was made.
+    pub age_seconds: f64,
+    /// Seconds until it is renewed, if there is traffic; 0 when that is due.
+    pub renewal_in_seconds: f64,
+    /// Whether it was made with a key that this node does not begin with any more.
+    #[serde(default)]
+    pub with_former_key: bool,
 }
 
 /// Where the subnet table stands.
@@ -168,9 +291,10 @@ pub struct PeerStatus {
     pub address: IpAddr,
     /// Its pod subnets.
     pub subnets: Vec<IpNet>,
-    /// The codec that it and this node speak.
+    /// What it and this node speak now: a codec, or `esp` where packets are sealed or wait for a
+    /// session.
     #[serde(with = "word")]
-    pub codec: CodecKind,
+    pub codec: Spoken,
     /// UDP port of the tunnel with it.
     pub port: u16,
     /// What its packets are sealed with; nothing while they are plain or wait for a session.
@@ -179,6 +303,12 @@ pub struct PeerStatus {
     /// Whether its packets may be plain.
     #[serde(default)]
     pub plain: bool,
+    /// The session with it, if there is one.
+    #[serde(default)]
+    pub session: Option<SessionStatus>,
+    /// Why the last handshake with it failed, if none has come to a session since.
+    #[serde(default)]
+    pub session_error: Option<String>,
     /// Longest inner packet toward it, in bytes.
     pub mtu: u16,
     /// Sent to it.
@@ -187,6 +317,9 @@ pub struct PeerStatus {
     pub ingress: Traffic,
     /// Seconds since a packet was accepted from it; `None` if never.
     pub last_heard_seconds: Option<f64>,
+    /// What is known of the paths to it.
+    #[serde(default)]
+    pub path: PathStatus,
 }
 
 impl TableStatus {

@@ -4,7 +4,10 @@
 //! how.
 
 pub(crate) mod allocator;
+pub(crate) mod arp;
 pub mod claim;
 pub(crate) mod memory;
 pub(crate) mod netlink;
+pub(crate) mod process;
 pub(crate) mod sysctl;
+pub(crate) mod timekeeping;

@@ -1,7 +1,9 @@
 //! Which way a captured packet goes, and which part of it the data path would see.
 
+use std::collections::HashSet;
 use std::net::{IpAddr, SocketAddr};
 
+use overlay_proto::esp::{Slot, Spi};
 use overlay_proto::{Ecn, Fragment, InnerPacket};
 
 use super::row::{Direction, Skip};
@@ -15,8 +17,10 @@ pub(super) struct Tunnel {
     pub(super) address: IpAddr,
     /// Ports that the node or one of its peers receives on.
     pub(super) ports: Vec<u16>,
-    /// The port of what is sealed, on a node that seals: nothing here has the keys.
+    /// The port of what is sealed, on a node that seals.
     pub(super) sealed_port: Option<u16>,
+    /// The sessions that somebody has given the keys of, by their slots.
+    pub(super) opens: HashSet<Slot>,
 }
 
 /// What the data path would see.
@@ -25,7 +29,15 @@ pub(super) enum Seen<'a> {
     /// A packet of a pod.
     Egress(&'a [u8]),
     /// The payload of a datagram.
-    Ingress { source: SocketAddr, port: u16, ecn: Ecn, datagram: &'a [u8], packet_len: usize },
+    Ingress {
+        source: SocketAddr,
+        port: u16,
+        /// Whether it is to be opened first.
+        sealed: bool,
+        ecn: Ecn,
+        datagram: &'a [u8],
+        packet_len: usize,
+    },
 }
 
 /// Looks at `packet`, which begins with an IP header.
@@ -59,7 +71,7 @@ pub(super) fn classify<'a>(
             return Ok(Seen::Egress(parsed.bytes()));
         }
     }
-    if is_sealed {
+    if is_sealed && tunnel.opens.is_empty() {
         return Err(Skip::Sealed);
     }
     if !is_udp {
@@ -74,13 +86,24 @@ pub(super) fn classify<'a>(
     };
     let len = usize::from(u16::from_be_bytes([header[4], header[5]]));
     let datagram = udp.get(UDP_LEN..len).ok_or(Skip::UdpLength)?;
+    let opens = || slot_of(datagram).is_some_and(|slot| tunnel.opens.contains(&slot));
+    if is_sealed && !opens() {
+        return Err(Skip::Sealed);
+    }
     Ok(Seen::Ingress {
         source: SocketAddr::new(parsed.source(), u16::from_be_bytes([header[0], header[1]])),
         port: u16::from_be_bytes([header[2], header[3]]),
+        sealed: is_sealed,
         ecn: parsed.ecn(),
         datagram,
         packet_len: parsed.len(),
     })
+}
+
+/// The session that a sealed datagram says it is of; none if it is a handshake.
+fn slot_of(datagram: &[u8]) -> Option<Slot> {
+    let (spi, _) = datagram.split_first_chunk::<4>()?;
+    Some(Spi::from_bits(u32::from_be_bytes(*spi))?.slot())
 }
 
 /// The packet without what pads it on its link.
@@ -99,6 +122,7 @@ mod tests {
             address: IpAddr::from([192, 168, 1, 11]),
             ports: vec![4790],
             sealed_port: Some(4500),
+            opens: HashSet::new(),
         }
     }
 
@@ -121,6 +145,20 @@ mod tests {
         assert_eq!(classify(&off, &arriving, None), Ok(Seen::Egress(&arriving)));
         let of_pods = datagram([10, 244, 1, 2], [10, 244, 2, 2], 4500);
         assert_eq!(classify(&tunnel(), &of_pods, None), Ok(Seen::Egress(&of_pods)));
+    }
+
+    #[test]
+    fn what_is_sealed_is_seen_where_there_is_a_key_of_its_session() {
+        let (node1, node2) = ([192, 168, 1, 11], [192, 168, 1, 12]);
+        let mut arriving = datagram(node2, node1, 4500);
+        let slot = Slot::new(0x12345).unwrap();
+        let with_key = Tunnel { opens: [slot].into(), ..tunnel() };
+        assert_eq!(classify(&with_key, &arriving, None), Err(Skip::Sealed), "of another session");
+        arriving[28..32].copy_from_slice(&[0x12, 0x34, 0x50, 3]);
+        let seen = classify(&with_key, &arriving, None);
+        assert!(matches!(seen, Ok(Seen::Ingress { sealed: true, port: 4500, .. })), "{seen:?}");
+        arriving[28..32].copy_from_slice(&[0; 4]);
+        assert_eq!(classify(&with_key, &arriving, None), Err(Skip::Sealed), "a handshake");
     }
 
     #[test]

@@ -6,6 +6,7 @@
 
 mod classify;
 mod expect;
+mod keys;
 mod report;
 mod row;
 mod stage;
@@ -26,7 +27,9 @@ use crate::app;
 use crate::lifecycle::{INTERRUPTED, on_interrupt};
 use crate::pcap::Reader;
 use classify::Tunnel;
+use culvert_node::words::counted;
 pub use expect::{ExpectError, Expectation};
+use keys::Sessions;
 use report::{Form, Report};
 pub(crate) use row::Direction;
 use stage::{ReplayOptions, Stage};
@@ -76,6 +79,10 @@ pub(crate) struct ReplayArgs {
     /// output.
     #[arg(short, long, value_name = "FILE")]
     write: Option<PathBuf>,
+    /// Open what is sealed with the keys in this file, as `sealed.key_log` of the node or of its
+    /// peer has written them. Without, it is skipped.
+    #[arg(long, value_name = "FILE")]
+    key_file: Option<PathBuf>,
     /// Compare with the verdicts in this file, print what differs, and exit with 1 if anything
     /// does.
     #[arg(long, value_name = "FILE", conflicts_with_all = ["json", "summary"])]
@@ -93,6 +100,8 @@ Examples:
     culvert replay pods.pcap --table table.toml --node node1 --json | jq 'select(.verdict == \"drop\")'
   Verdicts as comments in Wireshark:
     culvert replay pods.pcap --table table.toml --node node1 -w - | wireshark -k -i -
+  What was sealed, with the keys that the node has logged (docs/sealed.md):
+    culvert replay wire.pcap --table table.toml --node node1 --key-file esp_sa
   A test: write the expectation once, look at it, compare ever after:
     culvert replay pods.pcap --table table.toml --node node1 --expect pods.expect --bless
     culvert replay pods.pcap --table table.toml --node node1 --expect pods.expect
@@ -133,7 +142,14 @@ pub(crate) fn run(args: ReplayArgs) -> anyhow::Result<ExitCode> {
     // What is dropped on its way in is shown with the port of the configuration.
     let own = ports.iter().position(|port| *port == offline.config.underlay.port);
     ports.swap(0, own.unwrap_or_default());
-    let tunnel = Tunnel { address: offline.address(), ports, sealed_port: offline.sealed_port() };
+    let sessions =
+        args.key_file.as_deref().map(|path| Sessions::read(path, &offline)).transpose()?;
+    let tunnel = Tunnel {
+        address: offline.address(),
+        ports,
+        sealed_port: offline.sealed_port(),
+        opens: sessions.as_ref().map(|sessions| sessions.slots.clone()).unwrap_or_default(),
+    };
     let options = ReplayOptions {
         offload: match args.offload {
             Switch::On => tun::Offload::TcpUdp,
@@ -157,12 +173,12 @@ pub(crate) fn run(args: ReplayArgs) -> anyhow::Result<ExitCode> {
     let out = BufWriter::with_capacity(OUTPUT_LEN, io::stdout().lock());
     let results = args.write.as_deref().map(results).transpose()?;
     let mut report = Report::new(form, out, results, expectation)?;
-    let mut stage = Stage::new(&offline.table, tunnel, options);
+    let mut stage = Stage::new(&offline.table, tunnel, sessions, options);
     let played = play(&mut reader, &mut stage, &mut report, &interrupted);
     if let Ok(Progress::Whole | Progress::Interrupted) = played
         && reader.lost() > 0
     {
-        warn(&format!("the capturing program has lost {} packets", reader.lost()));
+        warn(&format!("the capturing program has lost {}", counted(reader.lost(), "packet")));
     }
     let same = report.finish()?;
     if let (true, Some(path)) = (args.bless, &args.expect) {

@@ -3,6 +3,8 @@
 use std::collections::BTreeMap;
 use std::io::{self, Write};
 
+use culvert_node::words::counted;
+
 use super::expect::{Expectation, Scribe};
 use super::row::Row;
 use super::stage::{Results, Side};
@@ -120,11 +122,11 @@ impl<W: Write> Report<W> {
         match self.form {
             Form::Summary => self.sums()?,
             Form::Expect if self.differences == 0 => {
-                writeln!(self.out, "{} packets, all as expected", self.packets)?;
+                writeln!(self.out, "{}, all as expected", counted(self.packets, "packet"))?;
             }
             Form::Expect => {
                 let (differences, packets) = (self.differences, self.packets);
-                writeln!(self.out, "{differences} of {packets} packets differ")?;
+                writeln!(self.out, "{differences} of {} differ", counted(packets, "packet"))?;
             }
             Form::Table | Form::Json | Form::Bless | Form::Nothing => {}
         }
@@ -148,7 +150,7 @@ impl<W: Write> Report<W> {
         let peer = if peer.is_empty() { "-" } else { peer };
         write!(self.out, "{peer:<12} {:>6}  {}", row.wire_bytes, row.flow)?;
         if row.datagrams > 1 {
-            write!(self.out, ", {} datagrams", row.datagrams)?;
+            write!(self.out, ", {}", counted(row.datagrams, "datagram"))?;
         }
         if let Some(captured) = row.captured {
             write!(self.out, " (frame cut off at {captured} bytes)")?;

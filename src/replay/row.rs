@@ -75,14 +75,18 @@ pub(crate) enum Skip {
     NoPacket(NoPacket),
     /// A datagram that this node has sent itself.
     OwnDatagram,
+    /// It came from another node or this one's data path already, on its way to a pod.
+    Delivered,
     /// A fragment of a datagram to the tunnel: the kernel would put it together first.
     OuterFragment,
     /// It is to be taken as ingress but is no UDP datagram.
     NotUdp,
     /// A UDP length that the kernel refuses.
     UdpLength,
-    /// It came to the port of what is sealed, and nobody here has the keys.
+    /// It came to the port of what is sealed, and is a handshake, or nobody here has its key.
     Sealed,
+    /// It was sealed and carries nothing.
+    Dummy,
 }
 
 /// A reason of either kind.
@@ -100,10 +104,12 @@ impl fmt::Display for Reason {
             Self::Drop(reason) => f.write_str(reason.as_str()),
             Self::Skip(Skip::NoPacket(reason)) => reason.fmt(f),
             Self::Skip(Skip::OwnDatagram) => f.write_str("own_datagram"),
+            Self::Skip(Skip::Delivered) => f.write_str("delivered"),
             Self::Skip(Skip::OuterFragment) => f.write_str("outer_fragment"),
             Self::Skip(Skip::NotUdp) => f.write_str("not_udp"),
             Self::Skip(Skip::UdpLength) => f.write_str("udp_length"),
             Self::Skip(Skip::Sealed) => f.write_str("sealed"),
+            Self::Skip(Skip::Dummy) => f.write_str("dummy"),
         }
     }
 }
@@ -165,6 +171,7 @@ impl Row {
     /// The JSON object of the row.
     pub(super) fn json(&self) -> Json<'_> {
         Json {
+            schema: 1,
             packet: self.packet,
             time_ns: self.time_ns,
             direction: self.direction,
@@ -183,6 +190,8 @@ impl Row {
 /// A row as programs read it.
 #[derive(Debug, Serialize)]
 pub(super) struct Json<'a> {
+    /// Grows when a program that reads it would have to change.
+    schema: u32,
     packet: u64,
     time_ns: u64,
     direction: Option<Direction>,

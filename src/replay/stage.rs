@@ -6,13 +6,14 @@ use std::net::SocketAddr;
 use std::ops::Range;
 use std::time::{Duration, Instant};
 
-use culvert_dataplane::engine::{Peer, Table};
+use culvert_dataplane::engine::{Owner, Peer, Table};
 use culvert_dataplane::platform::clock;
 use culvert_dataplane::platform::tun::Offload;
-use culvert_dataplane::{Decision, Observation, Outer, Rehearsal, Tap, bucket};
-use overlay_proto::{CodecKind, Family};
+use culvert_dataplane::{Decision, Observation, Outer, Rehearsal, SealedWorker, Tap, bucket};
+use overlay_proto::{CodecKind, Family, InnerPacket};
 
 use super::classify::{Seen, Tunnel, classify};
+use super::keys::Sessions;
 use super::row::{Direction, Row, Skip, Verdict};
 use crate::pcap::{Frame, network_layer};
 
@@ -45,11 +46,21 @@ pub(super) struct ReplayOptions {
 
 /// What packets of a batch have in common: which way they go, and what is spoken on the port that
 /// they came to.
-type Kind = (Direction, Option<CodecKind>);
+type Kind = (Direction, Heard);
+
+/// What is spoken on the port that a datagram came to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Heard {
+    Plain(Option<CodecKind>),
+    /// Each datagram is a batch of its own: of one that carries nothing nothing is seen.
+    Sealed,
+}
 
 /// A node that packets are played to.
 pub(super) struct Stage<'t> {
     table: &'t Table,
+    /// The table by which what is sealed is opened.
+    sealed_table: Option<Table>,
     tunnel: Tunnel,
     options: ReplayOptions,
     rehearsal: Rehearsal,
@@ -65,15 +76,26 @@ pub(super) struct Stage<'t> {
 }
 
 impl<'t> Stage<'t> {
-    pub(super) fn new(table: &'t Table, tunnel: Tunnel, options: ReplayOptions) -> Self {
+    pub(super) fn new(
+        table: &'t Table,
+        tunnel: Tunnel,
+        sessions: Option<Sessions>,
+        options: ReplayOptions,
+    ) -> Self {
         let started = clock::now();
+        let mut rehearsal = Rehearsal::new(options.offload, started);
+        let sealed_table = sessions.map(|Sessions { shared, table, .. }| {
+            rehearsal.open_as(SealedWorker::opening(shared, started));
+            table
+        });
         let local = SocketAddr::new(tunnel.address, tunnel.ports.first().copied().unwrap_or(0));
         Self {
             table,
+            sealed_table,
             notes: Notes(RefCell::new(Recorder::new(local, options))),
             tunnel,
             options,
-            rehearsal: Rehearsal::new(options.offload, started),
+            rehearsal,
             started,
             first_ns: None,
             now_ns: 0,
@@ -81,6 +103,17 @@ impl<'t> Stage<'t> {
             packets: 0,
             padded: Vec::new(),
         }
+    }
+
+    /// Whether a packet is on its way to a pod of this node. No pod's packet to another of the same
+    /// node comes to the TUN device, so it is what somebody has recorded behind the data path.
+    fn is_delivered(&self, packet: &[u8]) -> bool {
+        let Ok(packet) = InnerPacket::parse(packet) else { return false };
+        let is_answer = self.table.local().routers.contains(&packet.source());
+        let from = self.table.owner(packet.source());
+        self.options.direction.is_none()
+            && self.table.owner(packet.destination()) == Some(Owner::Local)
+            && (is_answer || matches!(from, Some(Owner::Peer(_))))
     }
 
     /// Takes the next frame of the capture; plays the batch before it, if it does not continue that
@@ -104,11 +137,19 @@ impl<'t> Stage<'t> {
         });
         let seen = packet
             .map_err(Skip::NoPacket)
-            .and_then(|packet| classify(&self.tunnel, packet, self.options.direction));
+            .and_then(|packet| classify(&self.tunnel, packet, self.options.direction))
+            .and_then(|seen| match seen {
+                // With zeros in it, it would be taken for one that somebody has changed.
+                Seen::Ingress { sealed: true, .. } if missing > 0 => Err(Skip::Sealed),
+                Seen::Egress(packet) if self.is_delivered(packet) => Err(Skip::Delivered),
+                Seen::Ingress { .. } | Seen::Egress(_) => Ok(seen),
+            });
         let kind = match &seen {
-            Ok(Seen::Egress(_)) => Some((Direction::Egress, None)),
+            Ok(Seen::Egress(_)) => Some((Direction::Egress, Heard::Plain(None))),
+            Ok(Seen::Ingress { sealed: true, .. }) => Some((Direction::Ingress, Heard::Sealed)),
             Ok(Seen::Ingress { port, .. }) => {
-                Some((Direction::Ingress, self.table.local().codec_on(*port)))
+                let codec = self.table.local().codec_on(*port);
+                Some((Direction::Ingress, Heard::Plain(codec)))
             }
             Err(_) => None,
         };
@@ -119,7 +160,10 @@ impl<'t> Stage<'t> {
         self.now_ns = self.now_ns.max(frame.timestamp_ns);
         if let (Some(kind), None) = (kind, self.batch) {
             self.batch = Some((kind, self.now_ns));
-            self.rehearsal.hear(kind.1.unwrap_or_default());
+            match kind.1 {
+                Heard::Plain(codec) => self.rehearsal.hear(codec.unwrap_or_default()),
+                Heard::Sealed => self.rehearsal.hear_sealed(),
+            }
         }
         let row = {
             let recorder = self.notes.0.get_mut();
@@ -143,11 +187,12 @@ impl<'t> Stage<'t> {
                 recorder.rows[row].packet_bytes = packet.len();
                 recorder.played.extend(std::iter::repeat_n(row, count));
             }
-            Ok(Seen::Ingress { source, port: _, ecn, datagram, packet_len }) => {
+            Ok(Seen::Ingress { source, port: _, sealed, ecn, datagram, packet_len }) => {
                 self.rehearsal.arrives(source, ecn, datagram);
                 let recorder = self.notes.0.get_mut();
                 let row_at = &mut recorder.rows[row];
-                row_at.verdict = Verdict::Deliver;
+                // What carries something is seen, and then it is another.
+                row_at.verdict = if sealed { Verdict::Skip(Skip::Dummy) } else { Verdict::Deliver };
                 row_at.datagrams = 1;
                 row_at.wire_bytes = packet_len;
                 row_at.packet_bytes = packet_len;
@@ -163,7 +208,8 @@ impl<'t> Stage<'t> {
     fn continues(&mut self, kind: Option<Kind>, timestamp_ns: u64) -> bool {
         let full = self.notes.0.get_mut().used >= BATCH;
         let apart = self.batch.is_some_and(|(of, begin)| {
-            kind.is_some_and(|kind| kind != of) || timestamp_ns.saturating_sub(begin) >= BATCH_NS
+            kind.is_some_and(|kind| kind != of || kind.1 == Heard::Sealed)
+                || timestamp_ns.saturating_sub(begin) >= BATCH_NS
         });
         !(full || apart)
     }
@@ -175,8 +221,11 @@ impl<'t> Stage<'t> {
     ) -> Result<(), E> {
         let first = *self.first_ns.get_or_insert(self.now_ns);
         let now = self.started + Duration::from_nanos(self.now_ns - first);
-        self.rehearsal.run(self.table, &self.notes, now);
-        self.batch = None;
+        let table = match (&self.sealed_table, self.batch.take()) {
+            (Some(table), Some(((_, Heard::Sealed), _))) => table,
+            (Some(_) | None, _) => self.table,
+        };
+        self.rehearsal.run(table, &self.notes, now);
         let recorder = self.notes.0.get_mut();
         // Datagrams wait for their train, so that results come in another order than packets.
         recorder.results.sort_by_key(|result| result.row);
@@ -360,15 +409,17 @@ impl Tap for Notes {
                     recorder.keep(row, Side::Outer, &[outer.as_slice(), datagram]);
                 }
             }
-            Observation::Ingress { source, port, ecn, datagram, peer, outcome, .. } => {
+            Observation::Ingress { source, port, ecn, datagram, peer, sealed, outcome } => {
                 let Some(row) = recorder.played.pop_front() else { return };
                 match outcome {
                     Ok(inner) => {
+                        recorder.rows[row].verdict = Verdict::Deliver;
                         recorder.meet(row, peer, inner);
                         recorder.keep(row, Side::Inner, &[inner]);
                     }
                     Err(reason) => {
-                        let header_len = peer.map_or(usize::MAX, |peer| peer.codec.header_len());
+                        let peers = peer.filter(|_| !sealed);
+                        let header_len = peers.map_or(usize::MAX, |peer| peer.codec.header_len());
                         recorder.meet(row, peer, datagram.get(header_len..).unwrap_or_default());
                         recorder.rows[row].verdict = Verdict::Drop(reason);
                         if recorder.options.results {

@@ -2,6 +2,9 @@
 
 . deploy/compose/cluster.sh
 
+# The program on the machine with the engine.
+readonly CULVERT=${DIST:-target/dist}/culvert
+
 # How long anything may take that takes a moment on an idle machine.
 readonly SOON=30
 

@@ -22,6 +22,9 @@ const TESTS: &str = "test --locked --no-fail-fast -p overlay-proto -p culvert-da
 /// Those of the machines of table sources, which build by themselves.
 const CLAIMS_TESTS: &str = "test --locked --no-fail-fast -p culvert-claims --lib --tests";
 
+/// Those of sessions and handshakes.
+const SEAL_TESTS: &str = "test --locked --no-fail-fast -p culvert-seal --lib --tests";
+
 /// A mutant that makes a test go on for ever is noticed as well.
 const PATIENCE: &str = "180";
 
@@ -31,9 +34,12 @@ fn main() -> ExitCode {
     let folder = list::root().join("target/mutants");
     let copy = folder.join("source");
     let mut files = list::mutated(&mutations).unwrap_or_else(|complaint| panic!("{complaint}"));
-    for lib in
-        ["crates/claims/src/lib.rs", "crates/dataplane/src/lib.rs", "overlay-proto/src/lib.rs"]
-    {
+    for lib in [
+        "crates/claims/src/lib.rs",
+        "crates/dataplane/src/lib.rs",
+        "crates/seal/src/lib.rs",
+        "overlay-proto/src/lib.rs",
+    ] {
         let text = fs::read_to_string(list::root().join(lib)).unwrap();
         files.insert(lib.to_owned(), text + list::SWITCH);
     }
@@ -69,7 +75,11 @@ fn main() -> ExitCode {
 }
 
 fn tests_of(mutation: &list::Mutation) -> &'static str {
-    if mutation.file.starts_with("crates/claims/") { CLAIMS_TESTS } else { TESTS }
+    match mutation.file.split('/').nth(1) {
+        Some("claims") => CLAIMS_TESTS,
+        Some("seal") => SEAL_TESTS,
+        Some(_) | None => TESTS,
+    }
 }
 
 fn cargo(copy: &Path, folder: &Path, tests: &str, mutant: &str) -> Output {

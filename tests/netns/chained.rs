@@ -39,10 +39,16 @@ struct Chained<'a> {
 impl<'a> Chained<'a> {
     /// Attaches a pod to node 1 of `lab` by our plugin and those of `chain`.
     fn attach(lab: &'a Lab, chain: impl FnOnce(&Path) -> Vec<Value>) -> Self {
+        Self::attach_with(lab, &json!({}), chain)
+    }
+
+    /// The same, with this `runtimeConfig` for ours.
+    fn attach_with(lab: &'a Lab, runtime: &Value, chain: impl FnOnce(&Path) -> Vec<Value>) -> Self {
         let node = lab.node(1);
         let netns = Netns::create(format!("{}-chained", lab.plan().name)).unwrap();
         let state = TempDir::new().unwrap();
         let mut list = vec![node.cni_config()];
+        list[0]["runtimeConfig"] = runtime.clone();
         list.extend(chain(state.path()));
         let mut chained =
             Self { node, netns, list, result: Value::Null, path: None, _state: state };
@@ -110,27 +116,31 @@ impl<'a> Chained<'a> {
         addresses.find(|address| of(address)).unwrap()
     }
 
-    /// Answers each caller with the address that it seems to have.
     fn serve(&self) {
-        for any in [IpAddr::from(Ipv4Addr::UNSPECIFIED), IpAddr::from(Ipv6Addr::UNSPECIFIED)] {
-            let bind = || {
-                let domain = socket2::Domain::for_address(SocketAddr::new(any, 0));
-                let socket = socket2::Socket::new(domain, socket2::Type::STREAM, None)?;
-                if any.is_ipv6() {
-                    socket.set_only_v6(true)?;
-                }
-                socket.bind(&SocketAddr::new(any, POD_PORT).into())?;
-                socket.listen(16)?;
-                Ok::<_, std::io::Error>(TcpListener::from(socket))
-            };
-            let listener = self.netns.run(bind).unwrap().unwrap();
-            // Ends with the test's process.
-            thread::spawn(move || {
-                while let Ok((mut stream, caller)) = listener.accept() {
-                    let _ = stream.write_all(caller.ip().to_string().as_bytes());
-                }
-            });
-        }
+        serve(&self.netns, POD_PORT);
+    }
+}
+
+/// Answers each caller of a port inside `netns` with the address that it seems to have.
+pub(crate) fn serve(netns: &Netns, port: u16) {
+    for any in [IpAddr::from(Ipv4Addr::UNSPECIFIED), IpAddr::from(Ipv6Addr::UNSPECIFIED)] {
+        let bind = || {
+            let domain = socket2::Domain::for_address(SocketAddr::new(any, 0));
+            let socket = socket2::Socket::new(domain, socket2::Type::STREAM, None)?;
+            if any.is_ipv6() {
+                socket.set_only_v6(true)?;
+            }
+            socket.bind(&SocketAddr::new(any, port).into())?;
+            socket.listen(16)?;
+            Ok::<_, std::io::Error>(TcpListener::from(socket))
+        };
+        let listener = netns.run(bind).unwrap().unwrap();
+        // Ends with the test's process.
+        thread::spawn(move || {
+            while let Ok((mut stream, caller)) = listener.accept() {
+                let _ = stream.write_all(caller.ip().to_string().as_bytes());
+            }
+        });
     }
 }
 
@@ -144,7 +154,7 @@ impl Drop for Chained<'_> {
 }
 
 /// Calls `address`, and says whom the pod saw calling.
-fn call_from(from: &Netns, address: IpAddr, port: u16) -> std::io::Result<String> {
+pub(crate) fn call_from(from: &Netns, address: IpAddr, port: u16) -> std::io::Result<String> {
     let target = SocketAddr::new(address, port);
     let mut stream = from.run(|| TcpStream::connect_timeout(&target, CONNECT_LIMIT)).unwrap()?;
     stream.set_read_timeout(Some(CONNECT_LIMIT))?;
@@ -204,6 +214,28 @@ fn host_port_is_reached_from_outside_and_from_a_pod_of_another_node() {
     pod.detach();
     let node = lab.node(1).address();
     assert!(call_from(lab.switch(), node, HOST_PORT).is_err(), "the port went with the pod");
+}
+
+#[test]
+fn port_that_two_plugins_open_is_translated_once() {
+    let lab = lab("nt-hostboth").up().unwrap();
+    let ours = portmap()["runtimeConfig"].clone();
+    let pod = Chained::attach_with(&lab, &ours, |_| vec![portmap()]);
+    pod.serve();
+    for family in FAMILIES {
+        let node = lab.node(1).address_in(family);
+        let seen = call_from(lab.pod(2, 1).netns(), node, HOST_PORT).unwrap();
+        assert_eq!(seen, lab.node(2).address_in(family).to_string());
+        let bridge = node_bridge(&pod, node.is_ipv6());
+        assert_eq!(call_from(&pod.netns, node, HOST_PORT).unwrap(), bridge);
+    }
+    let localhost = Ipv4Addr::LOCALHOST.into();
+    assert_eq!(
+        call_from(lab.node(1).netns(), localhost, HOST_PORT).unwrap(),
+        node_bridge(&pod, false)
+    );
+    pod.detach();
+    assert!(call_from(lab.switch(), lab.node(1).address(), HOST_PORT).is_err());
 }
 
 #[test]

@@ -1,5 +1,6 @@
 //! Captures and explanations of running daemons, and what tshark and tcpdump make of them.
 
+use std::io::{BufRead as _, BufReader};
 use std::process::{Child, Command, Output, Stdio};
 
 use culvert_lab::{Lab, Node, wait_until};
@@ -38,10 +39,10 @@ fn capture_shows_both_sides_of_the_tunnel() {
     assert!(output.status.success(), "{report}");
     assert_eq!(lines.lines().count(), 8, "{lines}");
     for part in [
-        "inner egress forward peer=node2: 10.244.1.2 > 10.244.2.2, 84 bytes",
-        "outer egress forward peer=node2: 192.168.1.11 > 192.168.1.12, 120 bytes",
-        "outer ingress deliver peer=node2: 192.168.1.12 > 192.168.1.11, 120 bytes",
-        "inner ingress deliver peer=node2: 10.244.2.2 > 10.244.1.2, 84 bytes",
+        "inner egress forward peer=node2: icmp 10.244.1.2 > 10.244.2.2 echo request, 84 bytes",
+        "> 192.168.1.12 4790, 120 bytes",
+        "outer ingress deliver peer=node2: udp 192.168.1.12 ",
+        "inner ingress deliver peer=node2: icmp 10.244.2.2 > 10.244.1.2 echo reply, 84 bytes",
     ] {
         assert!(lines.contains(part), "{part} is not in\n{lines}");
     }
@@ -144,6 +145,34 @@ fn captures_are_refused_with_a_reason() {
     );
 }
 
+/// Whoever waits for packets of nobody is told, and not left to wait in silence.
+#[test]
+fn whoever_is_filtered_for_and_is_not_there_is_named() {
+    let lab = lab("nt-capture-nobody").up().unwrap();
+    let node = lab.node(1);
+    for (arguments, expected) in [
+        (&["capture", "--pod", "10.244.1.99"][..], "no pod of this node is 10.244.1.99,"),
+        (&["flows", "--follow", "--pod", "web"], "no pod of this node is web,"),
+        (&["flows", "--follow", "--peer", "node9"], "no peer is called \"node9\""),
+    ] {
+        let mut child = node
+            .netns()
+            .command(CULVERT)
+            .args(arguments)
+            .arg("--run-dir")
+            .arg(node.run_dir())
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut said = String::new();
+        BufReader::new(child.stderr.take().unwrap()).read_line(&mut said).unwrap();
+        child.kill().unwrap();
+        child.wait().unwrap();
+        assert!(said.contains(expected), "{arguments:?}: {said}");
+    }
+}
+
 #[test]
 fn explain_answers_from_the_live_table() {
     let lab = lab("nt-explain").up().unwrap();
@@ -156,6 +185,8 @@ fn explain_answers_from_the_live_table() {
     let answer: serde_json::Value = serde_json::from_str(&reply).unwrap();
     assert_eq!(answer["ways"][0]["verdict"], "reply");
     assert_eq!(answer["ways"][0]["reason"], "too_big");
+    let by_name = node.culvert(&["explain", "shop/web-0", "10.244.2.2"]).unwrap_err().to_string();
+    assert!(by_name.contains("policy.mode"), "{by_name}");
     let both = node.culvert(&["explain", "10.244.2.2", "10.244.1.2"]).unwrap();
     assert!(both.contains("ingress") && both.contains("egress"), "{both}");
 }
@@ -196,7 +227,8 @@ fn explain_asks_the_kernel_and_counts_nothing() {
     );
     let answer = two.culvert(&["explain", ours, theirs]).unwrap();
     assert!(
-        answer.contains("deliver, peer node1") && answer.contains("unless chain inet fw f"),
+        answer.contains("kernel_drops, peer node1")
+            && answer.contains("chain inet fw f (policy drop) drops it [kernel]"),
         "{answer}"
     );
 }

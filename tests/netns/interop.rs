@@ -11,7 +11,7 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use culvert_lab::probe::{self, Answer, Ping, Transfer};
-use culvert_lab::{Netns, POD_INTERFACE, wait_for};
+use culvert_lab::{Netns, POD_INTERFACE, wait_for, wait_until};
 use overlay_proto::Family;
 
 use self::foreign::{Far, Kind};
@@ -50,6 +50,16 @@ fn a_program_that_sends_bare_ip_in_udp_is_a_peer() {
 #[test]
 fn a_program_that_sends_bare_ip_in_udp_is_a_peer_over_an_ipv6_underlay() {
     carries_everything(&Far::up("nt-bare6", Kind::Bare, Family::V6), 1500 - 48);
+}
+
+#[test]
+fn a_peer_that_knows_no_questions_is_asked_by_icmp_echo() {
+    let far = Far::up("nt-echo", Kind::Flannel, Family::V4);
+    let asked = || {
+        let said = far.lab.node(1).culvert(&["ping", "node2", "--count", "1", "--json"]);
+        said.is_ok_and(|said| said.contains("\"by\": \"echo\""))
+    };
+    wait_until(SOON, "the kernel of the peer to answer", asked).unwrap();
 }
 
 /// A datagram and its echo, which is as it was sent. One that is lost is sent again: a busy kernel

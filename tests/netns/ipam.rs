@@ -62,7 +62,8 @@ fn command_lists_checks_and_frees() {
     let list = ipam(node, &["list"]);
     assert!(list.contains(&first) && list.contains("eth0"), "{list}");
     let json: serde_json::Value = serde_json::from_str(&ipam(node, &["list", "--json"])).unwrap();
-    let entry = json.as_array().unwrap().iter().find(|entry| entry["address"] == first).unwrap();
+    let entry =
+        json["entries"].as_array().unwrap().iter().find(|entry| entry["address"] == first).unwrap();
     for key in ["container", "ifname", "netns", "since"] {
         assert!(entry[key].as_str().is_some_and(|text| !text.is_empty()), "{key} of {entry}");
     }

@@ -6,12 +6,14 @@ use std::path::Path;
 use std::process::{Child, Command, Output, Stdio};
 
 use culvert_lab::{Lab, LabBuilder, Node, probe, wait_until};
+use overlay_proto::Family;
 use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
 
 use crate::capture::pcap;
 use crate::harness::{SOON, lab, quick_ping, refused_start};
 use crate::packets::{Udp, contains};
+use crate::scapy;
 
 /// What must not be read on the way without the log.
 const MARKER: &[u8] = b"between these two pods";
@@ -72,6 +74,28 @@ fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
+/// The command of the procedure that reads a capture with the log.
+fn command_with_log() -> &'static str {
+    let mut lines = PROCEDURE.lines().map(str::trim);
+    lines.find(|line| line.contains("tshark -o")).unwrap()
+}
+
+/// Has the first pods of both nodes talk until `is_read` says that tshark has read both.
+fn talk_until_read(lab: &Lab, directory: &Path, log: &Path, is_read: impl Fn(&str) -> bool) {
+    let mut capture = tcpdump(lab, directory);
+    let (from, to) = (lab.pod(1, 1), lab.pod(2, 1));
+    let packet = Udp::new(from.ipv4(), to.ipv4(), MARKER).bytes();
+    wait_until(SOON, "tshark to read both directions", || {
+        probe::send_packet(from.netns(), &packet).unwrap();
+        quick_ping(from.netns(), to.ipv4());
+        fs::copy(log, directory.join("keys/esp_sa")).unwrap();
+        is_read(&tshark(directory, command_with_log()))
+    })
+    .unwrap();
+    kill_process(Pid::from_child(&capture), Signal::INT).unwrap();
+    capture.wait().unwrap();
+}
+
 /// Whether tshark has read what the first pod sent, and the echo of both pods.
 fn has_everything(read: &str) -> bool {
     let (out, back) = ("192.168.1.11,10.244.1.2\t", "192.168.1.12,10.244.2.2\t");
@@ -84,26 +108,13 @@ fn has_everything(read: &str) -> bool {
 #[test]
 fn tshark_reads_what_is_sealed_with_the_key_log_and_not_without() {
     let directory = tempfile::tempdir().unwrap();
-    let keys = directory.path().join("keys");
-    fs::create_dir(&keys).unwrap();
+    fs::create_dir(directory.path().join("keys")).unwrap();
     let log = directory.path().join("esp_sa");
-    let with_log = PROCEDURE.lines().map(str::trim).find(|line| line.contains("tshark -o"));
-    let with_log = with_log.unwrap();
+    let with_log = command_with_log();
     let without = with_log.split_once(' ').unwrap().1;
 
     let lab = up(lab("nt-keylog"), &log);
-    let mut capture = tcpdump(&lab, directory.path());
-    let (from, to) = (lab.pod(1, 1), lab.pod(2, 1));
-    let packet = Udp::new(from.ipv4(), to.ipv4(), MARKER).bytes();
-    wait_until(SOON, "tshark to read both directions", || {
-        probe::send_packet(from.netns(), &packet).unwrap();
-        quick_ping(from.netns(), to.ipv4());
-        fs::copy(&log, keys.join("esp_sa")).unwrap();
-        has_everything(&tshark(directory.path(), with_log))
-    })
-    .unwrap();
-    kill_process(Pid::from_child(&capture), Signal::INT).unwrap();
-    capture.wait().unwrap();
+    talk_until_read(&lab, directory.path(), &log, has_everything);
 
     let read = tshark(directory.path(), without);
     assert!(read.contains("192.168.1.11\t192.168.1.12\t\t"), "sealed packets are there: {read}");
@@ -115,6 +126,13 @@ fn tshark_reads_what_is_sealed_with_the_key_log_and_not_without() {
     let lines = fs::read_to_string(&log).unwrap();
     let options: String = lines.lines().map(|line| format!(" -o 'uat:esp_sa:{line}'")).collect();
     assert!(has_everything(&tshark(directory.path(), &format!("{without}{options}"))));
+
+    // By a program that checks tags, and then refuses whatever was changed on the way.
+    let verdicts = scapy::read(&log, &directory.path().join(CAPTURE));
+    let opened = verdicts.iter().filter(|verdict| verdict.starts_with("opened "));
+    opened.clone().for_each(|verdict| scapy::assert_opened(verdict));
+    assert!(opened.filter(|verdict| verdict.contains(&hex(MARKER))).count() > 0);
+    assert!(!verdicts.iter().any(|verdict| verdict == "refused"), "{verdicts:?}");
 
     assert_eq!(fs::metadata(&log).unwrap().permissions().mode() & 0o7777, 0o600);
     let node = lab.node(1);
@@ -128,6 +146,26 @@ fn tshark_reads_what_is_sealed_with_the_key_log_and_not_without() {
         assert_eq!(secret.len(), 72);
         assert!(!node.log().contains(secret) && !shown.contains(secret));
     }
+}
+
+/// The log names both ends by their addresses, whose form is another one here.
+#[test]
+fn tshark_reads_what_is_sealed_over_an_ipv6_underlay_with_the_key_log() {
+    let directory = tempfile::tempdir().unwrap();
+    fs::create_dir(directory.path().join("keys")).unwrap();
+    let log = directory.path().join("esp_sa");
+    let with_log = command_with_log();
+
+    let lab = up(lab("nt-keylog6").underlay(Family::V6), &log);
+    // Of the addresses only those of pods are IPv4.
+    let is_read = |read: &str| {
+        let has = |start: &str, part: &str| {
+            read.lines().any(|line| line.starts_with(start) && line.contains(part))
+        };
+        has("10.244.1.2\t10.244.2.2\t", &hex(MARKER)) && has("10.244.2.2\t10.244.1.2\t", "\t0\t")
+    };
+    talk_until_read(&lab, directory.path(), &log, is_read);
+    assert!(!is_read(&tshark(directory.path(), with_log.split_once(' ').unwrap().1)));
 }
 
 /// The packet that the crate of sessions has on disk. tshark 4.0 does not know its other suite.

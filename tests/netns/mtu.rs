@@ -3,10 +3,13 @@
 use std::time::Duration;
 
 use culvert_lab::probe::{self, Answer, Ping, Transfer};
-use culvert_lab::{Lab, LabBuilder, NODE_INTERFACE, POD_INTERFACE, wait_until};
+use culvert_lab::{Families, Lab, LabBuilder, NODE_INTERFACE, POD_INTERFACE, wait_until};
 use overlay_proto::Family;
 
-use crate::harness::{FAMILIES, REPAIR_LIMIT, assert_reaches, device_mtu, lab, offload, snmp};
+use crate::harness::{
+    FAMILIES, REPAIR_LIMIT, SOON, assert_reaches, assert_reaches_within, device_mtu, lab, offload,
+    snmp,
+};
 
 /// The bridge between the nodes, in the switch's namespace.
 const SWITCH_BRIDGE: &str = "underlay";
@@ -38,6 +41,29 @@ fn sealed_packets_of_exactly_the_mtu_cross_and_one_byte_more_is_answered() {
 #[test]
 fn sealed_packets_of_exactly_the_mtu_cross_an_ipv6_underlay_and_one_byte_more_is_answered() {
     carries_exactly(lab("nt-sealedmtu6").sealed("require").underlay(Family::V6), 1418);
+}
+
+/// An INIT has 1340 bytes over IPv4 and 1360 over IPv6. It may be cut, and packets are not.
+#[test]
+fn sealed_packets_of_exactly_the_mtu_cross_an_underlay_that_is_too_narrow_for_handshakes() {
+    for (family, underlay, mtu) in [(Family::V4, 1300, 1238), (Family::V6, 1300, 1218)] {
+        let lab = lab("nt-sealnarrow").families(Families::Ipv4).sealed("require");
+        let lab = lab.underlay(family).underlay_mtu(underlay).up().unwrap();
+        let (from, to) = (lab.pod(1, 1), lab.pod(2, 1));
+        let before = fragments(&lab);
+        assert_reaches_within(SOON, from.netns(), to.ipv4());
+        let after = fragments(&lab);
+        assert!(after > before, "{family}: a handshake in one piece");
+        from.netns().ip(&format!("link set {POD_INTERFACE} mtu {}\n", mtu + 1)).unwrap();
+        let send = |len| {
+            let ping = Ping::default().packet_len(len).timeout(Duration::from_secs(5));
+            probe::ping(from.netns(), to.ipv4(), &ping).unwrap()
+        };
+        assert!(send(mtu).is_reply(), "{family}");
+        let router = "10.244.1.1".parse().unwrap();
+        assert_eq!(send(mtu + 1), Answer::TooBig { mtu: u32::from(mtu), from: router }, "{family}");
+        assert_eq!(fragments(&lab), after, "{family}");
+    }
 }
 
 #[test]

@@ -1,14 +1,16 @@
 //! What a node tells those who watch it.
 
-use std::net::UdpSocket;
+use std::net::{SocketAddr, TcpListener, UdpSocket};
 
-use culvert_lab::{UNDERLAY_PORT, wait_until};
+use culvert_dataplane::platform::udp::SOCKET_MARK;
+use culvert_lab::{LabBuilder, OBSERVE_ADDRESS, UNDERLAY_PORT, probe, wait_until};
 use culvert_node::node_file::NodeFile;
 use culvert_node::whole_file;
+use overlay_proto::Family;
 use rustix::process::{Pid, Signal, kill_process};
 
 use crate::harness::{SOON, assert_reaches, lab, quick_ping};
-use crate::packets::{VNI, in_overlay, mark_as_daemon, send_to_daemon};
+use crate::packets::{Udp, VNI, in_overlay, mark_as_daemon, send_to_daemon};
 
 #[test]
 fn metrics_count_what_happens() {
@@ -41,6 +43,31 @@ fn metrics_count_what_happens() {
     }
     assert_eq!(node.http("/healthz").unwrap(), (200, "ok\n".to_owned()));
     assert_eq!(node.http("/nothing").unwrap().0, 404);
+}
+
+/// Whoever has the port while a daemon is away does not keep the next one away.
+#[test]
+fn daemon_without_its_port_of_metrics_carries_packets_says_so_and_gets_it_back() {
+    let lab = lab("nt-noobserve").up().unwrap();
+    let node = lab.node(1);
+    node.kill9().unwrap();
+    let address: SocketAddr = OBSERVE_ADDRESS.parse().unwrap();
+    let stranger = node.netns().run(|| TcpListener::bind(address)).unwrap().unwrap();
+    node.spawn().unwrap();
+    let hints = || {
+        let status = node.status().ok()?;
+        Some(status["hints"].to_string())
+    };
+    let is_said = || hints().is_some_and(|hints| hints.contains(OBSERVE_ADDRESS));
+    wait_until(SOON, "status to say so", is_said).unwrap();
+    wait_until(SOON, "pods to reach each other", || {
+        quick_ping(lab.pod(1, 1).netns(), lab.pod(2, 1).ipv4()).is_reply()
+    })
+    .unwrap();
+    drop(stranger);
+    wait_until(SOON, "the port", || node.http("/healthz").is_ok_and(|(code, _)| code == 200))
+        .unwrap();
+    wait_until(SOON, "status to be silent", || hints().is_some() && !is_said()).unwrap();
 }
 
 #[test]
@@ -114,7 +141,47 @@ fn datagrams_that_a_stopped_daemon_loses_are_told() {
     wait_until(SOON, "the daemon to answer", || node.status().is_ok()).unwrap();
     assert!(drops() > 0);
     let (_, metrics) = node.http("/metrics").unwrap();
-    assert!(metrics.contains("\nculvert_receive_drops_total "), "{metrics}");
+    assert!(
+        metrics.contains("\nculvert_kernel_dropped_packets_total{place=\"socket\"} "),
+        "{metrics}"
+    );
+}
+
+#[test]
+fn datagrams_that_are_damaged_are_not_taken_for_late_ones() {
+    damaged_are_told_apart(lab("nt-damaged"));
+}
+
+#[test]
+fn datagrams_that_are_damaged_are_not_taken_for_late_ones_over_an_ipv6_underlay() {
+    damaged_are_told_apart(lab("nt-damaged6").underlay(Family::V6));
+}
+
+/// A capture that is sent again as it was taken, before a network card has made its checksums:
+/// zero, which says on IPv4 that there is none, or the sum of the addresses alone.
+fn damaged_are_told_apart(builder: LabBuilder) {
+    const SENT: u64 = 100;
+    let lab = builder.up().unwrap();
+    let (node, peer) = (lab.node(1), lab.node(2));
+    let (from, to) = (lab.pod(2, 1), lab.pod(1, 1));
+    let count = |name: &str| node.status().unwrap()[name].as_u64().unwrap();
+    assert_reaches(from.netns(), to.ipv4());
+    let inner = in_overlay(VNI, &Udp::new(from.ipv4(), to.ipv4(), &[0; 100]).bytes());
+    let outer = Udp::new(peer.address(), node.address(), &inner).port(UNDERLAY_PORT).bytes();
+    let checksum = outer.len() - inner.len() - 2;
+    for sum in [0_u16, 0x1234] {
+        let mut packet = outer.clone();
+        packet[checksum..checksum + 2].copy_from_slice(&sum.to_be_bytes());
+        for _ in 0..SENT {
+            probe::send_packet_with_mark(peer.netns(), &packet, SOCKET_MARK).unwrap();
+        }
+        // What was sent before has been taken once this is answered.
+        assert_reaches(from.netns(), to.ipv4());
+        assert_eq!(count("receive_drops"), 0, "after {sum:#x}");
+    }
+    assert!(count("receive_damaged") >= SENT, "{}", count("receive_damaged"));
+    let text = node.culvert(&["status"]).unwrap();
+    assert!(text.contains("a wrong UDP checksum") && !text.contains("too slow"), "{text}");
 }
 
 #[test]

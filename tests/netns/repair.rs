@@ -43,6 +43,10 @@ fn devices_addresses_and_routes_come_back() {
             panic!("after `ip {damage}`: {:#?} is not {whole:#?}", summary(&lab));
         }
     }
+    // Whoever watches for warnings hears of it.
+    let log = node.log();
+    let warned = |line: &str| line.contains("WARN put back what this node's set-up lacked");
+    assert!(log.lines().any(warned), "{log}");
 }
 
 #[test]

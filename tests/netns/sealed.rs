@@ -178,10 +178,12 @@ fn a_daemon_follows_its_keys_on_disk_and_says_what_the_table_lacks() {
     let sealed = || node.status().unwrap()["sealed"].clone();
     let known = || sealed()["public_keys"].as_array().map_or(0, Vec::len);
     let says = |part: &str| sealed()["error"].as_str().is_some_and(|error| error.contains(part));
+    let config = node.config_path().to_str().unwrap().to_owned();
+    let try_keys = |words: &[&str]| {
+        node.culvert(&[&["keys"], words, &["--json", "--config", &config]].concat())
+    };
     let keys = |verb: &str| {
-        let config = node.config_path();
-        let text =
-            node.culvert(&["keys", verb, "--json", "--config", config.to_str().unwrap()]).unwrap();
+        let text = try_keys(&[verb]).unwrap();
         serde_json::from_str::<serde_json::Value>(&text).unwrap()
     };
     let until = |what: &str, condition: &dyn Fn() -> bool| {
@@ -211,13 +213,24 @@ fn a_daemon_follows_its_keys_on_disk_and_says_what_the_table_lacks() {
 
     let rotated = keys("rotate");
     until("the next key", &|| known() == 2 && says("lacks this node's next key"));
-    write(&line(&rotated));
+    // Whoever goes over too early goes on with the key that the table has.
+    let present = rotated["keys"][0]["public_key"].clone();
+    let early = keys("switch");
+    assert_ne!(early["keys"][0]["public_key"], present);
+    until("the early switch", &|| says("lacks this node's present key"));
+    assert_eq!(sealed()["public_keys"][0], present, "it is the one in use");
+    let refused = format!("{:#}", try_keys(&["retire"]).unwrap_err());
+    assert!(refused.contains("daemon still uses it"), "{refused}");
+    write(&line(&early));
     until("the table with both", &|| sealed()["error"].is_null());
-    let switched = keys("switch");
-    let first = switched["keys"][0]["public_key"].clone();
+    let first = early["keys"][0]["public_key"].clone();
     assert_eq!(first, rotated["keys"][1]["public_key"]);
     until("the switch", &|| sealed()["public_keys"][0] == first);
-    let retired = keys("retire");
+    // Peers may use the former key for a moment more.
+    let refused = format!("{:#}", try_keys(&["retire"]).unwrap_err());
+    assert!(refused.contains("not removed") && refused.contains("--force"), "{refused}");
+    let retired = try_keys(&["retire", "--force"]).unwrap();
+    let retired: serde_json::Value = serde_json::from_str(&retired).unwrap();
     until("the former key to be missed", &|| says("does not have any more"));
     write(&line(&retired));
     until("the table with one", &|| sealed()["error"].is_null() && known() == 1);

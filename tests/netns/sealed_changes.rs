@@ -11,7 +11,7 @@ use culvert_lab::{Lab, Node, TableFile, wait_until};
 use overlay_proto::Family;
 
 use crate::eavesdrop::Eavesdropper;
-use crate::harness::{FAMILIES, SOON, assert_reaches_within, lab, quick_ping};
+use crate::harness::{FAMILIES, SOON, assert_reaches_within, lab, quick_ping, run};
 use crate::stream::{MARKER, Stream};
 
 /// Two secrets of a cluster.
@@ -19,6 +19,10 @@ const SECRETS: [&str; 2] = [
     "AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=",
     "ICEiIyQlJicoKSorLC0uLzAxMjM0NTY3ODk6Ozw9Pj8=",
 ];
+
+/// Where a node listens for what is plain, and for what is sealed.
+const PLAIN_PORT: u16 = 4790;
+const SEALED_PORT: u16 = 4500;
 
 /// Traffic between the first pods of two nodes, both ways.
 struct Traffic(Vec<Stream>);
@@ -101,21 +105,88 @@ fn a_running_cluster_is_converted_without_a_gap() {
     traffic.flow();
     let heard = wire.take();
     assert_eq!((heard.readable, heard.frames > 0), (0, true));
-    traffic.lost_nothing("prefer", &lab);
-
-    // To insist takes restarts, which lose what any restart does, and show nothing.
+    // To insist, one node after the other.
     for node in lab.nodes() {
-        let through = Traffic::start(&lab);
-        node.write_config(&["[sealed]\nmode = \"require\"\n"]).unwrap();
-        node.restart().unwrap();
-        through.flow();
-        let after = Traffic::start(&lab);
-        after.flow();
-        after.lost_nothing("require", &lab);
-        through.stop();
-        let heard = wire.take();
-        assert_eq!((heard.readable, heard.frames > 0), (0, true), "{}", node.name());
+        set_mode(node, "require");
+        traffic.flow();
     }
+    let heard = wire.take();
+    assert_eq!((heard.readable, heard.frames > 0), (0, true));
+    for node in lab.nodes() {
+        assert!(!listens(node, PLAIN_PORT) && listens(node, SEALED_PORT), "{}", node.name());
+    }
+    // And back.
+    for node in lab.nodes() {
+        set_mode(node, "prefer");
+        traffic.flow();
+        assert!(listens(node, PLAIN_PORT), "{}", node.name());
+    }
+    traffic.lost_nothing("the conversion", &lab);
+    assert_eq!(wire.take().readable, 0, "what has had a session stays sealed");
+}
+
+/// As docs/sealed.md has it: a changed configuration and a reload.
+#[track_caller]
+fn set_mode(node: &Node, mode: &str) {
+    node.write_config(&[&format!("[sealed]\nmode = \"{mode}\"\n")]).unwrap();
+    node.reload().unwrap();
+    let is_in_force = || node.status().unwrap()["sealed"]["mode"] == mode;
+    if wait_until(SOON * 2, mode, is_in_force).is_err() {
+        panic!("{mode} is not in force at {}: {}", node.name(), node.log_tail());
+    }
+}
+
+fn listens(node: &Node, port: u16) -> bool {
+    run(node.netns(), "ss", &["-Hlun"]).contains(&format!(":{port} "))
+}
+
+#[test]
+fn who_begins_to_insist_loses_nothing_that_a_silent_peer_sends_first() {
+    let lab = lab("nt-insist").nodes(3).up().unwrap();
+    let mut table = lab.table();
+    for (entry, node) in table.nodes.iter_mut().zip(lab.nodes()) {
+        entry.public_keys = node.public_keys().unwrap();
+    }
+    put(&lab, &table);
+    // The pods know their routers, and the first and the third node have had no session.
+    let (one, two, three) = (lab.pod(1, 1), lab.pod(2, 1), lab.pod(3, 1));
+    for pod in [&one, &three] {
+        assert_reaches_within(SOON, two.netns(), pod.ipv4());
+    }
+    set_mode(lab.node(1), "require");
+    let streams =
+        [(&three, &one), (&one, &three)].map(|(from, to)| Stream::start(from, to, Family::V4));
+    let traffic = Traffic(streams.into());
+    traffic.flow();
+    traffic.lost_nothing("require at one end", &lab);
+}
+
+#[test]
+fn a_peer_that_is_down_keeps_nobody_from_insisting() {
+    let lab = lab("nt-insistdown").nodes(3).up().unwrap();
+    let mut table = lab.table();
+    for (entry, node) in table.nodes.iter_mut().zip(lab.nodes()) {
+        entry.public_keys = node.public_keys().unwrap();
+    }
+    put(&lab, &table);
+    lab.node(3).stop().unwrap();
+    let traffic = Traffic::start(&lab);
+    // One that cannot be read changes nothing, nor does one that only a restart could go by.
+    let (node, mode) = (lab.node(1), || lab.node(1).status().unwrap()["sealed"]["mode"].clone());
+    for (wrong, said) in [
+        ("[sealed]\nmode = \"requre\"\n", "the new configuration is refused"),
+        ("[sealed]\nmode = \"off\"\n", "begins or ends to seal with a restart only"),
+        ("[tun]\nqueues = 1\n", "only sealed.mode comes into force"),
+    ] {
+        node.write_config(&[wrong]).unwrap();
+        node.reload().unwrap();
+        wait_until(SOON, said, || node.log().contains(said)).unwrap();
+        assert_eq!(mode(), "prefer");
+    }
+    set_mode(node, "require");
+    assert!(node.log().contains("insisting without a session with some peers"));
+    traffic.flow();
+    traffic.lost_nothing("require beside a peer that is down", &lab);
 }
 
 #[test]

@@ -107,6 +107,57 @@ fn nothing_plain_is_taken_after_the_first_session() {
     assert_latched(&lab, &mut seen);
 }
 
+/// A node that prefers to seal and was killed has forgotten that it did: it is plain until its next
+/// session. Somebody who keeps it from one gets to read what it sends meanwhile; but nobody takes
+/// it, and what is for it stays sealed.
+#[test]
+fn what_a_node_sends_in_plain_after_it_was_killed_is_taken_by_nobody_who_has_latched() {
+    let lab = lab("nt-sealanew").sealed("prefer").up().unwrap();
+    let (one, two) = (lab.pod(1, 1), lab.pod(2, 1));
+    let sealed = || {
+        quick_ping(one.netns(), two.ipv4());
+        lab.nodes().iter().all(|node| node.status().unwrap()["peers"][0]["sealed"].is_string())
+    };
+    wait_until(SOON, "a session", sealed).unwrap();
+    let mut seen = Capture::start(one.netns());
+    assert_latched(&lab, &mut seen);
+    let cut = "table bridge cut {
+        chain forward { type filter hook forward priority 0; udp dport 4500 drop; }
+    }";
+    run(lab.switch(), "nft", &[cut]);
+    lab.node(2).kill9().unwrap();
+    lab.node(2).start().unwrap();
+
+    let wire = Eavesdropper::start(lab.switch(), EVIL);
+    for family in FAMILIES {
+        let packet = Udp::new(two.address(family), one.address(family), EVIL).bytes();
+        wait_for_drop(&lab, "plaintext_refused", || {
+            probe::send_packet(two.netns(), &packet).unwrap();
+        });
+    }
+    let heard = wire.take();
+    assert!(heard.readable > 0, "it has no session and is plain");
+    let mut sent = heard.datagrams;
+    sent.retain(|datagram| datagram.from.ip() == lab.node(1).address());
+    for family in FAMILIES {
+        let answer = b"sealed for nobody";
+        let packet = Udp::new(one.address(family), two.address(family), answer).bytes();
+        let before = sent.len();
+        wait_until(SOON, "the latched node to send something", || {
+            probe::send_packet(one.netns(), &packet).unwrap();
+            let mut heard = wire.take().datagrams;
+            heard.retain(|datagram| datagram.from.ip() == lab.node(1).address());
+            sent.append(&mut heard);
+            sent.len() > before
+        })
+        .unwrap();
+    }
+    assert!(sent.iter().all(|datagram| datagram.to.port() == PORT), "{sent:?}");
+    run(lab.switch(), "nft", &["delete", "table", "bridge", "cut"]);
+    honest(&lab, &mut seen);
+    assert!(!seen.has(EVIL));
+}
+
 /// Demands that the first node takes nothing plain in the second one's name, soon.
 fn assert_latched(lab: &Lab, seen: &mut Capture) {
     let node = lab.node(1);
@@ -182,6 +233,56 @@ fn what_was_sent_is_not_taken_again() {
     }
     honest(&lab, &mut seen);
     assert!(!seen.has(EVIL));
+}
+
+/// More recorded handshakes than a peer may begin at once, again and again, are known again: a
+/// session goes on under them, and the next one comes at once.
+#[test]
+fn recorded_handshakes_hold_up_no_new_one() {
+    let lab = lab("nt-sealold").sealed("require").up().unwrap();
+    let (node, peer) = (lab.node(1), lab.node(2));
+    let (from, to) = (lab.pod(2, 1), lab.pod(1, 1));
+    let wire = Eavesdropper::start(lab.switch(), EVIL);
+    let is_init = |datagram: &Datagram| {
+        let ends = (datagram.from.ip(), datagram.to);
+        let expected = (peer.address(), SocketAddr::new(node.address(), PORT));
+        ends == expected && datagram.payload.starts_with(&[0; 4]) && datagram.payload.len() > 1300
+    };
+    // The peer begins one in each of its lives.
+    let mut recorded: Vec<Datagram> = Vec::new();
+    while recorded.len() < 5 {
+        assert_reaches_within(SOON, from.netns(), to.ipv4());
+        recorded.extend(wire.take().datagrams.into_iter().filter(is_init));
+        recorded.dedup();
+        peer.kill9().unwrap();
+        peer.start().unwrap();
+    }
+    let made = || {
+        let status = node.status().unwrap();
+        let made = status["sealed"]["handshakes"]["made"].as_object().unwrap();
+        made.values().filter_map(serde_json::Value::as_u64).sum::<u64>()
+    };
+    let replay = |rounds: usize| {
+        for datagram in recorded.iter().cycle().take(rounds * recorded.len()) {
+            forge(&lab, datagram.from.port(), PORT, &datagram.payload);
+        }
+    };
+    assert_reaches_within(SOON, from.netns(), to.ipv4());
+    let before = made();
+    replay(40);
+    assert_reaches(from.netns(), to.ipv4());
+    assert_eq!(made(), before, "no session has come of them");
+    let status = node.status().unwrap();
+    assert_eq!(status["peers"][0]["session_error"], serde_json::Value::Null, "{status}");
+    // Amid them the peer begins anew, which it could not if they counted as what it may begin.
+    peer.kill9().unwrap();
+    peer.start().unwrap();
+    wait_until(SOON, "a session amid recorded handshakes", || {
+        replay(10);
+        quick_ping(from.netns(), to.ipv4()).is_reply()
+    })
+    .unwrap();
+    assert!(!node.log().contains("more handshakes than are answered"), "{}", node.log());
 }
 
 #[test]

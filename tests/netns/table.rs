@@ -167,6 +167,11 @@ fn a_broken_table_is_refused_whole_and_the_old_one_stays() {
     lab.write_table_of(1, &good.to_toml()).unwrap();
     let forgiven = || lab.node(1).status().unwrap()["table"]["error"].is_null();
     wait_until(TABLE_LIMIT, "the good table to be taken", forgiven).unwrap();
+    // The end of each trouble is said, too.
+    let log = lab.node(1).log();
+    for end in ["the subnet table can be read again", "the subnet table is no longer refused"] {
+        assert!(log.contains(end), "{end:?} is not in {log}");
+    }
 }
 
 #[test]

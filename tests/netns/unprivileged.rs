@@ -8,12 +8,13 @@ use std::mem;
 use std::net::{IpAddr, SocketAddr, SocketAddrV6};
 use std::os::fd::AsRawFd as _;
 
-use culvert_lab::{Netns, Pod};
+use culvert_lab::{Netns, Node, Pod};
 use overlay_proto::Family;
+use overlay_proto::oam::REFLECTOR_PORT;
 use socket2::{Domain, SockAddr, Socket, Type};
 
 use crate::capture::Capture;
-use crate::harness::{assert_reaches, lab, run};
+use crate::harness::{FAMILIES, assert_reaches, lab, run};
 
 /// What must not arrive, and what shows that everything before it was handled.
 const EVIL: &[u8] = b"must not arrive";
@@ -83,6 +84,17 @@ fn no_other_user_of_the_machine_opens_a_queue_of_the_device() {
 /// Sends from an address that the node does not have, by its bridge where one of them is a
 /// link-local address.
 fn send_from(netns: &Netns, user: libc::uid_t, from: IpAddr, to: IpAddr, payload: &[u8]) {
+    send_from_to(netns, user, from, (to, 9), payload);
+}
+
+/// The same, to a port.
+fn send_from_to(
+    netns: &Netns,
+    user: libc::uid_t,
+    from: IpAddr,
+    (to, port): (IpAddr, u16),
+    payload: &[u8],
+) {
     let send = || -> io::Result<usize> {
         become_user(user);
         let socket = Socket::new(Domain::for_address(SocketAddr::new(from, 0)), Type::DGRAM, None)?;
@@ -99,7 +111,7 @@ fn send_from(netns: &Netns, user: libc::uid_t, from: IpAddr, to: IpAddr, payload
             IpAddr::V4(_) | IpAddr::V6(_) => SocketAddr::new(address, port).into(),
         };
         socket.bind(&at(from, 0))?;
-        socket.send_to(payload, &at(to, 9))
+        socket.send_to(payload, &at(to, port))
     };
     // What a rule drops is an error as well.
     let _sent = netns.run(send).unwrap();
@@ -180,4 +192,24 @@ fn no_process_sends_by_ipv4_from_an_address_of_somebody_else() {
     let gateway = [10, 244, 1, 1].into();
     seen.wait_for(GOOD, || send_from(node.netns(), NOBODY, gateway, pod.ipv4(), GOOD));
     assert!(!seen.has(EVIL));
+}
+
+/// Sealed packets between two nodes' addresses in the pod network are questions of their daemons.
+#[test]
+fn no_process_without_rights_asks_another_node_as_the_daemon_does() {
+    let lab = lab("nt-asks").sealed("require").up().unwrap();
+    let (node, peer) = (lab.node(1), lab.node(2));
+    for family in FAMILIES {
+        let bridge = |node: &Node| {
+            let subnets = node.subnets();
+            let subnet = subnets.iter().find(|subnet| Family::of(subnet.addr()) == family).unwrap();
+            subnet.hosts().find(|address| *address != subnet.network()).unwrap()
+        };
+        let (from, to) = (bridge(node), (bridge(peer), REFLECTOR_PORT));
+        let mut seen = Capture::start(node.netns());
+        send_from_to(node.netns(), NOBODY, from, to, EVIL);
+        // Root may, and that is what shows that it was a rule.
+        seen.wait_for(GOOD, || send_from_to(node.netns(), 0, from, to, GOOD));
+        assert!(!seen.has(EVIL), "{family}");
+    }
 }

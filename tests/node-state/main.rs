@@ -241,12 +241,17 @@ fn changed_mtu_reaches_every_device() {
         let mut node = Node::ready();
         for mtu in [1364, 8964, 1500] {
             node.spec.mtu = mtu;
-            node.reconcile();
+            let report = node.report();
+            assert!(report.spec_changed && !report.done.is_empty(), "{report:?}");
             for device in ["culvert0", "v-net-0"] {
                 let link = ip(&format!("link show dev {device}"));
                 assert!(link.contains(&format!("mtu {mtu} ")), "{link}");
             }
             assert_eq!(node.reconcile(), [""; 0]);
+            // What somebody else changes is put back, and is no change of what is to be.
+            ip("link set culvert0 mtu 1300");
+            let report = node.report();
+            assert!(!report.spec_changed && report.done.len() == 1, "{report:?}");
         }
     });
 }

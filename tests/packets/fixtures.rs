@@ -6,7 +6,13 @@ use etherparse::TcpOptionElement::{
     Timestamp, WindowScale,
 };
 
-use overlay_proto::Mac;
+use culvert_dataplane::platform::clock;
+use culvert_seal::Suite;
+use culvert_seal::noise::Split;
+use culvert_seal::session::{Direction, Outgoing, TrafficKey};
+use overlay_proto::esp::{self, Lane, Slot};
+use overlay_proto::{Family, Mac, Vni};
+use zeroize::Zeroizing;
 
 use crate::craft::{TCP, UDP, carried, gpe, ip, ipv6_raw, node, pod4, pod6, transport, tunneled};
 use crate::file::{self, COOKED, COOKED2, ETHERNET, RAW, Style, cooked, cooked2, ethernet};
@@ -39,7 +45,57 @@ pub(crate) fn all() -> Vec<(&'static str, Vec<u8>)> {
         ("cooked-big-endian", cooked_big_endian()),
         ("cooked2-nanoseconds", cooked2_nanoseconds()),
         ("snap-len", snap_len()),
+        ("sealed", raw(sealed())),
     ]
+}
+
+/// What node2 seals for node1, with both ciphers, and what others make of it. The keys are in
+/// `sealed.esp_sa`.
+fn sealed() -> Vec<Vec<u8>> {
+    const PORT: u16 = 4500;
+    let to_node1 = |from: u8, payload: &[u8]| ip(node(from), node(1)).udp(50_000, PORT, payload);
+    let secret = |byte| Zeroizing::new([byte; 32]);
+    let split = Split { from_initiator: secret(1), from_responder: secret(2) };
+    let mut packets = Vec::new();
+    for (suite, slot) in Suite::ALL.into_iter().zip([0x12345, 0x12346]) {
+        let vni = Vni::new(7).unwrap();
+        let key = TrafficKey::derive(&split, Direction::FromInitiator, suite, vni).unwrap();
+        let outgoing = Outgoing::new(key, Slot::new(slot).unwrap(), 32, clock::now());
+        let seal = |lane, family, inner: &[u8]| {
+            let lane = Lane::new(lane).unwrap();
+            let tickets = outgoing.take(lane, 1, inner.len(), clock::now());
+            let ticket = tickets.unwrap().next().unwrap();
+            let mut out = vec![0; esp::datagram_len(inner.len())];
+            outgoing.seal(ticket, esp::Payload::Packet(family), inner, &mut out).unwrap();
+            out
+        };
+        let inner = ip(pod4(2, 2), pod4(1, 2)).udp(1000, 53, b"sealed");
+        let first = seal(3, Family::V4, &inner);
+        packets.push(to_node1(2, &first));
+        packets.push(to_node1(2, &first)); // Again.
+        let inner6 = ip(pod6(2, 2), pod6(1, 2)).udp(1000, 53, b"sealed");
+        packets.push(to_node1(2, &seal(19, Family::V6, &inner6)));
+        // Whose it is the session says, wherever it comes from.
+        packets.push(to_node1(3, &seal(3, Family::V4, &inner)));
+        let third = seal(3, Family::V4, &inner);
+        for (at, packet) in [(15, 1), (16, 1), (third.len() - 1, 0x80)] {
+            let mut changed = third.clone();
+            changed[at] ^= packet;
+            packets.push(to_node1(2, &changed));
+        }
+        packets.push(to_node1(2, &third));
+        let liar = ip(pod4(3, 2), pod4(1, 2)).udp(1000, 53, b"sealed");
+        packets.push(to_node1(2, &seal(3, Family::V4, &liar)));
+        let lane = Lane::new(0).unwrap();
+        packets.push(to_node1(2, &outgoing.dummy(lane, clock::now()).unwrap()));
+        // Nobody has the key of that session; this is a handshake; and this node has sent that.
+        let mut other = first.clone();
+        other[0] = 0x99;
+        packets.push(to_node1(2, &other));
+        packets.push(to_node1(2, &[&[0; 4], &first[4..]].concat()));
+        packets.push(ip(node(1), node(2)).udp(50_000, PORT, &first));
+    }
+    packets
 }
 
 /// The capture of examples/packet-test: a pod of node1 talks to one of node2, and to nobody.

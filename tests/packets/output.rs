@@ -7,7 +7,7 @@ use std::process::{Command, Stdio};
 
 use culvert::pcap::Reader;
 
-use crate::{directory, replay, text};
+use crate::{directory, key_file, replay, text};
 
 fn lines(output: &[u8]) -> Vec<serde_json::Value> {
     let text = std::str::from_utf8(output).unwrap();
@@ -39,6 +39,34 @@ fn the_table_and_the_sums_name_verdict_and_peer() {
         sums.contains("egress   forward  -                    node2                 3"),
         "{sums}"
     );
+}
+
+#[test]
+fn what_is_sealed_is_skipped_without_its_keys() {
+    let rows = lines(&replay("sealed", &["--json"]).stdout);
+    let reasons: BTreeSet<_> = rows.iter().map(|row| row["reason"].as_str().unwrap()).collect();
+    assert_eq!(reasons, BTreeSet::from(["own_datagram", "sealed"]));
+    assert!(rows.iter().all(|row| row["verdict"] == "skip"));
+    let keys = key_file("sealed");
+    let rows = lines(&replay("sealed", &["--json", "--key-file", keys.to_str().unwrap()]).stdout);
+    assert_eq!((&rows[0]["verdict"], &rows[0]["peer"]), (&"deliver".into(), &"node2".into()));
+    assert_eq!(rows[0]["flow"], "udp 10.244.2.2 1000 > 10.244.1.2 53");
+}
+
+#[test]
+fn a_key_file_that_is_none_is_refused_by_its_line() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("esp_sa");
+    let good = fs::read_to_string(key_file("sealed")).unwrap();
+    for (text, problem) in [
+        ("\n\"IPv4\"\n".to_owned(), ":2: this is no line that sealed.key_log has written"),
+        (good.replace("\"192.168.1.12\",", "\"*\","), ":2: write the sender's address"),
+    ] {
+        fs::write(&path, text).unwrap();
+        let output = replay("sealed", &["--key-file", path.to_str().unwrap()]);
+        assert_eq!(output.status.code(), Some(1));
+        assert!(crate::text(&output).contains(problem), "{}", crate::text(&output));
+    }
 }
 
 #[test]

@@ -109,6 +109,8 @@ impl Footprint {
             let mut files = files(&node.state_dir());
             files.retain(|file| !file.to_string_lossy().contains("/ipam"));
             files.extend(self::files(&node.run_dir()));
+            // It belongs to the store.
+            files.retain(|file| !file.ends_with("addresses.edition"));
             note("files", format!("{files:#?}"));
         }
         Self(found)

@@ -2,7 +2,7 @@
 
 use std::fs;
 
-use culvert::control::source::NodeKeys;
+use culvert::control::source::{NodeKeys, Reason};
 use culvert_lab::wait_until;
 use serde_json::json;
 use tempfile::TempDir;
@@ -46,6 +46,7 @@ fn nodes_come_change_and_go() {
     });
     server.delete("node2");
     let heard = listener.until_names(&["node1", "node3"]);
+    assert_eq!(server.agents(), [concat!("culvert/", env!("CARGO_PKG_VERSION"))]);
     assert_eq!((heard.snapshots, heard.losses), (1, 0), "all of it was told as changes");
 }
 
@@ -201,4 +202,33 @@ fn a_node_publishes_what_peers_need_and_ends_its_taint_when_ready() {
     listener.ready(false);
     wait_until(LIMIT, "the condition", || condition().as_deref() == Some("True")).unwrap();
     assert_eq!(listener.heard().losses, 0);
+}
+
+#[test]
+fn a_node_tells_people_by_events_of_its_node_one_a_minute_of_each_kind() {
+    let server = cluster();
+    let (listener, _directory) = listen(&server);
+    listener.until_names(&["node1", "node2"]);
+    listener.note(Reason::PeerUnreachable, "no answer from node2");
+    wait_until(LIMIT, "an event", || server.events().len() == 1).unwrap();
+    let event = server.events().remove(0);
+    assert_eq!(event["reason"], "PeerUnreachable");
+    assert_eq!(event["message"], "no answer from node2");
+    assert_eq!(
+        (&event["type"], &event["involvedObject"]["kind"]),
+        (&json!("Warning"), &json!("Node"))
+    );
+    assert_eq!(event["involvedObject"]["name"], "node1");
+
+    // More of the same wait; what is another thing does not, and comes later than those would have.
+    for number in 0..20 {
+        listener.note(Reason::PeerUnreachable, &format!("no answer from {number} nodes"));
+    }
+    listener.note(Reason::TableRefused, "a cycle");
+    wait_until(LIMIT, "another event", || server.events().len() > 1).unwrap();
+    listener.note(Reason::PathMtu, "less fits");
+    wait_until(LIMIT, "a third event", || server.events().len() > 2).unwrap();
+    let reasons: Vec<_> =
+        server.events().into_iter().map(|event| event["reason"].clone()).collect();
+    assert_eq!(reasons, ["PeerUnreachable", "TableRefused", "PathMTU"]);
 }

@@ -6,7 +6,7 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use culvert::config::{Config, Overrides};
-use culvert::control::source::{NodeKeys, Proposal, Source, Update};
+use culvert::control::source::{NodeKeys, Proposal, Reason, Source, Update};
 use culvert_lab::wait_until;
 use ipnet::IpNet;
 use tokio::sync::oneshot;
@@ -72,6 +72,7 @@ enum Wish {
     Reload,
     Ready(bool),
     Keys(NodeKeys),
+    Note(Reason, String),
 }
 
 /// The node; it ends, without a word to the source, with this value.
@@ -103,6 +104,7 @@ impl Listener {
                             Wish::Reload => source.reload(),
                             Wish::Ready(ready) => source.ready(ready),
                             Wish::Keys(keys) => source.keys(keys),
+                            Wish::Note(reason, text) => source.notebook().note(reason, text),
                         },
                         updates = source.next() => {
                             let mut heard = hearing.lock().unwrap();
@@ -125,6 +127,10 @@ impl Listener {
 
     pub(crate) fn ready(&self, ready: bool) {
         self.requests.send(Wish::Ready(ready)).ok().unwrap();
+    }
+
+    pub(crate) fn note(&self, reason: Reason, text: &str) {
+        self.requests.send(Wish::Note(reason, text.to_owned())).ok().unwrap();
     }
 
     pub(crate) fn keys(&self, keys: NodeKeys) {

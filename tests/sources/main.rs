@@ -12,4 +12,5 @@ mod kubernetes;
 mod listener;
 mod node_faults;
 mod nodes;
+mod policies;
 mod readme;

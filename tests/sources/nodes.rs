@@ -42,7 +42,7 @@ pub(crate) fn with_kubernetes(name: &str) -> (Lab, ApiServer, TempDir) {
     let directory = TempDir::with_prefix("culvert-kube-").unwrap();
     let kubeconfig = directory.path().join("kubeconfig");
     let text = format!(
-        "[table]\nsource = \"kubernetes\"\n[kubernetes]\nkubeconfig = \"{}\"\n",
+        "[table]\nsource = \"kubernetes\"\n[kubernetes]\nkubeconfig = \"{}\"\n[policy]\nmode = \"off\"\n",
         kubeconfig.display()
     );
     let lab = lab(name).config(text).without_daemons().up().unwrap();
@@ -234,4 +234,59 @@ fn pods_talk_by_the_nodes_of_a_cluster() {
     until_current(lab.node(1), false);
     lab.node(1).restart().unwrap();
     assert_talk(&one, &two);
+}
+
+#[test]
+fn a_node_that_got_another_pod_cidr_takes_it_when_its_last_pod_is_gone() {
+    let (lab, server, _directory) = with_kubernetes("src-cidr");
+    let (one, _two) = up(&lab);
+    let node = lab.node(1);
+    let other = lab.add_pod(1).unwrap();
+    server.put_other(
+        api_server::PODS,
+        serde_json::json!({
+            "metadata": {"namespace": "default", "name": "web"},
+            "spec": {"nodeName": "node1"},
+            "status": {"podIP": one.ipv4()},
+        }),
+    );
+    let mut changed = server.node("node1");
+    changed["spec"] =
+        serde_json::json!({"podCIDR": "10.244.9.0/24", "podCIDRs": ["10.244.9.0/24"]});
+    server.put(changed);
+    let says = |what: &str| {
+        let what = what.to_owned();
+        until_readyz(node, move |code, body| code == 503 && body.contains(&what));
+    };
+    says("got another podCIDR while 2 pods");
+    node.remove_pod(other.index()).unwrap();
+    let named =
+        format!("while 1 pods hold addresses of [10.244.1.0/24] ({} of default/web)", one.ipv4());
+    says(&named);
+    node.remove_pod(one.index()).unwrap();
+    node.wait_ready().unwrap();
+    assert_eq!(node.status().unwrap()["subnets"][0], "10.244.9.0/24");
+    let new = lab.add_pod(1).unwrap();
+    assert!(new.ipv4().to_string().starts_with("10.244.9."), "{}", new.ipv4());
+}
+
+#[test]
+fn a_peer_that_dies_is_an_event_of_the_node_that_noticed() {
+    let (lab, server, _directory) = with_kubernetes("src-events");
+    let (one, two) = up(&lab);
+    assert_talk(&one, &two);
+    // Whoever is not known to answer is not missed.
+    let state = || lab.node(1).status().unwrap()["peers"][0]["path"]["state"] == "answers";
+    wait_until(Duration::from_secs(30), "node2 to answer", state).unwrap();
+    lab.node(2).kill9().unwrap();
+    let noticed = || {
+        // Its kernel refuses what is sent there.
+        let _ = answers(&one, &two);
+        server.events().iter().any(|event| {
+            event["reason"] == "PeerUnreachable"
+                && event["involvedObject"]["name"] == "node1"
+                && event["message"] == "no answer from node2"
+        })
+    };
+    wait_until(Duration::from_secs(30), "an event", noticed).unwrap();
 }

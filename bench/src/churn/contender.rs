@@ -3,14 +3,13 @@
 use std::fs;
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
-use culvert_lab::Netns;
-use culvert_lab::clock;
+use culvert_lab::{Netns, clock, wait_until};
 use serde_json::{Value, json};
 
 use super::{ROOM_OF_24, delete};
@@ -27,6 +26,9 @@ const FILLING: usize = 8;
 
 const BRIDGE: &str = "churn0";
 const NETWORK: &str = "churn";
+
+/// The node's address on the underlay, where it has no peers.
+const ADDRESS: &str = "192.0.2.1";
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Kind {
@@ -61,6 +63,7 @@ pub(super) struct Contender {
     plugin: PathBuf,
     culvert: PathBuf,
     config: String,
+    daemon: Option<Child>,
     /// Namespaces of the pods that are measured.
     pods: Vec<Netns>,
     /// Those of the pods that are merely present.
@@ -85,6 +88,7 @@ impl Contender {
             plugin,
             culvert: programs.culvert.clone(),
             config: String::new(),
+            daemon: None,
             pods: Vec::new(),
             present: Vec::new(),
             directory,
@@ -98,8 +102,8 @@ impl Contender {
         self.kind.name()
     }
 
-    /// What each plugin finds on a node: ours the bridge and the node file, which the daemon makes;
-    /// the stock one makes its bridge itself, with the first pod.
+    /// What each plugin finds on a node: ours what the daemon makes, with the daemon at work; the
+    /// stock one makes its bridge itself, with the first pod.
     fn prepare(&mut self) -> Result<()> {
         self.node.ip("link set lo up\n")?;
         let config = match self.kind {
@@ -113,25 +117,46 @@ impl Contender {
                 },
             }),
             Kind::Culvert => {
-                let (gateway, length) = ("10.88.0.1", self.subnet.split('/').nth(1));
-                let length = length.context("a subnet has a length")?;
-                self.node.ip(&format!(
-                    "link add {BRIDGE} address 0a:58:00:00:00:01 mtu 1400 type bridge\n\
-                     address add {gateway}/{length} dev {BRIDGE}\nlink set {BRIDGE} up\n"
-                ))?;
-                let node = json!({
-                    "node": "churn", "bridge": BRIDGE, "mtu": 1400, "gsoMaxSize": 62_640,
-                    "subnets": [self.subnet], "clusterNetworks": ["10.88.0.0/16"],
-                });
-                fs::write(self.directory.join("node.json"), node.to_string())
-                    .context("write the node file")?;
+                self.start_daemon()?;
                 json!({
-                    "cniVersion": "1.0.0", "name": NETWORK, "type": "culvert-cni",
+                    "cniVersion": "1.0.0", "name": NETWORK, "type": "culvert-cni", "mtu": 1400,
                     "runDir": self.directory, "stateDir": self.directory,
                 })
             }
         };
         self.config = config.to_string();
+        Ok(())
+    }
+
+    /// Starts a daemon whose table has this node alone, and waits for it.
+    fn start_daemon(&mut self) -> Result<()> {
+        self.node.ip(&format!("address add {ADDRESS}/32 dev lo\n"))?;
+        let (directory, subnet) = (&self.directory, &self.subnet);
+        let table = directory.join("table.toml");
+        let node = format!(
+            "[[node]]\nname = \"{NETWORK}\"\naddress = \"{ADDRESS}\"\nsubnets = [\"{subnet}\"]\n"
+        );
+        fs::write(&table, node).context("write the subnet table")?;
+        let config = directory.join("config.toml");
+        let text = format!(
+            "[network]\ncidrs = [\"10.88.0.0/16\"]\n[node]\nname = \"{NETWORK}\"\n\
+             run_dir = {directory:?}\nstate_dir = {directory:?}\n[bridge]\nname = \"{BRIDGE}\"\n\
+             [table]\nsource = \"file\"\npath = {table:?}\n"
+        );
+        fs::write(&config, text).context("write the configuration")?;
+        let log = fs::File::create(directory.join("daemon.log")).context("make a log")?;
+        let mut command = self.node.command(&self.culvert);
+        command.arg("run").arg("--config").arg(&config).stdout(Stdio::null()).stderr(log);
+        self.daemon = Some(command.spawn().context("start the daemon")?);
+        let node_file = directory.join("node.json");
+        wait_until(Duration::from_secs(10), "the daemon's node file", || node_file.exists())
+    }
+
+    /// Ends the daemon; what it made in the kernel stays, and so does the node file.
+    fn kill_daemon(&mut self) -> Result<()> {
+        let Some(mut daemon) = self.daemon.take() else { return Ok(()) };
+        daemon.kill().context("kill the daemon")?;
+        daemon.wait().context("wait for the daemon")?;
         Ok(())
     }
 
@@ -157,7 +182,9 @@ impl Contender {
 
     /// Has `count` addresses held by pods that are not there: a bridge has 1023 ports at most, so
     /// that more cannot be attached. The stock pair's are its files, ours are imported from such.
-    pub(super) fn hold(&self, count: usize) -> Result<()> {
+    pub(super) fn hold(&mut self, count: usize) -> Result<()> {
+        // A daemon would free addresses that no pod has.
+        self.kill_daemon()?;
         let files = match self.kind {
             Kind::Stock => self.directory.join(NETWORK),
             Kind::Culvert => self.directory.join("host-local"),
@@ -263,6 +290,9 @@ impl Contender {
 
 impl Drop for Contender {
     fn drop(&mut self) {
+        if let Err(error) = self.kill_daemon() {
+            let _ = writeln!(std::io::stderr().lock(), "bench: {error:#}");
+        }
         // The bridge's ports go with the node, and with them their other ends.
         let node = std::slice::from_ref(&self.node);
         for namespaces in [node, &self.present, &self.pods] {

@@ -19,10 +19,10 @@ pub(crate) use self::contender::clean;
 use self::contender::{Contender, Kind};
 use self::point::{Batch, Point, Present, measure};
 use crate::cli::ChurnArgs;
-use crate::compare::{be_alone, print, write};
-use crate::machine::Machine;
 use crate::programs::Programs;
 use crate::progress::Progress;
+use crate::session::{self, Findings};
+use crate::target::Target;
 
 /// How many pods are attached, or addresses held.
 const ATTACHED: [usize; 3] = [0, 100, 250];
@@ -61,40 +61,32 @@ fn chosen(all: &[usize], wanted: &[usize]) -> Vec<usize> {
     all.iter().copied().filter(|count| wanted.is_empty() || wanted.contains(count)).collect()
 }
 
+impl Findings for Vec<Point> {
+    const KEY: &'static str = "points";
+    const COMMAND: &'static str = "churn";
+
+    fn text(&self) -> String {
+        report::text(self)
+    }
+
+    fn targets(&self) -> Vec<Target> {
+        report::targets(self)
+    }
+}
+
 /// Measures what `args` ask for and prints it.
 pub(crate) fn run(args: &ChurnArgs) -> Result<ExitCode> {
-    ensure!(
-        rustix::process::geteuid().is_root(),
-        "this needs root: it makes network namespaces and devices (try `make bench-churn`)"
-    );
-    let _alone = be_alone()?;
-    interrupt::watch()?;
-    clean()?;
-    let programs = match &args.run.culvert {
-        Some(path) => Programs::at(path)?,
-        None => Programs::build()?,
-    };
     let settings = ChurnEffort::of(args);
-    let machine = Machine::facts(args.run.date.clone());
     let places = settings.attached.len() + settings.held.len();
     let steps = settings.rounds * settings.at_once.len() * Kind::ALL.len() * places;
     ensure!(steps > 0, "there is no such point: see `bench churn --help`");
     // As long as the stock pair takes here; the estimate follows the pace.
     let each = Duration::from_millis(60) * u32::try_from(settings.pods).unwrap_or(u32::MAX);
-    let mut progress = Progress::new(steps, each * u32::try_from(steps).unwrap_or(u32::MAX));
-    if let Some(warning) = machine.warning() {
-        progress.say(&warning);
-    }
-    let points = all_points(&programs, &settings, &mut progress, each);
-    progress.clear();
-    let points = points?;
-    print(&report::render(&machine, &points))?;
-    if let Some(path) = &args.run.json {
-        let json = serde_json::to_string_pretty(&report::to_json(&machine, &points));
-        write(path, &(json.context("write JSON")? + "\n"))?;
-    }
-    let failed = args.run.check && !report::targets(&points).iter().all(|target| target.is_reached);
-    Ok(if failed { ExitCode::FAILURE } else { ExitCode::SUCCESS })
+    let planned = each * u32::try_from(steps).unwrap_or(u32::MAX);
+    session::run(&args.run, (steps, planned), |programs, progress| {
+        clean()?;
+        all_points(programs, &settings, progress, each)
+    })
 }
 
 fn all_points(
@@ -128,7 +120,7 @@ fn all_points(
         let contenders = Kind::ALL
             .into_iter()
             .map(|kind| {
-                let contender = Contender::new(kind, programs, "10.88.0.0/20", settings.pods)?;
+                let mut contender = Contender::new(kind, programs, "10.88.0.0/20", settings.pods)?;
                 contender.hold(held)?;
                 Ok(contender)
             })

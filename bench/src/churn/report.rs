@@ -1,13 +1,9 @@
-//! The churn report: a table, the targets, JSON.
-
-use std::fmt::Write as _;
+//! The churn report: the figures, and the targets.
 
 use comfy_table::{CellAlignment, Table, presets};
-use serde::Serialize;
-use serde_json::{Value, json};
 
 use super::point::{Batch, Point};
-use crate::machine::Machine;
+use crate::target::Target;
 
 /// Most that an ADD may take of the stock pair's time.
 const ADD_RATIO: f64 = 0.4;
@@ -18,30 +14,7 @@ const PODS_PER_MINUTE: f64 = 3000.0;
 /// Most that an ADD with 4,000 addresses held may take of one with none.
 const GROWTH: f64 = 1.3;
 
-/// Something that must be reached.
-#[derive(Clone, Debug, Serialize)]
-pub(super) struct Target {
-    pub(super) what: String,
-    pub(super) value: f64,
-    pub(super) limit: f64,
-    pub(super) is_reached: bool,
-}
-
-impl Target {
-    fn at_most(what: String, value: f64, limit: f64) -> Self {
-        Self { what, value, limit, is_reached: value <= limit }
-    }
-
-    fn at_least(what: String, value: f64, limit: f64) -> Self {
-        Self { what, value, limit, is_reached: value >= limit }
-    }
-}
-
-pub(super) fn render(machine: &Machine, points: &[Point]) -> String {
-    let mut text = format!("\n{}\n", machine.summary());
-    if let Some(warning) = machine.warning() {
-        let _ = writeln!(text, "Careful: {warning}.");
-    }
+pub(super) fn text(points: &[Point]) -> String {
     let mut table = Table::new();
     table.load_preset(presets::NOTHING);
     table.set_header([
@@ -92,16 +65,7 @@ pub(super) fn render(machine: &Machine, points: &[Point]) -> String {
             String::new(),
         ]);
     }
-    let _ = writeln!(text, "\n{}\n", table.trim_fmt());
-    for target in targets(points) {
-        let verdict = if target.is_reached { "reached" } else { "MISSED" };
-        let _ = writeln!(
-            text,
-            "  {verdict}  {}: {:.2} (target {:.2})",
-            target.what, target.value, target.limit
-        );
-    }
-    text
+    table.trim_fmt()
 }
 
 /// The worst of each kind against what must be reached.
@@ -148,8 +112,4 @@ pub(super) fn targets(points: &[Point]) -> Vec<Target> {
         }
     }
     targets
-}
-
-pub(super) fn to_json(machine: &Machine, points: &[Point]) -> Value {
-    json!({ "machine": machine, "points": points, "targets": targets(points) })
 }

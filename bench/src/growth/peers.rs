@@ -62,7 +62,7 @@ pub(super) fn measure(
 
 /// Builds the lab `name`: a node with a daemon and a pod, and `count` peers.
 pub(crate) fn build(name: &str, programs: &Programs, count: u8) -> Result<Crowd> {
-    if let Some(missing) = program::missing(&["ethtool"], "ethtool") {
+    if let Some(missing) = program::missing(&["ethtool"], "apt-get install ethtool") {
         bail!(missing);
     }
     // The second node's namespace is that of all peers; no daemon runs there.
@@ -80,8 +80,7 @@ pub(crate) fn build(name: &str, programs: &Programs, count: u8) -> Result<Crowd>
     lab.write_table(&table.to_toml())?;
     let node = lab.node(1);
     node.start()?;
-    let pod = lab.add_pod(1)?;
-    let pod = Pod { netns: pod.netns().clone(), address: pod.ipv4() };
+    let pod = Pod::from(&lab.add_pod(1)?);
 
     let namespace = lab.node(2).netns();
     for device in ["all", "default"] {

@@ -87,8 +87,7 @@ fn build(programs: &Programs, nodes: u32) -> Result<Size> {
     }
     let mut pods = Vec::new();
     for node in [1, 2] {
-        let pod = lab.add_pod(node)?;
-        pods.push(Pod { netns: pod.netns().clone(), address: pod.ipv4() });
+        pods.push(Pod::from(&lab.add_pod(node)?));
     }
     let pods = pods.try_into().ok().context("two pods")?;
     Ok(Size { lab, pods, point })

@@ -68,10 +68,7 @@ impl Recipe for Culvert {
             builder = builder.sealed("require");
         }
         let lab = builder.up()?;
-        let pods = [1, 2].map(|node| {
-            let pod = lab.pod(node, 1);
-            Pod { netns: pod.netns().clone(), address: pod.ipv4() }
-        });
+        let pods = [1, 2].map(|node| Pod::from(&lab.pod(node, 1)));
         let daemons = lab.nodes().iter().map(culvert_lab::Node::pid).collect::<Option<_>>();
         let daemons = daemons.context("a daemon has ended")?;
         let mut network = Network::new(lab, pods);

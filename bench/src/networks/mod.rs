@@ -11,7 +11,7 @@ mod nebula;
 pub(crate) mod program;
 mod routed;
 mod underlay;
-mod wireguard_go;
+mod wireguard;
 
 use std::cell::Cell;
 use std::fs;
@@ -186,7 +186,9 @@ pub(crate) fn recipes(programs: &Programs) -> Vec<Box<dyn Recipe>> {
         ),
         Box::new(Culvert::new("culvert-sealed", programs).sealed("aes-256-gcm")),
         Box::new(Culvert::new("culvert-sealed-chacha", programs).sealed("chacha20-poly1305")),
-        Box::new(wireguard_go::WireguardGo),
+        Box::new(wireguard::GO),
+        Box::new(wireguard::GOTATUN),
+        Box::new(wireguard::BORINGTUN),
         Box::new(nebula::Nebula),
     ]
 }

@@ -28,7 +28,7 @@ impl Recipe for Nebula {
     }
 
     fn missing(&self) -> Option<String> {
-        program::missing(&["nebula", "nebula-cert"], "nebula")
+        program::missing(&["nebula", "nebula-cert"], "apt-get install nebula")
     }
 
     fn build(&self, lab: String) -> Result<Network> {

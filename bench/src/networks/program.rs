@@ -9,13 +9,13 @@ use std::process::{Child, Command, Stdio};
 use anyhow::{Context as _, Result, bail};
 use culvert_lab::Node;
 
-/// What is missing of `programs`, and that `packages` have it.
-pub(crate) fn missing(programs: &[&str], packages: &str) -> Option<String> {
+/// What is missing of `programs`, and that the command `install` gets it.
+pub(crate) fn missing(programs: &[&str], install: &str) -> Option<String> {
     let path = env::var_os("PATH").unwrap_or_default();
     let found = |program: &&&str| env::split_paths(&path).any(|dir| dir.join(program).is_file());
     let missing: Vec<&str> = programs.iter().filter(|program| !found(program)).copied().collect();
     let first = missing.first()?;
-    Some(format!("{first} is not installed: `apt-get install {packages}`"))
+    Some(format!("{first} is not installed: `{install}`"))
 }
 
 /// Runs `command` to its end and returns what it printed.

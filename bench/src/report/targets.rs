@@ -72,7 +72,19 @@ pub(crate) fn check(report: &Report) -> Vec<Row> {
     let growth = long.zip(short).and_then(|(long, short)| ratio(&long.gbits, &short.gbits));
     let row =
         |title, unit, better, must, aim, measured| Row { title, unit, better, must, aim, measured };
-    vec![
+    // Implementations of WireGuard that are measured where they are installed.
+    let others = [
+        ("sealed: TCP, 1 stream, the slower way, to wireguard-go", "wireguard-go", 2.5, 3.0),
+        ("sealed: TCP, 1 stream, the slower way, to gotatun", "gotatun", 4.5, 5.0),
+        ("sealed: TCP, 1 stream, the slower way, to boringtun", "boringtun", 10.0, 11.0),
+    ]
+    .into_iter()
+    .filter_map(|(title, other, must, aim)| {
+        let to_other = |metric| report.figures.ratio(SEALED, other, metric);
+        let measured = worse(to_other(Metric::Tcp1), to_other(Metric::Tcp1Back))?;
+        Some(row(title, "×", Higher, must, aim, Some(measured)))
+    });
+    let rows = [
         row(
             "TCP, 1 stream, the slower way, to kernel VXLAN",
             "×",
@@ -156,6 +168,30 @@ pub(crate) fn check(report: &Report) -> Vec<Row> {
             sealed(Metric::TcpPingP50),
         ),
         row(
+            "sealed: UDP ping-pong p50, to plain",
+            "×",
+            Lower,
+            1.08,
+            1.03,
+            sealed(Metric::UdpPingP50),
+        ),
+        row(
+            "sealed: wire: TCP, 1 stream, the slower way, to plain",
+            "×",
+            Higher,
+            0.75,
+            0.82,
+            worse(sealed(Metric::WireTcp1), sealed(Metric::WireTcp1Back)),
+        ),
+        row(
+            "sealed: wire: 64-byte UDP, to plain",
+            "×",
+            Higher,
+            0.85,
+            0.93,
+            sealed(Metric::WireUdp64),
+        ),
+        row(
             "sealed: CPU of the daemons, TCP, 1 stream, to plain",
             "×",
             Lower,
@@ -180,7 +216,8 @@ pub(crate) fn check(report: &Report) -> Vec<Row> {
             15.0,
             report.hot_path.as_ref().map(|hot| hot.long_table.slower_ns()),
         ),
-    ]
+    ];
+    rows.into_iter().chain(others).collect()
 }
 
 /// The targets as text.

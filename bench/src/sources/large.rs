@@ -182,8 +182,7 @@ fn storm(stage: &mut Stage, pods: &[Pod; 2], time: Duration) -> Result<Storm> {
 }
 
 fn pod(lab: &Lab, node: u16) -> Result<Pod> {
-    let pod = lab.add_pod(node)?;
-    Ok(Pod { netns: pod.netns().clone(), address: pod.ipv4() })
+    Ok(Pod::from(&lab.add_pod(node)?))
 }
 
 fn generation(node: &Node) -> Result<u64> {

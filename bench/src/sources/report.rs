@@ -1,13 +1,9 @@
-//! The report on table sources: a table, the targets, JSON.
-
-use std::fmt::Write as _;
+//! The report on table sources: the figures, and the targets.
 
 use comfy_table::{CellAlignment, Table, presets};
-use serde::Serialize;
-use serde_json::{Value, json};
 
 use super::{Found, Kind, spread};
-use crate::machine::Machine;
+use crate::target::Target;
 
 /// Most time from a change until all nodes forward by it, p99.
 const SPREAD_MS: f64 = 1000.0;
@@ -20,20 +16,7 @@ const CHANGE_CPU_MS: f64 = 10.0;
 /// The same for a file, which is read whole.
 const FILE_CPU_MS: f64 = 100.0;
 
-/// Something that must be reached.
-#[derive(Clone, Debug, Serialize)]
-pub(super) struct Target {
-    what: String,
-    value: f64,
-    limit: f64,
-    pub(super) is_reached: bool,
-}
-
-pub(super) fn render(machine: &Machine, found: &[Found]) -> String {
-    let mut text = format!("\n{}\n\n", machine.summary());
-    if let Some(warning) = machine.warning() {
-        let _ = writeln!(text, "Careful: {warning}.\n");
-    }
+pub(super) fn text(found: &[Found]) -> String {
     let mut table = Table::new();
     table.load_preset(presets::NOTHING);
     table.set_header(
@@ -76,22 +59,10 @@ pub(super) fn render(machine: &Machine, found: &[Found]) -> String {
             column.set_cell_alignment(CellAlignment::Right);
         }
     }
-    let _ = writeln!(text, "{}\n", table.trim_fmt());
-    for target in targets(found) {
-        let verdict = if target.is_reached { "reached" } else { "MISSED" };
-        let Target { what, value, limit, .. } = target;
-        let _ = writeln!(text, "  {verdict}  {what}: {value:.2} (target {limit:.0})");
-    }
-    text
+    table.trim_fmt()
 }
 
 pub(super) fn targets(found: &[Found]) -> Vec<Target> {
-    let below = |what: String, value: f64, limit: f64| Target {
-        what,
-        value,
-        limit,
-        is_reached: value < limit,
-    };
     found
         .iter()
         .flat_map(|found| {
@@ -101,23 +72,22 @@ pub(super) fn targets(found: &[Found]) -> Vec<Target> {
             // Every packet that is missing must be one that the kernel has counted as its own.
             let unexplained = storm.lost.saturating_sub(storm.lost_by_kernel) + storm.dropped;
             [
-                below(format!("{name}: change, p99, ms"), found.spread.p99_ms, SPREAD_MS),
-                below(format!("{name}: ready, s"), longest(&large.ready_seconds), READY_SECONDS),
-                below(format!("{name}: resident, MiB"), large.resident_mib, RESIDENT_MIB),
-                below(format!("{name}: CPU of a change, ms"), large.change_cpu_ms, cpu),
-                Target {
-                    what: format!("{name}: packets lost to changes"),
-                    value: unexplained as f64,
-                    limit: 0.0,
-                    is_reached: unexplained == 0,
-                },
+                Target::at_most(format!("{name}: change, p99, ms"), found.spread.p99_ms, SPREAD_MS),
+                Target::at_most(
+                    format!("{name}: ready, s"),
+                    longest(&large.ready_seconds),
+                    READY_SECONDS,
+                ),
+                Target::at_most(format!("{name}: resident, MiB"), large.resident_mib, RESIDENT_MIB),
+                Target::at_most(format!("{name}: CPU of a change, ms"), large.change_cpu_ms, cpu),
+                Target::at_most(
+                    format!("{name}: packets lost to changes"),
+                    unexplained as f64,
+                    0.0,
+                ),
             ]
         })
         .collect()
-}
-
-pub(super) fn to_json(machine: &Machine, found: &[Found]) -> Value {
-    json!({ "machine": machine, "sources": found, "targets": targets(found) })
 }
 
 fn rounds(found: &[Found]) -> usize {

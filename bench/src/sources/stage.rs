@@ -160,7 +160,7 @@ fn config(kind: Kind, kubeconfig: &Path) -> String {
                 "[table]\nsource = \"etcd\"\n[etcd]\nendpoints = [\"http://{SERVER}:2379\"]\n"
             ),
             Kind::Kubernetes => format!(
-                "[table]\nsource = \"kubernetes\"\n[kubernetes]\nkubeconfig = {kubeconfig:?}\n"
+                "[table]\nsource = \"kubernetes\"\n[kubernetes]\nkubeconfig = {kubeconfig:?}\n[policy]\nmode = \"off\"\n"
             ),
         }
 }
@@ -216,7 +216,7 @@ mod tests {
         assert_eq!(key(&mover), "/culvert/subnets/10.250.0.0-24");
         assert!((0..10_000).map(other).all(|other| other.subnets != mover.subnets));
         assert!(mover.subnets[0].contains(&IpAddr::V4(MOVER_POD)));
-        assert!(config(Kind::Kubernetes, Path::new("/x")).ends_with("kubeconfig = \"/x\"\n"));
+        assert!(config(Kind::Kubernetes, Path::new("/x")).contains("kubeconfig = \"/x\"\n"));
     }
 
     #[test]

@@ -28,6 +28,12 @@ pub(crate) struct Pod {
     pub(crate) address: IpAddr,
 }
 
+impl From<&culvert_lab::Pod> for Pod {
+    fn from(pod: &culvert_lab::Pod) -> Self {
+        Self { netns: pod.netns().clone(), address: pod.ipv4() }
+    }
+}
+
 impl Pod {
     /// Opens something in the pod's namespace.
     fn open<T: Send>(&self, what: &str, work: impl FnOnce() -> Result<T> + Send) -> Result<T> {

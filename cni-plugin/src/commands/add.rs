@@ -28,6 +28,9 @@ pub(super) fn add(call: &Call<'_>) -> Result<Value, Failure> {
     let mut result = prev_result.map_or_else(|| Ok(CniResult::default()), CniResult::parse)?;
     let netns = Netns::open(call.netns()?)?;
     let node = read_node_file(call)?;
+    if node.policy && !settings.source_check {
+        return Err(Failure::from(Error::PolicyUnchecked));
+    }
     let plan = Plan::new(&settings, &node)?;
     let coming = plan.coming();
     if !result.has_room(version, &coming) {
@@ -61,8 +64,10 @@ pub(super) fn add(call: &Call<'_>) -> Result<Value, Failure> {
         }));
     }
     call.reached(Step::Checked);
+    let mut store = Store::open_or_create(&call.config.state_dir, &mut surveyor)?;
+    store.follow(&call.config.run_dir);
     let mut plug = Plug {
-        store: Store::open_or_create(&call.config.state_dir, &mut surveyor)?,
+        store,
         surveyor,
         host_device: call.attachment.host_device(),
         call,
@@ -77,6 +82,7 @@ pub(super) fn add(call: &Call<'_>) -> Result<Value, Failure> {
         pod,
         has_addresses: false,
         has_devices: false,
+        admitted: Vec::new(),
     };
     let plugged =
         plug.run().map_err(|first| Failure { first: Box::new(first), later: plug.undo() });

@@ -25,6 +25,10 @@ pub(super) fn check(call: &Call<'_>) -> Result<(), Failure> {
     let settings = call.settings()?;
     let expected = Expected::read(call)?;
     let note = check_host(call, &settings, &expected)?;
+    let ips: Vec<IpNet> = expected.ips.iter().map(|ip| ip.address).collect();
+    if let Some(what) = call.check_host_ports(&settings, &ips)? {
+        return Err(mismatch(what).into());
+    }
     check_holder(call, note.as_ref(), &expected)?;
     let netns = Netns::open(call.netns()?)?;
     let attachment = &call.attachment;

@@ -26,8 +26,16 @@ pub(super) fn del(call: &Call<'_>) -> Result<(), Failure> {
         call.warn_of_held_addresses(&error.into());
         None
     });
+    if let Some(store) = &mut store {
+        store.follow(&call.config.run_dir);
+    }
+    let records = store.as_mut().map(|store| store.records_of(&call.attachment));
+    let held = records.and_then(Result::ok).unwrap_or_default();
+    let held: Vec<_> = held.iter().map(|record| record.allocation.address).collect();
     remove_devices(call, store.as_mut())?;
     call.reached(Step::DevicesRemoved);
+    // Before somebody else can get them.
+    call.tell_of_leaving(&held);
     if let Some(Err(error)) = store.map(|mut store| store.release(&call.attachment)) {
         call.warn_of_held_addresses(&error.into());
     }
@@ -78,6 +86,7 @@ fn remove_devices(call: &Call<'_>, store: Option<&mut Store>) -> Result<(), Erro
     let (mut host, mut nftables) = (Socket::open()?, nftables()?);
     for device in devices {
         unplug(&mut host, nftables.as_mut(), &device, &|step| call.reached(step))?;
+        call.close_host_ports(nftables.as_mut(), &device)?;
     }
     Ok(())
 }

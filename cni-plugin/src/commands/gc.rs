@@ -7,7 +7,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 
 use super::del::{nftables, unplug};
-use super::own_table;
+use super::{host_ports, own_table};
 use crate::config::Config;
 use crate::error::{Error, Failure, shorten};
 use crate::fault::{InjectedFault, Step};
@@ -28,6 +28,9 @@ pub(super) fn gc(config: &Config, fault: Option<&InjectedFault>) -> Result<(), F
     }
     let valid: HashSet<(String, String)> = keep.iter().cloned().collect();
     let mut store = Store::open(&config.state_dir)?;
+    if let Some(store) = &mut store {
+        store.follow(&config.run_dir);
+    }
     let records = store.as_mut().map_or_else(|| Ok(Vec::new()), Store::records)?;
     let ports = Surveyor::open()?.look()?;
     // A pod that was imported has another plugin's device; one of a lost store has only its port.
@@ -52,7 +55,11 @@ pub(super) fn gc(config: &Config, fault: Option<&InjectedFault>) -> Result<(), F
     let mut errors = Vec::new();
     for (name, devices) in leaving {
         for device in devices {
-            if let Err(error) = unplug(&mut host, nftables.as_mut(), &device, &reached) {
+            let unplugged = unplug(&mut host, nftables.as_mut(), &device, &reached);
+            let closed = unplugged.and_then(|()| {
+                host_ports::close(&config.run_dir, nftables.as_mut(), &device, false)
+            });
+            if let Err(error) = closed {
                 errors.push(error);
                 // An address is not freed while a device may still carry it.
                 keep.push(name.clone());

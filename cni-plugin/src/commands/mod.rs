@@ -9,8 +9,9 @@ use std::io::{Read, Write};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use serde_json::Value;
+use serde_json::{Map, Value};
 
+use crate::Plugin;
 use crate::config::{self, Config, Settings};
 use crate::environment::{Args, Command, Directories, Target, Variables};
 use crate::error::{Error, Failure};
@@ -19,9 +20,12 @@ use crate::version::CniVersion;
 use culvert_node::attachment::Attachment;
 
 mod add;
+mod admission;
 mod check;
 mod del;
 mod gc;
+mod host_ports;
+mod loopback;
 mod own_table;
 mod plug;
 mod reception;
@@ -51,6 +55,7 @@ impl Warnings {
 }
 
 pub(crate) fn run(
+    plugin: Plugin,
     variables: Variables<'_>,
     stdin: &mut dyn Read,
     stdout: &mut dyn Write,
@@ -58,7 +63,10 @@ pub(crate) fn run(
 ) -> ExitCode {
     let mut cni_version = CniVersion::NEWEST;
     let warnings = Warnings::default();
-    let served = serve(variables, stdin, &mut cni_version, &warnings);
+    let served = match plugin {
+        Plugin::Bridge => serve(variables, stdin, &mut cni_version, &warnings),
+        Plugin::Loopback => loopback::serve(variables, stdin, &mut cni_version),
+    };
     for warning in warnings.0.take() {
         let _ = writeln!(stderr, "culvert-cni: {warning}");
     }
@@ -106,16 +114,7 @@ fn serve(
         return Ok(Answer::About);
     };
     let mut config = || -> Result<Config, Error> {
-        let document = config::read(stdin)?;
-        *cni_version = config::version(&document)?;
-        let since = CniVersion::that_brought(command);
-        if *cni_version < since {
-            return Err(Error::VerbNotInVersion {
-                version: cni_version.as_str(),
-                command: command.as_str(),
-                since: since.as_str(),
-            });
-        }
+        let document = read_document(command, stdin, cni_version)?;
         Config::parse(document, Directories::read(variables)?)
     };
     let fault = InjectedFault::read(variables);
@@ -145,6 +144,25 @@ fn serve(
         Command::Version => Some(version::version(stdin)?),
     };
     Ok(document.map_or(Answer::Nothing, Answer::Document))
+}
+
+/// Reads the configuration, in whose version the answer will be and the verb has to be.
+fn read_document(
+    command: Command,
+    stdin: &mut dyn Read,
+    cni_version: &mut CniVersion,
+) -> Result<Map<String, Value>, Error> {
+    let document = config::read(stdin)?;
+    *cni_version = config::version(&document)?;
+    let since = CniVersion::that_brought(command);
+    if *cni_version < since {
+        return Err(Error::VerbNotInVersion {
+            version: cni_version.as_str(),
+            command: command.as_str(),
+            since: since.as_str(),
+        });
+    }
+    Ok(document)
 }
 
 impl<'a> Call<'a> {

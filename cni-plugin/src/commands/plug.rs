@@ -1,6 +1,7 @@
 //! The work of ADD, from the addresses to the announcement, and undoing it.
 
 use std::io;
+use std::net::IpAddr;
 use std::os::fd::AsRawFd as _;
 use std::thread;
 use std::time::Duration;
@@ -52,6 +53,8 @@ pub(super) struct Plug<'a> {
     pub(super) host_device: String,
     pub(super) has_addresses: bool,
     pub(super) has_devices: bool,
+    /// Addresses that the daemon has made rules for.
+    pub(super) admitted: Vec<IpAddr>,
 }
 
 impl Plug<'_> {
@@ -116,6 +119,7 @@ impl Plug<'_> {
             pod_netns: self.netns.as_raw_fd(),
             pod_mac,
             mtu: self.plan.mtu,
+            host_mtu: self.node.mtu,
             gso_max_size: self.node.gso_max_size,
         };
         self.host.execute(netlink::create_veth(&veth)).map_err(|error| {
@@ -130,7 +134,14 @@ impl Plug<'_> {
         self.call.reached(Step::VethCreated);
         self.enter_source_check(pod_mac, allocations)?;
         self.call.reached(Step::SourceChecked);
-        let device_has_ipv6 = kernel_has_ipv6() && u64::from(self.plan.mtu) >= MIN_MTU_V6;
+        if self.node.policy {
+            let addresses: Vec<_> = allocations.iter().map(|given| given.address).collect();
+            self.call.admit(&addresses)?;
+            self.admitted = addresses;
+        }
+        let addresses: Vec<_> = allocations.iter().map(|given| given.address).collect();
+        self.open_host_ports(&addresses)?;
+        let device_has_ipv6 = kernel_has_ipv6() && u64::from(self.node.mtu) >= MIN_MTU_V6;
         if device_has_ipv6 {
             // What a pod advertises configures nothing of the node, should it ever get there.
             let path = format!("ipv6/conf/{}/accept_ra", self.host_device);
@@ -206,6 +217,7 @@ impl Plug<'_> {
                 result => result?,
             }
         }
+        black_holes().write_over("0")?;
         let mut requests = vec![netlink::set_up("lo"), netlink::set_up(ifname)];
         requests.extend(addresses.iter().map(|address| {
             netlink::add_address(device, *address, duplicate_detection, own_table.is_none())
@@ -272,13 +284,19 @@ impl Plug<'_> {
             let (nftables, reached) = (self.nftables.as_mut(), |step| self.call.reached(step));
             let outcome = unplug(&mut self.host, nftables, &self.host_device, &reached);
             errors.extend(outcome.err());
+            let closed = self.call.close_host_ports(self.nftables.as_mut(), &self.host_device);
+            errors.extend(closed.err());
             errors.extend(own_table::sweep(&mut self.pod).err().map(Error::from));
         }
         self.call.reached(Step::DevicesUndone);
+        self.call.tell_of_leaving(&self.admitted);
         if self.has_addresses {
             // Opened anew: it may have been replaced meanwhile.
-            let released = Store::open(&self.call.config.state_dir).and_then(|store| {
-                store.map_or(Ok(0), |mut store| store.release(&self.call.attachment))
+            let config = &self.call.config;
+            let released = Store::open(&config.state_dir).and_then(|store| {
+                let Some(mut store) = store else { return Ok(0) };
+                store.follow(&config.run_dir);
+                store.release(&self.call.attachment)
             });
             errors.extend(released.err().map(Error::from));
         }
@@ -306,6 +324,13 @@ fn sysctls(ifname: &str, has_v6: bool, duplicate_detection: bool) -> Vec<Sysctl>
         sysctls.push(one("ipv6/conf/lo/disable_ipv6".to_owned(), "0"));
     }
     sysctls
+}
+
+/// Has TCP try shorter segments where long ones are lost without a word (RFC 4821). What a path to
+/// a peer carries is known only after there has been traffic, and of some peers never. Another
+/// value is somebody's wish.
+fn black_holes() -> Sysctl {
+    Sysctl { path: "ipv4/tcp_mtu_probing".to_owned(), value: "1" }
 }
 
 /// The sysctls of an interface beside another one in the same subnet: neither answers for the

@@ -31,7 +31,7 @@ fn call(pairs: &[(&str, &str)], stdin: &str) -> Outcome {
         let found = pairs.iter().find(|(key, _)| *key == name);
         found.map(|(_, value)| OsString::from(value))
     };
-    let code = run(&variables, &mut stdin.as_bytes(), &mut stdout, &mut stderr);
+    let code = run(Plugin::Bridge, &variables, &mut stdin.as_bytes(), &mut stdout, &mut stderr);
     Outcome {
         code,
         stdout: String::from_utf8(stdout).unwrap(),
@@ -162,6 +162,8 @@ fn status_says_what_is_missing() {
         subnets: Vec::new(),
         cluster_networks: Vec::new(),
         masquerade: None,
+        policy: false,
+        own_ports: Vec::new(),
     };
     let run_dir = dir.path().join("run");
     node.write(&run_dir).unwrap();

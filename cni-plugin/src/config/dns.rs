@@ -16,7 +16,7 @@ const MEMBERS: [&str; 4] = ["nameservers", DOMAIN, "search", "options"];
 const DOMAIN: &str = "domain";
 
 /// Members of `runtimeConfig.dns`, and what a result calls them.
-const CAPABILITY_MEMBERS: [(&str, &str); 3] =
+pub(super) const CAPABILITY_MEMBERS: [(&str, &str); 3] =
     [("servers", "nameservers"), ("searches", "search"), ("options", "options")];
 
 /// The DNS settings: of the runtime, else of the network, else of the file that `ipam` names.

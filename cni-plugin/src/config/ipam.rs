@@ -9,6 +9,7 @@ use std::collections::HashMap;
 use std::net::IpAddr;
 
 use ipnet::IpNet;
+use overlay_proto::Family;
 use serde_json::{Map, Value};
 
 use super::{bad, keys, unsupported};
@@ -23,7 +24,7 @@ pub(super) const MEMBERS: [&str; 8] =
 const TYPES: [&str; 2] = ["host-local", "culvert-cni"];
 
 /// Members of a range.
-const RANGE_MEMBERS: [&str; 4] = ["subnet", "rangeStart", "rangeEnd", "gateway"];
+pub(super) const RANGE_MEMBERS: [&str; 4] = ["subnet", "rangeStart", "rangeEnd", "gateway"];
 
 /// An address and the key that asked for it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -135,8 +136,8 @@ fn sets(
             keys::refuse_members(&key, member, &RANGE_MEMBERS, "a range has no such member")?;
             set.push(range(&key, member)?);
         }
-        let is_v6 = |range: &RequestedRange| range.subnet.addr().is_ipv6();
-        if set.iter().any(|range| is_v6(range) != set.first().is_some_and(is_v6)) {
+        let family = |range: &RequestedRange| Family::of(range.subnet.addr());
+        if set.iter().any(|range| Some(family(range)) != set.first().map(family)) {
             return Err(bad(&key, value, "the ranges of one set need to be of one family"));
         }
         sets.push(set);

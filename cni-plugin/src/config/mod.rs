@@ -18,8 +18,10 @@ use culvert_node::node_file::{DEFAULT_RUN_DIR, DEFAULT_STATE_DIR};
 mod dns;
 mod ipam;
 mod keys;
+mod ports;
 mod route;
 mod settings;
+mod spelling;
 
 pub(crate) use self::dns::check_members as check_dns;
 pub(crate) use self::ipam::{RequestedAddress, RequestedRange};
@@ -101,6 +103,12 @@ impl Config {
             .unwrap_or_else(|| DEFAULT_STATE_DIR.into());
         let prev_result = document.remove("prevResult");
         Ok(Self { version, name, run_dir, state_dir, prev_result, rest: document })
+    }
+
+    /// Whether the runtime asks for ports of the node. DEL looks no closer.
+    pub(crate) fn names_ports(&self) -> bool {
+        let asked = self.rest.get("runtimeConfig").and_then(|it| it.get(ports::KEY));
+        asked.and_then(Value::as_array).is_some_and(|list| !list.is_empty())
     }
 
     /// Container id and interface of each attachment that GC has to leave alone.

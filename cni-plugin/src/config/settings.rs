@@ -3,16 +3,19 @@
 //! Owns the precedence among the places that may ask for the same thing. What depends on the node
 //! is decided in [`Plan`](crate::plan::Plan).
 
+use culvert_node::host_ports::HostPort;
 use culvert_node::pod_mac;
 use overlay_proto::Mac;
 use serde_json::{Map, Value};
 
-use super::{Config, RequestedAddress, RequestedRange, RouteSpec, bad, dns, ipam, keys};
+use super::{
+    Config, RequestedAddress, RequestedRange, RouteSpec, bad, dns, ipam, keys, ports, spelling,
+};
 use crate::environment::Args;
 use crate::error::Error;
 
 /// Capabilities that this plugin has.
-const CAPABILITIES: [&str; 4] = ["ips", "mac", "ipRanges", "dns"];
+const CAPABILITIES: [&str; 5] = ["ips", "mac", "ipRanges", "dns", "portMappings"];
 
 /// What ADD sets up.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -37,6 +40,8 @@ pub(crate) struct Settings {
     /// Addresses that the pod has to get.
     pub(crate) addresses: Vec<RequestedAddress>,
     pub(crate) routes: Vec<RouteSpec>,
+    /// Ports of the node that lead to the pod.
+    pub(crate) ports: Vec<HostPort>,
     /// For the result.
     pub(crate) dns: Option<Value>,
 }
@@ -51,12 +56,13 @@ impl Settings {
         let cni = keys::object("args.", args_cni, "cni")?.unwrap_or(&nothing);
         let ipam = keys::object("", rest, "ipam")?.unwrap_or(&nothing);
         let runtime = keys::object("", rest, "runtimeConfig")?.unwrap_or(&nothing);
+        let runtime = &spelling::known_as(runtime, &members());
         keys::refuse_members(
             "runtimeConfig",
             runtime,
             &CAPABILITIES,
             "culvert-cni does not have the capability; take it out of this plugin's capabilities \
-             and give it to the plugin that has it, such as portmap or bandwidth",
+             and give it to the plugin that has it, such as bandwidth",
         )?;
         let routes = keys::list("ipam.", ipam, "routes")?;
         let routes = routes.iter().map(|(key, value)| RouteSpec::read(key, value));
@@ -73,9 +79,16 @@ impl Settings {
             ranges: ipam::ranges(ipam, runtime)?,
             addresses: ipam::addresses(args, cni, runtime)?,
             routes: routes.collect::<Result<_, _>>()?,
+            ports: ports::read(runtime)?,
             dns: dns::read(rest, runtime, ipam)?,
         })
     }
+}
+
+/// Every name that `runtimeConfig` may have, at any depth.
+fn members() -> Vec<&'static str> {
+    let dns = dns::CAPABILITY_MEMBERS.map(|(member, _)| member);
+    [&CAPABILITIES[..], &ports::MEMBERS, &ipam::RANGE_MEMBERS, &dns].concat()
 }
 
 fn mtu(rest: &Map<String, Value>) -> Result<Option<u64>, Error> {

@@ -115,7 +115,10 @@ fn keys_that_say_what_is_so_are_allowed() {
         ("example.com/note", json!("x")),
         ("args", json!({"cni": {"labels": [], "ips": [], "mac": ""}, "labels": {}})),
         ("runtimeConfig", json!({})),
-        ("runtimeConfig", json!({"ips": [], "mac": "", "dns": {}, "ipRanges": []})),
+        (
+            "runtimeConfig",
+            json!({"ips": [], "mac": "", "dns": {}, "ipRanges": [], "portMappings": []}),
+        ),
         ("ipam", json!({})),
         ("ipam", json!({"type": "host-local", "ranges": []})),
         ("dns", json!({})),
@@ -138,7 +141,7 @@ fn keys_that_say_what_is_so_are_allowed() {
 fn keys_that_ask_for_something_else_are_refused_with_name_and_value() {
     let cases = [
         ("runtimeConfig", json!({"bandwidth": {"ingressRate": 1}}), "runtimeConfig.bandwidth"),
-        ("runtimeConfig", json!({"portMappings": []}), "runtimeConfig.portMappings"),
+        ("runtimeConfig", json!({"aliases": []}), "runtimeConfig.aliases"),
         ("ipam", json!({"type": "dhcp"}), "ipam.type"),
         ("ipam", json!({"dataDir": "/var/lib/cni"}), "ipam.dataDir"),
         ("ipam", json!({"subnets": []}), "ipam.subnets"),
@@ -219,7 +222,7 @@ fn values_of_the_wrong_kind_are_refused_with_their_path() {
 fn addresses_of_all_sources_add_up() {
     let mut document = with("args", json!({"cni": {"ips": ["10.244.1.8", "fd00::9"]}}));
     document["runtimeConfig"] = json!({"ips": ["10.244.1.7/24", "10.244.1.8"]});
-    let args = Args { ip: "10.244.1.9".parse().ok(), mac: None };
+    let args = Args { ip: "10.244.1.9".parse().ok(), ..Args::default() };
     let settings = Settings::read(&parse(&document).unwrap(), &args).unwrap();
     let found: Vec<_> = settings
         .addresses
@@ -238,7 +241,7 @@ fn addresses_of_all_sources_add_up() {
 #[test]
 fn mac_of_the_runtime_beats_that_of_args_beats_that_of_the_environment() {
     let [first, second, third] = [1, 2, 3].map(|last| Mac::new([2, 0, 0, 0, 0, last]));
-    let args = Args { ip: None, mac: Some(first) };
+    let args = Args { mac: Some(first), ..Args::default() };
     let mac = |document: &Value| Settings::read(&parse(document).unwrap(), &args).unwrap().mac;
     assert_eq!(mac(&with("args", json!({}))), Some(first));
     let mut document = with("args", json!({"cni": {"mac": second.to_string()}}));
@@ -282,6 +285,28 @@ fn dns_of_the_runtime_beats_that_of_the_network_beats_the_file() {
     assert_eq!(dns(&document), Some(json!({"nameservers": ["10.0.0.2"]})));
     document["runtimeConfig"] = json!({"dns": {"servers": ["10.0.0.1"], "searches": ["x"]}});
     assert_eq!(dns(&document), Some(json!({"nameservers": ["10.0.0.1"], "search": ["x"]})));
+}
+
+/// As containerd 1.6 hands over a `hostPort` of a Kubernetes pod, and what else its library has.
+#[test]
+fn what_the_runtime_wants_is_understood_in_the_spelling_of_go() {
+    let written = json!({
+        "portMappings": [{"HostPort": 8080, "ContainerPort": 80, "Protocol": "tcp", "HostIP": ""}],
+        "dns": {"Servers": ["10.0.0.1"], "Searches": ["x"], "Options": null},
+        "ipRanges": [[{"Subnet": "10.1.0.0/24", "RangeStart": "10.1.0.9", "RangeEnd": "", "Gateway": ""}]],
+    });
+    let by_conventions = json!({
+        "portMappings": [{"hostPort": 8080, "containerPort": 80}],
+        "dns": {"servers": ["10.0.0.1"], "searches": ["x"]},
+        "ipRanges": [[{"subnet": "10.1.0.0/24", "rangeStart": "10.1.0.9"}]],
+    });
+    let of = |runtime: &Value| settings(&with("runtimeConfig", runtime.clone())).unwrap();
+    assert_eq!(of(&written), of(&by_conventions));
+    assert_eq!(of(&written).ports.len(), 1);
+    let wrong =
+        with("runtimeConfig", json!({"portMappings": [{"HostPort": 0, "ContainerPort": 80}]}));
+    let error = settings(&wrong).unwrap_err().to_string();
+    assert!(error.contains("runtimeConfig.portMappings[0].hostPort"), "{error}");
 }
 
 #[test]

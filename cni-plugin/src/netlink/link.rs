@@ -22,7 +22,11 @@ pub(crate) struct Veth<'a> {
     pub(crate) pod_name: &'a str,
     pub(crate) pod_netns: RawFd,
     pub(crate) pod_mac: Mac,
+    /// That of the pod's end.
     pub(crate) mtu: u16,
+    /// That of the node's end, which is the bridge's: what a pod sends above it would be lost
+    /// without an answer.
+    pub(crate) host_mtu: u16,
     /// Longest super-packet that the pod may send, if it is limited.
     pub(crate) gso_max_size: Option<u32>,
 }
@@ -71,7 +75,7 @@ pub(crate) fn create_veth(veth: &Veth<'_>) -> Request {
     let mut host = LinkMessage::default();
     host.attributes = vec![
         LinkAttribute::IfName(veth.host_name.to_owned()),
-        LinkAttribute::Mtu(veth.mtu.into()),
+        LinkAttribute::Mtu(veth.host_mtu.into()),
         LinkAttribute::NumTxQueues(1),
         LinkAttribute::NumRxQueues(1),
         LinkAttribute::Controller(veth.bridge),

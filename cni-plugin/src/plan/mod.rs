@@ -7,6 +7,7 @@ use std::net::IpAddr;
 
 use culvert_node::pod_mac;
 use ipnet::IpNet;
+use overlay_proto::Family;
 use serde_json::Value;
 
 use crate::config::{RequestedAddress, RequestedRange, RouteSpec, Settings, bad, unsupported};
@@ -79,15 +80,14 @@ pub(crate) fn routes(
     cluster_networks: &[IpNet],
     allocations: &[(IpNet, IpAddr)],
 ) -> Result<Vec<RouteSpec>, Error> {
-    let gateway_of = |is_v6: bool| {
+    let gateway_of = |family: Family| {
         let mut gateways = allocations.iter().map(|(_, gateway)| *gateway);
-        gateways.find(|gateway| gateway.is_ipv6() == is_v6)
+        gateways.find(|gateway| Family::of(*gateway) == family)
     };
     let mut routes = Vec::new();
     for asked in &settings.routes {
-        let is_v6 = asked.dst.addr().is_ipv6();
-        let Some(own) = gateway_of(is_v6) else {
-            let family = if is_v6 { "IPv6" } else { "IPv4" };
+        let family = Family::of(asked.dst.addr());
+        let Some(own) = gateway_of(family) else {
             let remedy = format!("the pod gets no {family} address; remove the route");
             return Err(bad(&asked.key, &Value::String(asked.dst.to_string()), &remedy));
         };
@@ -96,15 +96,15 @@ pub(crate) fn routes(
         let gateway = if on_link { asked.gateway } else { asked.gateway.or(Some(own)) };
         routes.push(RouteSpec { gateway, ..asked.clone() });
     }
-    for is_v6 in [false, true] {
-        let Some(gateway) = gateway_of(is_v6) else {
+    for family in Family::BOTH {
+        let Some(gateway) = gateway_of(family) else {
             continue;
         };
         let everywhere = IpNet::new_assert(gateway, 0).trunc();
         let everything = [everywhere];
         let destinations =
             if settings.default_gateway { &everything[..] } else { cluster_networks };
-        for dst in destinations.iter().filter(|dst| dst.addr().is_ipv6() == is_v6) {
+        for dst in destinations.iter().filter(|dst| Family::of(dst.addr()) == family) {
             let is_asked_for = settings.routes.iter().any(|route| route.dst == *dst);
             // The kernel makes the route to the pod's own subnet, with its address.
             let is_own = allocations.iter().any(|(address, _)| address.trunc() == dst.trunc());
@@ -117,7 +117,12 @@ pub(crate) fn routes(
 }
 
 fn mtu(wanted: Option<u64>, of_node: u16, has_v6: bool) -> Result<u16, Error> {
-    let min = if has_v6 { MIN_MTU_V6 } else { MIN_MTU_V4 };
+    // A device that carries both needs what the more demanding one does.
+    let family = if has_v6 { Family::V6 } else { Family::V4 };
+    let min = match family {
+        Family::V4 => MIN_MTU_V4,
+        Family::V6 => MIN_MTU_V6,
+    };
     if u64::from(of_node) < min {
         return Err(Error::NodeMtu { mtu: of_node, min });
     }
@@ -128,9 +133,8 @@ fn mtu(wanted: Option<u64>, of_node: u16, has_v6: bool) -> Result<u16, Error> {
         Ok(mtu) if mtu <= of_node && wanted >= min => Ok(mtu),
         _ => {
             let remedy = format!(
-                "it needs to be from {min}, the least that {} needs, to {of_node}, which is what the \
-                 daemon found to fit the underlay; remove the key to have that",
-                if has_v6 { "IPv6" } else { "IPv4" }
+                "it needs to be from {min}, the least that {family} needs, to {of_node}, which is what \
+                 the daemon found to fit the underlay; remove the key to have that"
             );
             Err(bad("mtu", &Value::from(wanted), &remedy))
         }

@@ -13,6 +13,8 @@ fn node() -> NodeFile {
         subnets: vec!["10.244.1.0/24".parse().unwrap(), "fd00:1::/64".parse().unwrap()],
         cluster_networks: vec!["10.244.0.0/16".parse().unwrap(), "fd00:1::/48".parse().unwrap()],
         masquerade: Some(true),
+        policy: false,
+        own_ports: Vec::new(),
     }
 }
 

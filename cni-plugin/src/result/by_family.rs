@@ -3,6 +3,7 @@
 use std::net::IpAddr;
 
 use ipnet::IpNet;
+use overlay_proto::Family;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
@@ -40,8 +41,8 @@ pub(super) fn is_one(result: &Value) -> bool {
 
 /// Whether a document has room for `addresses`.
 pub(super) fn fits(addresses: &[IpNet]) -> bool {
-    let of = |is_v6| addresses.iter().filter(|net| net.addr().is_ipv6() == is_v6).count();
-    of(false) <= 1 && of(true) <= 1
+    let of = |family| addresses.iter().filter(|net| Family::of(net.addr()) == family).count();
+    Family::BOTH.into_iter().all(|family| of(family) <= 1)
 }
 
 /// Reads a result.
@@ -68,14 +69,14 @@ pub(super) fn parse(result: &Value) -> Result<CniResult, Error> {
 pub(super) fn document(result: CniResult) -> Value {
     let (routes_v6, routes_v4): (Vec<_>, Vec<_>) =
         result.routes.into_iter().partition(|route| route.dst.addr().is_ipv6());
-    let family = |is_v6, routes| {
-        let ip = result.ips.iter().find(|ip| ip.address.addr().is_ipv6() == is_v6)?;
+    let of = |family, routes| {
+        let ip = result.ips.iter().find(|ip| Family::of(ip.address.addr()) == family)?;
         Some(OfFamily { ip: ip.address, gateway: ip.gateway, routes })
     };
     let document = Document {
         cni_version: result.cni_version.clone(),
-        ip4: family(false, routes_v4),
-        ip6: family(true, routes_v6),
+        ip4: of(Family::V4, routes_v4),
+        ip6: of(Family::V6, routes_v6),
         dns: result.dns.clone(),
     };
     serde_json::to_value(document).expect("a result has text keys and plain values only")

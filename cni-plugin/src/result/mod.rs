@@ -4,7 +4,7 @@
 //! previous result that this plugin does not know pass through unchanged. [`by_family`] is the
 //! shape of the oldest versions.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
@@ -99,6 +99,33 @@ pub(crate) struct Plugged {
     /// Each address with its gateway.
     pub(crate) addresses: Vec<(IpNet, IpAddr)>,
     pub(crate) routes: Vec<RouteSpec>,
+}
+
+impl CniResult {
+    /// That of a pod's loopback device.
+    pub(crate) fn of_loopback(version: CniVersion, device: &str, sandbox: &str) -> Self {
+        let interface = Interface {
+            name: device.to_owned(),
+            mac: Some("00:00:00:00:00:00".to_owned()),
+            sandbox: Some(sandbox.to_owned()),
+            ..Interface::default()
+        };
+        let own = |address: IpAddr, prefix_len, family: &str| Ip {
+            version: version.ips_have_version().then(|| family.to_owned()),
+            address: IpNet::new_assert(address, prefix_len),
+            gateway: None,
+            interface: Some(0),
+            other: Map::new(),
+        };
+        Self {
+            interfaces: vec![interface],
+            ips: vec![
+                own(Ipv4Addr::LOCALHOST.into(), 8, "4"),
+                own(Ipv6Addr::LOCALHOST.into(), 128, "6"),
+            ],
+            ..Self::default()
+        }
+    }
 }
 
 impl Route {

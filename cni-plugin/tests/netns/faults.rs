@@ -6,13 +6,16 @@ use culvert_cni::fault::{Step, VARIABLE};
 use culvert_node::node_file::NodeFile;
 
 use crate::harness::{BRIDGE, DUAL_STACK, Node, delete_netns};
+use crate::host_ports;
 
 /// The steps of an ADD that succeeds.
-const ADD: [Step; 8] = [
+const ADD: [Step; 10] = [
     Step::Checked,
     Step::AddressesAllocated,
     Step::VethCreated,
     Step::SourceChecked,
+    Step::HostPortsNoted,
+    Step::HostPortsOpened,
     Step::PortStarted,
     Step::PodConfigured,
     Step::PortRunning,
@@ -34,6 +37,7 @@ fn every_step_belongs_to_a_test() {
 fn add_killed_after_any_step_leaves_nothing_that_del_does_not_remove() {
     let node = Node::new("killadd", &DUAL_STACK);
     let mut pod = node.pod("p1");
+    pod.keys = host_ports::some();
     for step in ADD {
         pod.killed_after("ADD", step);
         pod.del().expect("DEL succeeds");
@@ -65,6 +69,7 @@ fn add_killed_while_it_undoes_leaves_nothing_that_del_does_not_remove() {
 fn del_killed_after_any_step_is_finished_by_the_next() {
     let node = Node::new("killdel", &DUAL_STACK);
     let mut pod = node.pod("p1");
+    pod.keys = host_ports::some();
     for step in DEL {
         pod.add().expect("ADD succeeds");
         pod.killed_after("DEL", step);
@@ -121,6 +126,7 @@ fn namespace_deleted_under_an_add_is_cleaned_up_by_del() {
     let node = Node::new("nsgone", &DUAL_STACK);
     for step in ADD {
         let mut pod = node.pod("p1");
+        pod.keys = host_ports::some();
         let running = pod.held_after("ADD", step);
         delete_netns(&pod.netns);
         // The plugin holds the namespace until it ends, so this may well succeed.
@@ -135,6 +141,7 @@ fn daemon_gone_during_an_add_or_a_del_changes_neither() {
     let node = Node::new("daemongone", &DUAL_STACK);
     for step in ADD {
         let mut pod = node.pod("p1");
+        pod.keys = host_ports::some();
         let running = pod.held_after("ADD", step);
         NodeFile::remove(&node.run_dir()).expect("the node file is removed");
         let result = running.go_on().expect("ADD has read what it needs");
@@ -162,14 +169,17 @@ fn bridge_removed_under_an_add_fails_it_and_leaves_nothing() {
 #[test]
 fn host_device_removed_under_an_add_fails_it_and_leaves_nothing() {
     let node = Node::new("vethgone", &DUAL_STACK);
+    let mut pod = node.pod("p1");
+    pod.keys = host_ports::some();
     for step in [
         Step::VethCreated,
         Step::SourceChecked,
+        Step::HostPortsNoted,
+        Step::HostPortsOpened,
         Step::PortStarted,
         Step::PodConfigured,
         Step::PortRunning,
     ] {
-        let mut pod = node.pod("p1");
         let running = pod.held_after("ADD", step);
         node.ip(&["link", "del", &pod.host_device()]);
         let error = running.go_on().expect_err("the pod has no interface any more");

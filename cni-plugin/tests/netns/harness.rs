@@ -80,6 +80,8 @@ impl Node {
             subnets: self.subnets.iter().map(parse).collect(),
             cluster_networks: self.cluster_networks.iter().map(parse).collect(),
             masquerade: Some(true),
+            policy: false,
+            own_ports: Vec::new(),
         }
     }
 
@@ -146,6 +148,13 @@ impl Node {
     pub(crate) fn assert_clean(&self) {
         assert_eq!(self.host_devices(), Vec::<String>::new());
         assert_eq!(self.held_addresses(), 0);
+        // Files about ports of the node, and what leads there; the empty table stays.
+        let files = fs::read_dir(self.run_dir().join("host-ports"));
+        assert_eq!(files.map_or(0, Iterator::count), 0);
+        let rules = self.exec(&["nft", "list", "ruleset"]);
+        let ports = rules.split("table inet culvert-host-ports").nth(1).unwrap_or_default();
+        let ports = ports.split("\ntable ").next().unwrap_or_default();
+        assert!(!ports.contains("chain culv") && !ports.contains("goto"), "{ports}");
     }
 }
 

@@ -147,7 +147,7 @@ fn mtu_and_isolation_are_set_and_isolation_is_checked() {
     assert_eq!(pod.link("eth0")["mtu"], 1300);
     let device = pod.host_device();
     let port = node.link(&device);
-    assert_eq!(port["mtu"], 1300);
+    assert_eq!(port["mtu"], 1400);
     assert_eq!(port["linkinfo"]["info_slave_data"]["isolated"], true);
     pod.check(&result).expect("CHECK finds nothing");
     node.ip(&["link", "set", &device, "type", "bridge_slave", "isolated", "off"]);

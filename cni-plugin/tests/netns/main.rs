@@ -9,8 +9,10 @@
 
 mod faults;
 mod harness;
+mod host_ports;
 mod ipam;
 mod keys;
+mod loopback;
 mod second;
 mod source_check;
 mod verbs;
@@ -48,6 +50,7 @@ fn add_plugs_the_pod_in() {
     assert!(flags.contains("\"UP\""), "{flags}");
     assert_eq!(pod.sysctl("ipv6/conf/eth0/accept_dad"), "0");
     assert_eq!(pod.sysctl("ipv6/conf/eth0/accept_ra"), "0");
+    assert_eq!(pod.sysctl("ipv4/tcp_mtu_probing"), "1");
 
     let port = node.link(&device);
     assert_eq!(port["mtu"], 1400);

@@ -21,5 +21,5 @@ pub use culvert_membership::NodeKeys;
 pub use parameters::Parameters;
 pub use pods::{HeldAddress, PodsUnknown};
 pub use proposal::{Proposal, TableText};
-pub use published::Published;
+pub use published::{Published, PublishedError};
 pub use update::{Candidate, Update};

@@ -4,10 +4,11 @@
 
 use std::net::IpAddr;
 
-use culvert_membership::{NodeEntry, NodeKeys, TunnelOptions};
+use culvert_membership::{NodeEntry, NodeKeys, TunnelOptions, WrongKey};
 use ipnet::IpNet;
-use overlay_proto::{CodecKind, Mac};
+use overlay_proto::{CodecKind, CodecNameError, MacError};
 use serde::{Deserialize, Serialize};
+use thiserror::Error;
 
 /// What a node says of itself beside its subnets. What is left out is as the cluster has it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -34,6 +35,44 @@ pub struct Published {
 #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes a reference")]
 fn is_false(value: &bool) -> bool {
     !value
+}
+
+/// A value of a node that this node cannot understand or speak to. Its text follows the place of
+/// the value.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+pub enum PublishedError {
+    /// No codec of this version has the name.
+    #[error("codec = \"{text}\": {cause}; correct it, or upgrade this node")]
+    Codec {
+        /// What stands there.
+        text: String,
+        /// What is wrong with it.
+        cause: CodecNameError,
+    },
+    /// No hardware address.
+    #[error("mac = \"{text}\": {cause}; write it such as 02:ce:c0:a8:01:0b")]
+    Mac {
+        /// What stands there.
+        text: String,
+        /// What is wrong with it.
+        cause: MacError,
+    },
+    /// No public key, or not beside the others.
+    #[error("public_keys = \"{text}\": {cause}; {}", .cause.remedy())]
+    Key {
+        /// What stands there.
+        text: String,
+        /// What is wrong with it.
+        cause: WrongKey,
+    },
+    /// A node that runs Culvert listens at another port than the cluster's.
+    #[error("port = {port} is not the cluster's, {cluster}; set underlay.port alike everywhere")]
+    Port {
+        /// The node's.
+        port: u16,
+        /// That of the cluster.
+        cluster: u16,
+    },
 }
 
 impl Published {
@@ -67,22 +106,18 @@ impl Published {
     ///
     /// # Errors
     ///
-    /// What this node cannot understand, in words that follow the place of the value.
-    pub fn literally(&self, name: &str, subnets: Vec<IpNet>) -> Result<NodeEntry, String> {
+    /// The first value that this node cannot understand.
+    pub fn literally(&self, name: &str, subnets: Vec<IpNet>) -> Result<NodeEntry, PublishedError> {
         let codec = |text: &String| {
-            text.parse::<CodecKind>().map_err(|error| {
-                format!("codec = \"{text}\": {error}; correct it, or upgrade this node")
-            })
+            text.parse().map_err(|cause| PublishedError::Codec { text: text.clone(), cause })
         };
         let mac = |text: &String| {
-            text.parse::<Mac>().map_err(|error| {
-                format!("mac = \"{text}\": {error}; write it such as 02:ce:c0:a8:01:0b")
-            })
+            text.parse().map_err(|cause| PublishedError::Mac { text: text.clone(), cause })
         };
         let keys = NodeKeys::parse(self.public_keys.iter().map(String::as_str));
-        let keys = keys.map_err(|wrong| {
-            let text = &self.public_keys[wrong.place];
-            format!("public_keys = \"{text}\": {wrong}; {}", wrong.remedy())
+        let keys = keys.map_err(|cause| {
+            let text = self.public_keys[cause.place].clone();
+            PublishedError::Key { text, cause }
         })?;
         Ok(NodeEntry {
             name: name.to_owned(),
@@ -105,20 +140,18 @@ impl Published {
     ///
     /// # Errors
     ///
-    /// What this node cannot understand or speak to, in words that follow the place of the value.
+    /// The first value that this node cannot understand, or a port to which it cannot speak.
     pub(crate) fn entry(
         &self,
         name: &str,
         subnets: Vec<IpNet>,
         port: u16,
-    ) -> Result<NodeEntry, String> {
+    ) -> Result<NodeEntry, PublishedError> {
         let mut entry = self.literally(name, subnets)?;
         let tunnel_options = &mut entry.tunnel_options;
         if tunnel_options.codec.is_none_or(|codec| codec == CodecKind::default()) {
             if let Some(other) = tunnel_options.port.filter(|other| *other != port) {
-                return Err(format!(
-                    "port = {other} is not the cluster's, {port}; set underlay.port alike everywhere"
-                ));
+                return Err(PublishedError::Port { port: other, cluster: port });
             }
             tunnel_options.codec = None;
             tunnel_options.port = None;
@@ -139,7 +172,7 @@ mod tests {
         serde_json::from_str(json).unwrap()
     }
 
-    fn entry(json: &str) -> Result<NodeEntry, String> {
+    fn entry(json: &str) -> Result<NodeEntry, PublishedError> {
         read(json).entry("node2", vec![IpNet::new_assert([10, 244, 2, 0].into(), 24)], 4790)
     }
 
@@ -169,7 +202,7 @@ mod tests {
         assert_eq!(entry(&json).unwrap().tunnel_options.keys, keys);
         for (wrong, part) in [("AAAA", "not 32 bytes in base64"), (one, "has this key already")] {
             let json = format!(r#"{{"address":"192.168.1.12","public_keys":["{one}","{wrong}"]}}"#);
-            let error = entry(&json).unwrap_err();
+            let error = entry(&json).unwrap_err().to_string();
             assert!(error.starts_with(&format!("public_keys = \"{wrong}\": ")), "{error}");
             assert!(error.contains(part), "{error}");
         }
@@ -183,8 +216,10 @@ mod tests {
 
     #[test]
     fn a_node_that_speaks_otherwise_is_named_as_such() {
-        let refused =
-            |fields: &str| entry(&format!(r#"{{"address":"192.168.1.12",{fields}}}"#)).unwrap_err();
+        let refused = |fields: &str| {
+            let json = format!(r#"{{"address":"192.168.1.12",{fields}}}"#);
+            entry(&json).unwrap_err().to_string()
+        };
         assert!(refused(r#""codec":"pigeon""#).contains("codec = \"pigeon\""));
         assert!(refused(r#""port":4789"#).contains("port = 4789 is not the cluster's, 4790"));
         for mac in ["", "02:cf:0a:f4:01", "02:cf:0a:f4:01:0g", "02:cf:0a:f4:01:00:00"] {

@@ -42,7 +42,7 @@ fn node() -> Node {
 
 /// The pods that are there.
 fn held() -> Vec<HeldAddress> {
-    vec![HeldAddress { address: [10, 244, 1, 2].into(), container: "c".into() }]
+    vec![HeldAddress::of_container([10, 244, 1, 2].into(), "c".into())]
 }
 
 /// What the node tells its daemon, as far as it is about its claim.
@@ -85,7 +85,7 @@ fn a_node_that_never_took_pods_says_that_it_takes_none() {
 }
 
 #[test]
-fn a_node_whose_pods_stay_looks_again_after_ten_seconds() {
+fn a_node_whose_pods_stay_looks_again_after_three_seconds_and_says_which_are_left() {
     let mut follower = follower();
     looks(&mut follower);
     follower.pods(Ok(held()));
@@ -93,7 +93,20 @@ fn a_node_whose_pods_stay_looks_again_after_ten_seconds() {
     follower.watching();
     let Request::Wait(Some(until)) = follower.request(now()) else { panic!("it waits") };
     let early = until.saturating_duration_since(now());
-    assert!(early <= Duration::from_secs(10) && early > Duration::from_secs(5), "{early:?}");
+    assert!(early <= Duration::from_secs(3) && early > Duration::from_secs(1), "{early:?}");
+    assert!(matches!(follower.request(until), Request::Heard));
+    follower.heard(false);
+    let named = HeldAddress { pod: Some("default/web".into()), ..held().remove(0) };
+    follower.pods(Ok(vec![named]));
+    let reason = contested(&mut follower).flatten().unwrap();
+    assert!(reason.contains("while 1 pods") && reason.contains("of default/web"), "{reason}");
+    let until = loop {
+        match follower.request(until) {
+            Request::Patch(_) => {}
+            Request::Wait(Some(until)) => break until,
+            other => panic!("it waits again: {other:?}"),
+        }
+    };
     assert!(matches!(follower.request(until), Request::Heard));
     follower.heard(false);
     follower.pods(Ok(Vec::new()));
@@ -127,6 +140,22 @@ fn what_was_seen_of_pods_does_not_count_once_there_may_be_new_ones() {
     follower.pods(Ok(Vec::new()));
     assert!(matches!(follower.request(now()), Request::Heard), "it looks again");
     assert_eq!(contested(&mut follower), None, "it is still contested");
+}
+
+#[test]
+fn own_node_that_was_deleted_is_told_from_a_name_that_the_cluster_does_not_have() {
+    let mut known = follower();
+    known.begin(false);
+    known.listed(Vec::new(), "7".into());
+    let reason = contested(&mut known).flatten().unwrap();
+    assert!(reason.contains("was deleted") && reason.contains("restart its kubelet"), "{reason}");
+    let desired = Desired::new(None, 4790, "culvert.dev/not-ready");
+    let identity = Identity { name: "nodel".into(), port: 4790, desired };
+    let mut misnamed = Follower::new(identity, Vec::new());
+    misnamed.begin(false);
+    misnamed.listed(vec![node()], "7".into());
+    let reason = contested(&mut misnamed).flatten().unwrap();
+    assert!(reason.contains("set node.name") && !reason.contains("deleted"), "{reason}");
 }
 
 #[test]

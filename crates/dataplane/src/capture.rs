@@ -13,6 +13,7 @@ use std::time::Instant;
 use overlay_proto::InnerPacket;
 use rtrb::{Consumer, Producer, RingBuffer};
 
+use super::flows::FlowTap;
 use super::outer::Outer;
 use super::tap::{Decision, Observation, Tap};
 use super::underlay::{SENDERS, bucket};
@@ -128,9 +129,12 @@ impl Default for LocalEnd {
     }
 }
 
-/// Every capture of a worker.
+/// Everybody who looks at a worker's packets: captures, and whoever counts flows.
 #[derive(Default)]
-pub(super) struct Taps(Vec<CaptureTap>);
+pub(super) struct Taps {
+    captures: Vec<CaptureTap>,
+    flows: Option<FlowTap>,
+}
 
 /// Opens a capture for so many workers: the reader's end, and each worker's.
 pub(super) fn open(
@@ -157,33 +161,49 @@ pub(super) fn open(
 
 impl Taps {
     pub(super) fn add(&mut self, tap: CaptureTap) {
-        self.0.push(tap);
+        self.captures.push(tap);
     }
 
-    /// Sets the moment of what is seen next and forgets captures that nobody reads; says whether
-    /// any is left. Without captures this looks at a length and nothing else.
+    /// Shows packets to this one from now on, and no more to the one before it.
+    pub(super) fn watch_flows(&mut self, tap: FlowTap) {
+        self.flows = Some(tap);
+    }
+
+    /// Sets the moment of what is seen next and forgets those who look no more; says whether any is
+    /// left. While nobody looks this is two comparisons and nothing else.
     pub(super) fn prepare(&mut self, now: Instant) -> Option<&dyn Tap> {
-        if self.0.is_empty() {
+        if self.captures.is_empty() && self.flows.is_none() {
             return None;
         }
-        self.0.retain(|tap| !tap.state.borrow().ring.is_abandoned());
-        for tap in &self.0 {
+        self.captures.retain(|tap| !tap.state.borrow().ring.is_abandoned());
+        for tap in &self.captures {
             let since = now.saturating_duration_since(tap.epoch.0).as_nanos();
             let since = u64::try_from(since).unwrap_or(u64::MAX);
             tap.state.borrow_mut().time_ns = tap.epoch.1.saturating_add(since);
         }
-        (!self.0.is_empty()).then_some(self as &dyn Tap)
+        self.flows = self.flows.take().filter(|flows| !flows.is_abandoned());
+        match &self.flows {
+            Some(flows) => {
+                flows.prepare(now);
+                // Nothing stands between the packets and the one that always looks.
+                Some(if self.captures.is_empty() { flows as &dyn Tap } else { self as &dyn Tap })
+            }
+            None => (!self.captures.is_empty()).then_some(self as &dyn Tap),
+        }
     }
 
     /// Follows a change of sockets.
     pub(super) fn rebind(&mut self, local_end: LocalEnd) {
-        self.0.iter_mut().for_each(|tap| tap.local_end = local_end);
+        self.captures.iter_mut().for_each(|tap| tap.local_end = local_end);
     }
 }
 
 impl Tap for Taps {
     fn observe(&self, observation: &Observation<'_>) {
-        self.0.iter().for_each(|tap| tap.observe(observation));
+        self.captures.iter().for_each(|tap| tap.observe(observation));
+        if let Some(flows) = &self.flows {
+            flows.observe(observation);
+        }
     }
 }
 
@@ -345,15 +365,17 @@ impl Tap for CaptureTap {
 }
 
 impl Capture {
-    /// Takes the oldest record that is there.
-    pub fn take(&mut self) -> Option<CaptureRecord<'_>> {
+    /// Takes the oldest record that is there, if it is not younger than `limit_ns`, in nanoseconds
+    /// since 1970. Workers write at different moments what they have seen at one: who waits
+    /// a little gets all in order.
+    pub fn take(&mut self, limit_ns: u64) -> Option<CaptureRecord<'_>> {
         let oldest = self
             .rings
             .iter_mut()
             .enumerate()
             .filter_map(|(index, ring)| Some((head(ring)?, index)))
             .min_by_key(|((time, _), index)| (*time, *index));
-        let ((_, len), index) = oldest?;
+        let ((_, len), index) = oldest.filter(|((time, _), _)| *time <= limit_ns)?;
         let chunk = self.rings[index].read_chunk(len).ok()?;
         let (near, far) = chunk.as_slices();
         self.record.clear();

@@ -13,6 +13,10 @@ pub struct WorkerCounters {
     pub replies: AtomicU64,
     /// Times that segmentation offload was refused and given up.
     pub degraded: AtomicU64,
+    /// Questions of other nodes that were answered.
+    pub probes_answered: AtomicU64,
+    /// Questions of other nodes that were more than are answered.
+    pub probes_refused: AtomicU64,
     /// Handshake datagrams that were no peer's, or more than are looked at.
     pub refused_handshakes: AtomicU64,
 }
@@ -24,6 +28,11 @@ impl WorkerCounters {
 
     pub(super) fn add_refused_handshake(&self) {
         self.refused_handshakes.fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub(super) fn add_probe(&self, is_answered: bool) {
+        let count = if is_answered { &self.probes_answered } else { &self.probes_refused };
+        count.fetch_add(1, Ordering::Relaxed);
     }
 
     pub(super) fn add_degraded(&self) {

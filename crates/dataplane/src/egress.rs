@@ -166,7 +166,7 @@ impl Egress {
             peer,
             endpoint: to.endpoint,
             ecn: ecn::encapsulate(packet.ecn()),
-            flow_hash: packet.flow_hash(),
+            flow_hash: to.paths.lead(packet.flow_hash()),
             sealed: false,
         };
         let family = packet.family();

@@ -3,12 +3,13 @@
 //! Each datagram of a train is checked by itself, and opened first if it is sealed (see
 //! [`Opener`]); packets that continue a flow go to the kernel as one super-packet (see [`Outlet`]).
 
-use overlay_proto::{CodecKind, Ecn, Family, InnerPacket, ecn};
+use overlay_proto::{CodecKind, DecodeError, Ecn, Family, InnerPacket, ecn};
 
 use super::io_error::{Class, classify};
 use super::opening::Opener;
 use super::outlet::{Outlet, Room};
 use super::port::{Spoken, TunPort, UnderlayPort};
+use super::probe::{Probes, Reflector};
 use super::round::{Env, Round};
 use super::sealed::SealedWorker;
 use super::tap::Observation;
@@ -22,17 +23,24 @@ pub struct Ingress {
     offload: Offload,
     room: Room,
     opener: Option<Opener>,
+    reflector: Option<Reflector>,
 }
 
 impl Ingress {
     /// Makes the receive buffers. `offload` is what the TUN queue takes.
     pub fn new(offload: Offload) -> Self {
-        Self { batch: RecvBatch::new(), offload, room: Room::new(), opener: None }
+        Self { batch: RecvBatch::new(), offload, room: Room::new(), opener: None, reflector: None }
     }
 
     /// Opens what is sealed, and holds peers that seal to it, from now on.
     pub fn open_as(&mut self, worker: SealedWorker) {
         self.opener = Some(Opener::new(worker));
+    }
+
+    /// Answers questions of other nodes, and hands on their answers, from now on. Without, both are
+    /// dropped for their flags.
+    pub fn reflect(&mut self, probes: Probes) {
+        self.reflector = Some(Reflector::new(probes));
     }
 
     /// Changes what the TUN queue takes.
@@ -63,11 +71,12 @@ impl Ingress {
             (Spoken::Plain(codec), opener) => {
                 let arrival = Arrival { engine, codec, elapsed_ms, holds_to_it: opener.is_some() };
                 for received in self.batch.iter_mut() {
-                    arrival.take(env, &mut outlet, received);
+                    arrival.take(env, &mut outlet, received, self.reflector.as_mut());
                 }
             }
             (Spoken::Sealed, Some(opener)) => {
-                let mut opening = opener.open(engine, elapsed_ms);
+                let reflector = self.reflector.as_mut();
+                let mut opening = opener.open(engine, elapsed_ms, reflector);
                 for received in self.batch.iter_mut() {
                     opening.take(env, &mut outlet, received);
                 }
@@ -99,11 +108,12 @@ struct Arrival<'e> {
 
 impl Arrival<'_> {
     /// Takes one train: all of its datagrams are from one sender.
-    fn take<'p, T: TunPort, U>(
+    fn take<'p, T: TunPort, U: UnderlayPort>(
         &self,
         env: &mut Env<'_, T, U>,
         outlet: &mut Outlet<'p>,
         received: Received<'p>,
+        mut reflector: Option<&mut Reflector>,
     ) {
         let Received { source, ecn, segment_size, truncated, bytes } = received;
         env.octets += bytes.len();
@@ -153,6 +163,7 @@ impl Arrival<'_> {
         // An empty datagram is one too: it is dropped for want of a header.
         let empty = bytes.is_empty().then_some(&mut [][..]);
         let (mut packets, mut octets) = (0, 0);
+        let echoes = env.table.peer(sender).paths.echoes();
         for datagram in bytes.chunks_mut(segment_size).chain(empty) {
             let marked = marks.then(|| self.mark(env.table, sender, ecn, datagram));
             let datagram: &'p [u8] = datagram;
@@ -162,12 +173,26 @@ impl Arrival<'_> {
             };
             match verdict {
                 Ok(delivery) => {
+                    if echoes
+                        && let Some(reflector) = &reflector
+                        && reflector.takes_echo(env, sender, &delivery.packet)
+                    {
+                        continue;
+                    }
                     packets += 1;
                     octets += delivery.packet.len() as u64;
                     show(datagram, Ok(delivery.packet.bytes()));
                     outlet.push(env, delivery.packet);
                 }
-                Err(reason) => {
+                Err(mut reason) => {
+                    if reason == DropReason::Header(DecodeError::Flags)
+                        && let Some(reflector) = &mut reflector
+                    {
+                        match self.reflect(env, sender, datagram, reflector) {
+                            Ok(()) => continue, // It carries no packet.
+                            Err(other) => reason = other,
+                        }
+                    }
                     show(datagram, Err(reason));
                     env.counters.drops.add(reason, 1);
                 }
@@ -176,6 +201,19 @@ impl Arrival<'_> {
         if packets > 0 {
             env.table.peer(sender).counters.add_ingress(packets, octets, self.elapsed_ms);
         }
+    }
+
+    /// Takes what the node `sender` says to this one.
+    #[cold]
+    fn reflect<T, U: UnderlayPort>(
+        &self,
+        env: &mut Env<'_, T, U>,
+        sender: PeerIndex,
+        datagram: &[u8],
+        reflector: &mut Reflector,
+    ) -> Result<(), DropReason> {
+        let packet = self.engine.handle_oam(env.table, sender, datagram)?;
+        reflector.take(env, sender, &packet, self.elapsed_ms, None)
     }
 
     /// Decides about a datagram with the mark `outer`, and carries it over to the packet if that

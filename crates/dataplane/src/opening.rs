@@ -11,15 +11,19 @@ use std::time::{Duration, Instant};
 use arc_swap::Guard;
 use culvert_seal::session::Incoming;
 use overlay_proto::esp::{self, Kind, Payload, Slot};
-use overlay_proto::{Ecn, Family, InnerPacket, ecn};
+use overlay_proto::{Ecn, Family, InnerPacket, ecn, oam};
 
 use super::outlet::Outlet;
-use super::port::TunPort;
+use super::port::{TunPort, UnderlayPort};
+use super::probe::Reflector;
 use super::round::Env;
 use super::sealed::SealedWorker;
 use super::tap::Observation;
 use crate::engine::{Budget, Delivery, DropReason, Engine, PeerIndex, Table};
 use crate::platform::udp::Received;
+
+/// What a tap is shown of a datagram that it does not look into.
+static UNSEEN: [u8; 1 << 16] = [0; 1 << 16];
 
 /// Handshake datagrams whose MAC a worker looks at: at once, and then one in each interval. One
 /// costs 1.6 µs, so that a flood takes a sixth of a processor; it takes that many to keep a peer's
@@ -47,6 +51,8 @@ pub(super) struct Opening<'o> {
     engine: &'o Engine,
     elapsed_ms: u64,
     last: Option<Session>,
+    /// Who takes what nodes say to each other.
+    reflector: Option<&'o mut Reflector>,
 }
 
 /// A session that datagrams arrive for, one after the other.
@@ -71,8 +77,13 @@ impl Opener {
     }
 
     /// Begins to open what one call has received.
-    pub(super) fn open<'o>(&'o mut self, engine: &'o Engine, elapsed_ms: u64) -> Opening<'o> {
-        Opening { opener: self, engine, elapsed_ms, last: None }
+    pub(super) fn open<'o>(
+        &'o mut self,
+        engine: &'o Engine,
+        elapsed_ms: u64,
+        reflector: Option<&'o mut Reflector>,
+    ) -> Opening<'o> {
+        Opening { opener: self, engine, elapsed_ms, last: None, reflector }
     }
 
     /// Passes a handshake datagram on, if it is a peer's.
@@ -83,7 +94,7 @@ impl Opener {
 
 impl Opening<'_> {
     /// Takes one train.
-    pub(super) fn take<'p, T: TunPort, U>(
+    pub(super) fn take<'p, T: TunPort, U: UnderlayPort>(
         &mut self,
         env: &mut Env<'_, T, U>,
         outlet: &mut Outlet<'p>,
@@ -100,7 +111,9 @@ impl Opening<'_> {
                 }
                 continue;
             }
-            if env.tap.is_some() {
+            let len = datagram.len();
+            let is_copied = env.tap.is_some_and(|tap| tap.wants_datagrams());
+            if is_copied {
                 self.opener.copy.clear();
                 self.opener.copy.extend_from_slice(datagram);
             }
@@ -131,7 +144,11 @@ impl Opening<'_> {
                     source,
                     port,
                     ecn,
-                    datagram: &self.opener.copy,
+                    datagram: if is_copied {
+                        &self.opener.copy
+                    } else {
+                        UNSEEN.get(..len).unwrap_or(&UNSEEN)
+                    },
                     peer: peer.map(|peer| env.table.peer(peer)),
                     sealed: true,
                     outcome,
@@ -153,9 +170,9 @@ impl Opening<'_> {
     }
 
     /// Opens one datagram; returns nothing if it carries no packet.
-    fn open_one<'p, T, U>(
+    fn open_one<'p, T, U: UnderlayPort>(
         &mut self,
-        env: &Env<'_, T, U>,
+        env: &mut Env<'_, T, U>,
         source: IpAddr,
         outer: Ecn,
         datagram: &'p mut [u8],
@@ -183,6 +200,17 @@ impl Opening<'_> {
         // One that has left the table has no sessions either, in a moment.
         let peer = session.peer.ok_or(DropReason::UnknownPeer)?;
         let delivery = decide(self.engine, env.table, peer, outer, family, inner)?;
+        if let Some(reflector) = &mut self.reflector {
+            let packet = &delivery.packet;
+            if oam::is_oam(packet) && self.engine.is_between_bridges(env.table, peer, packet) {
+                let worker = Some(&self.opener.worker);
+                reflector.take(env, peer, packet, self.elapsed_ms, worker)?;
+                return Ok(None);
+            }
+            if env.table.peer(peer).paths.echoes() && reflector.takes_echo(env, peer, packet) {
+                return Ok(None);
+            }
+        }
         session.packets += 1;
         session.octets += delivery.packet.len() as u64;
         Ok(Some(delivery))

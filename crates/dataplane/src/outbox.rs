@@ -7,7 +7,7 @@
 use std::io::{self, IoSlice};
 
 use super::io_error::{Class, classify};
-use super::path_claim::PathClaim;
+use super::path_claim::notice_of;
 use super::port::UnderlayPort;
 use super::round::{Env, Notice};
 use super::tap::Observation;
@@ -24,11 +24,17 @@ const OPEN: usize = 8;
 /// them.
 const LONG: usize = 16 << 10;
 
-/// How often a train is offered to the kernel: each ICMP error that arrives takes one sending call
-/// with it, and more than two between two calls is a flood.
-const ATTEMPTS: usize = 3;
+/// How often a train is offered to the kernel while ICMP errors come: each of them takes one
+/// sending call with it, and those that can come between two calls in a row are few. Forged ones
+/// must not cost a packet however fast they come, and a call that fails that way costs less than a
+/// microsecond.
+const MAX_ATTEMPTS: usize = 64;
 
-/// ICMP errors that are looked at after a failed call; a socket keeps some twenty.
+/// The same where there is no report that would say so: then the error is most likely about this
+/// train. But another worker may have taken the report, so that reports are looked for three times.
+const ATTEMPTS: usize = 6;
+
+/// ICMP errors that are looked at after failed calls; a socket keeps some twenty.
 const MAX_REPORTS: usize = 32;
 
 pub(super) struct Outbox {
@@ -202,7 +208,9 @@ fn show<T, U>(
     contents: Contents<'_>,
     result: Result<(), DropReason>,
 ) {
-    if let Some(tap) = env.tap {
+    if let Some(tap) = env.tap
+        && (result.is_err() || tap.wants_datagrams())
+    {
         let Key { peer, endpoint, ecn, flow_hash, sealed } = *key;
         let peer = env.table.peer(peer);
         for Contents { bytes: datagram, .. } in contents.datagrams() {
@@ -219,7 +227,11 @@ fn show<T, U>(
     }
 }
 
-/// Sends once more what an ICMP error about another datagram kept from leaving.
+/// Sends again what ICMP errors about other datagrams kept from leaving.
+///
+/// The kernel reports such an error by a sending call that fails, once for each. A second call
+/// right behind it fails only if another error has come in that moment. Taking reports makes the
+/// kernel fail one too, as long as it has more of them; so between two looks there are two calls.
 fn send_once<T, U: UnderlayPort>(
     env: &mut Env<'_, T, U>,
     key: &Key,
@@ -233,22 +245,43 @@ fn send_once<T, U: UnderlayPort>(
             .then(|| u16::try_from(segment_len).unwrap_or(u16::MAX)),
         parts: &[IoSlice::new(bytes)],
     };
-    let mut attempts = 1;
+    let (mut attempts, mut unexplained) = (0, 0);
     loop {
         let result = env.underlay.send(key.flow_hash, &transmit);
         match &result {
-            Err(error) if attempts < ATTEMPTS && may_be_about_another(error) => {}
-            _ => return result,
+            Err(error) if may_be_about_another(error) => {}
+            Ok(()) if attempts > 0 => {
+                take_reports(env, key.flow_hash);
+                return result;
+            }
+            Ok(()) | Err(_) => return result,
         }
         attempts += 1;
-        // Another worker may have taken the report, so that there being none says nothing.
-        for _ in 0..MAX_REPORTS {
-            let Some(report) = env.underlay.report(key.flow_hash) else { break };
-            if let Some(claim) = PathClaim::of(&report, env.table) {
-                env.notices.send(Notice::PathClaim(claim));
-            }
+        if attempts % 2 == 0 && take_reports(env, key.flow_hash) {
+            unexplained = 0;
+        } else {
+            unexplained += 1;
+        }
+        if unexplained == ATTEMPTS || attempts == MAX_ATTEMPTS {
+            return result;
         }
     }
+}
+
+/// Takes the ICMP errors that wait where the flow leaves, up to a number; says whether there was
+/// one.
+#[inline(never)]
+fn take_reports<T, U: UnderlayPort>(env: &mut Env<'_, T, U>, flow_hash: u32) -> bool {
+    let mut taken = 0;
+    while taken < MAX_REPORTS
+        && let Some(report) = env.underlay.report(flow_hash)
+    {
+        taken += 1;
+        if let Some(notice) = notice_of(&report, env.table) {
+            env.notices.send(notice);
+        }
+    }
+    taken > 0
 }
 
 /// Whether an error of a sending call may come from an ICMP error about a datagram that left

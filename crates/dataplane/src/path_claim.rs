@@ -7,6 +7,7 @@ use overlay_proto::Family;
 use overlay_proto::esp::{self, Spi};
 
 use super::outer::Outer;
+use super::round::Notice;
 use crate::engine::{Keyed, Peer, Seal, Table};
 use crate::platform::udp::{Report, ReportKind};
 
@@ -17,6 +18,23 @@ pub struct PathClaim {
     pub peer: IpAddr,
     /// What the path is said to carry: underlay packets of so many bytes.
     pub mtu: u16,
+}
+
+/// What control should know of a report, if it can be true.
+pub(super) fn notice_of(report: &Report, table: &Table) -> Option<Notice> {
+    match report.kind {
+        ReportKind::TooBig(_) => PathClaim::of(report, table).map(Notice::PathClaim),
+        ReportKind::PortUnreachable => {
+            let peer = table.peer(table.sender(report.destination.ip())?);
+            let sealed = match &peer.seal {
+                Seal::Keyed(keyed) => Some(keyed.endpoint),
+                Seal::Plain | Seal::NoKey => None,
+            };
+            let ends = [Some(peer.endpoint), sealed];
+            ends.contains(&Some(report.destination)).then_some(Notice::Unreachable(peer.address()))
+        }
+        ReportKind::Other => None,
+    }
 }
 
 impl PathClaim {

@@ -8,28 +8,37 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
-use culvert_seal::mesh::{Config, Event, Identity, PeerStatus, SystemEntropy};
+use culvert_seal::mesh::{Config, Event, Identity, SystemEntropy};
 use overlay_proto::esp::Lane;
 use tokio::sync::mpsc;
 
 use super::busy_poll::BusyPoll;
 use super::capture::{self, Capture, CaptureFilter, MAX_CAPTURES, Taps};
 use super::counters::WorkerCounters;
+use super::flows::{self, FlowWatch};
+use super::path_claim::notice_of;
+use super::probe::{Ask, ProbeArrival, Probes, Unsent, Way};
 use super::round::{Notice, Notices};
 use super::sealed::{Keeper, KeyThread, SealedCounters, SealedOptions, SealedWorker};
-use super::underlay::{SENDERS, Sockets, Underlay};
+use super::underlay::{SENDERS, Sockets, Underlay, bucket};
 use super::worker::{Command, Worker};
 use super::{Egress, Ingress};
-use crate::engine::{DropReason, Peer, PeerKeys, Seal, Sealing, Table, Tunnel};
+use crate::engine::{DropReason, Peer, PeerKeys, Seal, SealedMode, Sealing, Table, Tunnel};
 use crate::platform::clock;
+use crate::platform::overflows::overflows;
 use crate::platform::tun::{Offload, TunQueue};
-use crate::platform::udp::Gro;
+use crate::platform::udp::{Gro, Sender};
 use crate::platform::wake::{WaitSet, Waker};
 use crate::platform::{Error, Result};
 
 /// Commands that wait for a worker at most. Control sends one at a time and workers look whenever
 /// woken; this is room for several while a worker handles one batch.
 const COMMANDS: usize = 16;
+
+/// How often a question is offered to the kernel, and reports that are looked at after each time:
+/// as trains are.
+const ATTEMPTS: usize = 3;
+const MAX_REPORTS: usize = 32;
 
 /// How the data path is set up; does not change while it runs.
 #[derive(Clone, Debug)]
@@ -59,6 +68,15 @@ pub struct Ends {
     pub is_sealing: bool,
 }
 
+/// Datagrams that the kernel dropped at sockets.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ReceiveDrops {
+    /// No worker fetched them in time.
+    pub late: u64,
+    /// Their checksum was wrong.
+    pub damaged: u64,
+}
+
 /// Bound sockets that no worker reads yet.
 #[derive(Debug)]
 pub struct Listening(Sockets);
@@ -70,11 +88,20 @@ pub struct DataPlane {
     workers: Vec<Handle>,
     /// The sockets in use, to keep those that another table needs too.
     sockets: Mutex<Sockets>,
+    /// How often any socket had no room before there were these.
+    overflows_before: Option<u64>,
     /// The queues in use, to ask whether they still have a device.
     queues: Mutex<Vec<Arc<TunQueue>>>,
     /// What the kernel granted on them. Apart, because whoever opens queues may have to wait for
     /// it.
     offload: Mutex<Offload>,
+    /// Where workers tell what control should know.
+    notices: Notices,
+    /// What this node answers others with; who asks takes the answers to its own questions.
+    probes: Probes,
+    probe_arrivals: Mutex<Option<mpsc::Receiver<ProbeArrival>>>,
+    /// What its own questions are sealed with.
+    prober: Option<SealedWorker>,
     /// Captures that have not ended.
     captures: Mutex<Vec<Weak<()>>>,
     sealed: Option<Sealed>,
@@ -115,16 +142,21 @@ impl DataPlane {
         }
         let Ends { address, tunnels, is_sealing } = ends;
         let sealed_port = sealing.as_ref().filter(|_| *is_sealing).map(Sealing::port);
+        let overflows_before = overflows();
         let sockets = Sockets::bind(*address, tunnels, sealed_port, options.workers, gro)?;
         let keeper = options.sealed.as_ref().map(|sealed| keeper(sealed, &options));
         let table = Arc::new(ArcSwap::from_pointee(table));
+        let (probes, probe_arrivals) = Probes::new(identifier());
+        // Sequences are given out once, whoever takes them: no worker minds another in its lanes.
+        let prober = keeper.as_ref().map(|keeper| keeper.worker(0));
         let workers = sockets
             .of_workers()
             .enumerate()
             .map(|(index, underlay)| {
                 let sealed = keeper.as_ref().map(|keeper| keeper.worker(index));
                 let table = Arc::clone(&table);
-                start_worker(&options, index, underlay, table, notices.clone(), sealed)
+                let ways = (notices.clone(), probes.clone());
+                start_worker(&options, index, underlay, table, ways, sealed)
             })
             .collect::<Result<Vec<_>>>()?;
         let sealed = match (keeper, sealing) {
@@ -143,8 +175,13 @@ impl DataPlane {
             table,
             workers,
             sockets,
+            overflows_before,
             queues: Mutex::default(),
             offload: Mutex::default(),
+            notices,
+            probes,
+            probe_arrivals: Mutex::new(Some(probe_arrivals)),
+            prober,
             captures: Mutex::default(),
             sealed,
         };
@@ -181,10 +218,34 @@ impl DataPlane {
         *sealing = next;
     }
 
-    /// How it stands with every peer that has a key. Waits for the thread that makes keys, which a
-    /// large table keeps busy for a moment.
-    pub fn sealed_peers(&self) -> Vec<PeerStatus> {
-        self.sealed.as_ref().map_or_else(Vec::new, |sealed| sealed.keys.status())
+    /// How strict the node is with the tables that are published from now on. Nothing happens on a
+    /// node that does not seal.
+    pub fn set_sealed_mode(&self, mode: SealedMode) {
+        let Some(sealed) = &self.sealed else { return };
+        let mut sealing = locked(&sealed.sealing);
+        *sealing = sealing.clone().with_mode(mode);
+    }
+
+    /// Has a session made with every peer of the table in force that has keys and may still send in
+    /// plain, and names those peers. Not all are asked at once where there are many: whoever wants
+    /// to see the list become empty calls again.
+    pub fn seek_sessions(&self) -> Vec<String> {
+        let Some(worker) = &self.prober else { return Vec::new() };
+        let now_ms = worker.ms(clock::now());
+        let table = self.table.load();
+        let link = |peer: &'_ Peer| match &peer.seal {
+            Seal::Keyed(keyed) => Some(Arc::clone(&keyed.link)),
+            Seal::Plain | Seal::NoKey => None,
+        };
+        let links = table.peers().iter().filter_map(link);
+        let open = links.filter(|link| !link.refuses_plain(now_ms));
+        open.map(|link| {
+            if link.outgoing().is_none() {
+                worker.want(&link);
+            }
+            link.name().to_owned()
+        })
+        .collect()
     }
 
     /// What people should know of handshakes and sessions, for the first who asks. Whoever does not
@@ -275,15 +336,97 @@ impl DataPlane {
         *self.offload.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// What comes of questions to peers, for the first who asks.
+    pub fn take_probe_arrivals(&self) -> Option<mpsc::Receiver<ProbeArrival>> {
+        locked(&self.probe_arrivals).take()
+    }
+
+    /// What this node tells of itself in its answers, and by what its questions are known.
+    pub fn probes(&self) -> &Probes {
+        &self.probes
+    }
+
+    /// Sends a question to a peer, by one of the source ports of its packets. What the kernel has
+    /// been told of datagrams that left before becomes notices.
+    ///
+    /// # Errors
+    ///
+    /// Why it was not sent.
+    pub fn ask(&self, ask: &Ask<'_>) -> std::result::Result<(), Unsent> {
+        let table = self.table.load();
+        let peer = table.peer(table.sender(ask.peer).ok_or(Unsent::NoWay)?);
+        let senders = self.senders();
+        let way = Way { peer, path: ask.path, worker: self.prober.as_ref(), now: clock::now() };
+        ask.send(&way, &mut |hash, transmit| {
+            let sender = &senders[bucket(hash)];
+            let mut attempts = 0;
+            loop {
+                let sent = sender.send(transmit);
+                attempts += 1;
+                let reports = sent.is_err() && self.notice(sender, &table);
+                if sent.is_ok() || !reports || attempts == ATTEMPTS {
+                    return sent;
+                }
+            }
+        })
+    }
+
+    /// Makes notices of what the network says of datagrams that left.
+    pub fn look_for_reports(&self) {
+        let (table, senders) = (self.table.load(), self.senders());
+        for sender in &*senders {
+            self.notice(sender, &table);
+        }
+    }
+
+    /// The source ports of the tunnel, by the numbers of the paths: a flow leaves by the one of its
+    /// [`bucket`].
+    pub fn source_ports(&self) -> Vec<u16> {
+        self.senders().iter().map(Sender::port).collect()
+    }
+
+    fn senders(&self) -> Arc<[Sender]> {
+        Arc::clone(locked(&self.sockets).senders())
+    }
+
+    /// Takes what waits at a socket; says whether anything did.
+    fn notice(&self, sender: &Sender, table: &Table) -> bool {
+        let mut found = false;
+        for report in std::iter::from_fn(|| sender.report().ok()).take(MAX_REPORTS) {
+            found = true;
+            if let Some(notice) = notice_of(&report, table) {
+                self.notices.send(notice);
+            }
+        }
+        found
+    }
+
+    /// Questions of other nodes that were answered, and those that were too many.
+    pub fn probes_answered(&self) -> (u64, u64) {
+        let answered = self.sum(|counters| counters.probes_answered.load(Ordering::Relaxed));
+        let refused = self.sum(|counters| counters.probes_refused.load(Ordering::Relaxed));
+        (answered, refused)
+    }
+
     /// Packets dropped so far for `reason`, by all workers.
     pub fn drops(&self, reason: DropReason) -> u64 {
         self.sum(|counters| counters.drops.count(reason))
     }
 
-    /// Datagrams that the kernel dropped because no worker fetched them in time, since the sockets
-    /// were bound; none where the kernel does not tell.
-    pub fn receive_drops(&self) -> Option<u64> {
-        self.sockets.lock().unwrap_or_else(PoisonError::into_inner).dropped()
+    /// Packets dropped so far, for whatever reason.
+    pub fn all_drops(&self) -> u64 {
+        DropReason::ALL.into_iter().map(|reason| self.drops(reason)).sum()
+    }
+
+    /// Datagrams that the kernel dropped at the receiving sockets since they were bound; none where
+    /// it does not tell.
+    pub fn receive_drops(&self) -> Option<ReceiveDrops> {
+        let dropped = locked(&self.sockets).dropped()?;
+        let overflows = overflows().zip(self.overflows_before);
+        // Other programs' sockets may have had no room either, and no more than all is ours.
+        let late =
+            overflows.map_or(dropped, |(now, before)| now.saturating_sub(before).min(dropped));
+        Some(ReceiveDrops { late, damaged: dropped - late })
     }
 
     /// ICMP errors sent to pods so far.
@@ -316,6 +459,16 @@ impl DataPlane {
             worker.send(Command::Capture(Box::new(tap)));
         }
         Ok(capture)
+    }
+
+    /// Counts flows until the watch is dropped, or another one is begun: of the packets that are
+    /// not dropped one in `sample` is looked at.
+    pub fn watch_flows(&self, sample: u32) -> FlowWatch {
+        let (watch, taps) = flows::open(sample, self.workers.len(), clock::now());
+        for (worker, tap) in self.workers.iter().zip(taps) {
+            worker.send(Command::Flows(Box::new(tap)));
+        }
+        watch
     }
 
     /// How many workers there are.
@@ -366,6 +519,12 @@ fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
+/// Tells ICMP echo of this daemon from that of others; which number it is does not matter.
+fn identifier() -> u16 {
+    let [low, high, ..] = clock::unix_nanos().to_le_bytes();
+    u16::from_le_bytes([low, high])
+}
+
 /// The machine that makes sessions, with a lane for each worker and source port.
 fn keeper(sealed: &SealedOptions, options: &DataPlaneOptions) -> Keeper<SystemEntropy> {
     let lanes = (options.workers * SENDERS).min(Lane::COUNT.into());
@@ -379,7 +538,7 @@ fn start_worker(
     index: usize,
     underlay: Underlay,
     table: Arc<ArcSwap<Table>>,
-    notices: Notices,
+    (notices, probes): (Notices, Probes),
     sealed: Option<SealedWorker>,
 ) -> Result<Handle> {
     let name = format!("worker-{index}");
@@ -392,6 +551,7 @@ fn start_worker(
     if options.offload == Offload::None {
         egress.without_trains();
     }
+    ingress.reflect(probes);
     if let Some(sealed) = sealed {
         egress.seal_as(sealed.clone());
         ingress.open_as(sealed);

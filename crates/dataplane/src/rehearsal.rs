@@ -12,6 +12,7 @@ use overlay_proto::{CodecKind, Ecn, Family, Fragment, InnerPacket, checksum};
 use super::memory::{MemoryTrain, MemoryTun, MemoryUnderlay};
 use super::offload::split::SplitPlan;
 use super::offload::{Gso, PartialChecksum, VnetHeader};
+use super::sealed::SealedWorker;
 use super::{Egress, Env, Ingress, Notices, Round, Tap, WorkerCounters};
 use crate::engine::{Engine, Owner, Table};
 use crate::platform::tun::Offload;
@@ -33,6 +34,8 @@ pub struct Rehearsal {
     notices: Notices,
     /// Datagrams that arrive as one train.
     train: BytesMut,
+    /// Whether datagrams arrive at the port for what is sealed.
+    hears_sealed: bool,
     train_of: Option<(SocketAddr, Ecn, usize)>,
     /// A packet in the making.
     packet: Vec<u8>,
@@ -56,6 +59,7 @@ impl Rehearsal {
             // Nobody listens: what control would do about a notice does not happen here.
             notices: Notices::new().0,
             train: BytesMut::new(),
+            hears_sealed: false,
             train_of: None,
             packet: Vec::new(),
         }
@@ -93,6 +97,17 @@ impl Rehearsal {
     /// Datagrams that arrive from now on, until the next [`run`](Self::run), are of this codec.
     pub fn hear(&mut self, codec: CodecKind) {
         self.underlay.codec = codec;
+        self.hears_sealed = false;
+    }
+
+    /// The same of what is sealed, which is opened if it is [known](Self::open_as) by what.
+    pub fn hear_sealed(&mut self) {
+        self.hears_sealed = true;
+    }
+
+    /// Opens what is sealed by the sessions of `worker`, from now on.
+    pub fn open_as(&mut self, worker: SealedWorker) {
+        self.ingress.open_as(worker);
     }
 
     /// Lets a datagram arrive; with offloads, those that go together arrive as one train.
@@ -124,7 +139,7 @@ impl Rehearsal {
             ..Env::new(&mut self.tun, &mut self.underlay, table, &self.counters, &self.notices, now)
         };
         while self.egress.round(&mut self.engine, &mut env) == Round::More {}
-        while !env.underlay.incoming.is_empty() {
+        while !(env.underlay.incoming.is_empty() && env.underlay.sealed.is_empty()) {
             self.ingress.round(&self.engine, &mut env, 0);
         }
         self.tun.written.clear();
@@ -163,7 +178,12 @@ impl Rehearsal {
             let segment_size =
                 (bytes.len() > size).then(|| u16::try_from(size).unwrap_or(u16::MAX));
             let train = MemoryTrain { peer, bucket: 0, ecn, segment_size, bytes };
-            self.underlay.incoming.push_back(train);
+            let to = if self.hears_sealed {
+                &mut self.underlay.sealed
+            } else {
+                &mut self.underlay.incoming
+            };
+            to.push_back(train);
         }
     }
 }

@@ -65,6 +65,8 @@ pub enum Notice {
     RouteTooNarrow(IpAddr),
     /// Somebody says that a path carries less than its route promises.
     PathClaim(PathClaim),
+    /// Somebody says that nobody listens where this peer should.
+    Unreachable(IpAddr),
     /// The TUN device has been deleted.
     TunGone,
 }

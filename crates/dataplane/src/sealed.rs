@@ -13,7 +13,7 @@ mod sealer;
 mod thread;
 mod worker;
 
-pub use counters::SealedCounters;
+pub use counters::{HandshakeTimes, SealedCounters};
 pub use keeper::Keeper;
 pub use options::SealedOptions;
 pub use worker::SealedWorker;

@@ -15,6 +15,13 @@ use crate::engine::{DropReason, Owner, Peer, Table};
 pub trait Tap {
     /// Is shown one thing.
     fn observe(&self, observation: &Observation<'_>);
+
+    /// Whether it looks at datagrams as they are on the wire, which takes a look at each datagram
+    /// of a train and a copy of each that is opened. Without, it is not shown what the underlay
+    /// took, and of what is opened the length alone: the bytes are zero.
+    fn wants_datagrams(&self) -> bool {
+        true
+    }
 }
 
 /// What there is to see.

@@ -48,8 +48,7 @@ struct Port {
 }
 
 impl Sockets {
-    /// Datagrams that the kernel dropped at these sockets, because no worker fetched them in time;
-    /// none where it does not tell.
+    /// Datagrams that the kernel dropped at these sockets; none where it does not tell.
     pub(super) fn dropped(&self) -> Option<u64> {
         let receivers = self.ports.iter().flat_map(|port| &port.receivers);
         receivers.map(|receiver| receiver.dropped().ok().map(u64::from)).sum()
@@ -115,6 +114,11 @@ impl Sockets {
             None => receivers(self.address, tunnel.port, self.workers, self.gro)?,
         };
         Ok(Port { tunnel, receivers })
+    }
+
+    /// What trains leave by.
+    pub(super) fn senders(&self) -> &Arc<[Sender]> {
+        &self.senders
     }
 
     /// What handshakes leave by, if this node seals.

@@ -12,6 +12,7 @@ use arc_swap::ArcSwap;
 use super::busy_poll::BusyPoll;
 use super::capture::{CaptureTap, Taps};
 use super::counters::WorkerCounters;
+use super::flows::FlowTap;
 use super::round::{Env, Notice, Notices, Round};
 use super::underlay::Underlay;
 use super::{Egress, Ingress};
@@ -28,6 +29,8 @@ pub(super) enum Command {
     Underlay(Underlay),
     /// Show this capture what is seen from now on.
     Capture(Box<CaptureTap>),
+    /// Count flows for this one from now on.
+    Flows(Box<FlowTap>),
     /// Handle what has arrived and end.
     Stop,
 }
@@ -155,6 +158,7 @@ impl Worker {
                     tap.show(self.underlay.local_end());
                     self.taps.add(*tap);
                 }
+                Command::Flows(tap) => self.taps.watch_flows(*tap),
                 Command::Stop => return Flow::Stop,
             }
             if let Err(error) = self.watch_ports() {

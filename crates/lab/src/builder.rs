@@ -6,10 +6,11 @@
 
 use std::env;
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::thread;
 
 use anyhow::{Context as _, Result, anyhow, bail, ensure};
+use culvert_node::words::counted;
 use overlay_proto::Family;
 
 use super::files::{self, Description};
@@ -17,6 +18,7 @@ use super::interrupt;
 use super::netns::Netns;
 use super::network::Lab;
 use super::plan::{Families, Plan};
+use super::policy::{self, Policies};
 use super::{teardown, topology};
 
 /// What a builder calls with each thing that it builds.
@@ -34,6 +36,7 @@ pub struct LabBuilder {
     own_tables: bool,
     daemons: bool,
     sealed: bool,
+    policies: Option<Policies>,
     replace: bool,
     progress: Option<Progress>,
 }
@@ -111,6 +114,27 @@ impl LabBuilder {
         self.sealed
     }
 
+    /// Has the daemons enforce the network policies in `directory`, which must exist. The lab
+    /// writes an object for each of its pods there, with its node and its name as labels.
+    ///
+    /// # Errors
+    ///
+    /// There is no such directory.
+    pub fn policies(mut self, directory: &Path) -> Result<Self> {
+        let directory = policy::directory(directory)?;
+        let value = toml::Value::from(directory.to_string_lossy().into_owned());
+        let labels = self.policies.take().map(|policies| policies.labels).unwrap_or_default();
+        self.policies = Some(Policies { directory, labels });
+        Ok(self.config(format!("[policy]\ndirectory = {value}\n")))
+    }
+
+    /// Gives the pod called `pod`, such as `node1-pod1`, one more label; for policies.
+    pub fn label(mut self, pod: &str, key: &str, value: &str) -> Self {
+        let labels = &mut self.policies.get_or_insert_default().labels;
+        labels.entry(pod.to_owned()).or_default().insert(key.to_owned(), value.to_owned());
+        self
+    }
+
     /// Builds the network and the files, starts no daemon, and attaches no pod.
     pub const fn without_daemons(mut self) -> Self {
         self.daemons = false;
@@ -178,6 +202,7 @@ impl LabBuilder {
             plugin,
             daemon_env: self.daemon_env.clone(),
             own_tables: self.own_tables,
+            policies: self.policies.clone().filter(|policies| policies.directory.is_absolute()),
         })
     }
 
@@ -207,6 +232,7 @@ impl Lab {
             own_tables: false,
             daemons: true,
             sealed: false,
+            policies: None,
             replace: false,
             progress: None,
         }
@@ -214,7 +240,7 @@ impl Lab {
 
     fn build(&self, builder: &LabBuilder) -> Result<()> {
         let plan = self.plan();
-        builder.say(&format!("{} nodes and the switch between them", plan.nodes));
+        builder.say(&format!("{} and the switch between them", counted(plan.nodes, "node")));
         topology::build(plan)?;
         self.write_files(builder)?;
         if !builder.daemons {
@@ -232,7 +258,10 @@ impl Lab {
         interrupt::check()?;
 
         if plan.pods > 0 {
-            builder.say(&format!("{} pods, attached by culvert-cni", plan.nodes * plan.pods));
+            builder.say(&format!(
+                "{}, attached by culvert-cni",
+                counted(plan.nodes * plan.pods, "pod")
+            ));
             self.attach_pods()?;
         }
         interrupt::check()

@@ -7,6 +7,7 @@ use std::io;
 use std::os::unix::process::CommandExt as _;
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
 use clap::{Args, Subcommand};
@@ -14,12 +15,13 @@ use comfy_table::{Table, presets};
 use serde_json::{Value, json};
 
 use super::builder::LabBuilder;
+use super::fault::Fault;
 use super::files;
 use super::netns::Netns;
 use super::network::Lab;
 use super::output::Output;
 use super::plan::{Families, Place, Underlay};
-use super::{DEFAULT_NAME, demo, interrupt, teardown};
+use super::{DEFAULT_NAME, demo, interrupt, policy, relay, teardown};
 
 /// Nodes and pods as network namespaces on this machine.
 #[derive(Debug, Args)]
@@ -36,6 +38,9 @@ enum Command {
     /// Build nodes, start a daemon on each, and attach pods.
     Up(Shape),
     /// Run a command at a node, in a pod, or on the switch, and pass on its exit code.
+    ///
+    /// At a node and in its pods, `culvert` is the lab's own program and finds the node's daemon
+    /// and configuration by itself: `culvert lab exec node1 -- culvert status`.
     Exec {
         /// Where: node1, node1-pod1, or switch.
         place: String,
@@ -57,11 +62,44 @@ enum Command {
         /// The node.
         node: String,
     },
+    /// Break one thing, to see what Culvert says of it.
+    ///
+    /// What is broken stays so until `culvert lab mend`; `culvert lab status` shows it. Several
+    /// things may be broken at once.
+    #[command(after_help = BREAK_EXAMPLES)]
+    Break {
+        #[command(subcommand)]
+        fault: Fault,
+    },
+    /// Be the relay that delays what a node sends; `break delay` starts it.
+    #[command(hide = true)]
+    Relay {
+        /// The node.
+        node: String,
+        /// How long, in milliseconds.
+        ms: u32,
+    },
+    /// Take back everything that `break` has broken, and start the daemons that it has killed.
+    Mend,
     /// Remove everything that belongs to the lab, also after a crash.
     Down,
     /// Build a lab, show that pods reach one another, and remove it.
     Demo(Shape),
 }
+
+const BREAK_EXAMPLES: &str = "\
+Examples:
+  A daemon dies:
+    culvert lab break kill node2
+    culvert lab exec node1 -- culvert doctor --peers
+    culvert lab mend
+  One of the sixteen paths from node1 loses everything:
+    culvert lab exec node1 -- culvert explain 10.244.1.2 10.244.2.2     (says the source port)
+    culvert lab break lose node1 --source-port PORT
+  A firewall, such as Docker's:
+    culvert lab break docker node2
+
+docs/troubleshooting.md has an exercise for each.";
 
 #[derive(Debug, Args)]
 struct Shape {
@@ -80,6 +118,13 @@ struct Shape {
     /// Seal what nodes send one another: authenticated and encrypted.
     #[arg(long)]
     sealed: bool,
+    /// Directory with network policies to enforce. The lab writes an object for each pod there,
+    /// labelled with pod=NAME and node=NAME, and removes it in the end.
+    #[arg(long, value_name = "DIR")]
+    policy: Option<PathBuf>,
+    /// One more label for a pod, for policies.
+    #[arg(long = "label", value_name = "POD=KEY=VALUE", requires = "policy")]
+    labels: Vec<String>,
     /// Family that nodes reach one another by.
     #[arg(long, value_name = "FAMILY", default_value = "ipv4")]
     underlay: Underlay,
@@ -95,7 +140,7 @@ struct Shape {
 }
 
 impl Shape {
-    fn builder(self, name: &str) -> LabBuilder {
+    fn builder(self, name: &str) -> Result<LabBuilder> {
         let families = match (self.ipv6, self.dual_stack) {
             (false, false) => Families::Ipv4,
             (true, _) => Families::Ipv6,
@@ -110,13 +155,20 @@ impl Shape {
         if self.sealed {
             builder = builder.sealed("require");
         }
+        for label in &self.labels {
+            let (pod, key, value) = policy::parse_label(label)?;
+            builder = builder.label(&pod, &key, &value);
+        }
+        if let Some(directory) = &self.policy {
+            builder = builder.policies(directory)?;
+        }
         if let Some(path) = self.culvert {
             builder = builder.culvert(path);
         }
         if let Some(path) = self.culvert_cni {
             builder = builder.plugin(path);
         }
-        builder
+        Ok(builder)
     }
 }
 
@@ -133,17 +185,30 @@ pub fn run(args: LabArgs) -> Result<ExitCode> {
         Command::Exec { place, command } => exec(&name, &place, &command),
         Command::Status { json } => status(&name, json, out),
         Command::CniConf { node } => cni_conf(&name, &node, out),
+        Command::Break { fault } => {
+            let lab = Lab::open(&name)?;
+            let fault = lab.inflict(&fault)?;
+            out.line(&fault)?;
+            let option = files::option(&name);
+            out.line(format_args!("culvert lab mend{option} takes it back"))?;
+            Ok(ExitCode::SUCCESS)
+        }
+        Command::Relay { node, ms } => {
+            relay::run(&node, Duration::from_millis(ms.into()))?;
+            Ok(ExitCode::SUCCESS)
+        }
+        Command::Mend => mend(&name, out),
         Command::Down => down(&name, out),
         Command::Demo(shape) => {
             interrupt::watch()?;
-            demo::run(shape.builder(&name), out)
+            demo::run(shape.builder(&name)?, out)
         }
     }
 }
 
 fn up(name: &str, shape: Shape, out: Output) -> Result<ExitCode> {
     interrupt::watch()?;
-    let builder = shape.builder(name).progress(move |what| {
+    let builder = shape.builder(name)?.progress(move |what| {
         let _ = out.line(format_args!("{what} …"));
     });
     let mut lab = builder.up()?;
@@ -169,20 +234,39 @@ fn hints(lab: &Lab) -> Vec<String> {
         hints.push(format!("culvert lab exec{option} {from} -- ping {to}"));
     }
     if let Some(node) = lab.nodes().first() {
-        let run_dir = node.run_dir();
         hints.push(format!("culvert lab exec{option} {} -- ip route", node.name()));
-        hints.push(format!("culvert status --run-dir {}", run_dir.display()));
+        hints.push(format!("culvert lab exec{option} {} -- culvert status", node.name()));
+        hints.push(format!("culvert lab exec{option} {} -- culvert doctor --peers", node.name()));
+        hints.push(format!("culvert test lab{option}"));
+        hints.push(format!("culvert ui lab{option}"));
+        hints.push(format!("culvert lab break{option} --help"));
         hints.push(format!("tail -f {}", node.log_path().display()));
     }
     hints.push(format!("culvert lab down{option}"));
     hints
 }
 
+fn mend(name: &str, out: Output) -> Result<ExitCode> {
+    let mended = Lab::open(name)?.mend()?;
+    if mended.is_empty() {
+        out.line("nothing was broken")?;
+    }
+    for fault in mended {
+        out.line(format_args!("mended {fault}"))?;
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
 fn exec(name: &str, place: &str, command: &[OsString]) -> Result<ExitCode> {
-    let netns = find(&Lab::open(name)?, place)?;
+    let lab = Lab::open(name)?;
+    let netns = find(&lab, place)?;
     let (program, arguments) = command.split_first().context("name a command")?;
+    let mut command = netns.command(program);
+    if let Ok(Place::Node(node) | Place::Pod(node, _)) = place.parse() {
+        command.envs(lab.node(node).environment()?);
+    }
     // This process becomes the command, so signals, terminal and exit code are the command's.
-    let error = netns.command(program).args(arguments).exec();
+    let error = command.args(arguments).exec();
     if error.kind() == io::ErrorKind::NotFound {
         bail!("`ip` is missing: install the package iproute2");
     }
@@ -203,7 +287,7 @@ fn find(lab: &Lab, text: &str) -> Result<Netns> {
 fn status(name: &str, json: bool, out: Output) -> Result<ExitCode> {
     let lab = Lab::open(name)?;
     if json {
-        out.line(format_args!("{:#}", describe(&lab)))?;
+        out.line(format_args!("{:#}", describe(&lab)?))?;
     } else {
         show(&lab, out)?;
     }
@@ -235,10 +319,18 @@ fn show(lab: &Lab, out: Output) -> Result<()> {
     for line in table.lines() {
         out.line(line.trim_end())?;
     }
+    let faults = lab.faults()?;
+    if !faults.is_empty() {
+        let option = files::option(&plan.name);
+        out.heading(format_args!("Broken, until `culvert lab mend{option}`"))?;
+        for fault in faults {
+            out.line(format_args!("  {fault}"))?;
+        }
+    }
     Ok(())
 }
 
-fn describe(lab: &Lab) -> Value {
+fn describe(lab: &Lab) -> Result<Value> {
     let nodes: Vec<Value> = lab
         .nodes()
         .iter()
@@ -267,16 +359,16 @@ fn describe(lab: &Lab) -> Value {
             })
         })
         .collect();
-    json!({ "name": lab.plan().name, "switch": lab.switch().name(), "nodes": nodes })
+    let faults = lab.faults()?;
+    let (name, switch) = (&lab.plan().name, lab.switch().name());
+    Ok(json!({
+        "schema": 1, "name": name, "switch": switch, "nodes": nodes, "faults": faults,
+    }))
 }
 
 fn cni_conf(name: &str, node: &str, out: Output) -> Result<ExitCode> {
     let lab = Lab::open(name)?;
-    let Some(found) = lab.nodes().iter().find(|found| found.name() == node) else {
-        let names: Vec<&str> = lab.nodes().iter().map(super::Node::name).collect();
-        bail!("the lab `{name}` has no node `{node}`; it has {}", names.join(", "));
-    };
-    out.line(format_args!("{:#}", found.cni_config()))?;
+    out.line(format_args!("{:#}", lab.find_node(node)?.cni_config()))?;
     Ok(ExitCode::SUCCESS)
 }
 

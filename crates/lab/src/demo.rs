@@ -8,13 +8,13 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
+use culvert_reach::{Cell, Label, Tone, milliseconds};
 use overlay_proto::Family;
 
 use super::builder::LabBuilder;
 use super::interrupt;
-use super::matrix::{self, Cell, Label, milliseconds};
 use super::network::Lab;
-use super::output::{Output, Tone};
+use super::output::Output;
 use super::pod::Pod;
 use super::probe::{self, Answer, Ping, Transfer, TransferReport};
 use crate::clock;
@@ -105,7 +105,7 @@ impl Tour<'_> {
             rows.push(row);
         }
         let labels: Vec<Label> = pods.iter().map(label).collect();
-        self.out.block(&matrix::draw(&labels, &rows, self.out.colour))?;
+        self.out.block(&culvert_reach::draw(&labels, &rows, self.out.colour))?;
 
         let pairs = pods.len() * pods.len().saturating_sub(1);
         let answered =

@@ -5,6 +5,7 @@
 //!
 //! ```text
 //! /run/culvert-lab/NAME/lab.json           the description
+//!                      /faults.json        what `culvert lab break` has broken
 //!                      /table.toml         the subnet table of all nodes, unless each has its own
 //!                      /node1/config.toml  what its daemon reads
 //!                            /daemon.pid   the process that was started last
@@ -22,6 +23,7 @@ use culvert_node::whole_file;
 use serde::{Deserialize, Serialize};
 
 use super::plan::{self, Plan};
+use super::policy::Policies;
 
 /// Parent of the directories of all labs.
 const ROOT: &str = "/run/culvert-lab";
@@ -42,6 +44,9 @@ pub(crate) struct Description {
     pub(crate) daemon_env: Vec<(String, String)>,
     /// Whether each node reads a table of its own.
     pub(crate) own_tables: bool,
+    /// The policies that are enforced, if any are.
+    #[serde(default)]
+    pub(crate) policies: Option<Policies>,
 }
 
 impl Description {
@@ -103,6 +108,21 @@ pub(crate) fn option(name: &str) -> String {
 /// Directory of the lab `name`.
 pub(crate) fn dir(name: &str) -> PathBuf {
     Path::new(ROOT).join(name)
+}
+
+/// The names of all labs on this machine, in the order of text.
+#[must_use]
+pub fn names() -> Vec<String> {
+    let entries = fs::read_dir(ROOT).into_iter().flatten().flatten();
+    let labs = entries.filter(|entry| entry.path().join("lab.json").exists());
+    let mut names: Vec<_> = labs.filter_map(|lab| lab.file_name().into_string().ok()).collect();
+    names.sort();
+    names
+}
+
+/// The record of what is broken in the lab `name`.
+pub(crate) fn faults(name: &str) -> PathBuf {
+    dir(name).join("faults.json")
 }
 
 /// Directory of `node` in the lab directory `lab`.

@@ -4,8 +4,11 @@
 //! reads the daemon's memory or shares code with it: what the lab knows it got from the program's
 //! own commands and files.
 
+use std::env;
+use std::ffi::OsString;
 use std::fs::{self, OpenOptions};
 use std::net::{IpAddr, SocketAddr};
+use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ExitStatus, Output, Stdio};
@@ -13,8 +16,10 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, anyhow, bail, ensure};
+use culvert_node::node_file::SOCKET_NAME;
 use ipnet::IpNet;
 use overlay_proto::Family;
+use rustix::net::sockopt::socket_peercred;
 use rustix::process::Signal;
 use serde::Deserialize;
 
@@ -272,6 +277,30 @@ impl Node {
         self.end(Signal::KILL).map(drop)
     }
 
+    /// Has the daemon stand still (SIGSTOP), until [`thaw`](Self::thaw). It keeps its sockets.
+    ///
+    /// # Errors
+    ///
+    /// It does not run.
+    pub fn freeze(&self) -> Result<()> {
+        self.signal(Signal::STOP)
+    }
+
+    /// Has the daemon go on (SIGCONT). One that does not run is no error.
+    ///
+    /// # Errors
+    ///
+    /// It cannot be signalled.
+    pub fn thaw(&self) -> Result<()> {
+        if self.pid().is_some() { self.signal(Signal::CONT) } else { Ok(()) }
+    }
+
+    fn signal(&self, signal: Signal) -> Result<()> {
+        let (_, process) =
+            self.running().with_context(|| format!("the daemon of {} does not run", self.name))?;
+        process.signal(signal).with_context(|| format!("send {signal:?}"))
+    }
+
     /// Stops the daemon, starts it, and waits until it is ready.
     ///
     /// # Errors
@@ -288,9 +317,7 @@ impl Node {
     ///
     /// It does not run.
     pub fn reload(&self) -> Result<()> {
-        let (_, process) =
-            self.running().with_context(|| format!("the daemon of {} does not run", self.name))?;
-        process.signal(Signal::HUP).context("send SIGHUP")
+        self.signal(Signal::HUP)
     }
 
     /// What the daemon says of itself: `culvert status --json`.
@@ -328,6 +355,24 @@ impl Node {
             return Err(self.culvert_failed(arguments, &output));
         }
         String::from_utf8(output.stdout).context("read what culvert printed")
+    }
+
+    /// What lets the lab's `culvert` find this node's daemon and configuration by itself.
+    ///
+    /// # Errors
+    ///
+    /// The present search path for programs has a colon where none can be.
+    pub(super) fn environment(&self) -> Result<Vec<(&'static str, OsString)>> {
+        let programs = self.lab.culvert.parent().map(Path::to_owned);
+        let path = env::var_os("PATH").unwrap_or_default();
+        let path = env::join_paths(programs.into_iter().chain(env::split_paths(&path)))
+            .context("put the lab's programs before all others")?;
+        Ok(vec![
+            ("PATH", path),
+            ("CULVERT_RUN_DIR", self.run_dir().into()),
+            ("CULVERT_STATE_DIR", self.state_dir().into()),
+            ("CULVERT_CONFIG", self.config_path().into()),
+        ])
     }
 
     fn culvert_failed(&self, arguments: &[&str], output: &Output) -> anyhow::Error {
@@ -405,9 +450,15 @@ impl Node {
     fn running(&self) -> Option<(u32, Process)> {
         // Our own child's id stays its own until we collect it.
         let child = self.daemon().child.as_ref().map(Child::id);
-        if let Some(id) = child {
-            return Process::open(id).map(|process| (id, process));
+        let ours = child.and_then(|id| Process::open(id).map(|process| (id, process)));
+        if ours.is_some() {
+            return ours;
         }
+        self.recorded().or_else(|| self.listening())
+    }
+
+    /// The process that a program of the lab started last, if it runs.
+    fn recorded(&self) -> Option<(u32, Process)> {
         let id = fs::read_to_string(self.pid_path()).ok()?.parse().ok()?;
         let process = Process::open(id)?;
         // Between its start and its entering the namespace it is known by its command line.
@@ -415,6 +466,14 @@ impl Node {
         let ours = process.was_called_with(&config.to_string_lossy())
             || self.netns.identity().is_some_and(|identity| process.is_in(identity));
         ours.then_some((id, process))
+    }
+
+    /// The process behind the admin socket: a daemon that somebody started by hand.
+    fn listening(&self) -> Option<(u32, Process)> {
+        let socket = UnixStream::connect(self.run_dir().join(SOCKET_NAME)).ok()?;
+        let id = socket_peercred(&socket).ok()?.pid.as_raw_nonzero().get();
+        let id = u32::try_from(id).ok()?;
+        Process::open(id).map(|process| (id, process))
     }
 
     fn ended_with(&self) -> String {

@@ -6,42 +6,12 @@
 use std::fmt::Display;
 use std::io::{self, IsTerminal as _, Write as _};
 
+use culvert_reach::{Colour, Tone};
+
 /// Standard output.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Output {
     pub(super) colour: Colour,
-}
-
-/// Whether text may carry colours.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Colour {
-    Plain,
-    Ansi,
-}
-
-/// What a text is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Tone {
-    Heading,
-    Good,
-    Bad,
-    Aside,
-}
-
-impl Colour {
-    pub(super) fn paint(self, tone: Tone, text: impl Display) -> String {
-        // Select Graphic Rendition (ECMA-48): bold, green, red, faint.
-        let code = match tone {
-            Tone::Heading => 1,
-            Tone::Good => 32,
-            Tone::Bad => 31,
-            Tone::Aside => 2,
-        };
-        match self {
-            Self::Plain => text.to_string(),
-            Self::Ansi => format!("\x1b[{code}m{text}\x1b[0m"),
-        }
-    }
 }
 
 impl Output {

@@ -251,6 +251,14 @@ pub(super) fn switch_address(family: Family) -> IpNet {
     }
 }
 
+/// An address of the underlay that no machine has.
+pub(super) fn nobody(family: Family) -> IpAddr {
+    match family {
+        Family::V4 => Ipv4Addr::new(192, 168, 1, 254).into(),
+        Family::V6 => Ipv6Addr::new(0xfd00, 0x192, 0x168, 1, 0, 0, 0, 0xfffe).into(),
+    }
+}
+
 /// An address outside the cluster: the switch answers for it, and has no route to any pod.
 pub(super) fn outside(family: Family) -> IpAddr {
     match family {

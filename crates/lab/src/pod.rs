@@ -19,6 +19,7 @@ use super::files;
 use super::netns::Netns;
 use super::node::Node;
 use super::plan::{MAX_PODS, Place};
+use super::policy::POD_NAMESPACE;
 use super::render;
 
 /// The interface that a pod gets.
@@ -135,6 +136,9 @@ impl Node {
         Netns::create_all(std::slice::from_ref(&pod.netns))?;
         self.attach(index).inspect_err(|_| {
             let _ = pod.netns.delete();
+            if let Some(policies) = &self.lab.policies {
+                let _ = policies.remove(&self.lab.plan.name, &pod.name());
+            }
         })
     }
 
@@ -147,6 +151,9 @@ impl Node {
         let pod = self.pod(index).with_context(|| format!("{} has no pod {index}", self.name()))?;
         self.cni("DEL", &pod)?;
         pod.netns.delete()?;
+        if let Some(policies) = &self.lab.policies {
+            policies.remove(&self.lab.plan.name, &pod.name())?;
+        }
         fs::remove_file(self.answer_path(index)).context("forget the pod")
     }
 
@@ -157,7 +164,17 @@ impl Node {
     ///
     /// The plugin failed; its message is part of the error.
     pub fn cni(&self, verb: &str, pod: &Pod) -> Result<Value> {
+        self.cni_with(verb, pod, &Value::Null)
+    }
+
+    /// The same with a `runtimeConfig`, which is what the runtime wants for this one pod.
+    ///
+    /// # Errors
+    ///
+    /// As [`Node::cni`].
+    pub fn cni_with(&self, verb: &str, pod: &Pod, runtime: &Value) -> Result<Value> {
         let mut config = self.cni_config();
+        config["runtimeConfig"] = runtime.clone();
         if verb != "ADD"
             && let Ok(text) = fs::read_to_string(self.answer_path(pod.index))
         {
@@ -179,6 +196,7 @@ impl Node {
             pod.netns.set_sysctl("ipv4/ip_forward", "0")?;
             // A runtime brings up the loopback; the plugin owns the other interface only.
             pod.netns.ip("link set lo up\n")?;
+            self.write_object(&pod)?;
             self.cni("ADD", &pod)
         };
         let answer = attach().with_context(|| format!("attach {}", pod.name()))?;
@@ -188,7 +206,15 @@ impl Node {
         ensure!(!pod.addresses.is_empty(), "the plugin gave {} no address", pod.name());
         fs::create_dir_all(self.pods_dir()).context("create the directory of pods")?;
         files::write(&self.answer_path(index), &answer.to_string())?;
+        self.write_object(&pod)?;
         Ok(pod)
+    }
+
+    /// Tells whoever enforces policies of the pod.
+    fn write_object(&self, pod: &Pod) -> Result<()> {
+        let Some(policies) = &self.lab.policies else { return Ok(()) };
+        let addresses: Vec<_> = pod.addresses.iter().map(IpNet::addr).collect();
+        policies.write(&self.lab.plan.name, self.name(), &pod.name(), &addresses)
     }
 
     /// Pod `index`, if it is attached.
@@ -213,6 +239,7 @@ impl Node {
             .env("CNI_CONTAINERID", pod.netns.name())
             .env("CNI_NETNS", pod.netns.path())
             .env("CNI_IFNAME", POD_INTERFACE)
+            .env("CNI_ARGS", cni_args(pod))
             .env("CNI_PATH", plugin.parent().unwrap_or_else(|| Path::new("/")))
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
@@ -245,6 +272,12 @@ impl Node {
     fn answer_path(&self, index: u16) -> PathBuf {
         self.pods_dir().join(format!("{index}.json"))
     }
+}
+
+/// What a runtime of Kubernetes tells of the pod.
+fn cni_args(pod: &Pod) -> String {
+    let name = pod.name();
+    format!("IgnoreUnknown=1;K8S_POD_NAMESPACE={POD_NAMESPACE};K8S_POD_NAME={name}")
 }
 
 /// The addresses in a plugin's answer to ADD.

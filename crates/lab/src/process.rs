@@ -91,6 +91,8 @@ pub(crate) fn terminate(processes: &[Process], grace: Duration) -> Vec<u32> {
     let start = clock::now();
     for process in processes {
         let _ = process.signal(Signal::TERM);
+        // One that stands still could not take it.
+        let _ = process.signal(Signal::CONT);
     }
     let stubborn: Vec<&Process> = processes
         .iter()

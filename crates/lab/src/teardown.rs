@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use anyhow::{Result, anyhow};
 
-use super::files;
+use super::files::{self, Description};
 use super::netns::{Identity, Netns};
 use super::plan;
 use super::process::{self, Process};
@@ -60,6 +60,10 @@ pub fn down(name: &str) -> Result<Removed> {
         note(Err(anyhow!("processes that do not end: {stubborn:?}")));
     }
     note(Netns::delete_all(&namespaces));
+    // Of a lab without a description nobody knows where its objects are.
+    if let Ok(Description { policies: Some(policies), .. }) = Description::open(name) {
+        note(policies.remove_all(name));
+    }
     note(files::remove(name));
     failure.map_or(Ok(removed), Err)
 }

@@ -14,7 +14,10 @@ use super::netns::Netns;
 use super::plan::{self, Families, Place, Plan};
 
 /// The switch's bridge.
-const SWITCH_BRIDGE: &str = "underlay";
+pub(super) const SWITCH_BRIDGE: &str = "underlay";
+
+/// Its hardware address.
+const SWITCH_MAC: &str = "02:00:c0:a8:01:01";
 
 /// A node's interface on the underlay.
 pub const NODE_INTERFACE: &str = "eth0";
@@ -49,10 +52,11 @@ fn switch_script(plan: &Plan) -> String {
     for family in underlay_families(plan) {
         let _ = writeln!(script, "address add {} dev lo{}", plan::outside(family), at_once(family));
     }
-    // Ports forward at once, and multicast (neighbour discovery) goes to all.
+    // Ports forward at once, and multicast (neighbour discovery) goes to all. An address of its own
+    // does not change with the ports, as `culvert lab break` changes them.
     let _ = writeln!(
         script,
-        "link add {SWITCH_BRIDGE} type bridge stp_state 0 forward_delay 0 mcast_snooping 0"
+        "link add {SWITCH_BRIDGE} address {SWITCH_MAC} type bridge stp_state 0 forward_delay 0 mcast_snooping 0"
     );
     for node in 1..=plan.nodes {
         let name = Place::Node(node);

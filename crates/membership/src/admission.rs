@@ -10,7 +10,7 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use culvert_seal::keys::PublicKey;
+use culvert_keys::PublicKey;
 use foldhash::fast::RandomState;
 use ipnet::IpNet;
 use overlay_proto::Family;

@@ -19,6 +19,12 @@ impl Digest {
         }
         digest
     }
+
+    /// The number that is shown as eight digits.
+    #[must_use]
+    pub fn short(self) -> u32 {
+        u32::try_from(self.0 >> 32).unwrap_or_default()
+    }
 }
 
 impl AddAssign<&NodeEntry> for Digest {
@@ -37,7 +43,7 @@ impl AddAssign<&NodeEntry> for Digest {
 
 impl fmt::Display for Digest {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{:08x}", self.0 >> 32)
+        write!(f, "{:08x}", self.short())
     }
 }
 

@@ -1,6 +1,6 @@
 //! The public keys by which peers know a node.
 
-use culvert_seal::keys::{InvalidPublicKey, PublicKey};
+use culvert_keys::{InvalidPublicKey, PublicKey};
 
 /// Most keys of a node: the one that it uses, and the one that it will use or has used.
 const MAX: usize = 2;

@@ -8,6 +8,7 @@
 #![deny(missing_docs)]
 
 mod admission;
+mod changes;
 mod digest;
 mod keys;
 mod membership;
@@ -15,6 +16,7 @@ mod reserved;
 mod tunnel;
 
 pub use admission::Rejected;
+pub use changes::Changes;
 pub use digest::Digest;
 pub use keys::{KeyFault, NodeKeys, WrongKey};
 pub use membership::{Fault, Membership, NodeEntry, Overlay, Place, TableError};

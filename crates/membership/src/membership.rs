@@ -9,6 +9,7 @@ use std::sync::Arc;
 use ipnet::IpNet;
 use overlay_proto::{CodecKind, Vni};
 
+use crate::Changes;
 use crate::tunnel::{self, Foreign, MAX_PORTS, Tunnel, TunnelOptions};
 
 /// What all nodes of a cluster share.
@@ -46,7 +47,7 @@ pub struct NodeEntry {
 pub struct Membership {
     overlay: Overlay,
     /// Shared with the source and the compiled table: most of them stay from table to table.
-    nodes: Vec<Arc<NodeEntry>>,
+    nodes: Arc<[Arc<NodeEntry>]>,
     local: usize,
     /// Follows from the rest.
     tunnels: Vec<Tunnel>,
@@ -263,7 +264,7 @@ impl Membership {
     /// The list `nodes`, which has been checked.
     pub(crate) fn sound(overlay: Overlay, nodes: Vec<Arc<NodeEntry>>, local: usize) -> Self {
         let tunnels = tunnel::tunnels(&overlay, &nodes, local);
-        Self { overlay, nodes, local, tunnels }
+        Self { overlay, nodes: nodes.into(), local, tunnels }
     }
 
     /// This node.
@@ -285,6 +286,14 @@ impl Membership {
     /// Every node, this one among them.
     pub fn entries(&self) -> &[Arc<NodeEntry>] {
         &self.nodes
+    }
+
+    /// The nodes that are not the same as in `before`, this one among them.
+    pub fn changes(&self, before: &Self) -> Changes {
+        if Arc::ptr_eq(&self.nodes, &before.nodes) {
+            return Changes::default();
+        }
+        Changes::between(&before.nodes, &self.nodes)
     }
 
     /// What this node and `peer`, one of the list, speak with one another.

@@ -172,6 +172,25 @@ impl Socket<Rtnetlink> {
         Ok(answers.into_iter().filter_map(parse).collect())
     }
 
+    /// How many packets the kernel has dropped that were to leave by a device: for a TUN, those
+    /// that nobody fetched in time. None if there is no device of that name, or it does not count.
+    ///
+    /// # Errors
+    ///
+    /// When the kernel refuses.
+    pub fn dropped_packets(&mut self, name: &str) -> Result<Option<u64>> {
+        let Some(RouteNetlinkMessage::NewLink(message)) = self.query(&link_by_name(name))? else {
+            return Ok(None);
+        };
+        let statistics = message.attributes.into_iter().find_map(|attribute| {
+            if let LinkAttribute::Stats64(statistics) = attribute {
+                return Some(statistics.tx_dropped);
+            }
+            None
+        });
+        Ok(statistics)
+    }
+
     /// Looks a device up; none if there is none of that name.
     ///
     /// # Errors

@@ -24,7 +24,54 @@ pub struct FixedNeighbour {
     pub mac: Option<Mac>,
 }
 
+/// Neighbours that are listed at most: the kernel keeps no more by itself (`gc_thresh3`).
+const MOST: usize = 4096;
+
+/// What the kernel knows of a neighbour.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Neighbour {
+    /// Its IP address.
+    pub address: IpAddr,
+    /// Its hardware address, where there is one.
+    pub mac: Option<Mac>,
+    /// How it is known.
+    pub standing: Standing,
+}
+
+/// How a neighbour is known.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Standing {
+    /// It has answered.
+    Known,
+    /// It was asked for, and has not answered.
+    Silent,
+    /// Somebody wrote it down, and it is never asked for.
+    Fixed,
+}
+
 impl Socket<Rtnetlink> {
+    /// Lists the neighbours behind the device with index `link`, the first few thousand.
+    ///
+    /// # Errors
+    ///
+    /// When the kernel refuses or does not answer in time.
+    pub fn neighbours(&mut self, link: u32) -> Result<Vec<Neighbour>> {
+        let mut message = NeighbourMessage::default();
+        message.attributes = vec![NeighbourAttribute::IfIndex(link)];
+        let message = RouteNetlinkMessage::GetNeighbour(message);
+        let request = Request::new("list", "neighbours", 0, message);
+        let mut found = Vec::new();
+        self.visit(&request, &mut |answer| {
+            if let RouteNetlinkMessage::NewNeighbour(message) = &answer
+                && message.header.ifindex == link
+                && found.len() < MOST
+            {
+                found.extend(Neighbour::read(message));
+            }
+        })?;
+        Ok(found)
+    }
+
     /// Lists the fixed neighbours behind the device with index `link`. Those that come or go
     /// meanwhile may be missing.
     ///
@@ -51,6 +98,39 @@ fn parse(answer: &RouteNetlinkMessage) -> Option<FixedNeighbour> {
     FixedNeighbour::read(message)
 }
 
+/// The addresses that a message of the kernel has.
+fn addresses(message: &NeighbourMessage) -> (Option<IpAddr>, Option<Mac>) {
+    let (mut address, mut mac) = (None, None);
+    for attribute in &message.attributes {
+        if let NeighbourAttribute::Destination(NeighbourAddress::Inet(ip)) = attribute {
+            address = Some(IpAddr::from(*ip));
+        } else if let NeighbourAttribute::Destination(NeighbourAddress::Inet6(ip)) = attribute {
+            address = Some(IpAddr::from(*ip));
+        } else if let NeighbourAttribute::LinkLayerAddress(bytes) = attribute {
+            mac = <[u8; 6]>::try_from(&bytes[..]).ok().map(Mac::new);
+        }
+    }
+    (address, mac)
+}
+
+impl Neighbour {
+    /// The neighbour that a message of the kernel describes; none for one that nobody asks for.
+    fn read(message: &NeighbourMessage) -> Option<Self> {
+        let state = message.header.state;
+        let standing = if state == NeighbourState::Permanent {
+            Standing::Fixed
+        } else if [NeighbourState::Incomplete, NeighbourState::Failed].contains(&state) {
+            Standing::Silent
+        } else if state == NeighbourState::Noarp || state == NeighbourState::None {
+            return None;
+        } else {
+            Standing::Known
+        };
+        let (address, mac) = addresses(message);
+        Some(Self { address: address?, mac, standing })
+    }
+}
+
 impl FixedNeighbour {
     /// The neighbour that a message of the kernel describes; none for one that the kernel asks
     /// about.
@@ -59,16 +139,7 @@ impl FixedNeighbour {
         if ![NeighbourState::Permanent, NeighbourState::Noarp].contains(&message.header.state) {
             return None;
         }
-        let (mut address, mut mac) = (None, None);
-        for attribute in &message.attributes {
-            if let NeighbourAttribute::Destination(NeighbourAddress::Inet(ip)) = attribute {
-                address = Some(IpAddr::from(*ip));
-            } else if let NeighbourAttribute::Destination(NeighbourAddress::Inet6(ip)) = attribute {
-                address = Some(IpAddr::from(*ip));
-            } else if let NeighbourAttribute::LinkLayerAddress(bytes) = attribute {
-                mac = <[u8; 6]>::try_from(&bytes[..]).ok().map(Mac::new);
-            }
-        }
+        let (address, mac) = addresses(message);
         Some(Self { link: message.header.ifindex, address: address?, mac })
     }
 }
@@ -115,5 +186,15 @@ mod tests {
             message.header.state = state;
             assert_eq!(FixedNeighbour::read(&message), Some(expected));
         }
+        let standing = |state: NeighbourState| {
+            let mut message = message.clone();
+            message.header.state = state;
+            Neighbour::read(&message).map(|neighbour| neighbour.standing)
+        };
+        assert_eq!(standing(NeighbourState::Permanent), Some(Standing::Fixed));
+        assert_eq!(standing(NeighbourState::Failed), Some(Standing::Silent));
+        assert_eq!(standing(NeighbourState::Incomplete), Some(Standing::Silent));
+        assert_eq!(standing(NeighbourState::Stale), Some(Standing::Known));
+        assert_eq!(standing(NeighbourState::Noarp), None);
     }
 }

@@ -4,6 +4,7 @@ use std::net::IpAddr;
 
 use netlink_packet_route::route::{RouteAttribute, RouteFlags, RouteMessage, RouteType};
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
+use rustix::io::Errno;
 
 use crate::error::{Error, Result};
 use crate::protocol::Rtnetlink;
@@ -46,6 +47,23 @@ pub enum RouteAnswer {
     Local,
     /// Drop it, for this reason.
     Refused(Error),
+}
+
+/// Why the kernel routes a packet nowhere, in words of `ip route`.
+#[must_use]
+pub fn route_refusal(error: &Error) -> String {
+    match error.errno() {
+        // kernel: it says the same of a packet whose source no route leads back to by that device.
+        Some(Errno::INVAL) => {
+            "a route or rule says blackhole, or none leads back to the sender".to_owned()
+        }
+        Some(Errno::HOSTUNREACH) => {
+            "a route or rule says unreachable, or nobody is there".to_owned()
+        }
+        Some(Errno::ACCESS) => "a route or rule says prohibit".to_owned(),
+        Some(Errno::NETUNREACH) => "there is no route".to_owned(),
+        Some(_) | None => error.cause.to_string(),
+    }
 }
 
 /// The route that the kernel would take.

@@ -128,8 +128,12 @@ impl<P: Protocol> Socket<P> {
         outcome
     }
 
-    /// Sends a transaction: `begin`, the requests and `end`. The kernel acknowledges the requests,
-    /// and refuses `begin` when it refuses the whole.
+    /// Sends a transaction: `begin`, the requests and `end`. The kernel tells of requests that it
+    /// refuses, acknowledges the last one, and refuses `begin` when it refuses the whole.
+    ///
+    /// kernel: it goes through all requests whatever becomes of them, and answers in their order,
+    /// so that the answer to the last one says that there are no more. Thousands of
+    /// acknowledgements would not fit the socket's buffer.
     ///
     /// # Errors
     ///
@@ -140,24 +144,26 @@ impl<P: Protocol> Socket<P> {
         requests: &[Request<P::Message>],
         end: &Request<P::Message>,
     ) -> Result<()> {
+        let Some((last, others)) = requests.split_last() else { return Ok(()) };
         let mut bytes = Vec::new();
         let first = self.append(&mut bytes, begin, 0);
-        for request in requests {
-            self.append(&mut bytes, request, NLM_F_ACK);
+        for request in others {
+            self.append(&mut bytes, request, 0);
         }
+        self.append(&mut bytes, last, NLM_F_ACK);
         self.append(&mut bytes, end, 0);
         self.send_bytes(&bytes).map_err(|error| begin.failed(error))?;
         let deadline = self.deadline();
-        let mut missing = requests.len();
+        let mut is_answered = false;
         let mut outcome = Ok(());
-        while missing > 0 {
+        while !is_answered {
             for answer in self.receive(deadline).map_err(|error| begin.failed(error))? {
                 let Body::Verdict(verdict) = answer.body else { continue };
                 let position = answer.sequence.wrapping_sub(first) as usize;
                 if position == 0 {
                     verdict.map_err(|refusal| refusal.of(begin))?;
                 } else if let Some(request) = requests.get(position - 1) {
-                    missing = missing.saturating_sub(1);
+                    is_answered |= position == requests.len();
                     if outcome.is_ok() {
                         outcome = verdict.map_err(|refusal| refusal.of(request));
                     }

@@ -1,11 +1,14 @@
 //! A transaction: all of its messages take effect at once, or none does.
 
+use std::borrow::Cow;
+
 use culvert_netlink::Request;
 use netlink_packet_core::{NLM_F_APPEND, NLM_F_CREATE, NLM_F_EXCL};
 
 use crate::attribute::Attributes;
+use crate::expression::Expression;
 use crate::message;
-use crate::table::{Element, Table, TableFamily};
+use crate::table::{Element, LedTo, Set, Table, TableFamily, TableFlags};
 use crate::wire::Message;
 
 /// Elements in one message: an attribute has at most 64 KiB, and an element less than 64 bytes.
@@ -15,6 +18,9 @@ const ELEMENTS_PER_MESSAGE: usize = 512;
 const BEGIN: u16 = 0x10;
 const END: u16 = 0x11;
 const BEGIN_GENERATION: u16 = 1;
+
+/// What follows the name of an object in the words for a request about it.
+pub(crate) const FAMILY_MARK: &str = " (nftables, family ";
 
 /// A transaction being put together, about tables of one family.
 pub struct Batch {
@@ -46,9 +52,12 @@ impl Batch {
 
     /// Makes a table that must not exist yet.
     pub fn create(&mut self, table: &Table) {
-        self.push("create", table.name, message::NEW_TABLE, NLM_F_CREATE | NLM_F_EXCL, {
-            message::table(table.name)
-        });
+        self.create_flagged(table, TableFlags::None);
+    }
+
+    fn create_flagged(&mut self, table: &Table, flags: TableFlags) {
+        let attributes = message::flagged_table(table.name, flags);
+        self.push("create", table.name, message::NEW_TABLE, NLM_F_CREATE | NLM_F_EXCL, attributes);
         self.fill(table);
     }
 
@@ -62,8 +71,14 @@ impl Batch {
 
     /// Makes a table in place of one that may exist.
     pub fn replace(&mut self, table: &Table) {
+        self.replace_flagged(table, TableFlags::None);
+    }
+
+    /// Makes a table with `flags` in place of one that may exist. One that belongs to a socket
+    /// which is still open, and another than this, cannot be replaced.
+    pub fn replace_flagged(&mut self, table: &Table, flags: TableFlags) {
         self.remove(table.name);
-        self.create(table);
+        self.create_flagged(table, flags);
     }
 
     /// Removes a table that may exist.
@@ -101,23 +116,91 @@ impl Batch {
         }
     }
 
+    /// Gives a chain that rules or maps lead to its rules, whatever it had, and makes it before if
+    /// it is not there.
+    pub fn put_chain(&mut self, table: &str, chain: &LedTo) {
+        self.create_chain(table, chain);
+        self.remove_rules(table, &chain.name);
+        self.add_rules(table, &chain.name, &chain.rules);
+    }
+
+    /// Removes a chain with its rules, which nothing leads to any more.
+    pub fn drop_chain(&mut self, table: &str, chain: &str) {
+        self.remove_rules(table, chain);
+        self.remove_chain(table, chain);
+    }
+
     fn fill(&mut self, table: &Table) {
         for set in &table.sets {
-            let attributes = message::set(table.name, set);
-            self.push("create set", &set.name, message::NEW_SET, NLM_F_CREATE, attributes);
-            self.add_elements(table.name, &set.name, &set.elements);
+            self.create_set(table.name, set);
         }
         for chain in &table.chains {
             let attributes = message::chain(table.name, chain);
             self.push("create chain", chain.name, message::NEW_CHAIN, NLM_F_CREATE, attributes);
         }
-        for chain in &table.chains {
-            for rule in &chain.rules {
-                let attributes = message::rule(table.name, chain.name, rule);
-                let flags = NLM_F_CREATE | NLM_F_APPEND;
-                self.push("add a rule to", chain.name, message::NEW_RULE, flags, attributes);
-            }
+        for chain in &table.led_to {
+            self.create_chain(table.name, chain);
         }
+        // What maps and rules lead to is there.
+        for set in &table.sets {
+            self.add_all(table.name, set);
+        }
+        for (chain, rules) in table.rules() {
+            self.add_rules(table.name, chain, rules);
+        }
+    }
+
+    /// Adds all elements of a set.
+    pub(crate) fn add_all(&mut self, table: &str, set: &Set) {
+        let mut elements = set.elements.iter().map(Cow::into_owned).peekable();
+        while elements.peek().is_some() {
+            let some: Vec<_> = elements.by_ref().take(ELEMENTS_PER_MESSAGE).collect();
+            self.add_elements(table, &set.name, &some);
+        }
+    }
+
+    /// Makes a set without elements.
+    pub(crate) fn create_set(&mut self, table: &str, set: &Set) {
+        let attributes = message::set(table, set);
+        self.push("create set", &set.name, message::NEW_SET, NLM_F_CREATE, attributes);
+    }
+
+    /// Makes a chain without rules.
+    pub(crate) fn create_chain(&mut self, table: &str, chain: &LedTo) {
+        let attributes = message::named_chain(table, &chain.name);
+        self.push("create chain", &chain.name, message::NEW_CHAIN, NLM_F_CREATE, attributes);
+    }
+
+    pub(crate) fn add_rules(&mut self, table: &str, chain: &str, rules: &[Vec<Expression>]) {
+        for rule in rules {
+            let attributes = message::rule(table, chain, rule);
+            let flags = NLM_F_CREATE | NLM_F_APPEND;
+            self.push("add a rule to", chain, message::NEW_RULE, flags, attributes);
+        }
+    }
+
+    /// Removes the rules of a chain.
+    pub(crate) fn remove_rules(&mut self, table: &str, chain: &str) {
+        let attributes = message::all_rules(table, chain);
+        self.push("remove the rules of", chain, message::DELETE_RULE, 0, attributes);
+    }
+
+    /// Removes all elements of a set.
+    pub(crate) fn clear(&mut self, table: &str, set: &str) {
+        let attributes = message::all_elements(table, set);
+        self.push("clear", set, message::DELETE_ELEMENTS, 0, attributes);
+    }
+
+    /// Removes a chain that nothing leads to.
+    pub(crate) fn remove_chain(&mut self, table: &str, chain: &str) {
+        let attributes = message::named_chain(table, chain);
+        self.push("remove chain", chain, message::DELETE_CHAIN, 0, attributes);
+    }
+
+    /// Removes a set that no rule asks.
+    pub(crate) fn remove_set(&mut self, table: &str, set: &str) {
+        let attributes = message::named_set(table, set);
+        self.push("remove set", set, message::DELETE_SET, 0, attributes);
     }
 
     fn push(
@@ -128,7 +211,7 @@ impl Batch {
         flags: u16,
         attributes: Attributes,
     ) {
-        let target = format!("{target} (nftables, family {})", self.family.as_str());
+        let target = format!("{target}{FAMILY_MARK}{})", self.family.as_str());
         let kind = u16::from(message::SUBSYSTEM) << 8 | u16::from(kind);
         let family = self.family.number();
         let message = Message { kind, family, resource: 0, attributes: attributes.0 };

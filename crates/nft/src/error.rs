@@ -27,6 +27,12 @@ impl Error {
         self.0.is_exists()
     }
 
+    /// Whether a key of a map leads elsewhere already, or something is in use.
+    #[must_use]
+    pub fn is_busy(&self) -> bool {
+        self.0.errno() == Some(Errno::BUSY)
+    }
+
     /// Whether nothing is known to be wrong: the kernel did not answer in time, or the tables
     /// changed faster than they could be listed.
     #[must_use]
@@ -38,6 +44,12 @@ impl Error {
     #[must_use]
     pub fn is_stale(&self) -> bool {
         self.0.cause.raw_os_error() == Some(STALE)
+    }
+
+    /// The set, chain or table that the refused request of a transaction was about.
+    #[must_use]
+    pub fn subject(&self) -> Option<&str> {
+        self.0.target.split_once(crate::batch::FAMILY_MARK).map(|(name, _family)| name)
     }
 
     /// Whether this kernel lacks nftables, the table's family, or tables with an owner.

@@ -7,7 +7,7 @@ use crate::socket::{Socket, request};
 use crate::table::Hook;
 
 /// `NF_DROP`.
-const POLICY_DROP: u32 = 0;
+pub(crate) const POLICY_DROP: u32 = 0;
 
 /// A chain that the kernel calls at a hook, whoever made it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -38,15 +38,7 @@ impl BaseChain {
     /// Its family, as the program `nft` calls it.
     #[must_use]
     pub fn family(&self) -> &'static str {
-        match self.family {
-            1 => "inet",
-            2 => "ip",
-            3 => "arp",
-            5 => "netdev",
-            7 => "bridge",
-            10 => "ip6",
-            _ => "of another family:",
-        }
+        crate::rules::family_name(self.family)
     }
 }
 

@@ -1,11 +1,13 @@
 //! A table as the kernel has it, in the form in which it compares with one that is wanted.
 
+use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::attribute::{self, Attributes};
 use crate::expression::{COUNTER, EXPRESSION_DATA, EXPRESSION_NAME};
 use crate::message;
 use crate::table::{Element, Table};
+use crate::verdict::Verdict;
 
 /// What a table has. Two that are equal do the same.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -46,7 +48,7 @@ impl Listing {
         let mut listing = Self::default();
         for set in &table.sets {
             let mut found = set_listing(&message::set(table.name, set).0);
-            found.elements.extend(set.elements.iter().cloned());
+            found.elements.extend(set.elements.iter().map(Cow::into_owned));
             listing.sets.insert(set.name.clone(), found);
         }
         for chain in &table.chains {
@@ -58,7 +60,27 @@ impl Listing {
                 .collect();
             listing.chains.insert(chain.name.to_owned(), found);
         }
+        for chain in &table.led_to {
+            let mut found = ChainListing::default();
+            found.rules.extend(
+                chain
+                    .rules
+                    .iter()
+                    .map(|rule| expressions(&message::rule(table.name, &chain.name, rule).0)),
+            );
+            listing.chains.insert(chain.name.clone(), found);
+        }
         listing
+    }
+
+    /// Whether the sets have the same elements as those of `other`.
+    #[must_use]
+    pub fn has_elements_of(&self, other: &Self) -> bool {
+        let elements = |listing: &Self| -> BTreeMap<String, BTreeSet<Element>> {
+            let sets = listing.sets.iter();
+            sets.map(|(name, set)| (name.clone(), set.elements.clone())).collect()
+        };
+        elements(self) == elements(other)
     }
 
     /// The same without any element.
@@ -117,9 +139,13 @@ pub(crate) fn elements(attributes: &[u8]) -> Vec<Element> {
         .filter_map(|(_kind, element)| {
             let key = attribute::find(element, message::ELEMENT_KEY)?;
             let flags = attribute::number(element, message::ELEMENT_FLAGS).unwrap_or_default();
+            let last = attribute::find(element, message::ELEMENT_KEY_END)
+                .and_then(|last| attribute::find(last, message::DATA_VALUE));
             Some(Element {
                 key: attribute::find(key, message::DATA_VALUE)?.to_vec(),
                 is_interval_end: flags & message::FLAG_INTERVAL_END != 0,
+                last: last.map(<[u8]>::to_vec),
+                verdict: attribute::find(element, message::ELEMENT_DATA).and_then(Verdict::decode),
             })
         })
         .collect()

@@ -74,7 +74,8 @@ pub fn table(ports: &[PodPort], bridge: &Bridge) -> Table {
         key: vec![key],
         is_interval,
         can_expire: !is_interval,
-        elements,
+        decides: false,
+        elements: elements.into_iter().collect(),
     };
     let of = |name| {
         let found = living.iter().filter(|(set, _element)| *set == name);
@@ -102,6 +103,7 @@ pub fn table(ports: &[PodPort], bridge: &Bridge) -> Table {
             chain("forward", Hook::Forward, forward),
             chain("output", Hook::Output, rules(bridge)),
         ],
+        led_to: Vec::new(),
     }
 }
 

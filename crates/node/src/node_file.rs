@@ -1,9 +1,9 @@
 //! The node file: what the daemon tells the plugin about this node.
 //!
 //! Owns the file's shape, its place under the run directory, and reading and writing it. Never
-//! talks to the daemon: the file is the whole contract, so that DEL works while the daemon is
-//! stopped. The daemon writes it whole and atomically, and only when the node can carry packets; a
-//! missing file therefore means "not ready yet".
+//! talks to the daemon: the file is the whole contract but for policies, so that DEL works while
+//! the daemon is stopped. The daemon writes it whole and atomically, and only when the node can
+//! carry packets; a missing file therefore means "not ready yet".
 
 use std::fs;
 use std::io::{self, Write as _};
@@ -12,6 +12,7 @@ use std::path::{Path, PathBuf};
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
+use crate::host_ports::Protocol;
 use crate::{bounded_file, whole_file};
 
 /// Name of the node file under the run directory.
@@ -46,6 +47,23 @@ pub struct NodeFile {
     /// Whether the daemon masquerades what pods send out of the cluster; unknown if absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub masquerade: Option<bool>,
+    /// Whether network policies are enforced: the plugin then asks the daemon before a pod's port
+    /// goes up ([`crate::pod_admission`]).
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub policy: bool,
+    /// Ports on which the daemon listens, whatever it listens for: no pod gets one of them.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub own_ports: Vec<OwnPort>,
+}
+
+/// A port of the node on which the daemon listens.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct OwnPort {
+    /// Its protocol.
+    pub protocol: Protocol,
+    /// Its number.
+    pub port: u16,
 }
 
 impl NodeFile {
@@ -100,4 +118,20 @@ pub fn gateway(subnet: &IpNet) -> IpNet {
         IpNet::V6(net) => (u128::from(net.network()).wrapping_add(1)).to_be_bytes().into(),
     };
     IpNet::new_assert(address, subnet.prefix_len())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn file_of_a_daemon_that_named_no_ports_of_its_own_is_read() {
+        let older = r#"{"node":"n","bridge":"b","mtu":1400,"subnets":[],"clusterNetworks":[]}"#;
+        let mut file: NodeFile = serde_json::from_str(older).unwrap();
+        assert_eq!(file.own_ports, []);
+        file.own_ports = vec![OwnPort { protocol: Protocol::Udp, port: 4790 }];
+        let text = serde_json::to_string(&file).unwrap();
+        assert!(text.contains(r#""ownPorts":[{"protocol":"udp","port":4790}]"#), "{text}");
+        assert_eq!(serde_json::from_str::<NodeFile>(&text).unwrap(), file);
+    }
 }

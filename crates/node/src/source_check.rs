@@ -123,6 +123,7 @@ pub fn table(ports: &[PodPort]) -> Table {
         key: key.to_vec(),
         is_interval: false,
         can_expire: true,
+        decides: false,
         elements: elements
             .iter()
             .filter(|(set, _element)| *set == name)
@@ -140,6 +141,7 @@ pub fn table(ports: &[PodPort]) -> Table {
             priority: PRIORITY,
             rules: rules(),
         }],
+        led_to: Vec::new(),
     }
 }
 

@@ -6,8 +6,13 @@ use std::io;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 
+use tempfile::NamedTempFile;
+
 /// What a file may be for whom, before the process's mask cuts it: as `File::create` has it.
 const MODE: u32 = 0o666;
+
+/// The same of a file that nobody but its owner may read.
+const PRIVATE: u32 = 0o600;
 
 /// Makes `path` appear in one step with what `fill` writes, and its directory before, if there is
 /// none. One process at a time writes a path.
@@ -16,7 +21,59 @@ const MODE: u32 = 0o666;
 ///
 /// What `fill` or the file system says. Then there is what was there before.
 pub fn write(path: &Path, fill: impl FnOnce(&mut File) -> io::Result<()>) -> io::Result<()> {
-    let directory = path.parent().unwrap_or_else(|| Path::new("."));
+    lasting(MODE, path, fill)
+}
+
+/// The same, of a file that is nobody else's to read.
+///
+/// # Errors
+///
+/// As those of [`write()`].
+pub fn write_private(
+    path: &Path,
+    fill: impl FnOnce(&mut File) -> io::Result<()>,
+) -> io::Result<()> {
+    lasting(PRIVATE, path, fill)
+}
+
+fn lasting(
+    mode: u32,
+    path: &Path,
+    fill: impl FnOnce(&mut File) -> io::Result<()>,
+) -> io::Result<()> {
+    let file = partial(mode, path, fill)?;
+    // Else a power loss could leave the name without the content,
+    file.as_file().sync_all()?;
+    file.persist(path)?;
+    // or the old content.
+    File::open(directory_of(path))?.sync_all()
+}
+
+fn directory_of(path: &Path) -> &Path {
+    path.parent().unwrap_or_else(|| Path::new("."))
+}
+
+/// The same, of a file that is nobody else's to read, and of no use after a power loss: what there
+/// is then may be the old content, the new one, or neither.
+///
+/// # Errors
+///
+/// As those of [`write()`].
+pub fn write_passing(
+    path: &Path,
+    fill: impl FnOnce(&mut File) -> io::Result<()>,
+) -> io::Result<()> {
+    partial(PRIVATE, path, fill)?.persist(path)?;
+    Ok(())
+}
+
+/// What will be the file, with what `fill` writes.
+fn partial(
+    mode: u32,
+    path: &Path,
+    fill: impl FnOnce(&mut File) -> io::Result<()>,
+) -> io::Result<NamedTempFile> {
+    let directory = directory_of(path);
     fs::create_dir_all(directory)?;
     let partial = partial_of(path);
     // One name, so that processes that are killed leave one file and not ever more.
@@ -27,14 +84,10 @@ pub fn write(path: &Path, fill: impl FnOnce(&mut File) -> io::Result<()>) -> io:
     let mut file = tempfile::Builder::new()
         .prefix(partial.file_name().unwrap_or_default())
         .rand_bytes(0)
-        .permissions(Permissions::from_mode(MODE))
+        .permissions(Permissions::from_mode(mode))
         .tempfile_in(directory)?;
     fill(file.as_file_mut())?;
-    // Else a power loss could leave the name without the content,
-    file.as_file().sync_all()?;
-    file.persist(path)?;
-    // or the old content.
-    File::open(directory)?.sync_all()
+    Ok(file)
 }
 
 /// The name of `path` while it is not whole yet: one that nobody takes for a file of his.
@@ -73,6 +126,19 @@ mod tests {
         fs::write(&plain, "").unwrap();
         let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode();
         assert_eq!(mode(&path), mode(&plain));
+    }
+
+    #[test]
+    fn a_private_file_is_its_owners_alone() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("a.json");
+        write(&path, |file| file.write_all(b"old")).unwrap();
+        let mode = || fs::metadata(&path).unwrap().permissions().mode() & 0o777;
+        write_passing(&path, |file| file.write_all(b"new")).unwrap();
+        assert_eq!(mode(), 0o600);
+        write(&path, |file| file.write_all(b"old")).unwrap();
+        write_private(&path, |file| file.write_all(b"new")).unwrap();
+        assert_eq!(mode(), 0o600);
     }
 
     #[test]

@@ -13,7 +13,7 @@ use crate::suite::Suite;
 const LINE_ROOM: usize = 512;
 
 /// Digits of an SPI that are a session's; the others are the lane's, and one key serves all.
-const SLOT_DIGITS: usize = 5;
+pub(crate) const SLOT_DIGITS: usize = 5;
 
 /// The key of one direction of a session with a peer.
 pub struct LoggedKey {
@@ -63,7 +63,7 @@ impl LoggedKey {
 }
 
 /// What Wireshark calls the suite. Version 4.0 does not know the second yet.
-const fn cipher(suite: Suite) -> &'static str {
+pub(crate) const fn cipher(suite: Suite) -> &'static str {
     match suite {
         Suite::Aes256Gcm => "AES-GCM with 16 octet ICV [RFC4106]",
         Suite::ChaCha20Poly1305 => "ChaCha20 with Poly1305 [RFC7634]",

@@ -7,6 +7,7 @@
 #![deny(missing_docs)]
 
 mod handshake;
+mod key_line;
 mod key_log;
 pub mod keys;
 pub mod mesh;
@@ -15,5 +16,6 @@ pub mod session;
 mod suite;
 
 pub use handshake::{MAC_LEN, MAX_LEN as MAX_HANDSHAKE_LEN, Pair, Pairs};
+pub use key_line::{InvalidLine, SessionKey};
 pub use key_log::{LogLine, LoggedKey};
 pub use suite::{Suite, Suites};

@@ -15,7 +15,7 @@ mod table;
 mod timers;
 
 pub use event::{Event, Role, What};
-pub use status::PeerStatus;
+pub use status::{PeerState, SessionState};
 
 use std::collections::hash_map::Entry;
 use std::collections::{BTreeSet, HashMap};
@@ -265,8 +265,9 @@ impl<E: Entropy> Mesh<E> {
         self.shared.slots.remove(slot);
     }
 
-    /// Puts the peer on the lists of those that timers are looked at for.
+    /// Puts the peer on the lists of those that timers are looked at for, and shows how it stands.
     fn schedule(&mut self, index: Index) {
+        self.show(index);
         let Some(peer) = self.peers.get(index).and_then(Option::as_ref) else {
             self.busy.remove(&index);
             self.awake.remove(&index);

@@ -15,8 +15,8 @@ pub use incoming::{Incoming, OpenError};
 pub use link::{Activity, PeerLink};
 pub use outgoing::{Outgoing, SealError, Spent, Ticket, Tickets};
 pub use slots::Slots;
-pub(crate) use traffic::KeyMaterial;
 pub use traffic::{Direction, TrafficKey};
+pub(crate) use traffic::{KeyMaterial, MATERIAL_LEN};
 
 /// Lanes of one sending worker: as many as there are source ports.
 pub const LANES_PER_WORKER: u16 = 16;

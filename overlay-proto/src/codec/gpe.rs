@@ -60,6 +60,18 @@ pub(super) const fn header(vni: Vni, inner: Family) -> [u8; HEADER_LEN] {
     word(vni, inner).to_be_bytes()
 }
 
+pub(super) const fn oam_header(vni: Vni, inner: Family) -> [u8; HEADER_LEN] {
+    (word(vni, inner) | FLAG_OAM).to_be_bytes()
+}
+
+#[cold]
+pub(super) fn decode_oam(vni: Vni, datagram: &[u8]) -> Option<Decoded<'_>> {
+    let (header, inner) = datagram.split_first_chunk::<HEADER_LEN>()?;
+    let families = [Family::V4, Family::V6];
+    let family = families.into_iter().find(|family| oam_header(vni, *family) == *header)?;
+    Some(Decoded { family, inner })
+}
+
 #[inline]
 pub(super) fn decode(vni: Vni, datagram: &[u8]) -> Result<Decoded<'_>, DecodeError> {
     let Some((header, inner)) = datagram.split_first_chunk::<HEADER_LEN>() else {

@@ -67,6 +67,17 @@ impl<'a> InnerPacket<'a> {
         }
     }
 
+    /// Returns the protocol number that the fixed IP header names: where IPv6 extension headers
+    /// follow, that of the first.
+    #[inline]
+    #[must_use]
+    pub const fn next_protocol(&self) -> u8 {
+        match self.fixed {
+            Fixed::V4(h) => h[9],
+            Fixed::V6(h) => h[6],
+        }
+    }
+
     /// Returns the protocol number behind the IP header and the IPv6 extension headers.
     #[inline]
     #[must_use]

@@ -4,6 +4,7 @@
 
 mod esp;
 mod ip_udp;
+mod oam;
 mod vxlan;
 
 use std::net::IpAddr;

@@ -7,6 +7,7 @@ mod esp;
 mod extensions;
 mod flow;
 mod icmp;
+mod oam;
 mod packets;
 
 use etherparse::IpSlice;

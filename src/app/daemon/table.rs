@@ -2,6 +2,7 @@
 
 use std::collections::HashSet;
 use std::net::IpAddr;
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use anyhow::Context as _;
@@ -10,13 +11,13 @@ use culvert_dataplane::Ends;
 use super::Daemon;
 use crate::app::differences::Differences;
 use crate::app::feed::Refusal;
-use crate::app::in_force::InForce;
+use crate::app::in_force::{InForce, underlay_address};
 use crate::config::Config;
 use crate::control::node::{Changes, Kernel};
 
 /// Why a proposed table is not in force.
 #[derive(Debug, thiserror::Error)]
-enum NotTaken {
+pub(super) enum NotTaken {
     /// Only another proposal helps.
     #[error(transparent)]
     Wrong(#[from] Refusal),
@@ -28,7 +29,8 @@ enum NotTaken {
 impl Daemon {
     /// Takes what the source proposes; keeps the old table if the new one cannot be used.
     pub(super) async fn take_table(&mut self) {
-        let taken = self.try_table().await;
+        let config = Arc::clone(&self.config);
+        let taken = self.try_table(&config).await;
         self.refused_here = matches!(taken, Err(NotTaken::Here(_)));
         match taken {
             Ok(()) => {
@@ -39,7 +41,9 @@ impl Daemon {
         }
     }
 
-    async fn try_table(&mut self) -> Result<(), NotTaken> {
+    /// Takes what the source proposes, as the configuration has it now; `was` is the one that the
+    /// table in force was taken by.
+    pub(super) async fn try_table(&mut self, was: &Config) -> Result<(), NotTaken> {
         let before = &self.in_force.members;
         let members = self.feed.members(Some(before.overlay()))?;
         if members == *before {
@@ -48,7 +52,7 @@ impl Daemon {
         let mtus = self.paths.measure(&members, &self.kernel).await?;
         let next = InForce { members, mtus };
         preflight(&self.config, &next, &self.kernel).await?;
-        let (before, ends) = (self.in_force.ends(&self.config), next.ends(&self.config));
+        let (before, ends) = (self.in_force.ends(was), next.ends(&self.config));
         if ends != before {
             let sockets = self.plane.bind(&ends).with_context(|| binding(&self.config, &ends))?;
             // The rules first: pods must not reach a port that somebody listens on.
@@ -60,7 +64,7 @@ impl Daemon {
         if ends.address != before.address {
             tracing::info!(address = %ends.address, "this node's underlay address changed");
         }
-        let differences = Differences::between(&self.in_force.members, &next.members);
+        let differences = Differences::of(&next.members.changes(&self.in_force.members));
         self.put_in_force(next);
         let known = self.plane.table();
         // Only nodes of a table come into the registry, so that it is longer exactly when one left.
@@ -78,17 +82,27 @@ impl Daemon {
     pub(super) fn put_in_force(&mut self, next: InForce) {
         let networks = &next.members.overlay().networks;
         if *networks != self.in_force.members.overlay().networks {
-            tracing::info!(?networks, "the pod networks have changed");
+            let networks: Vec<String> = networks.iter().map(ToString::to_string).collect();
+            tracing::info!(networks = networks.join(" "), "the pod networks have changed");
         }
         if next.mtus != self.in_force.mtus {
             tracing::info!(mtu = next.mtus.device.get(), "MTUs to the peers changed");
         }
-        self.facts.set_mtu(next.mtus.device.get());
         // The keys first: a new peer is never spoken to in plain, if that can be helped.
         self.sealed.hand_over(&self.plane, &next.members);
-        self.plane.publish(next.compile(&self.registry));
+        let table = next.compile(&self.registry, Some(&self.plane.table()));
+        self.plane.publish(table);
+        self.policy.follow(&next.members);
         self.in_force = next;
+        self.show_paths();
+        self.show_spec();
         self.compare_keys();
+    }
+
+    /// Shows what the node is to be.
+    pub(super) fn show_spec(&self) {
+        let address = underlay_address(&self.config, &self.in_force.members);
+        self.facts.show_spec(self.in_force.spec(&self.config), address);
     }
 }
 

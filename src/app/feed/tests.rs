@@ -2,6 +2,7 @@ use std::fs;
 use std::path::Path;
 
 use super::*;
+use crate::app::checkup::Checkup;
 use crate::config::Overrides;
 
 const TABLE: &str = r#"
@@ -49,7 +50,10 @@ impl Stage {
             self.table().display()
         );
         let config = Config::parse(Path::new("c.toml"), &text, &Overrides::default()).unwrap();
-        Feed::start(Arc::new(config), Arc::new(Facts::new(clock::now())))
+        Feed::start(
+            Arc::new(config),
+            Arc::new(Facts::new(clock::now(), Checkup::new(Box::new(|| None)))),
+        )
     }
 
     /// Leaves a last good table.

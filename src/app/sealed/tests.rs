@@ -123,8 +123,20 @@ async fn what_is_wrong_with_its_keys_in_the_table_is_said_with_what_to_write() {
     let early = said(&mut sealed, first).unwrap();
     assert!(early.starts_with("the table lacks this node's present key"), "{early}");
     let table = members(&config, first, one(PEERS));
-    let begins = *sealed.identity(&table).unwrap().keys[0].public();
+    let identity = sealed.identity(&table).unwrap();
+    let begins = *identity.keys[0].public();
     assert!(first.has(&begins));
+    // And that is the key which status names first, since when it was.
+    let now = clock::now();
+    sealed.begin_with(&identity, now);
+    sealed.begin_with(&identity, now + std::time::Duration::from_secs(5));
+    assert_eq!(sealed.status().public_keys[0], begins.to_string());
+    assert_eq!((sealed.status().public_keys.len(), sealed.in_use_since()), (2, Some(now)));
+    let listed = sealed.identity(&members(&config, both, one(PEERS))).unwrap();
+    let later = now + std::time::Duration::from_secs(9);
+    sealed.begin_with(&listed, later);
+    assert_eq!(sealed.in_use_since(), Some(later));
+    assert_ne!(sealed.status().public_keys[0], begins.to_string());
     secrets::retire(&key_file(&directory)).unwrap();
     sealed.reread().await;
     let late = said(&mut sealed, both).unwrap();
@@ -208,16 +220,22 @@ async fn a_node_with_a_key_keeps_its_memory_to_itself() {
 fn a_check_without_a_daemon_says_what_it_would_complain_of() {
     let directory = tempfile::tempdir().unwrap();
     let with_psk = format!("psk_files = [\"{}/psk\"]\n", directory.path().display());
-    let missing = hints(&config(&directory, &with_psk), None);
+    let look = |config: &Config, members: Option<&Membership>| {
+        let OnMachine { faults, hints } = look_at_files(config, members);
+        (faults, hints)
+    };
+    let (missing, none) = look(&config(&directory, &with_psk), None);
     assert!(missing.len() == 1 && missing[0].contains("/psk: "), "{missing:?}");
+    assert!(none.is_empty());
     let config = config(&directory, "");
     let table = members(&config, NodeKeys::default(), one(PEERS));
-    assert_eq!(hints(&config, Some(&table)), [""; 0], "the daemon makes its key");
+    assert_eq!(look(&config, Some(&table)), Default::default(), "the daemon makes its key");
     assert!(!key_file(&directory).exists());
     let own = KeyRing::read_or_make(&key_file(&directory)).unwrap();
-    let unlisted = hints(&config, Some(&table));
+    let (none, unlisted) = look(&config, Some(&table));
+    assert!(none.is_empty(), "the daemon starts with it");
     assert!(unlisted.len() == 1 && unlisted[0].ends_with(&own.line()), "{unlisted:?}");
     std::fs::write(key_file(&directory), "nonsense").unwrap();
-    let wrong = hints(&config, Some(&table));
+    let (wrong, _) = look(&config, Some(&table));
     assert!(wrong.len() == 1 && wrong[0].contains("node.key: not 44"), "{wrong:?}");
 }

@@ -41,18 +41,28 @@ const PROBES: u32 = 2;
 /// The same for a connection with something under way, which the kernel does not probe.
 const UNACKNOWLEDGED: Duration = Duration::from_secs(20);
 
+/// Who asks, in the API server's log.
+const AGENT: http::HeaderValue =
+    http::HeaderValue::from_static(concat!("culvert/", env!("CARGO_PKG_VERSION")));
+
 /// Who writes, in the API server's book of who wrote which field.
 const WRITER: &str = "culvert";
 
 /// HTTP's word for a version that the server does not have any more.
 const GONE: u16 = 410;
 
+/// HTTP's word for what is not there.
+pub(in crate::control) const MISSING: u16 = 404;
+
 /// HTTP's word for a change that was made from an older version.
 pub(super) const CONFLICT: u16 = 409;
 
+/// The code of what the cluster does not allow this daemon.
+pub(super) const FORBIDDEN: u16 = 403;
+
 /// A call that failed.
 #[derive(Debug, Error)]
-pub(super) enum CallError {
+pub(in crate::control) enum CallError {
     #[error("reading kubernetes.kubeconfig {}: {error}", .path.display())]
     Kubeconfig { path: PathBuf, error: KubeconfigError },
     #[error(
@@ -88,16 +98,42 @@ fn causes(error: &dyn std::error::Error) -> String {
 }
 
 /// The API server.
-pub(super) struct Api {
+pub(in crate::control) struct Api {
     client: Client,
     nodes: Request,
 }
 
-/// All nodes, and the version from which to follow.
+/// A part of all objects of a kind, and the version from which to follow.
 #[derive(Debug, Deserialize)]
-struct Page {
+struct Page<T> {
     metadata: PageMeta,
-    items: Vec<Node>,
+    // Lists of some kinds have none instead of an empty one.
+    #[serde(default = "Vec::new")]
+    items: Vec<T>,
+}
+
+/// One kind of objects, by its place in the API.
+#[derive(Clone, Copy, Debug)]
+pub(in crate::control) struct Resource {
+    /// Its path, such as `/api/v1/pods`.
+    pub(in crate::control) path: &'static str,
+    /// What is done when it is listed, for errors.
+    pub(in crate::control) listing: &'static str,
+    /// What is done when it is watched, for errors.
+    pub(in crate::control) watching: &'static str,
+}
+
+/// What a watch of objects of any kind tells.
+#[derive(Debug)]
+pub(in crate::control) enum ObjectEvent {
+    /// An object is new or another.
+    Put(Value),
+    /// An object is gone; this is its last state.
+    Deleted(Value),
+    /// Nothing changed up to this version.
+    Bookmark(String),
+    /// The server has forgotten changes; only a list helps.
+    Gone,
 }
 
 #[derive(Debug, Deserialize)]
@@ -111,8 +147,8 @@ struct PageMeta {
 
 impl Api {
     /// Connects as `kubeconfig` says, or as a pod is told by its surroundings.
-    pub(super) async fn connect(kubeconfig: Option<&Path>) -> Result<Self, CallError> {
-        let config = match kubeconfig.map(Path::to_owned) {
+    pub(in crate::control) async fn connect(kubeconfig: Option<&Path>) -> Result<Self, CallError> {
+        let mut config = match kubeconfig.map(Path::to_owned) {
             Some(path) => {
                 let failed = |error| CallError::Kubeconfig { path: path.clone(), error };
                 let reading = path.clone();
@@ -131,6 +167,8 @@ impl Api {
                 .await?
                 .map_err(CallError::InCluster)?,
         };
+        // Who reads the server's log of requests knows who asked.
+        config.headers.push((http::header::USER_AGENT, AGENT));
         let client = client(&config)?;
         Ok(Self { client, nodes: Request::new("/api/v1/nodes") })
     }
@@ -140,7 +178,7 @@ impl Api {
         let mut nodes = Vec::new();
         let mut params = ListParams::default().limit(PAGE);
         loop {
-            let page: Page = self.call("listing nodes", self.nodes.list(&params)).await?;
+            let page: Page<Node> = self.call("listing nodes", self.nodes.list(&params)).await?;
             nodes.extend(page.items.into_iter().map(Node::slim));
             match page.metadata.r#continue.filter(|token| !token.is_empty()) {
                 Some(token) => params = ListParams::default().limit(PAGE).continue_token(&token),
@@ -176,6 +214,85 @@ impl Api {
         Ok(told.boxed())
     }
 
+    /// Every object of a kind as it is now, page by page as `take` gets them, and the version of
+    /// that.
+    pub(in crate::control) async fn list_objects(
+        &self,
+        resource: Resource,
+        mut take: impl FnMut(Value),
+    ) -> Result<String, CallError> {
+        let request = Request::new(resource.path);
+        let mut params = ListParams::default().limit(PAGE);
+        loop {
+            let page: Page<Value> = self.call(resource.listing, request.list(&params)).await?;
+            page.items.into_iter().for_each(&mut take);
+            match page.metadata.r#continue.filter(|token| !token.is_empty()) {
+                Some(token) => params = ListParams::default().limit(PAGE).continue_token(&token),
+                None => return Ok(page.metadata.resource_version),
+            }
+        }
+    }
+
+    /// The changes of objects of a kind after `version`.
+    pub(in crate::control) async fn watch_objects(
+        &self,
+        resource: Resource,
+        version: &str,
+    ) -> Result<BoxStream<'static, Result<ObjectEvent, CallError>>, CallError> {
+        let what = resource.watching;
+        let seconds = u32::try_from(WATCH.as_secs()).unwrap_or(u32::MAX);
+        let request = Request::new(resource.path);
+        let request = request.watch(&WatchParams::default().timeout(seconds), version);
+        let request = request.map_err(|error| CallError::Request { what, error })?;
+        let events = self.client.request_events::<Value>(request);
+        let events = tokio::time::timeout(PATIENCE, events).await;
+        let events = match events.map_err(|_| CallError::Late { what })? {
+            Err(kube::Error::Api(status)) if status.code == GONE => {
+                return Ok(stream::iter([Ok(ObjectEvent::Gone)]).boxed());
+            }
+            events => events.map_err(|error| refused(what, error))?,
+        };
+        let told = stream::unfold(events.boxed(), move |mut events| async move {
+            let event = match tokio::time::timeout(WATCH + GRACE, events.next()).await {
+                Ok(event) => match event? {
+                    Ok(WatchEvent::Added(it) | WatchEvent::Modified(it)) => {
+                        Ok(ObjectEvent::Put(it))
+                    }
+                    Ok(WatchEvent::Deleted(it)) => Ok(ObjectEvent::Deleted(it)),
+                    Ok(WatchEvent::Bookmark(it)) => {
+                        Ok(ObjectEvent::Bookmark(it.metadata.resource_version))
+                    }
+                    Ok(WatchEvent::Error(status)) if status.code == GONE => Ok(ObjectEvent::Gone),
+                    Ok(WatchEvent::Error(status)) => Err(refused(what, kube::Error::Api(status))),
+                    Err(error) => Err(refused(what, error)),
+                },
+                Err(_) => Err(CallError::Silent),
+            };
+            Some((event, events))
+        });
+        Ok(told.boxed())
+    }
+
+    /// The pods of the node `name`.
+    pub(super) async fn pods_of(&self, name: &str) -> Result<Vec<Value>, CallError> {
+        const WHAT: &str = "listing the pods of this node";
+        let params = ListParams::default().fields(&format!("spec.nodeName={name}"));
+        let page: Page<Value> = self.call(WHAT, Request::new("/api/v1/pods").list(&params)).await?;
+        Ok(page.items)
+    }
+
+    /// The object at `path`; none if there is none.
+    pub(in crate::control) async fn object(&self, path: &str) -> Result<Option<Value>, CallError> {
+        const WHAT: &str = "reading a pod";
+        let request = http::Request::get(path).body(Vec::new());
+        let request = request.map_err(kube::core::request::Error::BuildRequest);
+        match self.call(WHAT, request).await {
+            Ok(object) => Ok(Some(object)),
+            Err(error) if error.code() == Some(MISSING) => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
     /// Changes the node `name`, at `now` (RFC 3339).
     pub(super) async fn patch(&self, name: &str, patch: Patch, now: &str) -> Result<(), CallError> {
         const WHAT: &str = "changing this node";
@@ -194,6 +311,17 @@ impl Api {
                 self.nodes.patch_subresource("status", name, &params, &patch)
             }
         };
+        self.call::<Value>(WHAT, request).await.map(drop)
+    }
+
+    /// Writes an event.
+    pub(super) async fn create_event(&self, event: &Value) -> Result<(), CallError> {
+        const WHAT: &str = "writing an event";
+        let path = format!("/api/v1/namespaces/{}/events", super::events::NAMESPACE);
+        let request = http::Request::post(path)
+            .header(http::header::CONTENT_TYPE, "application/json")
+            .body(event.to_string().into_bytes())
+            .map_err(kube::core::request::Error::BuildRequest);
         self.call::<Value>(WHAT, request).await.map(drop)
     }
 
@@ -258,14 +386,14 @@ fn client(config: &kube::Config) -> Result<Client, CallError> {
 
 impl CallError {
     /// The HTTP status of an answer that refuses.
-    pub(super) fn code(&self) -> Option<u16> {
+    pub(in crate::control) fn code(&self) -> Option<u16> {
         let Self::Api { error, .. } = self else { return None };
         let kube::Error::Api(status) = error.as_ref() else { return None };
         Some(status.code)
     }
 
     /// How long the server asks to be left alone: with 429 Too Many Requests.
-    pub(super) fn wait(&self) -> Duration {
+    pub(in crate::control) fn wait(&self) -> Duration {
         /// More than a server ever asks for, so that a mistake there does not stop us for a day.
         const LONGEST: u32 = 60;
         let Self::Api { error, .. } = self else { return Duration::ZERO };

@@ -7,7 +7,9 @@
 //! API server is away. While the daemon is slow the watch waits, and one that is left behind (410
 //! Gone) is followed by a new list.
 
-mod client;
+pub(super) mod client;
+mod events;
+mod names;
 
 use std::path::PathBuf;
 use std::time::Instant;
@@ -19,11 +21,18 @@ use futures_util::stream::BoxStream;
 use k8s_openapi::jiff::Timestamp;
 
 use self::client::{Api, CONFLICT, CallError};
+use self::names::Names;
 use super::source::{Backoff, Link, Saved, SourceRequests, Update, describe, held_addresses};
 use crate::config::{Config, Kubernetes};
 
-/// Follows the API server for ever.
-pub(super) async fn follow(kubernetes: Kubernetes, config: Config, mut link: Link) {
+/// Follows the API server for ever, and tells it of this node.
+pub(super) async fn follow(kubernetes: Kubernetes, config: Config, link: Link) {
+    let (kubeconfig, name) = (kubernetes.kubeconfig.clone(), config.node.name.clone());
+    let telling = events::tell(kubeconfig, name, link.requests.clone());
+    tokio::join!(follow_nodes(kubernetes, config, link), telling);
+}
+
+async fn follow_nodes(kubernetes: Kubernetes, config: Config, mut link: Link) {
     let mut backoff = Backoff::new();
     let (name, port) = (config.node.name.clone(), config.underlay.port);
     let desired = Desired::new(config.node.address, port, &kubernetes.startup_taint);
@@ -41,6 +50,7 @@ pub(super) async fn follow(kubernetes: Kubernetes, config: Config, mut link: Lin
         state_dir: config.node.state_dir,
         name,
         follower: Follower::new(identity, known),
+        names: Names::default(),
     };
     loop {
         let mut wait = backoff.wait();
@@ -62,6 +72,7 @@ struct Driver {
     state_dir: PathBuf,
     name: String,
     follower: Follower,
+    names: Names,
 }
 
 impl Driver {
@@ -93,7 +104,12 @@ impl Driver {
                     follower.heard(requests.ready);
                 }
                 Request::Pods(subnets) => {
-                    follower.pods(held_addresses(self.state_dir.clone(), subnets).await);
+                    let held = held_addresses(self.state_dir.clone(), subnets).await;
+                    let held = match held {
+                        Ok(held) => Ok(self.names.put(&api, &self.name, held).await),
+                        unknown => unknown,
+                    };
+                    follower.pods(held);
                 }
                 Request::Patch(patch) => change(&api, &self.name, patch).await,
                 Request::Watch(version) => {

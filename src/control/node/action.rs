@@ -4,10 +4,12 @@ use std::fmt;
 use std::net::IpAddr;
 
 use culvert_netlink::Route;
-use culvert_node::{living, source_check};
+use culvert_nft::TableFamily;
+use culvert_node::{host_ports, living, source_check};
 use ipnet::IpNet;
 use overlay_proto::Mac;
 
+use super::desired::Parameter;
 use super::ruleset::TABLE;
 use crate::platform::sysctl;
 
@@ -181,6 +183,8 @@ pub enum Action {
         /// The bridge of the pods.
         bridge: String,
     },
+    /// Have the ports of the node lead to the pods that wanted them and live.
+    ApplyHostPorts,
     /// Delete a device.
     DeleteLink {
         /// The device.
@@ -199,12 +203,48 @@ pub enum Action {
     DeleteSourceCheck,
     /// Delete the nftables table of the pods' addresses.
     DeletePodAddresses,
+    /// Delete the nftables table of the ports of the node that lead to pods.
+    DeleteHostPorts,
+    /// Delete an nftables table of network policies.
+    DeletePolicies {
+        /// Its family.
+        family: TableFamily,
+        /// Its name.
+        table: &'static str,
+    },
+}
+
+impl From<Parameter> for Action {
+    fn from(parameter: Parameter) -> Self {
+        let Parameter { key, value, needed } = parameter;
+        Self::SetSysctl { key, value, needed }
+    }
 }
 
 impl Action {
     /// Whether it puts back rules without which no pod may send.
     pub(super) fn guards_pods(&self) -> bool {
         matches!(self, Self::ApplyRuleset | Self::ApplySourceCheck { .. })
+    }
+
+    /// Whether it does what the plugin is about to do when a pod comes or goes: the note on a port
+    /// is there before the rules, and they are there after the port.
+    pub(crate) fn follows_pods(&self) -> bool {
+        matches!(self, Self::ApplySourceCheck { .. } | Self::ApplyHostPorts)
+    }
+
+    /// Whether a pod that comes or goes can be the cause of it.
+    pub(super) fn is_about_pods(&self) -> bool {
+        matches!(
+            self,
+            Self::ApplySourceCheck { .. }
+                | Self::ApplyHostPorts
+                | Self::Forward { .. }
+                | Self::ForgetNeighbour { .. }
+                | Self::PlugPort { .. }
+                | Self::RestoreNote { .. }
+                | Self::ShutPort { .. }
+        )
     }
 }
 
@@ -262,6 +302,7 @@ impl fmt::Display for Action {
                     living::TABLE
                 )
             }
+            Self::ApplyHostPorts => write!(f, "repair nft table {HostPorts}"),
             Self::DeleteLink { device, ports: 0 } => write!(f, "delete link {device}"),
             Self::DeleteLink { device, ports } => {
                 write!(f, "delete link {device}, which had {ports} ports")
@@ -271,6 +312,10 @@ impl fmt::Display for Action {
             Self::DeleteSourceCheck => write!(f, "delete nft table {SourceCheck}"),
             Self::DeletePodAddresses => {
                 write!(f, "delete nft table {} {}", living::FAMILY.as_str(), living::TABLE)
+            }
+            Self::DeleteHostPorts => write!(f, "delete nft table {HostPorts}"),
+            Self::DeletePolicies { family, table } => {
+                write!(f, "delete nft table {} {table}", family.as_str())
             }
         }
     }
@@ -282,6 +327,15 @@ struct SourceCheck;
 impl fmt::Display for SourceCheck {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} {}", source_check::FAMILY.as_str(), source_check::TABLE)
+    }
+}
+
+/// The table of the ports of the node, as the program `nft` names it.
+struct HostPorts;
+
+impl fmt::Display for HostPorts {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {}", host_ports::FAMILY.as_str(), host_ports::TABLE)
     }
 }
 

@@ -2,14 +2,15 @@
 
 use culvert_netlink::{Address, Link, LinkKind, Route, RouteFilter};
 use culvert_node::pod_port::PodPort;
-use culvert_node::{living, source_check};
+use culvert_node::{host_ports, living, source_check};
 
 use super::action::Action;
-use super::desired::{ADOPTED_ALIAS, ALIAS_PREFIX};
+use super::desired::{ADOPTED_ALIAS, ALIAS_PREFIX, route_localnet};
 use super::execute::Executor;
 use super::firewall::Firewall;
 use super::observe::is_port_name;
 use super::{PROTOCOL, Reconciler, TunOwner, ruleset};
+use crate::control::enforce;
 
 /// What a cleanup did.
 #[derive(Debug, Default)]
@@ -54,10 +55,19 @@ impl Reconciler {
             return report;
         }
         let mut actions = Vec::new();
+        for (family, table) in enforce::TABLES {
+            match self.firewall.has(family, table) {
+                Ok(true) => actions.push(Action::DeletePolicies { family, table }),
+                Ok(false) => {}
+                Err(error) if error.is_unsupported() => {}
+                Err(error) => report.failed.push(error.into()),
+            }
+        }
         for (family, table, action) in [
             (ruleset::FAMILY, ruleset::TABLE_NAME, Action::DeleteRuleset),
             (source_check::FAMILY, source_check::TABLE, Action::DeleteSourceCheck),
             (living::FAMILY, living::TABLE, Action::DeletePodAddresses),
+            (host_ports::FAMILY, host_ports::TABLE, Action::DeleteHostPorts),
         ] {
             match self.firewall.has(family, table) {
                 Ok(true) => actions.push(action),
@@ -66,6 +76,12 @@ impl Reconciler {
                 Err(error) if error.is_unsupported() => {}
                 Err(error) => report.failed.push(error.into()),
             }
+        }
+        if actions.contains(&Action::DeleteHostPorts) {
+            // A bridge that stays is to take nothing for 127.0.0.1 from pods, without the guard.
+            let adopted = links.iter().filter(|link| link.alias == ADOPTED_ALIAS);
+            let closed = adopted.map(|link| route_localnet(&link.name, "0", false).into());
+            actions.splice(0..0, closed);
         }
         match self.netlink.socket.routes(RouteFilter::Protocol(PROTOCOL)) {
             Ok(routes) => actions.extend(routes.into_iter().map(remove_route)),
@@ -90,10 +106,11 @@ impl Reconciler {
             indexes: links.iter().map(|link| (link.name.clone(), link.index)).collect(),
             desired: None,
             sysctls: &self.sysctls,
+            run_dir: None,
         };
         for action in actions {
             match executor.execute(&action) {
-                Ok(()) => report.removed.push(action),
+                Ok(_) => report.removed.push(action),
                 Err(error) => report.failed.push(error),
             }
         }

@@ -146,6 +146,11 @@ impl Desired {
 }
 
 impl Desired {
+    /// Has the bridge take packets for 127.0.0.1: answers of pods to whom ports of the node lead.
+    pub(super) fn lead_from_localhost(&mut self) {
+        self.sysctls.push(route_localnet(&self.bridge.name, "1", true));
+    }
+
     /// What tells connections of local pods to the outside that are not translated and should be;
     /// none when none should.
     ///
@@ -163,6 +168,11 @@ impl Desired {
                 && flow.answers_to == flow.source
         })
     }
+}
+
+/// Whether the bridge takes packets for 127.0.0.1.
+pub(super) fn route_localnet(bridge: &str, value: &'static str, needed: bool) -> Parameter {
+    Parameter { key: format!("net/ipv4/conf/{bridge}/route_localnet"), value, needed }
 }
 
 /// The network address of each family's first subnet, alone: no pod has it, and it routes back.
@@ -295,6 +305,9 @@ mod tests {
             destination: ip(destination),
             answers_from: ip(answers_from),
             answers_to: ip(answers_to),
+            protocol: 6,
+            answers_from_port: Some(80),
+            is_barred: false,
         };
         let spec = spec(&["10.244.1.0/24"], &["10.244.0.0/16"]);
         let is_wrong = Desired::new(&spec).untranslated().unwrap();

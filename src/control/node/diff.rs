@@ -39,6 +39,7 @@ pub(super) struct Actual {
     pub(super) sysctls: BTreeMap<String, String>,
     pub(super) ruleset: Ruleset,
     pub(super) source_check: Ruleset,
+    pub(super) host_ports: Ruleset,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -135,6 +136,9 @@ pub(super) fn diff(desired: &Desired, actual: &Actual) -> Vec<Action> {
     }
     if actual.source_check == Ruleset::Drifted {
         actions.push(Action::ApplySourceCheck { bridge: desired.bridge.name.clone() });
+    }
+    if actual.host_ports == Ruleset::Drifted {
+        actions.push(Action::ApplyHostPorts);
     }
     create_devices(desired, actual, &mut actions);
 

@@ -1,11 +1,12 @@
 //! Carries actions out.
 
 use std::collections::HashMap;
+use std::path::Path;
 
 use anyhow::{Context as _, anyhow};
 use culvert_netlink::{Address, BridgePort, Detection, Route};
 use culvert_node::pod_port::{DEVICE_GROUP, FORWARDED_GROUPS, PodPort};
-use culvert_node::{living, source_check};
+use culvert_node::{host_ports, living, source_check};
 use rustix::io::Errno;
 
 use super::action::Action;
@@ -30,14 +31,17 @@ pub(super) struct Executor<'a> {
     /// What should be; none, when everything is to go.
     pub(super) desired: Option<&'a Desired>,
     pub(super) sysctls: &'a Sysctls,
+    /// Where the plugin writes which ports of the node lead to pods.
+    pub(super) run_dir: Option<&'a Path>,
 }
 
 impl Executor<'_> {
-    pub(super) fn execute(&mut self, action: &Action) -> anyhow::Result<()> {
+    /// Carries out what is to be done; false, if nothing was left to do.
+    pub(super) fn execute(&mut self, action: &Action) -> anyhow::Result<bool> {
         self.try_execute(action).with_context(|| action.to_string())
     }
 
-    fn try_execute(&mut self, action: &Action) -> anyhow::Result<()> {
+    fn try_execute(&mut self, action: &Action) -> anyhow::Result<bool> {
         match action {
             Action::OpenTun { device } => {
                 self.indexes.remove(device);
@@ -145,7 +149,12 @@ impl Executor<'_> {
             }
             Action::ApplySourceCheck { .. } => {
                 if let Some(desired) = self.desired {
-                    self.firewall.apply_pods(self.netlink, &desired.pods)?;
+                    return self.firewall.apply_pods(self.netlink, &desired.pods);
+                }
+            }
+            Action::ApplyHostPorts => {
+                if let (Some(desired), Some(run_dir)) = (self.desired, self.run_dir) {
+                    return self.firewall.apply_host_ports(self.netlink, run_dir, &desired.pods);
                 }
             }
             Action::DeleteLink { device, .. } => {
@@ -161,9 +170,13 @@ impl Executor<'_> {
             Action::DeleteSourceCheck => {
                 self.firewall.remove(source_check::FAMILY, source_check::TABLE)?;
             }
+            Action::DeleteHostPorts => {
+                self.firewall.remove(host_ports::FAMILY, host_ports::TABLE)?;
+            }
             Action::DeletePodAddresses => self.firewall.remove(living::FAMILY, living::TABLE)?,
+            Action::DeletePolicies { family, table } => self.firewall.remove(*family, table)?,
         }
-        Ok(())
+        Ok(true)
     }
 
     /// Has connections begin anew that pods opened to the outside while nothing translated them.
@@ -182,7 +195,7 @@ impl Executor<'_> {
         for pod in pods {
             let action = Action::ShutPort { device: pod.device.clone() };
             match self.execute(&action) {
-                Ok(()) => tracing::error!(%action, "the rules for pods cannot be put back"),
+                Ok(_) => tracing::error!(%action, "the rules for pods cannot be put back"),
                 Err(error) => {
                     tracing::error!(error = format!("{error:#}"), "shutting a port failed")
                 }

@@ -1,16 +1,22 @@
-//! Compares and repairs the nftables tables: the node's own, and the two of the pods, which say
-//! what a pod may send from and which addresses have one.
+//! Compares and repairs the nftables tables: the node's own, and those of the pods, which say what
+//! a pod may send from, which addresses have one, and which ports of the node lead to one.
 //!
 //! What should be in the pods' tables follows from the notes that the plugin leaves on the ports of
-//! pods. A table that the kernel lists in another way than we do counts as right once we have put
-//! it there and nobody has changed it since.
+//! pods, and from its files about ports of the node. A table that the kernel lists in another way
+//! than we do counts as right once we have put it there and nobody has changed it since.
+
+use std::collections::BTreeSet;
+use std::path::Path;
 
 use culvert_netlink::Link;
-use culvert_nft::{Batch, Expression, Flow, Listing, Result, Socket, Table, TableFamily};
+use culvert_nft::{Batch, Elements, Expression, Flow, Listing, Result, Socket, Table, TableFamily};
+use culvert_node::host_ports::{self, Wanted};
 use culvert_node::pod_port::PodPort;
 use culvert_node::{living, source_check};
 
 use super::diff::Ruleset;
+use super::ruleset;
+use crate::control::enforce;
 use crate::platform::netlink::Netlink;
 
 /// How often a repair is tried again because a pod came or went meanwhile.
@@ -25,6 +31,8 @@ pub(super) struct Firewall {
     /// How the kernel listed each of the pods' tables without its elements when we had put it
     /// there.
     pods: [Option<(Table, Listing)>; 2],
+    /// How the kernel listed the table of the ports of the node when we had put something there.
+    host_ports: Option<Listing>,
     /// Whether there were strangers when somebody last looked.
     strangers: Option<bool>,
     /// Whether this kernel cannot tell whose address a source is.
@@ -136,16 +144,17 @@ impl Firewall {
         devices.iter().filter_map(|device| source_check::remembered(&listing, device)).collect()
     }
 
-    /// Makes the pods' tables those of the pods there are.
+    /// Makes the pods' tables those of the pods there are; false, if they are by now.
     pub(super) fn apply_pods(
         &mut self,
         netlink: &mut Netlink,
         bridge: &living::Bridge,
-    ) -> anyhow::Result<()> {
+    ) -> anyhow::Result<bool> {
+        let mut is_changed = false;
         for position in 0..self.pods.len() {
-            self.apply_table_of_pods(position, netlink, bridge)?;
+            is_changed |= self.apply_table_of_pods(position, netlink, bridge)?;
         }
-        Ok(())
+        Ok(is_changed)
     }
 
     fn apply_table_of_pods(
@@ -153,7 +162,7 @@ impl Firewall {
         position: usize,
         netlink: &mut Netlink,
         bridge: &living::Bridge,
-    ) -> anyhow::Result<()> {
+    ) -> anyhow::Result<bool> {
         let mut attempts = ATTEMPTS;
         loop {
             // The generation goes before the look at the pods: one that is entered in between
@@ -162,7 +171,7 @@ impl Firewall {
             let pods = pods(&netlink.socket.links()?, &bridge.name);
             let wanted = &tables(&pods, bridge)[position];
             let Some(batch) = self.difference(position, wanted)? else {
-                return Ok(());
+                return Ok(false);
             };
             match self.socket()?.commit(&batch.at(generation)) {
                 Err(error) if error.is_stale() && attempts > 0 => attempts -= 1,
@@ -171,7 +180,49 @@ impl Firewall {
                     let listing = self.socket()?.listing(wanted.family, wanted.name)?;
                     self.pods[position] =
                         listing.map(|listing| (bare(wanted), listing.without_elements()));
-                    return Ok(());
+                    return Ok(true);
+                }
+            }
+        }
+    }
+
+    /// Looks at the table of the ports of the node that lead to pods.
+    pub(super) fn look_at_host_ports(&mut self, wanted: &Wanted<'_>) -> Result<Ruleset> {
+        let actual = self.socket()?.listing(host_ports::FAMILY, host_ports::TABLE)?;
+        let difference = wanted.difference(actual.as_ref(), self.host_ports.as_ref());
+        Ok(difference.map_or(Ruleset::Current, |_batch| Ruleset::Drifted))
+    }
+
+    /// Has the ports of the node lead to those pods that wanted them and live; false, if they do.
+    pub(super) fn apply_host_ports(
+        &mut self,
+        netlink: &mut Netlink,
+        run_dir: &Path,
+        bridge: &living::Bridge,
+    ) -> anyhow::Result<bool> {
+        let mut attempts = ATTEMPTS;
+        loop {
+            // As above: a pod that is entered in between changes the generation.
+            let generation = self.socket()?.generation()?;
+            // The plugin writes a file while the device is there, so files go before devices.
+            let pods = host_ports::all(run_dir)?;
+            let living = devices(&netlink.socket.links()?);
+            let wanted = Wanted {
+                pods: &pods,
+                living: &living,
+                bridge: &bridge.name,
+                subnets: &bridge.subnets,
+            };
+            let actual = self.socket()?.listing(host_ports::FAMILY, host_ports::TABLE)?;
+            let batch = wanted.difference(actual.as_ref(), self.host_ports.as_ref());
+            let Some(batch) = batch else { return Ok(false) };
+            match self.socket()?.commit(&batch.at(generation)) {
+                Err(error) if error.is_stale() && attempts > 0 => attempts -= 1,
+                outcome => {
+                    outcome?;
+                    self.host_ports =
+                        self.socket()?.listing(host_ports::FAMILY, host_ports::TABLE)?;
+                    return Ok(true);
                 }
             }
         }
@@ -212,13 +263,29 @@ fn tables(pods: &Pods, bridge: &living::Bridge) -> [Table; 2] {
     [source_check::table(&ports), living::table(&ports, &bridge)]
 }
 
+/// Whether the table is one of this daemon's or its plugin's.
+pub(super) fn is_ours(family: &str, table: &str) -> bool {
+    let ours = [
+        (ruleset::FAMILY, ruleset::TABLE_NAME),
+        (source_check::FAMILY, source_check::TABLE),
+        (living::FAMILY, living::TABLE),
+        (host_ports::FAMILY, host_ports::TABLE),
+    ];
+    ours.into_iter().chain(enforce::TABLES).any(|(is, name)| (is.as_str(), name) == (family, table))
+}
+
 /// A table without any element.
 fn bare(table: &Table) -> Table {
     let mut table = table.clone();
     for set in &mut table.sets {
-        set.elements.clear();
+        set.elements = Elements::default();
     }
     table
+}
+
+/// The names of all devices.
+pub(super) fn devices(links: &[Link]) -> BTreeSet<String> {
+    links.iter().map(|link| link.name.clone()).collect()
 }
 
 /// What is behind the bridge.
@@ -280,13 +347,13 @@ mod tests {
 
     #[test]
     fn kernel_without_fib_gets_all_other_rules() {
-        let wanted = super::super::ruleset::ruleset(&super::super::fixture::spec());
+        let wanted = ruleset::ruleset(&super::super::fixture::spec());
         let rules =
             |table: &Table| table.chains.iter().map(|chain| chain.rules.len()).sum::<usize>();
         let able = Firewall::default();
         assert_eq!(able.possible(&wanted), wanted);
         let unable = Firewall { lacks_fib: true, ..Firewall::default() };
-        assert_eq!(rules(&unable.possible(&wanted)), rules(&wanted) - 2);
+        assert_eq!(rules(&unable.possible(&wanted)), rules(&wanted) - 5);
     }
 
     #[test]

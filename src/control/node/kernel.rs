@@ -1,6 +1,7 @@
 //! The reconciler on a thread of its own, as the control runtime asks it.
 
 use std::net::IpAddr;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::Context as _;
@@ -10,8 +11,8 @@ use ipnet::IpNet;
 use super::events::Changes;
 use super::path_mtu::PathMtu;
 use super::report::{Failure, Report};
-use super::worker::Worker;
 use super::{NodeSpec, Reconciler, TunOwner};
+use crate::control::worker::Worker;
 use crate::platform::sysctl::Sysctls;
 
 /// How long a request may take. A look takes milliseconds, the set-up of a node with hundreds of
@@ -27,13 +28,13 @@ pub(crate) struct Kernel(Worker<Reconciler>);
 
 impl Kernel {
     /// Starts the thread, in this thread's network namespace, with kernel parameters where
-    /// `sysctls` has them.
+    /// `sysctls` has them, and the plugin's files about ports of the node where `run_dir` has them.
     ///
     /// # Errors
     ///
     /// The kernel refuses a socket or a thread.
-    pub(crate) fn start(sysctls: Sysctls) -> anyhow::Result<Self> {
-        let reconciler = Reconciler::open()?.with_sysctls(sysctls);
+    pub(crate) fn start(sysctls: Sysctls, run_dir: PathBuf) -> anyhow::Result<Self> {
+        let reconciler = Reconciler::open()?.with_sysctls(sysctls).with_run_dir(run_dir);
         let worker = Worker::start("kernel", reconciler, PATIENCE);
         Ok(Self(worker.context("starting the thread that talks to the kernel")?))
     }

@@ -11,11 +11,13 @@ mod cleanup;
 mod desired;
 mod diff;
 mod events;
+mod examination;
 mod execute;
 mod firewall;
 #[cfg(test)]
 mod fixture;
 mod hint;
+mod host_ports;
 mod kernel;
 mod notes;
 mod observe;
@@ -27,13 +29,14 @@ mod report;
 mod ruleset;
 mod stranded;
 mod underlay;
-mod worker;
 
+use std::path::PathBuf;
 use std::thread;
 use std::time::Duration;
 
 use anyhow::{Context as _, anyhow};
 use culvert_netlink::{Flow, MAIN_TABLE, RouteFilter};
+use culvert_node::host_ports::PodPorts;
 use culvert_node::living;
 use ipnet::IpNet;
 
@@ -42,6 +45,7 @@ pub use self::cleanup::Cleanup;
 use self::desired::Desired;
 use self::diff::{Port, Ruleset, diff};
 pub use self::events::{Changes, KernelEvents};
+pub(crate) use self::examination::{Astray, Examination};
 use self::execute::Executor;
 use self::firewall::{Firewall, Pods};
 pub use self::hint::Hint;
@@ -123,11 +127,18 @@ pub trait TunOwner: Send + Sync {
 pub struct Reconciler {
     netlink: Netlink,
     sysctls: Sysctls,
+    /// Where the plugin writes which ports of the node lead to pods; none, if that is nobody's
+    /// concern.
+    run_dir: Option<PathBuf>,
     firewall: Firewall,
     /// What was on the pods' ports, whatever became of it.
     notes: Notes,
     /// How often the routes of packets were asked for.
     turn: usize,
+    /// The ports of pods when somebody last looked.
+    ports_seen: Option<Vec<String>>,
+    /// What the kernel was to have then.
+    desired_seen: Option<Desired>,
 }
 
 impl Reconciler {
@@ -140,9 +151,12 @@ impl Reconciler {
         Ok(Self {
             netlink: Netlink::open()?,
             sysctls: Sysctls::default(),
+            run_dir: None,
             firewall: Firewall::default(),
             notes: Notes::default(),
             turn: 0,
+            ports_seen: None,
+            desired_seen: None,
         })
     }
 
@@ -158,6 +172,12 @@ impl Reconciler {
     #[must_use]
     pub(crate) fn with_sysctls(self, sysctls: Sysctls) -> Self {
         Self { sysctls, ..self }
+    }
+
+    /// The same, with the plugin's files about ports of the node where `run_dir` has them.
+    #[must_use]
+    pub(crate) fn with_run_dir(self, run_dir: PathBuf) -> Self {
+        Self { run_dir: Some(run_dir), ..self }
     }
 
     /// Makes the node what `spec` says, and reports what that took and whether packets get through.
@@ -176,14 +196,21 @@ impl Reconciler {
         tun: &dyn TunOwner,
         changes: Changes,
     ) -> Result<Report, Failure> {
-        let desired = Desired::new(spec);
+        // Before any look at devices: a file whose device is not there then is left over.
+        let host_ports = self.host_ports();
+        let mut desired = Desired::new(spec);
+        if host_ports.iter().any(PodPorts::are_at_localhost) {
+            desired.lead_from_localhost();
+        }
         let mut done = Vec::new();
         let mut look = changes.nft;
         let mut prepended = false;
         let mut settling = SETTLING_LOOKS;
         let mut round = 0;
+        let mut ports_before = Vec::new();
         loop {
-            let mut observed = self.observe(spec, &desired, tun, look).map_err(Failure::of_look)?;
+            let mut observed =
+                self.observe(spec, &desired, tun, (look, &host_ports)).map_err(Failure::of_look)?;
             look = false;
             let mut actions = diff(&desired, &observed.actual);
             let mut obstacle = None;
@@ -205,12 +232,36 @@ impl Reconciler {
                     obstacle = self.underlay_fault(spec, &observed).map_err(Failure::of_look)?;
                 }
             }
-            let Some(next) = actions.first() else {
+            let ports: Vec<String> =
+                observed.pods.ports.iter().map(|port| port.device.clone()).collect();
+            // While pods come and go, each look finds another that is not finished yet; the next
+            // call looks again.
+            let is_moving = round == ROUNDS
+                && ports != ports_before
+                && actions.iter().all(|action| action.is_about_pods());
+            ports_before = ports;
+            let next = actions.first().filter(|_| !is_moving);
+            let Some(next) = next else {
+                let seen = self.ports_seen.replace(ports_before.clone());
+                let spec_changed = self.desired_seen.as_ref().is_some_and(|seen| *seen != desired);
+                self.desired_seen = Some(desired);
                 let stranded = stranded::stranded(&spec.local_subnets, &observed.pods.ports);
                 let Observed { carrying, own_addresses, noteless, .. } = observed;
                 let noteless = noteless.into_iter().map(Hint::NoNote);
                 let hints = Hint::of(&self.sysctls).into_iter().chain(noteless).collect();
-                return Ok(Report { done, carrying, obstacle, own_addresses, stranded, hints });
+                // Only a figure to show: what it is asked of may be gone by now.
+                let tun_drops = self.netlink.socket.dropped_packets(&spec.tun).unwrap_or_default();
+                return Ok(Report {
+                    done,
+                    pods_moved: seen.is_some_and(|seen| seen != ports_before),
+                    spec_changed,
+                    carrying,
+                    obstacle,
+                    own_addresses,
+                    stranded,
+                    hints,
+                    tun_drops,
+                });
             };
             if round == ROUNDS {
                 return Err(Failure::Broken(anyhow!(
@@ -227,15 +278,20 @@ impl Reconciler {
                 indexes: std::mem::take(&mut observed.indexes),
                 desired: Some(&desired),
                 sysctls: &self.sysctls,
+                run_dir: self.run_dir.as_deref(),
             };
             for action in actions {
-                if let Err(error) = executor.execute(&action) {
-                    if action.guards_pods() && !is_stale(&error) {
-                        executor.shut_ports(&observed.pods.ports);
+                match executor.execute(&action) {
+                    Ok(true) => done.push(action),
+                    // The plugin was about to do it, and was seen in the midst of it.
+                    Ok(false) => {}
+                    Err(error) => {
+                        if action.guards_pods() && !is_stale(&error) {
+                            executor.shut_ports(&observed.pods.ports);
+                        }
+                        return Err(Failure::Broken(error));
                     }
-                    return Err(Failure::Broken(error));
                 }
-                done.push(action);
             }
         }
     }
@@ -245,7 +301,7 @@ impl Reconciler {
         spec: &NodeSpec,
         desired: &Desired,
         tun: &dyn TunOwner,
-        look: bool,
+        (look, host_ports): (bool, &[PodPorts]),
     ) -> anyhow::Result<Observed> {
         let mut observed = observe::observe(
             &mut self.netlink,
@@ -261,6 +317,9 @@ impl Reconciler {
         observed.actual.ruleset = self.ruleset_state(spec, desired, look)?;
         if look {
             observed.actual.source_check = self.pods_state(&observed.pods, &desired.pods)?;
+            let devices = &observed.devices;
+            observed.actual.host_ports =
+                self.host_ports_state(host_ports, devices, &desired.pods)?;
         }
         Ok(observed)
     }

@@ -1,6 +1,6 @@
 //! Reads the part of the kernel's state that [`diff()`](super::diff()) compares.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::net::IpAddr;
 
 use anyhow::{Context as _, bail};
@@ -11,7 +11,7 @@ use ipnet::IpNet;
 use super::PROTOCOL;
 use super::desired::{ALIAS_PREFIX, Desired, Device, IPV6_FORWARDING, Parameter};
 use super::diff::{Actual, ActualAddress, ActualDevice, ActualRoute, Port, Ruleset};
-use super::firewall::{Firewall, Pods, pods};
+use super::firewall::{Firewall, Pods, devices, pods};
 use super::notes::{Notes, noteless};
 use crate::platform::netlink::Netlink;
 use crate::platform::sysctl::Sysctls;
@@ -37,6 +37,8 @@ pub(super) struct Observed {
     pub(super) pods: Pods,
     /// Index of each device that an action may name.
     pub(super) indexes: HashMap<String, u32>,
+    /// Names of all devices.
+    pub(super) devices: BTreeSet<String>,
     /// Indexes of the devices that take packets.
     pub(super) running: HashSet<u32>,
     /// Our devices that another one has made its port, and that one's name.
@@ -120,12 +122,14 @@ pub(super) fn observe(
         sysctls,
         ruleset: Ruleset::Unchecked,
         source_check: Ruleset::Unchecked,
+        host_ports: Ruleset::Unchecked,
     };
     Ok(Observed {
         carrying: tun.is_some_and(|link| link.running),
         own_addresses: own_addresses(&links, &addresses),
         actual,
         pods,
+        devices: devices(&links),
         running: links.iter().filter(|link| link.running).map(|link| link.index).collect(),
         captured: captured(&links, [tun, bridge]),
         noteless: noteless(&links),

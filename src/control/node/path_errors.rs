@@ -1,9 +1,12 @@
-//! Which pods' word this node takes on how long packets may be.
+//! Whose word this node takes on how long packets may be.
 //!
-//! kernel: an ICMP error "too big" that reaches the node shortens what the node sends to the quoted
-//! destination, for ten minutes and for every program, whoever wrote the error. Pods, local ones
-//! and those behind the tunnel, have a say about packets into the pod networks, which are what they
-//! carry, and about nothing else: not about what nodes send to one another.
+//! kernel: an ICMP error "too big" that reaches the node shortens what the node sends *and
+//! forwards* to the quoted destination, for ten minutes and for everybody, whoever wrote the
+//! error; where it quotes an answer to an echo, no socket is asked (`icmp_err`, `icmpv6_err`).
+//! About packets into the pod networks the daemon alone has a say, which tells it through the TUN
+//! device under an address of this node; nobody else can come from there under one. Pods, local
+//! ones and those behind the tunnel, have no say about anything else either: not about what nodes
+//! send to one another.
 
 use culvert_nft::{Base, Chain, ChainKind, Comparison, Expression, Field, Hook, Membership};
 use overlay_proto::Family;
@@ -22,23 +25,24 @@ const ICMPV6: u8 = 58;
 /// Bytes before the quoted packet.
 const ICMP_HEADER_LEN: u32 = 8;
 
-/// What pods tell the node itself.
+/// What the node itself is told.
 pub(super) fn chain(spec: &NodeSpec, families: &[ClusterFamily]) -> Chain {
-    let devices = [&spec.bridge, &spec.tun];
     let from = |device: &str| Expression::input_name(Comparison::Equal, device);
-    let about_pods = devices.iter().flat_map(|device| {
-        families.iter().map(move |family| {
-            let quoted = Field {
-                base: Base::Transport,
-                offset: ICMP_HEADER_LEN + family.destination().offset,
-                ..family.destination()
-            };
-            let is_inside = Expression::field_in(quoted, Membership::Inside, &family.cluster_set());
-            [&from(device)[..], &is_too_big(family.family), &is_inside, &ACCEPT].concat()
-        })
+    let by_daemon = Family::BOTH.into_iter().map(|family| {
+        let is_ours = Expression::is_from_here();
+        [&from(&spec.tun)[..], &is_too_big(family), &is_ours, &ACCEPT].concat()
+    });
+    let about_pods = families.iter().map(|family| {
+        let quoted = Field {
+            base: Base::Transport,
+            offset: ICMP_HEADER_LEN + family.destination().offset,
+            ..family.destination()
+        };
+        let is_inside = Expression::field_in(quoted, Membership::Inside, &family.cluster_set());
+        [&is_too_big(family.family)[..], &is_inside, &DROP].concat()
     });
     // What is cut so short that its quote cannot be read comes here too.
-    let others = devices.iter().flat_map(|device| {
+    let others = [&spec.bridge, &spec.tun].into_iter().flat_map(|device| {
         Family::BOTH
             .into_iter()
             .map(move |family| [&from(device)[..], &is_too_big(family), &DROP].concat())
@@ -48,7 +52,7 @@ pub(super) fn chain(spec: &NodeSpec, families: &[ClusterFamily]) -> Chain {
         kind: ChainKind::Filter,
         hook: Hook::Input,
         priority: FILTER,
-        rules: about_pods.chain(others).collect(),
+        rules: by_daemon.chain(about_pods).chain(others).collect(),
     }
 }
 

@@ -8,7 +8,7 @@ use std::collections::HashMap;
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use culvert_netlink::{Flow, MAIN_TABLE, Route, RouteAnswer, default_priority};
+use culvert_netlink::{Flow, MAIN_TABLE, Route, RouteAnswer, default_priority, route_refusal};
 use culvert_node::node_file::gateway;
 use ipnet::IpNet;
 use overlay_proto::Family;
@@ -68,6 +68,11 @@ pub(super) struct Detour {
     pub(super) is_dropped: bool,
 }
 
+/// How many turns it takes to ask about every node.
+pub(super) fn turns(spec: &NodeSpec) -> usize {
+    spec.remote_subnets.len().div_ceil(WINDOW).max(1)
+}
+
 /// The packets to ask about; `turn` grows by one each time.
 pub(super) fn probes(spec: &NodeSpec, devices: Devices, turn: usize) -> Vec<Probe> {
     let mut probes = Vec::new();
@@ -87,8 +92,7 @@ pub(super) fn probes(spec: &NodeSpec, devices: Devices, turn: usize) -> Vec<Prob
         };
         probes.push(Probe { flow, expected: None, journey: Journey::PodToGateway });
     }
-    let windows = spec.remote_subnets.len().div_ceil(WINDOW).max(1);
-    let window = spec.remote_subnets.chunks(WINDOW).nth(turn % windows).unwrap_or_default();
+    let window = spec.remote_subnets.chunks(WINDOW).nth(turn % turns(spec)).unwrap_or_default();
     for remote in window {
         let remote = pod_in(remote).unwrap_or_else(|| remote.addr());
         let flow = Flow::to(remote);
@@ -153,7 +157,7 @@ pub(super) fn detour(
             )
         }
         RouteAnswer::Local => "end on this node".to_owned(),
-        RouteAnswer::Refused(error) => format!("are dropped ({})", error.cause),
+        RouteAnswer::Refused(error) => format!("are dropped ({})", route_refusal(error)),
     };
     let Flow { destination, source, incoming, .. } = probe.flow;
     let family = if destination.is_ipv4() { "ip" } else { "ip -6" };
@@ -297,6 +301,10 @@ mod tests {
         let refusal = Error::new("look up", "a route", std::io::Error::other("No route to host"));
         let text = found(&probe, &RouteAnswer::Refused(refusal)).unwrap().obstacle;
         assert!(text.contains("are dropped (No route to host)"), "{text}");
+        let number = std::io::Error::from_raw_os_error(libc::EINVAL);
+        let refusal = Error::new("look up", "a route", number);
+        let text = found(&probe, &RouteAnswer::Refused(refusal)).unwrap().obstacle;
+        assert!(text.contains("says blackhole") && !text.contains("os error"), "{text}");
         assert!(found(&probe, &RouteAnswer::Local).unwrap().obstacle.contains("end on this node"));
     }
 

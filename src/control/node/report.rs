@@ -11,6 +11,10 @@ use super::stranded::Stranded;
 pub struct Report {
     /// What it took: nothing, for a healthy node.
     pub done: Vec<Action>,
+    /// Whether pods came or went since the report before, if there was one.
+    pub pods_moved: bool,
+    /// Whether the node is to be something else than at the report before, if there was one.
+    pub spec_changed: bool,
     /// Whether the TUN takes packets. The kernel announces when that changes.
     pub carrying: bool,
     /// Why packets between pods do not take the way that they should, and what to do about it.
@@ -21,6 +25,9 @@ pub struct Report {
     pub stranded: Vec<Stranded>,
     /// What works less well than it could.
     pub hints: Vec<Hint>,
+    /// Packets of pods that the kernel dropped because the daemon did not fetch them in time, since
+    /// the TUN was made; none if the kernel does not tell.
+    pub tun_drops: Option<u64>,
 }
 
 /// Why a reconcile did not come to its end.

@@ -30,6 +30,7 @@ use culvert_node::node_file::gateway;
 use culvert_node::pod_port::DEVICE_GROUP;
 use ipnet::IpNet;
 use overlay_proto::Family;
+use overlay_proto::oam::REFLECTOR_PORT;
 
 use super::{NodeSpec, path_errors};
 
@@ -107,7 +108,7 @@ pub(super) fn ruleset(spec: &NodeSpec) -> Table {
         });
     }
     chains.push(after_translation(spec, &families));
-    Table { family: FAMILY, name: TABLE_NAME, sets, chains }
+    Table { family: FAMILY, name: TABLE_NAME, sets, chains, led_to: Vec::new() }
 }
 
 fn port_set(name: &str, ports: &BTreeSet<u16>) -> Set {
@@ -116,6 +117,7 @@ fn port_set(name: &str, ports: &BTreeSet<u16>) -> Set {
         key: vec![KeyPart::Service],
         is_interval: false,
         can_expire: false,
+        decides: false,
         elements: ports.iter().map(|port| Element::of(&[&port.to_be_bytes()])).collect(),
     }
 }
@@ -171,6 +173,8 @@ fn arrivals(spec: &NodeSpec, families: &[ClusterFamily]) -> Chain {
     let by = |device: &str| Expression::input_name(Comparison::Equal, device);
     let mut rules: Vec<Vec<Expression>> =
         [&spec.bridge, &spec.tun].map(|device| [&by(device)[..], &ACCEPT].concat()).into();
+    // kernel: a packet from outside under an address of this machine is noticed for IPv4 only.
+    rules.push([&Expression::is_from_here()[..], &DROP].concat());
     let to_service = [&Expression::is_to_service()[..], &ACCEPT].concat();
     if !spec.masquerade {
         // Another node's pod may ask this node for a service under its own address.
@@ -208,8 +212,9 @@ fn output(families: &[ClusterFamily]) -> Chain {
     Chain { name: "output", kind: ChainKind::Filter, hook: Hook::Output, priority: RAW, rules }
 }
 
-/// What this node's processes send: from addresses of the pod networks only if they are its own,
-/// and to its pods from no address but this machine's. What a proxy in the kernel sends on has no
+/// What this node's processes send: from addresses of the pod networks only if they are its own, to
+/// its pods from no address but this machine's, and to other nodes nothing that these take for a
+/// question of this one's daemon. What a proxy in the kernel sends on has no
 /// process, nor has what the kernel itself tells its neighbours.
 fn sources(spec: &NodeSpec, ipv6: Option<&ClusterFamily>) -> Chain {
     let is_ipv6 = ClusterFamily::is_ip(Family::V6);
@@ -220,6 +225,15 @@ fn sources(spec: &NodeSpec, ipv6: Option<&ClusterFamily>) -> Chain {
         let foreign = Expression::field_in(family.source(), Membership::Outside, OWN_ADDRESSES);
         [&is_process[..], &is_ipv6, &cluster, &foreign, &DROP].concat()
     });
+    // The daemon's own leave by its sockets, and not by the TUN.
+    let questions = [
+        &Expression::output_name(Comparison::Equal, &spec.tun)[..],
+        &is_process,
+        &Expression::upper_protocol_is(UDP),
+        &Expression::field_is(UDP_DESTINATION, &REFLECTOR_PORT.to_be_bytes()),
+        &DROP,
+    ]
+    .concat();
     let to_pods = Expression::output_name(Comparison::Equal, &spec.bridge);
     let link_local = |comparison| {
         [
@@ -242,7 +256,7 @@ fn sources(spec: &NodeSpec, ipv6: Option<&ClusterFamily>) -> Chain {
         hook: Hook::Output,
         priority: FILTER,
         // kernel: IPv4 refuses to send from what is no address of the machine.
-        rules: in_cluster.into_iter().chain(to_pods).collect(),
+        rules: in_cluster.into_iter().chain([questions]).chain(to_pods).collect(),
     }
 }
 
@@ -262,6 +276,7 @@ fn own_addresses(spec: &NodeSpec) -> Set {
         key: vec![KeyPart::Ipv6Address],
         is_interval: false,
         can_expire: false,
+        decides: false,
         elements: elements.iter().map(|address| Element::of(&[address])).collect(),
     }
 }
@@ -416,6 +431,7 @@ impl ClusterFamily {
             key: vec![address],
             is_interval: true,
             can_expire: false,
+            decides: false,
             elements: networks
                 .iter()
                 .flat_map(|network| match network {
@@ -492,7 +508,7 @@ mod tests {
         ];
         assert_eq!(chain_names(&table), expected);
         let rules: Vec<_> = table.chains.iter().map(|chain| chain.rules.len()).collect();
-        assert_eq!(rules, [6, 1, 8, 6, 4, 3, 2, 8]);
+        assert_eq!(rules, [6, 1, 8, 6, 5, 4, 2, 8]);
     }
 
     #[test]
@@ -518,7 +534,7 @@ mod tests {
             ..spec()
         });
         let expected = Element::interval(&[10, 244, 2, 0], &[10, 244, 3, 255]);
-        assert_eq!(table.sets[0].elements, expected);
+        assert_eq!(table.sets[0].elements, expected.into_iter().collect());
     }
 
     #[test]
@@ -530,7 +546,7 @@ mod tests {
             IpAddr::V6(address) => Element::of(&[&address.octets()]),
             IpAddr::V4(_) => unreachable!("there is none"),
         });
-        assert_eq!(own.elements, expected);
+        assert_eq!(own.elements, expected.into_iter().collect());
         let ipv4 = |nets: Vec<IpNet>| nets.into_iter().filter(|net| net.addr().is_ipv4()).collect();
         let table = ruleset(&NodeSpec {
             cluster_networks: ipv4(spec().cluster_networks),
@@ -539,7 +555,7 @@ mod tests {
         });
         assert!(table.sets.iter().all(|set| set.name != OWN_ADDRESSES));
         let sources = table.chains.iter().find(|chain| chain.name == "sources").unwrap();
-        assert_eq!(sources.rules.len(), 2, "what goes to the bridge, whatever the families");
+        assert_eq!(sources.rules.len(), 3, "what goes to bridge and TUN, whatever the families");
     }
 
     #[test]

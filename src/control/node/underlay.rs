@@ -5,7 +5,7 @@
 
 use std::collections::{HashMap, HashSet};
 
-use culvert_netlink::{Flow, RouteAnswer};
+use culvert_netlink::{Flow, RouteAnswer, route_refusal};
 
 use super::NodeSpec;
 
@@ -48,7 +48,7 @@ pub(super) fn fault(
                 let devices: Vec<String> = path.links.iter().map(name).collect();
                 Some(format!("{} is down or has no carrier", devices.join(", ")))
             }
-            RouteAnswer::Refused(error) => Some(format!("no route: {}", error.cause)),
+            RouteAnswer::Refused(error) => Some(format!("no route: {}", route_refusal(error))),
         })
         .collect();
     let why = faults?.into_iter().next()?;

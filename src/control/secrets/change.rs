@@ -6,8 +6,11 @@
 
 use std::fs::{self, File};
 use std::io;
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
+use culvert_dataplane::platform::clock;
 use culvert_seal::keys::{Error, NodeKey};
 use rustix::fs::FlockOperation;
 
@@ -94,6 +97,25 @@ pub(crate) fn retire(key_file: &Path) -> Result<(), ChangeError> {
         removed => removed.map_err(|error| system("remove", &former, error))?,
     }
     directory.sync_all().map_err(|error| system("flush the directory of", &former, error))
+}
+
+/// How long ago the present key became that, as far as the files tell; none without a former key.
+/// Nothing has passed by a clock that was set back since.
+///
+/// # Errors
+///
+/// The file cannot be looked at.
+pub(crate) fn since_switch(key_file: &Path) -> Result<Option<Duration>, ChangeError> {
+    let former = former_file(key_file);
+    let metadata = match former.symlink_metadata() {
+        Ok(metadata) => metadata,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(system("look at", &former, error)),
+    };
+    // It got its second name then, or lost its first, and has not changed since.
+    let changed = u64::try_from(metadata.ctime()).unwrap_or_default() * 1_000_000_000
+        + u64::try_from(metadata.ctime_nsec()).unwrap_or_default();
+    Ok(Some(Duration::from_nanos(clock::unix_nanos().saturating_sub(changed))))
 }
 
 /// Refuses where there is a former key. One that is the present one is half a switch.

@@ -14,7 +14,7 @@ use culvert_claims::NodeKeys;
 use culvert_seal::keys::{Error, Psk};
 use culvert_seal::mesh::Identity;
 
-pub(crate) use self::change::{retire, rotate, switch};
+pub(crate) use self::change::{retire, rotate, since_switch, switch};
 pub(crate) use self::ring::{KeyRing, Use};
 use super::stamp::{Stamp, stamp};
 use crate::config::Sealed;

@@ -76,7 +76,9 @@ fn a_key_follows_another_in_three_steps() {
     assert!(matches!(retire(&key_file), Err(ChangeError::NoFormer)));
     assert_eq!(stage.uses(&both), [("current", Some(0)), ("next", Some(1))]);
 
+    assert_eq!(since_switch(&key_file).unwrap(), None);
     switch(&key_file).unwrap();
+    assert!(since_switch(&key_file).unwrap().is_some_and(|since| since < Duration::from_secs(60)));
     assert_eq!(stage.uses(&both), [("current", Some(1)), ("former", Some(0))]);
     assert!(matches!(switch(&key_file), Err(ChangeError::NoNext)));
     assert!(matches!(rotate(&key_file), Err(ChangeError::NotRetired(_))));

@@ -10,6 +10,7 @@
 mod backoff;
 mod file;
 mod members;
+mod notes;
 mod parameters;
 #[cfg(feature = "databases")]
 mod pods;
@@ -26,6 +27,7 @@ use crate::config::{Config, TableSource};
 pub(super) use backoff::Backoff;
 pub use culvert_claims::{Candidate, NodeKeys, Parameters, Proposal, Update};
 pub use members::{Unsound, members};
+pub use notes::{Notebook, Notes, Reason};
 pub use parameters::{configured, overlay};
 #[cfg(feature = "databases")]
 pub(super) use pods::held_addresses;
@@ -48,6 +50,8 @@ pub struct SourceRequests {
     pub ready: bool,
     /// By what peers are to know this node; where the table is a file, its author writes them.
     pub keys: NodeKeys,
+    /// What people are to be told of this node.
+    pub notes: Notes,
 }
 
 /// What a source works with.
@@ -113,6 +117,11 @@ impl Source {
         let mut updates = Vec::new();
         self.updates.recv_many(&mut updates, QUEUE).await;
         updates
+    }
+
+    /// Where notes for people are taken.
+    pub fn notebook(&self) -> Notebook {
+        Notebook::of(self.requests.clone())
     }
 
     /// Has everything read again.

@@ -51,7 +51,8 @@ fn read(
     for (pod, net) in survey.look()?.addresses() {
         held.entry(net.addr()).or_insert_with(|| pod.owner().container().to_owned());
     }
-    let held = held.into_iter().map(|(address, container)| HeldAddress { address, container });
+    let held = held.into_iter();
+    let held = held.map(|(address, container)| HeldAddress::of_container(address, container));
     Ok(held.filter(|held| subnets.iter().any(|subnet| subnet.contains(&held.address))).collect())
 }
 
@@ -90,7 +91,7 @@ mod tests {
         let pods = PodPort::from_note("culv0", note).into_iter().collect();
         let mut ports = Ports { pods, ..Ports::default() };
         let held = read(state.path(), &["10.244.1.0/24".parse().unwrap()], &mut ports).unwrap();
-        let pod = HeldAddress { address: [10, 244, 1, 2].into(), container: "c1".into() };
+        let pod = HeldAddress::of_container([10, 244, 1, 2].into(), "c1".into());
         assert_eq!(held, [pod]);
     }
 }

@@ -6,8 +6,13 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
+use culvert_dataplane::engine::Traffic;
+
 use super::*;
-use crate::observe::{SCHEMA, TableStatus};
+use crate::observe::{
+    AddressUse, Handshakes, PeerStatus, ProcessStatus, SCHEMA, SealedStatus, SessionStatus, Spoken,
+    TableStatus, Times,
+};
 
 const SOON: Duration = Duration::from_secs(1);
 
@@ -31,6 +36,30 @@ fn status() -> Status {
     }
 }
 
+/// A peer to which so many bytes were sent, one packet each.
+pub(super) fn peer(name: &str, bytes: u64) -> PeerStatus {
+    PeerStatus {
+        name: name.to_owned(),
+        address: "192.168.1.12".parse().unwrap(),
+        subnets: Vec::new(),
+        codec: Spoken::Plain(overlay_proto::CodecKind::VxlanGpe),
+        port: 4790,
+        sealed: None,
+        session: None,
+        session_error: None,
+        plain: true,
+        mtu: 1464,
+        egress: Traffic { packets: bytes, bytes },
+        ingress: Default::default(),
+        last_heard_seconds: None,
+        path: Default::default(),
+    }
+}
+
+fn exposition(status: &Status) -> String {
+    metrics::exposition(status, &mut Activity::new(PeerSeries::Active)).unwrap()
+}
+
 /// Serves, and counts how often the status was gathered.
 async fn serve() -> (SocketAddr, Arc<AtomicUsize>) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -41,7 +70,7 @@ async fn serve() -> (SocketAddr, Arc<AtomicUsize>) {
         count.fetch_add(1, Ordering::Relaxed);
         status()
     });
-    tokio::spawn(serve_http(listener, source));
+    tokio::spawn(serve_http(listener, source, PeerSeries::Active));
     (address, asked)
 }
 
@@ -92,7 +121,7 @@ async fn scrapes_that_come_together_cost_one() {
 
 #[test]
 fn text_before_openmetrics_names_counters_as_their_samples() {
-    let open_metrics = exposition(status()).unwrap();
+    let open_metrics = exposition(&status());
     assert!(open_metrics.ends_with("# EOF\n"), "{open_metrics}");
     let text = older_format(&open_metrics);
     assert!(
@@ -100,8 +129,65 @@ fn text_before_openmetrics_names_counters_as_their_samples() {
         "{text}"
     );
     assert!(text.contains("# HELP culvert_repairs_total Parts of"), "{text}");
-    assert!(text.contains("# TYPE culvert_ready gauge\nculvert_ready 1\n"), "{text}");
+    assert!(text.contains("# TYPE culvert_ready gauge\nculvert_ready 1"), "{text}");
     assert!(!text.contains("EOF"), "{text}");
+}
+
+#[test]
+fn how_long_handshakes_took_is_a_histogram_by_role() {
+    let times = Times { buckets: vec![(0.001, 3), (0.003, 1)], longer: 2, sum: 1.5 };
+    let seconds = [("initiator".to_owned(), times)].into();
+    let handshakes = Handshakes { seconds, ..Handshakes::default() };
+    let public_keys = vec!["key".to_owned()];
+    let sealed = SealedStatus { public_keys, handshakes, ..SealedStatus::default() };
+    let text = exposition(&Status { sealed, ..status() });
+    for line in [
+        "# TYPE culvert_handshake_seconds histogram",
+        "culvert_handshake_seconds_sum{role=\"initiator\"} 1.5",
+        "culvert_handshake_seconds_count{role=\"initiator\"} 6",
+        "culvert_handshake_seconds_bucket{le=\"0.001\",role=\"initiator\"} 3",
+        "culvert_handshake_seconds_bucket{le=\"0.003\",role=\"initiator\"} 4",
+        "culvert_handshake_seconds_bucket{le=\"+Inf\",role=\"initiator\"} 6",
+    ] {
+        assert!(text.lines().any(|found| found == line), "{line}: {text}");
+    }
+}
+
+#[test]
+fn sessions_are_counted_by_suite_and_the_oldest_is_told() {
+    let with_session = |name, suite: &str, age_seconds| PeerStatus {
+        sealed: Some(suite.to_owned()),
+        session: Some(SessionStatus {
+            suite: suite.to_owned(),
+            post_quantum: true,
+            role: "initiator".to_owned(),
+            age_seconds,
+            renewal_in_seconds: 7.0,
+            with_former_key: false,
+        }),
+        ..peer(name, 0)
+    };
+    let peers = vec![
+        with_session("node2", "aes-256-gcm", 12.3),
+        with_session("node3", "aes-256-gcm", 98.7),
+        with_session("node4", "chacha20-poly1305", 1.0),
+        peer("node5", 0),
+    ];
+    let public_keys = vec!["key".to_owned()];
+    let sealed = SealedStatus { public_keys, ..SealedStatus::default() };
+    let text = exposition(&Status { peers, sealed: sealed.clone(), ..status() });
+    for line in [
+        "culvert_sealed_sessions{suite=\"aes-256-gcm\"} 2",
+        "culvert_sealed_sessions{suite=\"chacha20-poly1305\"} 1",
+        "culvert_sealed_oldest_session_seconds 99",
+        "culvert_sealed_key_log 0",
+    ] {
+        assert!(text.lines().any(|found| found == line), "{line}: {text}");
+    }
+    let sealed = SealedStatus { key_log: Some("/run/esp_sa".to_owned()), ..sealed };
+    let text = exposition(&Status { sealed, ..status() });
+    assert!(text.contains("culvert_sealed_key_log 1\n"), "{text}");
+    assert!(!text.contains("oldest_session"), "{text}");
 }
 
 #[tokio::test]
@@ -123,25 +209,79 @@ async fn who_asks_for_openmetrics_gets_it() {
 
 #[test]
 fn large_cluster_makes_a_small_scrape() {
-    let peer = |index: u32| PeerStatus {
-        name: format!("node{index}"),
-        address: "192.168.1.12".parse().unwrap(),
-        subnets: Vec::new(),
-        codec: overlay_proto::CodecKind::VxlanGpe,
-        port: 4790,
-        sealed: None,
-        plain: true,
-        mtu: 1464,
-        egress: culvert_dataplane::engine::Traffic {
-            packets: u64::from(index < 600),
-            bytes: u64::MAX,
-        },
-        ingress: Default::default(),
-        last_heard_seconds: None,
+    // As long as the names that clouds give to machines.
+    let name = |index| format!("ip-10-0-{index}.eu-west-1.compute.internal");
+    for count in [0, 200, 600, 10_000] {
+        let peers = (0..10_000).map(|index| PeerStatus {
+            egress: Traffic { packets: u64::from(index < count), bytes: u64::MAX >> 20 },
+            last_heard_seconds: Some(1.0),
+            ..peer(&name(index), 0)
+        });
+        let status = Status { peers: peers.collect(), ..status() };
+        let text = exposition(&status);
+        assert!(text.len() <= 150_000, "{} bytes with {count} active peers", text.len());
+        assert!(count == 10_000 || !text.contains("ip-10-0-9999."), "{text}");
+        let shown = text.matches("culvert_peer_mtu_bytes{").count();
+        let omitted = count as usize - shown;
+        assert!(text.contains(&format!("culvert_peers_omitted {omitted}\n")), "{omitted}");
+        assert!(shown == count as usize || shown > 200, "{shown} of {count}");
+    }
+}
+
+#[test]
+fn what_the_node_takes_and_has_is_told() {
+    let status = Status {
+        receive_drops: Some(533),
+        receive_damaged: Some(4),
+        tun_drops: Some(7),
+        addresses: vec![AddressUse {
+            subnet: "10.244.1.0/24".parse().unwrap(),
+            used: 3,
+            free: 250.0,
+        }],
+        process: ProcessStatus { cpu_seconds: 1.5, threads: 9, ..ProcessStatus::default() },
+        peers: vec![peer("node2", 10)],
+        ..status()
     };
-    let status = Status { peers: (0..10_000).map(peer).collect(), ..status() };
-    let text = exposition(status).unwrap();
-    assert!(text.contains("culvert_peers_omitted 100"), "{text}");
-    assert!(text.len() < 250_000, "{} bytes", text.len());
-    assert!(!text.contains("node9999"), "a peer without traffic has no series");
+    let text = exposition(&status);
+    for line in [
+        "culvert_kernel_dropped_packets_total{place=\"socket\"} 533",
+        "culvert_kernel_dropped_packets_total{place=\"tun\"} 7",
+        "culvert_kernel_damaged_datagrams_total 4",
+        "culvert_addresses{subnet=\"10.244.1.0/24\",state=\"used\"} 3",
+        "culvert_addresses{subnet=\"10.244.1.0/24\",state=\"free\"} 250",
+        "culvert_peer_mtu_bytes{peer=\"node2\"} 1464",
+        "process_cpu_seconds_total 1.5",
+        "process_threads 9",
+    ] {
+        assert!(text.lines().any(|found| found == line), "{line:?} is not in\n{text}");
+    }
+    // Of a peer that was never heard there is nothing to tell, and of a limit that is not there.
+    assert!(!text.contains("last_heard_timestamp_seconds{") && !text.contains("max_fds"), "{text}");
+}
+
+#[test]
+fn answers_of_peers_are_a_histogram_without_a_series_for_each() {
+    let probes = crate::observe::ProbeStatus {
+        interval_seconds: 10,
+        rtt_bounds: vec![0.001, 0.01],
+        rtt_counts: vec![3, 2, 1],
+        rtt_sum: 0.5,
+        answered: 7,
+        refused: 1,
+    };
+    let text = older_format(&exposition(&Status { probes, ..status() }));
+    for line in [
+        "# TYPE culvert_probe_rtt_seconds histogram",
+        "culvert_probe_rtt_seconds_bucket{le=\"0.001\"} 3",
+        "culvert_probe_rtt_seconds_bucket{le=\"0.01\"} 5",
+        "culvert_probe_rtt_seconds_bucket{le=\"+Inf\"} 6",
+        "culvert_probe_rtt_seconds_count 6",
+        "culvert_probe_rtt_seconds_sum 0.5",
+        "culvert_peers{state=\"lost\"} 0",
+        "culvert_paths_lost 0",
+        "culvert_probe_questions_total{outcome=\"refused\"} 1",
+    ] {
+        assert!(text.lines().any(|found| found == line), "no {line} in {text}");
+    }
 }

@@ -5,10 +5,14 @@ use std::fmt;
 
 use clap::ValueEnum;
 use comfy_table::{CellAlignment, Table, presets};
+use culvert_node::words::counted;
 use ipnet::IpNet;
 use overlay_proto::CodecKind;
 
-use super::{PeerStatus, SealedStatus, Status, TableStatus, TunnelStatus, UnderlayStatus};
+use super::{
+    PeerStatus, PolicyStatus, SealedStatus, SessionStatus, Status, TableStatus, TunnelStatus,
+    UnderlayStatus,
+};
 
 /// Peers without a session that are listed for people.
 const FAILING_SHOWN: usize = 8;
@@ -95,17 +99,32 @@ impl Status {
         for failing in failing.iter().take(FAILING_SHOWN) {
             facts.add_row(["", &format!("no session with {failing}")]);
         }
+        let policy = &self.policy;
+        if policy.mode == "on" {
+            let PolicyStatus { policies, isolated, source, .. } = policy;
+            facts.add_row([
+                "policies",
+                &format!("{policies} from {source}, isolating {}", counted(*isolated, "address")),
+            ]);
+            let remarks = policy.source_error.iter().chain(&policy.error).chain(&policy.refused);
+            for remark in remarks {
+                facts.add_row(["", remark]);
+            }
+        }
         facts.add_row([
             "offload",
-            &format!("{} on {} workers", self.offload.as_str(), self.workers),
+            &format!("{} on {}", self.offload.as_str(), counted(self.workers, "worker")),
         ]);
         let TableStatus { source, generation, nodes, hash, .. } = &self.table;
         facts.add_row([
             "table",
-            &format!("{hash}, {nodes} nodes from {source}, generation {generation}"),
+            &format!("{hash}, {} from {source}, generation {generation}", counted(*nodes, "node")),
         ]);
         for remark in self.table.remarks() {
             facts.add_row(["", &remark]);
+        }
+        for (index, remark) in self.path_remarks().iter().enumerate() {
+            facts.add_row([if index == 0 { "peers" } else { "" }, remark]);
         }
         for stranded in &self.stranded {
             facts.add_row(["pod", stranded]);
@@ -124,13 +143,31 @@ impl Status {
         for (reason, count) in found {
             drops.add_row([reason.as_str(), &count.to_string()]);
         }
-        if let Some(count) = self.receive_drops.filter(|count| *count > 0) {
-            drops.add_row(["by the kernel: the daemon was too slow", &count.to_string()]);
+        let by_kernel = [("receiving sockets", self.receive_drops), ("TUN device", self.tun_drops)];
+        for (place, count) in by_kernel {
+            if let Some(count) = count.filter(|count| *count > 0) {
+                let what = format!("by the kernel, {place}: the daemon was too slow");
+                drops.add_row([&what, &count.to_string()]);
+            }
         }
-        if drops.is_empty() {
-            return "neither daemon nor receiving sockets have dropped a packet".to_owned();
+        if let Some(count) = self.receive_damaged.filter(|count| *count > 0) {
+            drops.add_row(["by the kernel: a wrong UDP checksum", &count.to_string()]);
         }
-        drops.trim_fmt()
+        if !drops.is_empty() {
+            return drops.trim_fmt();
+        }
+        // Only of what was looked at it may be said.
+        let unknown: Vec<&str> = by_kernel
+            .iter()
+            .filter(|(_, count)| count.is_none())
+            .map(|(place, _)| *place)
+            .collect();
+        if unknown.is_empty() {
+            return "neither the daemon, its receiving sockets nor its TUN device have dropped a packet"
+                .to_owned();
+        }
+        let unknown = unknown.join(" and ");
+        format!("the daemon has dropped no packet; what its {unknown} dropped is not known")
     }
 }
 
@@ -194,9 +231,9 @@ impl fmt::Display for Text<'_> {
                 peer.address.to_string(),
                 spoken(peer),
                 list(&peer.subnets),
-                format!("{} packets", peer.egress.packets),
+                counted(peer.egress.packets, "packet"),
                 octets(peer.egress.bytes),
-                format!("{} packets", peer.ingress.packets),
+                counted(peer.ingress.packets, "packet"),
                 octets(peer.ingress.bytes),
                 peer.last_heard_seconds.map_or_else(
                     || "never".to_owned(),
@@ -209,11 +246,42 @@ impl fmt::Display for Text<'_> {
             (None, true) => write!(f, "no peers"),
             (_, false) => write!(f, "{}", peers.trim_fmt()),
         }?;
+        // Of a few that somebody asks for there is room for more.
+        if selection.peer.is_some() {
+            for line in chosen.iter().flat_map(|peer| sessions(peer)) {
+                write!(f, "\n\n{line}")?;
+            }
+        }
         if left > 0 {
-            write!(f, "\n\n{left} more peers: --all shows them, --peer some of them")?;
+            write!(f, "\n\n{}: --all shows them, --peer some of them", counted(left, "more peer"))?;
         }
         Ok(())
     }
+}
+
+/// What is to be said of the session with a peer, and of handshakes with it.
+fn sessions(peer: &PeerStatus) -> Vec<String> {
+    let name = &peer.name;
+    let session = peer.session.as_ref().map(|session| {
+        let SessionStatus { suite, post_quantum, role, age_seconds, renewal_in_seconds, .. } =
+            session;
+        let ml_kem = if *post_quantum { "with ML-KEM" } else { "without ML-KEM" };
+        let begun = if role == "initiator" { "here" } else { "by the peer" };
+        let renewal = if *renewal_in_seconds > 0.0 {
+            format!("renewed in {}", duration(*renewal_in_seconds))
+        } else {
+            "renewed with the next traffic".to_owned()
+        };
+        let former =
+            if session.with_former_key { ", made with this node's former key" } else { "" };
+        format!(
+            "{name}: session of {}, {suite}, {ml_kem}, begun {begun}, {renewal}{former}",
+            duration(*age_seconds)
+        )
+    });
+    let error = peer.session_error.as_ref();
+    let error = error.map(|error| format!("{name}: last handshake failed: {error}"));
+    session.into_iter().chain(error).collect()
 }
 
 /// How a peer is spoken to.
@@ -273,20 +341,24 @@ fn octets(bytes: u64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::observe::Spoken;
 
     fn peer(name: &str, bytes: u64, heard: Option<f64>) -> PeerStatus {
         PeerStatus {
             name: name.to_owned(),
             address: "192.168.1.12".parse().unwrap(),
             subnets: Vec::new(),
-            codec: CodecKind::VxlanGpe,
+            codec: Spoken::Plain(CodecKind::VxlanGpe),
             port: 4790,
             sealed: None,
             plain: true,
+            session: None,
+            session_error: None,
             mtu: 1464,
             egress: culvert_dataplane::engine::Traffic { packets: 1, bytes },
             ingress: Default::default(),
             last_heard_seconds: heard,
+            path: super::super::PathStatus::default(),
         }
     }
 
@@ -315,6 +387,48 @@ mod tests {
         assert!(text.contains("980 more peers") && text.contains("node999"), "{text}");
         let all = Selection { all: true, ..Selection::default() };
         assert!(status.text(&all).to_string().lines().count() > 1000);
+    }
+
+    #[test]
+    fn whoever_asks_for_a_peer_is_told_of_its_session() {
+        let mut one = peer("node2", 1, None);
+        one.session = Some(SessionStatus {
+            suite: "aes-256-gcm".to_owned(),
+            post_quantum: true,
+            role: "responder".to_owned(),
+            age_seconds: 34.0,
+            renewal_in_seconds: 80.0,
+            with_former_key: false,
+        });
+        let mut other = peer("node3", 1, None);
+        other.session_error = Some("the peer does not answer handshakes".to_owned());
+        let status = Status { peers: vec![one, other], ..Status::default() };
+        let asked = Selection { peer: Some("node".to_owned()), ..Selection::default() };
+        let text = status.text(&asked).to_string();
+        let session = "node2: session of 34.0 s, aes-256-gcm, with ML-KEM, begun by the peer, \
+                       renewed in 1 min";
+        let error = "node3: last handshake failed: the peer does not answer handshakes";
+        assert!(text.contains(session) && text.contains(error), "{text}");
+        let all = status.text(&Selection::default()).to_string();
+        assert!(!all.contains("session of") && !all.contains("last handshake"), "{all}");
+    }
+
+    #[test]
+    fn nothing_is_called_undropped_that_was_not_looked_at() {
+        let text = |receive_drops, tun_drops| {
+            let status = Status { receive_drops, tun_drops, ..Status::default() };
+            status.text(&Selection::default()).to_string()
+        };
+        let none = text(Some(0), Some(0));
+        assert!(none.contains("neither the daemon, its receiving sockets nor"), "{none}");
+        let unknown = text(None, Some(0));
+        let said =
+            "the daemon has dropped no packet; what its receiving sockets dropped is not known";
+        assert!(unknown.contains(said), "{unknown}");
+        assert!(text(None, None).contains("receiving sockets and TUN device dropped is not known"));
+        let some = text(Some(0), Some(7));
+        assert!(some.contains("by the kernel, TUN device: the daemon was too slow"), "{some}");
+        assert!(!some.contains("neither"), "{some}");
     }
 
     #[test]

@@ -7,6 +7,7 @@
 mod address;
 mod events;
 mod link;
+mod packet_log;
 mod route;
 
 use std::net::IpAddr;
@@ -17,6 +18,7 @@ use rtnetlink::packet_route::RouteNetlinkMessage;
 
 pub(crate) use self::events::{Notice, Notices, Watched};
 pub(crate) use self::link::LinkChange;
+pub(crate) use self::packet_log::{Logged, PacketLog};
 
 /// A connection to the kernel's network configuration.
 pub(crate) struct Netlink {

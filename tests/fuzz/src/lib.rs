@@ -22,6 +22,7 @@ pub struct Target {
 /// Every target: of the data path first, then what the daemon and the plugin read beside packets.
 pub const TARGETS: &[Target] = &[
     Target { name: "outer_header", run: targets::outer_header::run },
+    Target { name: "oam", run: targets::oam::run },
     Target { name: "esp", run: targets::esp::run },
     Target { name: "inner_packet", run: targets::inner_packet::run },
     Target { name: "icmp", run: targets::icmp::run },
@@ -44,6 +45,8 @@ pub const TARGETS: &[Target] = &[
     Target { name: "capture_file", run: targets::capture_file::run },
     #[cfg(feature = "daemon")]
     Target { name: "expectation", run: targets::expectation::run },
+    #[cfg(feature = "daemon")]
+    Target { name: "policy_objects", run: targets::policy_objects::run },
 ];
 
 /// The target called `name`.

@@ -69,7 +69,9 @@ pub(super) struct Far {
 impl Far {
     #[track_caller]
     pub(super) fn up(name: &str, kind: Kind, underlay: Family) -> Self {
-        let lab = lab(name).underlay(underlay).without_daemons().up().unwrap();
+        // What the daemon asks of peers would stand between the packets that are looked at.
+        let quiet = "[probe]\ninterval = 0";
+        let lab = lab(name).underlay(underlay).config(quiet).without_daemons().up().unwrap();
         like_a_wire(&lab);
         let mtu = 1500 - kind.overhead(underlay);
         let pod = far_pod(&lab, mtu);

@@ -263,8 +263,9 @@ impl Claims {
 
     /// The daemon has heard everything, and takes new pods or not.
     pub fn heard(&mut self, ready: bool) {
-        let step = std::mem::replace(&mut self.session.step, Step::Follow);
-        let Step::Heard(subnets) = step else { return };
+        let Step::Heard(subnets) = &mut self.session.step else { return };
+        let subnets = std::mem::take(subnets);
+        self.session.step = Step::Follow;
         if ready {
             // It will say when it does not any more.
             let memory = self.with_database(self.memory.clone());
@@ -290,7 +291,9 @@ impl Claims {
         } else if !done {
             self.session.step = Step::End(Some(Ended::Raced));
         } else if let Step::Claim(_, wanted) = step {
-            tracing::info!(subnets = ?wanted, address = ?self.address, "claimed this node's subnets");
+            let subnets: Vec<String> = wanted.iter().map(ToString::to_string).collect();
+            let address = self.address.map(|address| address.to_string());
+            tracing::info!(subnets = subnets.join(" "), address, "claimed this node's subnets");
             self.owned(wanted);
         }
     }

@@ -17,7 +17,7 @@ use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
-use crate::{Parameters, Published};
+use crate::{Parameters, Published, PublishedError};
 
 /// Why a key or its value cannot be understood, in words that follow the key.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
@@ -32,8 +32,8 @@ pub(super) enum Problem {
     #[error(transparent)]
     Settings(#[from] SettingsFault),
     /// A node that this one cannot speak to.
-    #[error("{0}")]
-    Entry(String),
+    #[error(transparent)]
+    Entry(#[from] PublishedError),
 }
 
 /// What is wrong with the settings.

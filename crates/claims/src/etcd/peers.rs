@@ -62,7 +62,8 @@ impl Peers {
             self.retained_until = Some(now + GRACE);
             tracing::warn!(
                 nodes = self.retained.len(),
-                "etcd is not the database it was; nodes that it lacks stay for {GRACE:?}"
+                "etcd is not the database it was; nodes that it lacks stay for {} minutes",
+                GRACE.as_secs() / 60
             );
         }
         self.retained.retain(|name, _| !known.contains_key(name));

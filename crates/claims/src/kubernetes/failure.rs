@@ -6,7 +6,7 @@ use ipnet::IpNet;
 use thiserror::Error;
 
 use crate::pods::list_pods;
-use crate::{HeldAddress, PodsUnknown};
+use crate::{HeldAddress, PodsUnknown, PublishedError};
 
 /// Where a value of a node stands.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -32,18 +32,22 @@ pub(super) enum NodeProblem {
     #[error("the annotation {key} = \"{text}\" is neither true nor false")]
     Plain { key: &'static str, text: String },
     /// A node that this one cannot speak to.
-    #[error("{0}")]
-    Entry(String),
+    #[error(transparent)]
+    Entry(#[from] PublishedError),
 }
 
 /// Why this node's entry is not its own.
 #[derive(Debug, Error)]
 pub(super) enum Refusal {
     #[error(
-        "the cluster has no node \"{name}\"; set node.name to the name that kubectl get nodes shows, or \
-         restart the kubelet if the Node was deleted"
+        "the cluster has no node \"{name}\"; set node.name to the name that kubectl get nodes shows"
     )]
     NoNode { name: String },
+    #[error(
+        "the Node \"{name}\" was deleted, and takes no new pods: restart its kubelet, which registers it \
+         again, or stop the machine if it is to leave the cluster"
+    )]
+    NodeDeleted { name: String },
     #[error("{place}: {problem}")]
     Problem { place: Place, problem: NodeProblem },
     #[error(

@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 
 use culvert_membership::NodeKeys;
 use ipnet::IpNet;
+use overlay_proto::Family;
 use serde_json::Value;
 
 use super::failure::{Place, Refusal};
@@ -17,8 +18,9 @@ use super::node::Node;
 use super::publish::Desired;
 use crate::{Candidate, HeldAddress, PodsUnknown, Proposal, Update};
 
-/// How often a node whose pods hold addresses of another subnet looks whether they still do.
-const LOOK_EVERY: Duration = Duration::from_secs(10);
+/// How often a node whose pods hold addresses of another subnet looks whether they still do: about
+/// as long as a pod takes to end. A look asks this machine alone.
+const LOOK_EVERY: Duration = Duration::from_secs(3);
 
 /// What the API server tells.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -197,13 +199,12 @@ impl Follower {
     /// The daemon has heard everything, and takes new pods or not.
     pub fn heard(&mut self, ready: bool) {
         self.set_ready(ready);
-        let step = std::mem::replace(&mut self.step, Step::Follow);
-        let Step::Heard(subnets) = step else { return };
+        let Step::Heard(subnets) = &mut self.step else { return };
         if ready {
             // It will say when it does not any more.
             self.settle();
         } else {
-            self.step = Step::Pods(subnets);
+            self.step = Step::Pods(std::mem::take(subnets));
         }
     }
 
@@ -267,7 +268,8 @@ impl Follower {
         self.was_ready |= ready;
     }
 
-    fn ipv4(&self) -> Option<bool> {
+    /// The family of the underlay, which this node's own address tells.
+    fn family(&self) -> Option<Family> {
         self.own.as_ref().map(family)
     }
 
@@ -278,7 +280,9 @@ impl Follower {
             Ok(found) => match (self.lost(&found), held) {
                 (lost, _) if lost.is_empty() => return self.adopt(found),
                 (lost, Some(Ok(held))) if held.is_empty() && self.is_closed() => {
-                    tracing::warn!(subnets = ?lost, "giving up subnets that no pod uses");
+                    let subnets: Vec<String> = lost.iter().map(ToString::to_string).collect();
+                    let subnets = subnets.join(" ");
+                    tracing::warn!(subnets, "giving up subnets that no pod uses");
                     return self.adopt(found);
                 }
                 (lost, Some(held)) if self.is_closed() => {
@@ -308,7 +312,11 @@ impl Follower {
 
     fn read_own(&self) -> Result<Candidate, Refusal> {
         let name = || self.identity.name.clone();
-        let node = self.object.as_ref().ok_or_else(|| Refusal::NoNode { name: name() })?;
+        let node = self.object.as_ref().ok_or_else(|| match self.own {
+            // It was there, for this daemon or for the one before it.
+            Some(_) => Refusal::NodeDeleted { name: name() },
+            None => Refusal::NoNode { name: name() },
+        })?;
         node.candidate(None, self.identity.port)
             .map_err(|problem| Refusal::Problem { place: Place(name()), problem })?
             .ok_or_else(|| Refusal::NoPodCidr { name: name() })
@@ -358,7 +366,7 @@ impl Follower {
         let mut unreadable = BTreeMap::new();
         let mut known = Vec::with_capacity(nodes.len());
         for node in nodes.iter().filter(|node| node.metadata.name != self.identity.name) {
-            match node.candidate(self.ipv4(), self.identity.port) {
+            match node.candidate(self.family(), self.identity.port) {
                 Ok(candidate) => known.extend(candidate),
                 Err(problem) => {
                     unreadable.insert(place(&node.metadata.name), problem.to_string());
@@ -376,7 +384,7 @@ impl Follower {
             Ok(node) | Err(node) => node.metadata.name.clone(),
         };
         let candidate = match &node {
-            Ok(node) => node.candidate(self.ipv4(), self.identity.port),
+            Ok(node) => node.candidate(self.family(), self.identity.port),
             Err(_deleted) => Ok(None),
         };
         let key = place(&name);
@@ -411,8 +419,8 @@ impl Follower {
 }
 
 /// Whether a node is reached by IPv4.
-fn family(candidate: &Candidate) -> bool {
-    candidate.entry.address.is_ipv4()
+fn family(candidate: &Candidate) -> Family {
+    Family::of(candidate.entry.address)
 }
 
 /// Where a value of a node stands.

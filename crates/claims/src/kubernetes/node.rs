@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use ipnet::IpNet;
+use overlay_proto::Family;
 use serde::{Deserialize, Serialize};
 
 use super::failure::NodeProblem;
@@ -104,8 +105,8 @@ impl Node {
         self
     }
 
-    /// The address by which peers reach the node; `ipv4` says of which family, if it has both.
-    fn address(&self, ipv4: Option<bool>) -> Result<IpAddr, NodeProblem> {
+    /// The address by which peers reach the node; the first of `family` if it has several.
+    fn address(&self, family: Option<Family>) -> Result<IpAddr, NodeProblem> {
         if let Some(text) = self.metadata.annotations.get(ADDRESS) {
             let problem = || NodeProblem::Address { key: ADDRESS, text: text.clone() };
             return text.parse().map_err(|_| problem());
@@ -118,7 +119,7 @@ impl Node {
                 .filter_map(|address| address.address.parse::<IpAddr>().ok())
         };
         internal()
-            .find(|address| ipv4.is_none_or(|ipv4| address.is_ipv4() == ipv4))
+            .find(|address| family.is_none_or(|family| Family::of(*address) == family))
             .or_else(|| internal().next())
             .ok_or(NodeProblem::NoAddress { key: ADDRESS })
     }
@@ -137,7 +138,7 @@ impl Node {
     /// The node as the table has it; none while it has no podCIDR.
     pub(super) fn candidate(
         &self,
-        ipv4: Option<bool>,
+        family: Option<Family>,
         port: u16,
     ) -> Result<Option<Candidate>, NodeProblem> {
         let subnets = self.subnets()?;
@@ -146,7 +147,7 @@ impl Node {
         }
         let annotation = |key: &str| self.metadata.annotations.get(key).cloned();
         let published = Published {
-            address: self.address(ipv4)?,
+            address: self.address(family)?,
             codec: annotation(CODEC),
             port: match annotation(PORT) {
                 None => None,
@@ -217,7 +218,7 @@ mod tests {
         assert_eq!(four.entry.address.to_string(), "192.168.1.11");
         assert_eq!(four.entry.subnets.len(), 2);
         assert_eq!(four.since, 20_260_102_030_405);
-        let six = node.candidate(Some(false), 4790).unwrap().unwrap();
+        let six = node.candidate(Some(Family::V6), 4790).unwrap().unwrap();
         assert_eq!(six.entry.address.to_string(), "fd00:192:168:1::11");
     }
 

@@ -139,12 +139,22 @@ fn a_node_that_is_contested_says_so_whatever_the_daemon_before_it_said() {
     KUBERNETES.run_all(seed..seed + 1);
 }
 
-/// A machine stands still, and again for a shorter while before it goes on. What one watch tells
-/// must still come in its order.
+/// A machine stands still, and again for a shorter or a longer while before it goes on. What one
+/// watch tells must still come in its order.
 #[test]
 fn a_machine_that_stands_still_twice_hears_everything_in_its_order() {
-    let seed = 25_366_108_477_410;
-    KUBERNETES.run_all(seed..seed + 1);
+    for seed in [25_366_108_477_410, 244_071_555_951_284] {
+        KUBERNETES.run_all(seed..seed + 1);
+    }
+}
+
+/// A session ends while the daemon has yet to hear what it told. The next one has asked for
+/// something else by the time that it has heard.
+#[test]
+fn what_an_earlier_session_waited_for_is_no_answer_to_the_next() {
+    for seed in [214_689_913_624_833, 165_917_185_998_945] {
+        KUBERNETES.run_all(seed..seed + 1);
+    }
 }
 
 #[test]

@@ -9,6 +9,8 @@ mod budget;
 mod drop_reason;
 mod egress;
 mod ingress;
+mod oam;
+mod paths;
 mod peer;
 mod prefix_map;
 mod reply;
@@ -16,13 +18,15 @@ mod seal;
 mod table;
 
 pub use culvert_membership::{
-    Digest, Fault, Foreign, MAX_PORTS, Membership, NodeEntry, Overlay, Place, Rejected, TableError,
-    Tunnel, TunnelOptions, reserved,
+    Changes, Digest, Fault, Foreign, MAX_PORTS, Membership, NodeEntry, Overlay, Place, Rejected,
+    TableError, Tunnel, TunnelOptions, reserved,
 };
 pub use drop_reason::{DropCounters, DropReason};
 pub use egress::EgressVerdict;
 pub use ingress::Delivery;
-pub use peer::{Peer, PeerCounters, PeerIndex, PeerRegistry, Traffic};
+pub use oam::router_of;
+pub use paths::PeerPaths;
+pub use peer::{Lasting, Peer, PeerCounters, PeerIndex, PeerRegistry, Traffic};
 pub use prefix_map::PrefixMap;
 pub use reply::Reply;
 pub use seal::{Keyed, PeerKeys, Seal, SealedMode, Sealing, Ways};
@@ -31,6 +35,7 @@ pub use table::{Local, Owner, Table};
 use std::time::Instant;
 
 pub(crate) use budget::Budget;
+pub(crate) use paths::hash_of;
 
 /// What one worker decides with, besides the table: the little state that decisions have.
 #[derive(Debug)]

@@ -9,7 +9,7 @@ use foldhash::fast::RandomState;
 use ipnet::IpNet;
 use overlay_proto::{Codec, Family, Mtu, Vni};
 
-use super::{NodeEntry, Seal};
+use super::{NodeEntry, PeerPaths, Seal};
 
 /// A peer's place in the table's list of peers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -42,6 +42,8 @@ pub struct Peer {
     pub mtu: Mtu,
     /// What was counted about it, across all tables that had it.
     pub counters: Arc<PeerCounters>,
+    /// By which source ports flows toward it leave, across all tables too.
+    pub paths: Arc<PeerPaths>,
     /// Whether its packets are sealed.
     pub seal: Seal,
 }
@@ -129,34 +131,43 @@ impl PeerCounters {
     }
 }
 
-/// The counters of every peer, by name, so that a new table goes on counting where the old one left
-/// off. Compiling a table and answering a status request may happen at once.
+/// The counters and paths of every peer, by name, so that a new table goes on counting where the
+/// old one left off. Compiling a table and answering a status request may happen at once.
 #[derive(Debug, Default)]
 pub struct PeerRegistry {
-    counters: DashMap<String, Arc<PeerCounters>, RandomState>,
+    peers: DashMap<String, Lasting, RandomState>,
+}
+
+/// What stays of a peer from table to table.
+#[derive(Clone, Debug, Default)]
+pub struct Lasting {
+    /// What was sent to it and came from it.
+    pub counters: Arc<PeerCounters>,
+    /// What is known of the paths to it.
+    pub paths: Arc<PeerPaths>,
 }
 
 impl PeerRegistry {
-    /// The counters of the peer `name`, new ones if it has none yet.
-    pub fn counters(&self, name: &str) -> Arc<PeerCounters> {
-        if let Some(counters) = self.counters.get(name) {
-            return Arc::clone(&counters);
+    /// What there is of the peer `name`, which is new if there is nothing yet.
+    pub fn peer(&self, name: &str) -> Lasting {
+        if let Some(lasting) = self.peers.get(name) {
+            return lasting.clone();
         }
-        Arc::clone(&self.counters.entry(name.to_owned()).or_default())
+        self.peers.entry(name.to_owned()).or_default().clone()
     }
 
-    /// How many peers it has counters of.
+    /// How many peers it has something of.
     pub fn len(&self) -> usize {
-        self.counters.len()
+        self.peers.len()
     }
 
     /// Whether it has none.
     pub fn is_empty(&self) -> bool {
-        self.counters.is_empty()
+        self.peers.is_empty()
     }
 
     /// Forgets peers that no table has any more, so that the registry is never longer than a table.
     pub fn retain(&self, keep: impl Fn(&str) -> bool) {
-        self.counters.retain(|name, _| keep(name));
+        self.peers.retain(|name, _| keep(name));
     }
 }

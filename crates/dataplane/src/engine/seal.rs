@@ -86,6 +86,12 @@ impl Sealing {
         Self { mode, port, peers: HashMap::default() }
     }
 
+    /// The same as strict as `mode` says.
+    #[must_use]
+    pub fn with_mode(self, mode: SealedMode) -> Self {
+        Self { mode, ..self }
+    }
+
     /// The same with these peers and no others.
     #[must_use]
     pub fn with(&self, peers: &[PeerKeys]) -> Self {
@@ -95,6 +101,13 @@ impl Sealing {
         };
         let peers = peers.iter().filter(|peer| !peer.keys.is_empty());
         Self { peers: peers.map(|peer| (peer.name.clone(), link(peer))).collect(), ..*self }
+    }
+
+    /// The same with the peers that these are of, whatever keys they have.
+    #[must_use]
+    pub fn with_links(&self, links: impl IntoIterator<Item = Arc<PeerLink>>) -> Self {
+        let peers = links.into_iter().map(|link| (link.name().to_owned(), link));
+        Self { peers: peers.collect(), ..*self }
     }
 
     /// The same with the peers of `other` as well.

@@ -10,8 +10,8 @@ use ipnet::IpNet;
 use overlay_proto::{CodecKind, Family, Mac, Mtu, Vni};
 
 use super::{
-    Digest, Membership, NodeEntry, Peer, PeerIndex, PeerRegistry, PrefixMap, Seal, SealedMode,
-    Sealing, Tunnel,
+    Digest, Lasting, Membership, NodeEntry, Peer, PeerIndex, PeerRegistry, PrefixMap, Seal,
+    SealedMode, Sealing, Tunnel,
 };
 
 /// Whose subnet an address lies in.
@@ -89,24 +89,38 @@ impl Table {
         mtu_to: impl Fn(IpAddr) -> Mtu,
         registry: &PeerRegistry,
     ) -> Self {
+        Self::compile_after(None, members, routers, mtu_to, registry)
+    }
+
+    /// The same if workers have the table `before` so far: what stays of a peer is taken from
+    /// there where that is quicker.
+    pub fn compile_after(
+        before: Option<&Self>,
+        members: &Membership,
+        routers: Vec<IpAddr>,
+        mtu_to: impl Fn(IpAddr) -> Mtu,
+        registry: &PeerRegistry,
+    ) -> Self {
+        let mut former = Former { peers: before.map_or(&[], |table| &table.peers) };
         let overlay = members.overlay();
         let local = members.local();
         let mac = local.tunnel_options.mac_at(local.address);
-        let peers: Vec<Peer> = members
-            .peers()
-            .map(|node| {
-                let tunnel = members.tunnel_to(node);
-                Peer {
-                    entry: Arc::clone(node),
-                    endpoint: SocketAddr::new(node.address, tunnel.port),
-                    codec: tunnel.codec_between(mac, node.tunnel_options.mac_at(node.address)),
-                    vni: overlay.vni_of(tunnel.codec),
-                    mtu: mtu_to(node.address),
-                    counters: registry.counters(&node.name),
-                    seal: Seal::Plain,
-                }
-            })
-            .collect();
+        let mut peers: Vec<Peer> = Vec::with_capacity(members.peer_count());
+        peers.extend(members.peers().map(|node| {
+            let tunnel = members.tunnel_to(node);
+            let Lasting { counters, paths } =
+                former.find(node).unwrap_or_else(|| registry.peer(&node.name));
+            Peer {
+                entry: Arc::clone(node),
+                endpoint: SocketAddr::new(node.address, tunnel.port),
+                codec: tunnel.codec_between(mac, node.tunnel_options.mac_at(node.address)),
+                vni: overlay.vni_of(tunnel.codec),
+                mtu: mtu_to(node.address),
+                counters,
+                paths,
+                seal: Seal::Plain,
+            }
+        }));
         let indexed =
             || peers.iter().enumerate().map(|(index, peer)| (PeerIndex::new(index), peer));
         let owners = PrefixMap::new(
@@ -216,6 +230,24 @@ impl Table {
     /// The virtual network of nodes that run Culvert.
     pub fn vni(&self) -> Vni {
         self.vni
+    }
+}
+
+/// The peers of the table before, in whose order nearly all of the next one's come.
+struct Former<'a> {
+    peers: &'a [Peer],
+}
+
+impl Former<'_> {
+    /// What stays of the peer whose entry is `node`, if it is the next one, or the one after.
+    fn find(&mut self, node: &Arc<NodeEntry>) -> Option<Lasting> {
+        let found = self.peers.iter().take(2).position(|peer| Arc::ptr_eq(&peer.entry, node));
+        let has_changed = || self.peers.first().is_some_and(|peer| peer.name() == node.name);
+        let passed = found.map_or_else(|| usize::from(has_changed()), |at| at + 1);
+        let (past, rest) = self.peers.split_at(passed);
+        self.peers = rest;
+        let Peer { counters, paths, .. } = found.and_then(|at| past.get(at))?;
+        Some(Lasting { counters: Arc::clone(counters), paths: Arc::clone(paths) })
     }
 }
 

@@ -1,6 +1,7 @@
 //! The subnet table: what is refused, and what a lookup costs and finds.
 
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use overlay_proto::{Codec, CodecKind, Family, Mac, Mtu, Vni};
 use proptest::prelude::*;
@@ -114,6 +115,30 @@ fn counters_outlive_the_table_that_they_were_made_for() {
     registry.retain(|_| false);
     let fresh = Table::compile(&members(&["10.3.0.0/24"]), vec![], mtu, &registry);
     assert_eq!(fresh.peers()[0].counters.egress(), Traffic::default());
+}
+
+#[test]
+fn table_after_another_has_of_each_peer_what_the_registry_has() {
+    let registry = PeerRegistry::default();
+    let entry = |number: u32| Arc::new(node(number, &[&format!("10.{number}.0.0/24")]));
+    let nodes: Vec<_> = (0..9).map(entry).collect();
+    let all = |nodes: &[Arc<NodeEntry>]| Membership::check(overlay(), "node0", nodes.to_vec());
+    let mtu = |_| Mtu::new(1464).unwrap();
+    let before = Table::compile(&all(&nodes).unwrap(), vec![], mtu, &registry);
+    let (mut changed, mut less, mut more) = (nodes.clone(), nodes.clone(), nodes.clone());
+    changed[4] = Arc::new(node(4, &["10.44.0.0/24"]));
+    less.drain(2..4);
+    more.splice(3..3, [entry(20), entry(21), entry(22)]);
+    let turned = nodes.iter().rev().cloned().collect();
+    for members in [nodes, changed, less, more, turned] {
+        let members = all(&members).unwrap();
+        let table = Table::compile_after(Some(&before), &members, vec![], mtu, &registry);
+        assert_eq!(table.peers().len(), members.peer_count());
+        for (peer, node) in table.peers().iter().zip(members.peers()) {
+            let Lasting { counters, paths } = registry.peer(&node.name);
+            assert!(Arc::ptr_eq(&peer.counters, &counters) && Arc::ptr_eq(&peer.paths, &paths));
+        }
+    }
 }
 
 proptest! {

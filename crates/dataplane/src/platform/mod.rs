@@ -4,6 +4,7 @@
 
 pub mod clock;
 mod error;
+pub mod overflows;
 pub mod tun;
 pub mod udp;
 pub mod wake;

@@ -235,7 +235,7 @@ impl Receiver {
     }
 
     /// Datagrams that the kernel dropped since the socket was bound, because they were not fetched
-    /// in time: it wraps around.
+    /// in time or were damaged: it wraps around.
     ///
     /// # Errors
     ///

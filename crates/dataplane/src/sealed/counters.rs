@@ -1,6 +1,7 @@
 //! What is counted of sessions and handshakes, for others to read.
 
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use culvert_seal::Suite;
 use culvert_seal::mesh::{Event, Role, What};
@@ -10,9 +11,51 @@ use culvert_seal::mesh::{Event, Role, What};
 pub struct SealedCounters {
     /// By role, then by suite.
     established: [[AtomicU64; Suite::ALL.len()]; 2],
+    /// By role.
+    durations: [Durations; 2],
     ended: AtomicU64,
     failures: AtomicU64,
     lost: AtomicU64,
+}
+
+/// How long handshakes took, as numbers of those that took no longer than each bound and longer
+/// than the one before.
+#[derive(Debug, Default)]
+struct Durations {
+    counts: [AtomicU64; HandshakeTimes::BOUNDS.len() + 1],
+    micros: AtomicU64,
+}
+
+/// How long handshakes took.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct HandshakeTimes {
+    /// How many took longer than the bound before and no longer than their own, and last those that
+    /// took longer than any.
+    pub counts: [u64; Self::BOUNDS.len() + 1],
+    /// What they took together, in seconds.
+    pub sum: f64,
+}
+
+impl HandshakeTimes {
+    /// Bounds in seconds: from a round trip in one rack to an INIT that was sent several times.
+    pub const BOUNDS: [f64; 9] = [0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0];
+}
+
+impl Durations {
+    fn add(&self, took: Duration) {
+        let seconds = took.as_secs_f64();
+        let bounds = HandshakeTimes::BOUNDS.iter();
+        let index = bounds.take_while(|bound| seconds > **bound).count();
+        self.counts[index].fetch_add(1, Ordering::Relaxed);
+        let micros = u64::try_from(took.as_micros()).unwrap_or(u64::MAX);
+        self.micros.fetch_add(micros, Ordering::Relaxed);
+    }
+
+    fn read(&self) -> HandshakeTimes {
+        let counts = self.counts.each_ref().map(|count| count.load(Ordering::Relaxed));
+        let sum = Duration::from_micros(self.micros.load(Ordering::Relaxed)).as_secs_f64();
+        HandshakeTimes { counts, sum }
+    }
 }
 
 const fn role_index(role: Role) -> usize {
@@ -35,6 +78,11 @@ impl SealedCounters {
         self.established[role_index(role)][suite_index(suite)].load(Ordering::Relaxed)
     }
 
+    /// How long those took in which this node had that role.
+    pub fn times(&self, role: Role) -> HandshakeTimes {
+        self.durations[role_index(role)].read()
+    }
+
     /// Sessions that have ended without a successor.
     pub fn ended(&self) -> u64 {
         self.ended.load(Ordering::Relaxed)
@@ -52,7 +100,8 @@ impl SealedCounters {
 
     pub(super) fn count(&self, event: &Event) {
         let count = match event.what {
-            What::Established(role, suite) => {
+            What::Established(role, suite, took) => {
+                self.durations[role_index(role)].add(took);
                 &self.established[role_index(role)][suite_index(suite)]
             }
             What::Ended => &self.ended,
@@ -69,5 +118,25 @@ impl SealedCounters {
 
     pub(super) fn lose(&self) {
         self.lost.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn how_long_handshakes_took_is_counted_by_role() {
+        let counters = SealedCounters::default();
+        let suite = Suite::Aes256Gcm;
+        for millis in [1, 2, 250, 60_000] {
+            let what = What::Established(Role::Initiator, suite, Duration::from_millis(millis));
+            counters.count(&Event { peer: String::new(), what });
+        }
+        assert_eq!(counters.established(Role::Initiator, suite), 4);
+        let times = counters.times(Role::Initiator);
+        assert_eq!(times.counts, [1, 1, 0, 0, 0, 1, 0, 0, 0, 1]);
+        assert!((times.sum - 60.253).abs() < 1e-6);
+        assert_eq!(counters.times(Role::Responder), HandshakeTimes::default());
     }
 }

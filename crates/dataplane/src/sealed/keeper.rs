@@ -5,9 +5,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::time::{Duration, Instant};
 
-use culvert_seal::mesh::{
-    Config, Entropy, Identity, Mesh, Now, Output, PeerEntry, PeerStatus, What,
-};
+use culvert_seal::mesh::{Config, Entropy, Identity, Mesh, Now, Output, PeerEntry, What};
 
 use super::{REQUESTS, Request, SealedWorker};
 
@@ -89,11 +87,6 @@ impl<E: Entropy> Keeper<E> {
             self.generation.fetch_add(1, Ordering::Release);
         }
         more
-    }
-
-    /// How it stands with every peer that has a key.
-    pub fn status(&self, now: Instant) -> Vec<PeerStatus> {
-        self.mesh.status(now)
     }
 
     /// When [`work`](Self::work) should be called, if nobody asks for anything before.

@@ -1,20 +1,18 @@
 //! The thread `keys`: runs the machine that makes sessions, and sends its datagrams.
 //!
-//! It owns the [`Keeper`]. What control leaves for it is one value that the next replaces; a status
-//! is asked for and waited for. It sleeps until somebody asks or something is due. Events that
-//! nobody takes are lost and counted.
+//! It owns the [`Keeper`]. What control leaves for it is one value that the next replaces. How it
+//! stands with a peer it leaves at the peer's link, so that nobody has to ask. It sleeps until
+//! somebody wants something of it or something is due. Events that nobody takes are lost and
+//! counted.
 
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::mpsc::{SyncSender, sync_channel};
+use std::sync::mpsc::SyncSender;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
-use std::time::Duration;
 use std::{io, mem};
 
 use culvert_seal::LogLine;
-use culvert_seal::mesh::{
-    Event, Identity, Now, Output, PeerEntry, PeerStatus, SystemEntropy, What,
-};
+use culvert_seal::mesh::{Event, Identity, Now, Output, PeerEntry, SystemEntropy, What};
 use overlay_proto::Ecn;
 use tokio::sync::mpsc;
 
@@ -25,10 +23,6 @@ use crate::platform::wake::Waker;
 
 /// Events that wait for whoever logs them.
 const EVENTS: usize = 256;
-
-/// How long a status is waited for. A table of ten thousand new keys takes the thread half a
-/// second.
-const PATIENCE: Duration = Duration::from_secs(2);
 
 /// The thread, in the hands of control.
 pub(crate) struct KeyThread {
@@ -41,16 +35,11 @@ pub(crate) struct KeyThread {
 
 /// What control leaves for the thread.
 struct Desk {
-    mail: Mutex<Mail>,
+    /// Peers that it does not know yet.
+    table: Mutex<Option<(Identity, Vec<PeerEntry>)>>,
     /// What datagrams leave by; none while this node does not listen for what is sealed.
     socket: Mutex<Option<Arc<Sender>>>,
     stop: AtomicBool,
-}
-
-#[derive(Default)]
-struct Mail {
-    table: Option<(Identity, Vec<PeerEntry>)>,
-    questions: Vec<SyncSender<Vec<PeerStatus>>>,
 }
 
 struct Keys {
@@ -79,7 +68,7 @@ impl KeyThread {
     ) -> io::Result<Self> {
         let (sender, events) = mpsc::channel(EVENTS);
         let desk = Arc::new(Desk {
-            mail: Mutex::default(),
+            table: Mutex::default(),
             socket: Mutex::new(socket),
             stop: AtomicBool::new(false),
         });
@@ -107,21 +96,13 @@ impl KeyThread {
 
     /// Has the thread go by these peers from now on.
     pub(crate) fn set_table(&self, identity: Identity, entries: Vec<PeerEntry>) {
-        locked(&self.desk.mail).table = Some((identity, entries));
+        *locked(&self.desk.table) = Some((identity, entries));
         self.nudge();
     }
 
     /// Has it send by another socket from now on.
     pub(crate) fn set_socket(&self, socket: Option<Arc<Sender>>) {
         *locked(&self.desk.socket) = socket;
-    }
-
-    /// How it stands with every peer that has a key; empty if the thread is busy for too long.
-    pub(crate) fn status(&self) -> Vec<PeerStatus> {
-        let (sender, answer) = sync_channel(1);
-        locked(&self.desk.mail).questions.push(sender);
-        self.nudge();
-        answer.recv_timeout(PATIENCE).unwrap_or_default()
     }
 
     /// What people should know, for the one who asks first.
@@ -166,20 +147,16 @@ impl Keys {
                     self.keeper.handle(request, now(), &mut out);
                 }
             }
-            self.read_mail(&mut out);
+            self.take_table(&mut out);
             busy = self.keeper.work(now(), &mut out);
             self.deliver(&mut out);
         }
     }
 
-    fn read_mail(&mut self, out: &mut Output) {
-        let Mail { table, questions } = mem::take(&mut *locked(&self.desk.mail));
+    fn take_table(&mut self, out: &mut Output) {
+        let table = locked(&self.desk.table).take();
         if let Some((identity, entries)) = table {
             self.keeper.set_table(identity, entries, now(), out);
-        }
-        for question in questions {
-            // Whoever asked may have gone.
-            let _ = question.try_send(self.keeper.status(clock::now()));
         }
     }
 
@@ -236,6 +213,7 @@ fn locked<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
 #[cfg(test)]
 mod tests {
     use std::net::{IpAddr, Ipv4Addr, UdpSocket};
+    use std::time::Duration;
 
     use culvert_seal::Suites;
     use culvert_seal::keys::{NodeKey, Psk};
@@ -276,14 +254,12 @@ mod tests {
             link: Arc::clone(&link),
         };
         thread.set_table(identity, vec![entry]);
-        let [status] = &thread.status()[..] else { panic!("one peer") };
-        assert_eq!((&*status.name, status.is_shaking_hands), ("peer", false));
         worker.ask(&link);
         let mut datagram = [0; 2000];
         let len = peer.recv(&mut datagram).unwrap();
         let (header, _) = Header::decode(&datagram[..len]).unwrap();
         assert_eq!((header.message, len), (Message::Init, 1312));
-        assert!(thread.status()[0].is_shaking_hands);
+        assert!(link.state().is_some_and(|state| state.is_shaking_hands));
         assert!(thread.take_events().is_some() && thread.take_events().is_none());
         assert!(!thread.has_failed());
         thread.stop();

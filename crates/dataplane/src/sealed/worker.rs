@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::mpsc::SyncSender;
+use std::sync::mpsc::{SyncSender, sync_channel};
 use std::time::Instant;
 
 use arc_swap::Guard;
@@ -33,6 +33,12 @@ pub struct SealedWorker {
 }
 
 impl SealedWorker {
+    /// A worker that opens with the sessions in `shared`, and whom nobody makes others for.
+    pub fn opening(shared: Arc<Shared>, started: Instant) -> Self {
+        let (requests, _nobody) = sync_channel(0);
+        Self { shared, requests, started, generation: Arc::default(), worker: 0 }
+    }
+
     /// The lane of this worker's flows with this hash.
     #[inline]
     pub(crate) fn lane(&self, flow_hash: u32) -> Lane {

@@ -261,8 +261,8 @@ fn segmentation_that_is_refused_is_given_up_once_for_all_open_trains() {
 #[test]
 fn a_device_that_became_narrower_is_reported_and_does_not_end_segmentation() {
     let mut bench = Bench::new(Offload::TcpUdp);
-    // The train, then its datagrams one by one, three attempts each.
-    bench.underlay.send_errors.extend([libc::EMSGSIZE; 15]);
+    // The train, then its datagrams one by one, six attempts each.
+    bench.underlay.send_errors.extend([libc::EMSGSIZE; 30]);
     let spec = Spec::outgoing(Family::V4, true, vec![3; 4000]);
     bench.pod_sends(&spec.vnet(1000), &spec.build_partial());
     bench.run();

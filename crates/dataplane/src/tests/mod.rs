@@ -6,6 +6,7 @@ mod egress;
 mod ingress;
 mod own_address;
 mod packets;
+mod probe;
 mod reports;
 mod sealed;
 mod transparency;
@@ -26,6 +27,8 @@ use crate::platform::tun::{Offload, VNET_HEADER_LEN};
 
 const PORT: u16 = 4790;
 const MTU: u32 = 1464;
+
+pub(super) use self::capture::datagram as udp_of_pod;
 
 /// A packet that may wait for more.
 pub(super) fn packet_for_the_outlet() -> Vec<u8> {
@@ -70,11 +73,11 @@ fn table_of(own: u8, mtu: u32, node2: TunnelOptions) -> Table {
     Table::compile(&members, routers.to_vec(), |_| Mtu::new(mtu).unwrap(), &PeerRegistry::default())
 }
 
-fn vni() -> Vni {
+pub(super) fn vni() -> Vni {
     Vni::new(7).unwrap()
 }
 
-fn underlay_of(node: u8) -> SocketAddr {
+pub(super) fn underlay_of(node: u8) -> SocketAddr {
     SocketAddr::new(IpAddr::from([192, 168, 1, 10 + node]), PORT)
 }
 

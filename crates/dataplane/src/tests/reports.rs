@@ -53,8 +53,8 @@ fn an_error_about_another_datagram_costs_no_packet_and_no_segmentation() {
 #[test]
 fn a_flood_of_errors_never_ends_segmentation() {
     let mut bench = Bench::new(Offload::TcpUdp);
-    // Three attempts at each of the first three trains.
-    bench.underlay.send_errors.extend([libc::EOPNOTSUPP; 9]);
+    // Six attempts at each of the first three trains.
+    bench.underlay.send_errors.extend([libc::EOPNOTSUPP; 18]);
     for _ in 0..64 {
         let spec = Spec::outgoing(Family::V4, true, vec![3; 4000]);
         bench.pod_sends(&spec.vnet(1000), &spec.build_partial());
@@ -66,6 +66,31 @@ fn a_flood_of_errors_never_ends_segmentation() {
     };
     assert_eq!(usize::try_from(lost).unwrap() + bench.sent().len(), 64 * 4);
     assert_eq!(bench.underlay.sent.len(), 2, "trains leave again");
+}
+
+#[test]
+fn a_flood_of_errors_that_are_reported_costs_no_packet() {
+    for errors in [1, 2, 3, 40, 63] {
+        let mut bench = Bench::new(Offload::TcpUdp);
+        bench.underlay.send_errors.extend([libc::EHOSTUNREACH; 63].iter().take(errors));
+        // Looking for reports takes up to 32 of them, and there are always more.
+        let report = || Report::new(underlay_of(3), ReportKind::Other, &[]);
+        bench.underlay.reports.extend(std::iter::repeat_with(report).take(32 * 64));
+        bench.pod_sends(&VnetHeader::default(), &udp(100).build());
+        bench.run();
+        assert_eq!((bench.drops(), bench.sent().len()), (vec![], 1), "{errors} errors");
+        assert!(bench.underlay.reports.len() < 32 * 64, "{errors} errors: reports are looked at");
+    }
+}
+
+#[test]
+fn an_error_about_the_packet_itself_is_one_in_the_end() {
+    let mut bench = Bench::new(Offload::TcpUdp);
+    bench.underlay.send_errors.extend([libc::EHOSTUNREACH; 100]);
+    bench.pod_sends(&VnetHeader::default(), &udp(100).build());
+    bench.run();
+    assert_eq!(bench.drops(), [(DropReason::UnderlayRefused, 1)]);
+    assert_eq!(bench.underlay.send_errors.len(), 100 - 6, "it is not tried without end");
 }
 
 #[test]

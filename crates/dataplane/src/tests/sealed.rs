@@ -3,6 +3,7 @@
 mod hostile;
 mod net;
 mod plane;
+mod probe;
 mod shown;
 
 use std::collections::HashSet;

@@ -273,7 +273,7 @@ impl Daemon {
                 Notice::RouteTooNarrow(address) => {
                     narrow.insert(address);
                 }
-                Notice::PathClaim(_) | Notice::TunGone => {}
+                Notice::PathClaim(_) | Notice::Unreachable(_) | Notice::TunGone => {}
             }
         }
         narrow

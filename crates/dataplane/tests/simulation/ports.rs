@@ -117,7 +117,7 @@ impl Underlay {
             let next = attempts.get(index + 1).map(|(next, _)| (next.peer, &next.bytes));
             if errno.is_some() && next == Some((train.peer, &train.bytes)) {
                 repeated += 1;
-                assert!(repeated < 3, "a train is offered again and again");
+                assert!(repeated < 6, "a train is offered again and again");
                 continue;
             }
             repeated = 0;

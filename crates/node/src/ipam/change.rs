@@ -4,6 +4,7 @@
 //! never handed out. Invariant: every address is unused (≥ `next`), allocated, or resting, even
 //! when pools overlap; so no address is ever lost. Each step is a look-up by key.
 
+use std::cell::Cell;
 use std::net::IpAddr;
 use std::path::Path;
 
@@ -15,6 +16,7 @@ use super::error::{Error, Full};
 use super::noted::Noted;
 use super::range::{Range, Request};
 use super::record::{Allocation, Namespace, Record};
+use super::stamp::Edition;
 use crate::attachment::Attachment;
 use crate::pod_mac;
 
@@ -34,6 +36,7 @@ pub(super) const RECORD: &str = "SELECT a.address, p.subnet, p.gateway, a.networ
 pub(super) struct Change<'a> {
     pub(super) transaction: Transaction<'a>,
     pub(super) path: &'a Path,
+    is_complete: Cell<bool>,
 }
 
 /// What the store knows about one range.
@@ -47,7 +50,33 @@ struct Pool<'a> {
     resting: i64,
 }
 
+impl<'a> Change<'a> {
+    pub(super) fn new(transaction: Transaction<'a>, path: &'a Path) -> Self {
+        Self { transaction, path, is_complete: Cell::new(false) }
+    }
+}
+
 impl Change<'_> {
+    /// Whether the store is known to have every pod whose port bears a note.
+    pub(super) fn is_complete(&self) -> bool {
+        self.is_complete.get()
+    }
+
+    pub(super) fn set_complete(&self) {
+        self.is_complete.set(true);
+    }
+
+    /// What the store is now, with what was changed so far.
+    pub(super) fn edition(&self) -> Result<Edition, Error> {
+        self.transaction
+            .prepare_cached("SELECT store, changes FROM edition")
+            .and_then(|mut statement| {
+                statement
+                    .query_row([], |row| Ok(Edition { store: row.get(0)?, changes: row.get(1)? }))
+            })
+            .map_err(Error::database("read", self.path))
+    }
+
     /// Gives `attachment` what it asks for, all or nothing, and nothing that is on a port's note.
     pub(super) fn allocate(
         &self,
@@ -62,19 +91,17 @@ impl Change<'_> {
                 address: held.allocation.address,
             });
         }
+        noted.complete(self)?;
         let mut wanted = request.addresses.clone();
-        let holder = Holder {
-            netns: Namespace::at(netns),
-            boot: noted.ports().boot.clone(),
-            host_netns: noted.ports().netns,
-            ..Holder::of(attachment)
-        };
+        let (host_netns, boot) = noted.place();
+        let netns = Namespace::at(netns);
+        let holder = Holder { netns, boot, host_netns, ..Holder::of(attachment) };
         let mut allocations = Vec::new();
         for set in &request.sets {
             let fixed = wanted.iter().position(|address| find(set, *address).is_some());
             let (pool, allocation) = match fixed {
-                Some(position) => self.take_fixed(set, wanted.remove(position), noted)?,
-                None => self.take_from_any(set, noted)?,
+                Some(position) => self.take_fixed(set, wanted.remove(position))?,
+                None => self.take_from_any(set)?,
             };
             self.insert(pool, allocation.address, &holder)?;
             allocations.push(allocation);
@@ -98,30 +125,29 @@ impl Change<'_> {
         noted: &mut Noted<'_>,
     ) -> Result<Mac, Error> {
         if let Some(mac) = asked {
-            return match self.holder_of_mac(mac, noted)? {
+            let in_store = self.holder_of_mac(mac)?;
+            return match in_store.map_or_else(|| noted.holder_of_mac(mac), |it| Ok(Some(it)))? {
                 None => Ok(mac),
                 Some(holder) => Err(Error::MacTaken { mac: mac.to_string(), holder }),
             };
         }
+        // They follow from the addresses, which no device of the node has.
         for mac in pod_mac::candidates(allocations) {
-            if self.holder_of_mac(mac, noted)?.is_none() {
+            if self.holder_of_mac(mac)?.is_none() {
                 return Ok(mac);
             }
         }
-        unreachable!("there are more candidates than devices")
+        unreachable!("there are more candidates than pods")
     }
 
-    /// Who has `mac`: a pod, by the store or by its port's note, or a device of this node.
-    fn holder_of_mac(&self, mac: Mac, noted: &mut Noted<'_>) -> Result<Option<String>, Error> {
+    /// The pod that has `mac` by the store.
+    fn holder_of_mac(&self, mac: Mac) -> Result<Option<String>, Error> {
         let found = self
             .transaction
             .prepare_cached("SELECT network, container, ifname FROM allocation WHERE mac = ?1")
             .and_then(|mut statement| statement.query_row([mac.octets()], names).optional())
             .map_err(Error::database("read", self.path))?;
-        if let Some(names) = found {
-            return Ok(Some(parse_attachment(self.path, &names)?.to_string()));
-        }
-        noted.holder_of_mac(self, mac)
+        found.map(|names| Ok(parse_attachment(self.path, &names)?.to_string())).transpose()
     }
 
     fn set_mac(&self, attachment: &Attachment, mac: Mac) -> Result<usize, Error> {
@@ -133,19 +159,14 @@ impl Change<'_> {
     }
 
     /// Takes an address from the first of `ranges` that has room.
-    fn take_from_any(
-        &self,
-        ranges: &[Range],
-        noted: &mut Noted<'_>,
-    ) -> Result<(i64, Allocation), Error> {
+    fn take_from_any(&self, ranges: &[Range]) -> Result<(i64, Allocation), Error> {
         let mut full = Vec::new();
         for range in ranges {
             if let Some(mut pool) = self.pool(range)?
-                && let Some(address) = self.take(&mut pool, noted)?
+                && let Some(address) = self.take(&mut pool)?
             {
                 return Ok((pool.id, allocation(range, address)));
             }
-            // Counted afterwards: what the search has found on notes counts too.
             let in_use = self.pool(range)?.map_or(0, |pool| pool.in_use);
             let in_use = u64::try_from(in_use).unwrap_or(0);
             full.push(Full { subnet: range.subnet(), range: range.narrowed(), in_use });
@@ -154,15 +175,7 @@ impl Change<'_> {
     }
 
     /// Takes `address`, which is in one of `ranges`, or says who has it.
-    fn take_fixed(
-        &self,
-        ranges: &[Range],
-        address: IpAddr,
-        noted: &mut Noted<'_>,
-    ) -> Result<(i64, Allocation), Error> {
-        if self.holder(address)?.is_none() {
-            noted.holds(self, address)?;
-        }
+    fn take_fixed(&self, ranges: &[Range], address: IpAddr) -> Result<(i64, Allocation), Error> {
         if let Some(holder) = self.holder(address)? {
             return Err(Error::Taken { address, holder: Box::new(holder) });
         }
@@ -211,7 +224,7 @@ impl Change<'_> {
     }
 
     /// Takes the next address of `pool`: a fresh one, or the one that has rested longest.
-    fn take(&self, pool: &mut Pool<'_>, noted: &mut Noted<'_>) -> Result<Option<IpAddr>, Error> {
+    fn take(&self, pool: &mut Pool<'_>) -> Result<Option<IpAddr>, Error> {
         let mut adopted = false;
         loop {
             let candidate = if pool.next.is_none() || pool.resting >= MAX_RESTING {
@@ -223,8 +236,6 @@ impl Change<'_> {
                 // Another pool that overlaps this one may have given it away: a /24 that became a
                 // /23 in the subnet table, a range that was widened.
                 Some(address) if self.holder(address)?.is_some() => {}
-                // A pod has it of which the store knows nothing.
-                Some(address) if noted.holds(self, address)? => {}
                 Some(address) => return Ok(Some(address)),
                 None if pool.next.is_some() => {}
                 None if adopted => return Ok(None),

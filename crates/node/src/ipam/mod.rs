@@ -8,7 +8,8 @@
 //!
 //! The notes on the pods' ports ([`Ports`]) are the truth about running pods, and the store is what
 //! makes a choice quick and what remembers the order in which addresses were freed. So a store that
-//! is lost is made anew from the notes, and an address that a note holds is never given away.
+//! is lost is made anew from the notes, and an address that a note holds is never given away: see
+//! [`Store::follow`].
 //!
 //! An address that was never used comes before one that was, and of those that were, the one that
 //! was freed first; so an address rests as long as it can before another pod gets it. Each step is
@@ -34,11 +35,13 @@ mod ports;
 mod range;
 mod record;
 mod schema;
+mod stamp;
 mod sweep;
 #[cfg(test)]
 mod tests;
 
 use self::noted::Noted;
+use self::stamp::Stamp;
 
 pub use self::change::Grant;
 pub use self::error::{Error, Full};
@@ -58,6 +61,7 @@ pub struct Store {
     /// What makes the file another one than any that was at this path before.
     file: (u64, u64),
     restored: Option<Restored>,
+    stamp: Option<Stamp>,
 }
 
 impl Store {
@@ -134,6 +138,15 @@ impl Store {
         schema::rebuild(state_dir, survey)
     }
 
+    /// Goes by what `run_dir` says of the store's last change, and says there what is changed here.
+    ///
+    /// As long as all do that who change the store, an allocation need not ask the kernel which
+    /// addresses the notes on ports hold. A store that is changed in any other way, replaced or put
+    /// back from a copy is compared with the notes by the next allocation.
+    pub fn follow(&mut self, run_dir: &Path) {
+        self.stamp = Some(Stamp::in_directory(run_dir));
+    }
+
     /// What was done to open a store that was lost; nothing, if it was not lost.
     #[must_use]
     pub fn restored(&self) -> Option<&Restored> {
@@ -162,7 +175,8 @@ impl Store {
         }
         match self.try_allocate(attachment, netns, request, survey) {
             Err(error) if error.is_damage() => {
-                *self = schema::restore(&self.state_dir(), survey)?;
+                let stamp = self.stamp.take();
+                *self = Self { stamp, ..schema::restore(&self.state_dir(), survey)? };
                 self.try_allocate(attachment, netns, request, survey)
             }
             outcome => outcome,
@@ -176,7 +190,7 @@ impl Store {
         request: &Request,
         survey: &mut dyn Survey,
     ) -> Result<Grant, Error> {
-        let mut noted = Noted::look(survey)?;
+        let mut noted = Noted::new(survey);
         self.change("allocate in", |change| change.allocate(attachment, netns, request, &mut noted))
     }
 
@@ -348,7 +362,7 @@ impl Store {
             .connection
             .transaction_with_behavior(TransactionBehavior::Deferred)
             .map_err(Error::database("read", path))?;
-        work(&Change { transaction, path })
+        work(&Change::new(transaction, path))
     }
 
     /// Runs `work` in one transaction that holds the write lock from its first statement.
@@ -366,8 +380,18 @@ impl Store {
                 .connection
                 .transaction_with_behavior(TransactionBehavior::Immediate)
                 .map_err(Error::database(op, path))?;
-            let change = Change { transaction, path };
+            let change = Change::new(transaction, path);
+            if let Some(stamp) = &self.stamp
+                && stamp.is_of(change.edition()?)
+            {
+                change.set_complete();
+            }
             let value = work(&change)?;
+            if let Some(stamp) = &self.stamp
+                && change.is_complete()
+            {
+                stamp.set(change.edition()?)?;
+            }
             change.transaction.commit().map_err(Error::database(op, path))?;
             value
         };

@@ -1,12 +1,9 @@
 //! What the notes on pods' ports hold, while the store gives something away.
 //!
-//! Owns the rule that nothing is given away that a note holds. The first look is from before the
-//! transaction, so that in the usual case, when the store knows of every pod, nobody waits for the
-//! kernel while all wait for the store. Only when that look contradicts the store is there another
-//! one, inside the transaction, which is exact: no pod comes or goes in the store meanwhile. What
-//! the store lacks by then is written down.
-
-use std::net::IpAddr;
+//! Owns the rule that nothing is given away that a note holds. A store that is known to be the one
+//! that was changed last has every pod ([`stamp`](super::stamp)), and the kernel need not be asked.
+//! Any other is completed first, inside the transaction: no pod comes or goes in the store
+//! meanwhile, so that the look is exact.
 
 use overlay_proto::Mac;
 
@@ -18,51 +15,41 @@ use super::range::Range;
 /// What the notes hold.
 pub(super) struct Noted<'a> {
     survey: &'a mut dyn Survey,
-    ports: Ports,
-    is_fresh: bool,
+    ports: Option<Ports>,
 }
 
 impl<'a> Noted<'a> {
-    /// Looks at the notes, before the transaction.
-    pub(super) fn look(survey: &'a mut dyn Survey) -> Result<Self, Error> {
-        let ports = survey.look()?;
-        Ok(Self { survey, ports, is_fresh: false })
+    pub(super) fn new(survey: &'a mut dyn Survey) -> Self {
+        Self { survey, ports: None }
     }
 
-    /// What was found by the last look.
-    pub(super) fn ports(&self) -> &Ports {
-        &self.ports
+    /// The network namespace whose notes count, and the boot.
+    pub(super) fn place(&self) -> (u64, String) {
+        self.survey.place()
     }
 
-    /// Whether a note holds `address`, which the store does not.
-    pub(super) fn holds(&mut self, change: &Change<'_>, address: IpAddr) -> Result<bool, Error> {
-        if self.ports.holder(address).is_some() {
-            self.refresh(change)?;
-        }
-        Ok(self.ports.holder(address).is_some())
-    }
-
-    /// Who has `mac`, which nobody has in the store.
-    pub(super) fn holder_of_mac(
-        &mut self,
-        change: &Change<'_>,
-        mac: Mac,
-    ) -> Result<Option<String>, Error> {
-        if self.ports.has_mac(mac) {
-            self.refresh(change)?;
-        }
-        let pod = self.ports.pod_with(mac).map(|pod| pod.owner().to_string());
-        let device = || Some(format!("device {} of this node", self.ports.device_with(mac)?));
-        Ok(pod.or_else(device))
-    }
-
-    fn refresh(&mut self, change: &Change<'_>) -> Result<(), Error> {
-        if !self.is_fresh {
-            self.ports = self.survey.look()?;
-            self.is_fresh = true;
-            change.adopt_notes(&self.ports)?;
+    /// Makes sure that the store has all that the notes hold.
+    pub(super) fn complete(&mut self, change: &Change<'_>) -> Result<(), Error> {
+        if !change.is_complete() {
+            let ports = self.survey.look()?;
+            change.adopt_notes(&ports)?;
+            change.set_complete();
+            self.ports = Some(ports);
         }
         Ok(())
+    }
+
+    /// The device of this node that has `mac`, or the pod whose note says so.
+    pub(super) fn holder_of_mac(&mut self, mac: Mac) -> Result<Option<String>, Error> {
+        let ports = match self.ports.take() {
+            Some(ports) => ports,
+            None => self.survey.look()?,
+        };
+        let pod = ports.pod_with(mac).map(|pod| pod.owner().to_string());
+        let device = || Some(format!("device {} of this node", ports.device_with(mac)?));
+        let holder = pod.or_else(device);
+        self.ports = Some(ports);
+        Ok(holder)
     }
 }
 

@@ -46,11 +46,6 @@ impl Ports {
         self.pods.iter().flat_map(|pod| iter::repeat(pod).zip(pod.addresses.iter().copied()))
     }
 
-    /// Whether a device or a pod has `mac`.
-    pub(super) fn has_mac(&self, mac: Mac) -> bool {
-        self.device_with(mac).is_some() || self.pod_with(mac).is_some()
-    }
-
     /// The device of this node that has `mac`.
     pub(super) fn device_with(&self, mac: Mac) -> Option<&str> {
         let found = self.devices.iter().find(|(_, found)| **found == Some(mac));
@@ -71,12 +66,20 @@ pub trait Survey {
     ///
     /// The kernel does not answer.
     fn look(&mut self) -> Result<Ports, Error>;
+
+    /// The kernel's number of the network namespace, 0 if it is not known, and the boot, empty if
+    /// it is not known.
+    fn place(&self) -> (u64, String);
 }
 
 /// What was found once, for whoever may go by that.
 impl Survey for Ports {
     fn look(&mut self) -> Result<Ports, Error> {
         Ok(self.clone())
+    }
+
+    fn place(&self) -> (u64, String) {
+        (self.netns, self.boot.clone())
     }
 }
 
@@ -100,7 +103,8 @@ impl Surveyor {
 
 impl Survey for Surveyor {
     fn look(&mut self) -> Result<Ports, Error> {
-        let mut ports = Ports { netns: self.netns, boot: boot_id(), ..Ports::default() };
+        let (netns, boot) = self.place();
+        let mut ports = Ports { netns, boot, ..Ports::default() };
         for link in self.socket.links_despite_changes().map_err(look)? {
             ports.pods.extend(PodPort::from_note(&link.name, &link.alias));
             ports.devices.insert(link.name, link.mac);
@@ -108,5 +112,9 @@ impl Survey for Surveyor {
         ports.pods.sort_by(|one, other| one.device.cmp(&other.device));
         ports.pods.dedup();
         Ok(ports)
+    }
+
+    fn place(&self) -> (u64, String) {
+        (self.netns, boot_id())
     }
 }

@@ -83,6 +83,19 @@ impl Range {
         within && address != self.gateway
     }
 
+    /// How many addresses pods may have.
+    #[must_use]
+    pub fn capacity(&self) -> u128 {
+        let number = |address: IpAddr| match address {
+            IpAddr::V4(address) => u128::from(u32::from(address)),
+            IpAddr::V6(address) => u128::from(address),
+        };
+        let Some((first, last)) = self.bounds else { return 0 };
+        let all = (number(last) - number(first)).saturating_add(1);
+        let has_gateway = (first..=last).contains(&self.gateway);
+        if has_gateway { all - 1 } else { all }
+    }
+
     pub(super) fn bounds(&self) -> Option<(IpAddr, IpAddr)> {
         self.bounds
     }
@@ -135,6 +148,20 @@ impl Request {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn capacity_is_what_pods_may_have() {
+        for (subnet, capacity) in [
+            ("10.244.1.0/24", 253),
+            ("10.244.1.0/30", 1),
+            ("10.244.1.0/32", 0),
+            ("fd00:1::/126", 2),
+            ("fd00:1::/64", (1 << 64) - 2),
+        ] {
+            let range = whole(subnet);
+            assert_eq!(range.capacity(), capacity, "{subnet}");
+        }
+    }
 
     fn whole(subnet: &str) -> Range {
         Range::whole(subnet.parse().unwrap())

@@ -19,6 +19,7 @@ use super::ports::{Ports, Survey};
 use super::range::Range;
 use super::record::Record;
 use super::{Error, Store};
+use crate::words::counted;
 
 /// Directory of the store under the state directory.
 pub const DIRECTORY: &str = "ipam";
@@ -41,9 +42,9 @@ const BUSY_LONGEST: Duration = Duration::from_millis(4);
 const SIDE_FILES: [&str; 3] = ["-wal", "-shm", "-journal"];
 
 /// `user_version` of the schema below. A store of an earlier one is made anew, as a lost one is.
-pub(super) const SCHEMA_VERSION: i64 = 3;
+pub(super) const SCHEMA_VERSION: i64 = 4;
 
-/// Triggers keep the two counters, so that no statement elsewhere can forget one.
+/// Triggers keep the counters, so that no statement elsewhere can forget one.
 const SCHEMA: &str = "
     -- A range that some request described. Addresses are a byte for the family (4 or 6), then the
     -- address in network order.
@@ -88,11 +89,17 @@ const SCHEMA: &str = "
     ) STRICT;
     CREATE INDEX resting_order ON resting (pool, sequence);
 
+    -- One row: which store this is, and how often it was changed since it was made.
+    CREATE TABLE edition (store INTEGER NOT NULL, changes INTEGER NOT NULL) STRICT;
+    INSERT INTO edition VALUES (random(), 0);
+
     CREATE TRIGGER allocation_added AFTER INSERT ON allocation BEGIN
         UPDATE pool SET in_use = in_use + 1 WHERE id = NEW.pool;
+        UPDATE edition SET changes = changes + 1;
     END;
     CREATE TRIGGER allocation_removed AFTER DELETE ON allocation BEGIN
         UPDATE pool SET in_use = in_use - 1 WHERE id = OLD.pool;
+        UPDATE edition SET changes = changes + 1;
     END;
     CREATE TRIGGER resting_added AFTER INSERT ON resting BEGIN
         UPDATE pool SET resting = resting + 1 WHERE id = NEW.pool;
@@ -132,7 +139,10 @@ impl fmt::Display for Restored {
             }
             None => f.write_str("the address store was missing; a new one")?,
         }
-        write!(f, " was made from the notes on pods' ports, with {} addresses", self.records.len())
+        {
+            let addresses = counted(self.records.len(), "address");
+            write!(f, " was made from the notes on pods' ports, with {addresses}")
+        }
     }
 }
 
@@ -324,7 +334,7 @@ fn write_down(
     let failed = Error::database("create", path);
     let transaction =
         connection.transaction_with_behavior(TransactionBehavior::Immediate).map_err(&failed)?;
-    let change = Change { transaction, path };
+    let change = Change::new(transaction, path);
     change.adopt_notes(ports)?;
     change.keep(rescued, ports)?;
     change.transaction.commit().map_err(failed)
@@ -356,7 +366,7 @@ fn connect(path: PathBuf) -> Result<Store, Error> {
         .set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true)
         .and_then(|_| connection.pragma_update(None, "wal_autocheckpoint", 0))
         .map_err(&failed)?;
-    Ok(Store { connection, path, file, restored: None })
+    Ok(Store { connection, path, file, restored: None, stamp: None })
 }
 
 /// What makes the file at `path` another one than any that was there before.

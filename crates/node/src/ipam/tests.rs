@@ -212,10 +212,10 @@ fn uncommitted_allocation_is_gone_after_a_crash() {
         let transaction =
             store.connection.transaction_with_behavior(TransactionBehavior::Immediate).unwrap();
         let path = Path::new("x");
-        let change = Change { transaction, path };
+        let change = Change::new(transaction, path);
         let request = Request::one_of_each_family(&nets(&["10.0.0.0/24"]));
         let mut survey = no_ports();
-        let mut noted = Noted::look(&mut survey).unwrap();
+        let mut noted = Noted::new(&mut survey);
         let grant = change.allocate(&pod(0), path, &request, &mut noted).unwrap();
         assert_eq!(grant.allocations.len(), 1);
     }

@@ -45,7 +45,7 @@ impl Pair {
         let secret = Salt::new(HKDF_SHA256, &[]).extract(shared.expose());
         let mut mac = Zeroizing::new([0; KEY_LEN]);
         secret.expand(&[b"mac"], Length).and_then(|key| key.fill(&mut mac[..])).ok()?;
-        let (own_id, peer_id) = (own.id(), peer.id());
+        let (own_id, peer_id) = (own.id(), KeyId::of(peer));
         Some(Self { own: Arc::clone(own), own_id, peer: *peer, peer_id, shared, mac })
     }
 

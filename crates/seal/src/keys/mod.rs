@@ -6,17 +6,16 @@
 //! time whatever they are.
 
 mod error;
+mod key_id;
 mod node_key;
 mod psk;
-mod public_key;
 mod secret_file;
 mod shared_secret;
 
+pub use culvert_keys::{InvalidPublicKey, KEY_LEN, PublicKey};
+
 pub use self::error::Error;
+pub use self::key_id::KeyId;
 pub use self::node_key::{FILE_NAME, NodeKey};
 pub use self::psk::Psk;
-pub use self::public_key::{InvalidPublicKey, KeyId, PublicKey};
 pub use self::shared_secret::SharedSecret;
-
-/// Length of every key here: of X25519's private and public keys, and of a shared secret.
-pub const KEY_LEN: usize = 32;

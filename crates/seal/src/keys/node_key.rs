@@ -84,7 +84,7 @@ impl NodeKey {
     /// By what a handshake names this key.
     #[must_use]
     pub fn id(&self) -> KeyId {
-        self.public.id()
+        KeyId::of(&self.public)
     }
 
     /// X25519 of this private key and somebody's public one: `None` if the result is known to all.

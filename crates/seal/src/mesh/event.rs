@@ -1,6 +1,7 @@
 //! What people should know of handshakes and sessions.
 
 use std::fmt;
+use std::time::Duration;
 
 use crate::suite::Suite;
 
@@ -36,8 +37,9 @@ pub struct Event {
 /// What happened.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum What {
-    /// A session serves from now on.
-    Established(Role, Suite),
+    /// A session serves from now on. Whoever began has waited for so long since the first INIT, and
+    /// whoever answered since the answer.
+    Established(Role, Suite, Duration),
     /// A session ended without a successor.
     Ended,
     /// Nobody answered for as long as anybody waited.
@@ -77,10 +79,10 @@ impl What {
 impl fmt::Display for What {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Established(Role::Initiator, suite) => {
+            Self::Established(Role::Initiator, suite, _) => {
                 write!(f, "session established with {suite}, begun here")
             }
-            Self::Established(Role::Responder, suite) => {
+            Self::Established(Role::Responder, suite, _) => {
                 write!(f, "session established with {suite}, begun by the peer")
             }
             Self::Ended => f.write_str("session ended"),

@@ -44,7 +44,8 @@ pub(super) struct Peer {
     /// The newest stamp of its INITs, and the MAC of that INIT.
     pub(super) stamp: u64,
     pub(super) init_mac: [u8; MAC_LEN],
-    pub(super) attempt: Option<Attempt>,
+    /// Apart: at any moment few peers have one.
+    pub(super) attempt: Option<Box<Attempt>>,
     pub(super) tentative: Option<Tentative>,
     pub(super) current: Option<Session>,
     /// One that has a successor and still receives until then.

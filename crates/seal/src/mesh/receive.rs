@@ -74,7 +74,8 @@ impl<E: Entropy> Mesh<E> {
         if let Some(attempt) = peer.attempt.take() {
             self.free(attempt.slot);
         }
-        self.serve(index, session, now, out);
+        let took = now.instant.saturating_duration_since(session.began);
+        self.serve(index, session, took, now, out);
     }
 
     fn owner(&self, pair: &Pair) -> Option<Index> {
@@ -198,7 +199,7 @@ impl<E: Entropy> Mesh<E> {
         out: &mut Output,
     ) {
         let Some(peer) = &mut self.peers[index] else { return };
-        let is_ours = |attempt: &&mut super::peer::Attempt| attempt.pair.ids() == pair.ids();
+        let is_ours = |attempt: &&mut Box<super::peer::Attempt>| attempt.pair.ids() == pair.ids();
         let Some(attempt) = peer.attempt.as_mut().filter(is_ours) else { return };
         let finished = attempt.initiator.finish(pair.own(), &self.identity.psks, body);
         let Ok((payload, split)) = finished else {
@@ -223,10 +224,9 @@ impl<E: Entropy> Mesh<E> {
             return self.fail(index, What::WrongKeys(Role::Initiator), out);
         };
         self.shared.slots.install(Arc::clone(&session.incoming));
-        if let Some(peer) = &mut self.peers[index] {
-            peer.attempt = None;
-        }
-        self.serve(index, session, now, out);
+        let attempt = self.peers[index].as_mut().and_then(|peer| peer.attempt.take());
+        let took = attempt.map(|attempt| now.instant.saturating_duration_since(attempt.began));
+        self.serve(index, session, took.unwrap_or_default(), now, out);
     }
 
     fn stale(&mut self, index: Index, pair: &Arc<Pair>, body: &[u8], now: Now, out: &mut Output) {
@@ -234,7 +234,7 @@ impl<E: Entropy> Mesh<E> {
         const PATIENCE: u32 = 3;
         let Some(stale) = Stale::read(body) else { return };
         let Some(peer) = &mut self.peers[index] else { return };
-        let is_meant = |attempt: &mut super::peer::Attempt| {
+        let is_meant = |attempt: &mut Box<super::peer::Attempt>| {
             attempt.pair.ids() == pair.ids()
                 && attempt.stamp == stale.refused
                 && stale.newest >= stale.refused
@@ -290,13 +290,20 @@ impl<E: Entropy> Mesh<E> {
     }
 
     /// Lets a session serve: workers seal with it from now on, and the one before still receives.
-    fn serve(&mut self, index: Index, session: Session, now: Now, out: &mut Output) {
+    fn serve(
+        &mut self,
+        index: Index,
+        session: Session,
+        took: Duration,
+        now: Now,
+        out: &mut Output,
+    ) {
         let now_ms = self.ms(now.instant);
         let Some(peer) = &mut self.peers[index] else { return };
         peer.link.set_outgoing(Some(Arc::clone(&session.outgoing)));
         // Nobody waits any more; when this session has ended, the next who does is news.
         peer.link.activity().forget_want();
-        let what = What::Established(session.role, session.outgoing.suite());
+        let what = What::Established(session.role, session.outgoing.suite(), took);
         // The other end may have taken the other of two sessions; it comes over with the first
         // packet.
         let tentative = peer.tentative.take().map(|tentative| tentative.session);

@@ -42,7 +42,7 @@ impl<E: Entropy> Mesh<E> {
             let index = self.place_of(&entry);
             self.by_address.insert(entry.address.ip(), index);
             let of_peer = self.pairs_with(&entry, &known);
-            self.by_key.extend(entry.keys.iter().map(|key| (key.id(), index)));
+            self.by_key.extend(entry.keys.iter().map(|key| (KeyId::of(key), index)));
             pairs.extend(of_peer.iter().cloned());
             self.update(index, &entry, of_peer, now, out);
         }
@@ -73,7 +73,7 @@ impl<E: Entropy> Mesh<E> {
     fn pairs_with(&self, entry: &PeerEntry, known: &Pairs) -> Vec<Arc<Pair>> {
         let owns = self.identity.keys.iter();
         owns.flat_map(|own| entry.keys.iter().map(move |peer| (own, peer)))
-            .filter_map(|(own, peer)| match known.get(own.id(), peer.id()) {
+            .filter_map(|(own, peer)| match known.get(own.id(), KeyId::of(peer)) {
                 Some(pair) => Some(Arc::clone(pair)),
                 None => Pair::new(own, peer).map(Arc::new),
             })
@@ -134,6 +134,7 @@ impl<E: Entropy> Mesh<E> {
         }
         let Some(peer) = self.peers[index].take() else { return };
         peer.link.set_outgoing(None);
+        peer.link.show(None);
         self.by_name.remove(peer.link.name());
         let sessions = [
             peer.attempt.map(|attempt| attempt.slot),

@@ -1,5 +1,7 @@
 //! Two machines and every datagram between them.
 
+mod load;
+
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -167,6 +169,68 @@ fn a_session_takes_a_round_trip_and_a_packet() {
     assert!(nodes.iter().all(|node| node.slots() == 1));
 }
 
+#[test]
+fn whoever_looks_sees_the_session_and_when_it_will_be_renewed() {
+    let now = start();
+    let mut nodes = nodes(now);
+    let state = |node: &Node| node.link.state().unwrap();
+    assert_eq!(state(&nodes[0]), PeerState::default());
+    let first = nodes[0].want(now);
+    assert!(state(&nodes[0]).is_shaking_hands);
+    let later = now + Duration::from_millis(30);
+    talk(&mut nodes, first, later);
+    for (node, role) in nodes.iter().zip([Role::Initiator, Role::Responder]) {
+        let PeerState { session, is_shaking_hands, last_failure } = state(node);
+        let session = session.unwrap();
+        assert_eq!((is_shaking_hands, last_failure), (false, None));
+        assert_eq!((session.suite, session.role), (Suite::Aes256Gcm, role));
+        assert_eq!((session.began, session.post_quantum), (later, PostQuantum::Off));
+        let renewal = session.renew_at - later;
+        assert!((100..=140).contains(&renewal.as_secs()), "{renewal:?}");
+        assert!(session.is_with_first_key);
+    }
+    // Another key is the one to begin with.
+    let mut out = Output::default();
+    let identity = Identity { keys: vec![key(9), key(1)], psks: vec![Psk::none()] };
+    let link = Arc::clone(&nodes[0].link);
+    let entry = PeerEntry { address: address(2), keys: vec![*key(2).public()], link };
+    let moment = nodes[0].now(later);
+    nodes[0].mesh.set_table(identity.clone(), vec![entry], moment, &mut out);
+    assert!(!state(&nodes[0]).session.unwrap().is_with_first_key);
+    nodes[0].mesh.set_table(identity, Vec::new(), moment, &mut out);
+    assert_eq!(nodes[0].link.state(), None, "it is no peer any more");
+}
+
+#[test]
+fn how_long_a_handshake_took_is_told() {
+    let now = start();
+    let mut nodes = nodes(now);
+    let init = nodes[0].want(now).remove(0);
+    let mut out = Output::default();
+    let answered = now + Duration::from_millis(30);
+    let moment = nodes[1].now(answered);
+    nodes[1].mesh.receive(&init, moment, &mut out);
+    let response = out.datagrams.remove(0).1;
+    let took = |out: &Output| {
+        let What::Established(_, _, took) = out.events[0].what else { panic!("{:?}", out.events) };
+        took.as_millis()
+    };
+    let arrived = now + Duration::from_millis(70);
+    let mut out = Output::default();
+    let moment = nodes[0].now(arrived);
+    nodes[0].mesh.receive(&response, moment, &mut out);
+    assert_eq!(took(&out), 70);
+    let mut dummy = out.datagrams.remove(0).1;
+    let decoded = esp::decode(&dummy).unwrap();
+    let slot = decoded.header.spi.slot();
+    let incoming = nodes[1].mesh.shared().slots.load(slot).and_then(|slot| slot.clone()).unwrap();
+    assert!(incoming.open(decoded, &mut dummy).is_ok() && incoming.hear());
+    let mut out = Output::default();
+    let moment = nodes[1].now(now + Duration::from_millis(110));
+    nodes[1].mesh.heard(slot, moment, &mut out);
+    assert_eq!(took(&out), 80);
+}
+
 /// Both log what Wireshark needs of the two directions, and with one log the other is the same.
 #[test]
 fn both_ends_log_the_same_keys_of_a_session_and_only_if_asked() {
@@ -260,6 +324,41 @@ fn an_old_stale_moves_nobodys_clock() {
     assert_eq!(nodes[0].take(&stale[0], now), Vec::<Vec<u8>>::new());
 }
 
+/// Whoever recorded an INIT can have it answered, and no more: a session that nobody has used takes
+/// no other's place, however long its time is.
+#[test]
+fn an_answer_that_nobody_makes_use_of_serves_nobody() {
+    let now = start();
+    let mut nodes = nodes(now);
+    let first = nodes[0].want(now);
+    nodes[1].take(&first[0], now);
+    for step in 1..400 {
+        nodes[1].tick(now + step * BUSY_TICK);
+        assert!(!nodes[1].is_up(), "after {step} looks");
+        assert_eq!(nodes[1].link.state().unwrap().session, None);
+    }
+    assert_eq!(nodes[1].slots(), 0, "it is forgotten");
+}
+
+/// The MAC is what keeps strangers from costing an agreement.
+#[test]
+fn a_datagram_with_a_bit_flipped_is_of_no_pair() {
+    let now = start();
+    let mut nodes = nodes(now);
+    let first = nodes[0].want(now);
+    let answers = nodes[1].take(&first[0], now);
+    for (to, datagram) in [(1, &first[0]), (0, &answers[0])] {
+        let pairs = nodes[to].mesh.shared().pairs.load_full();
+        assert!(pairs.of_datagram(datagram).is_some());
+        for byte in 0..datagram.len() {
+            let mut changed = datagram.clone();
+            changed[byte] ^= 1 << (byte % 8);
+            assert!(pairs.of_datagram(&changed).is_none(), "byte {byte}");
+        }
+        assert!(pairs.of_datagram(&datagram[..datagram.len() - 1]).is_none());
+    }
+}
+
 #[test]
 fn an_init_that_comes_again_displaces_nothing() {
     let now = start();
@@ -342,8 +441,8 @@ fn the_first_psk_is_used_and_all_are_taken() {
     let first = strangers[0].want(now);
     talk(&mut strangers, first, now);
     assert!(strangers.iter().all(|node| !node.is_up()));
-    let status = strangers[0].mesh.status(now);
-    assert_eq!(status[0].last_failure, Some(What::WrongPsk));
+    let state = strangers[0].link.state().unwrap();
+    assert_eq!((state.last_failure, state.session), (Some(What::WrongPsk), None));
 }
 
 #[test]
@@ -377,8 +476,8 @@ fn an_init_is_repeated_with_pauses_that_grow() {
     assert!((200..=350).contains(&times[0]), "{times:?}");
     assert!(pauses.iter().all(|pause| (400..=4850).contains(pause)), "{pauses:?}");
     assert_eq!(nodes[0].slots(), 1);
-    let status = nodes[0].mesh.status(now);
-    assert_eq!(status[0].last_failure, Some(What::NoAnswer));
+    let state = nodes[0].link.state().unwrap();
+    assert_eq!((state.last_failure, state.is_shaking_hands), (Some(What::NoAnswer), true));
 }
 
 /// Lets a minute pass and more, with data both ways or none.

@@ -104,7 +104,7 @@ impl<E: Entropy> Mesh<E> {
             && let Some(peer) = &mut self.peers[index]
         {
             out.datagrams.push((peer.address, attempt.datagram.clone()));
-            peer.attempt = Some(attempt);
+            peer.attempt = Some(Box::new(attempt));
         }
         self.schedule(index);
     }

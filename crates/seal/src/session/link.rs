@@ -1,11 +1,12 @@
 //! What workers and the thread that makes keys know together of one peer.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use arc_swap::{ArcSwapOption, Guard};
 
 use super::Outgoing;
+use crate::mesh::PeerState;
 
 /// A peer as the data path sees it: whether and with what packets toward it are sealed. It outlives
 /// tables, as the peer's counters do.
@@ -18,6 +19,8 @@ pub struct PeerLink {
     seals: AtomicBool,
     /// The peer was heard sealed, from then on nothing in plain is taken. Milliseconds plus one.
     refuses_plain_from: AtomicU64,
+    /// For people. No worker looks here.
+    state: Mutex<Option<PeerState>>,
 }
 
 /// When something last went which way. Times are milliseconds after the daemon's start.
@@ -103,6 +106,7 @@ impl PeerLink {
             activity: Activity::default(),
             seals: AtomicBool::new(false),
             refuses_plain_from: AtomicU64::new(u64::MAX),
+            state: Mutex::new(None),
         }
     }
 
@@ -137,6 +141,16 @@ impl PeerLink {
     #[must_use]
     pub fn refuses_plain(&self, now_ms: u64) -> bool {
         now_ms >= self.refuses_plain_from.load(Ordering::Relaxed)
+    }
+
+    /// How it stands with the peer; nothing while the machine that makes sessions does not have it.
+    #[must_use]
+    pub fn state(&self) -> Option<PeerState> {
+        *self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn show(&self, state: Option<PeerState>) {
+        *self.state.lock().unwrap_or_else(PoisonError::into_inner) = state;
     }
 
     pub(crate) fn set_outgoing(&self, outgoing: Option<Arc<Outgoing>>) {

@@ -36,7 +36,8 @@ impl Slots {
         self.chunks[chunk].get().map(|chunk| chunk[at].load())
     }
 
-    pub(crate) fn install(&self, incoming: Arc<Incoming>) {
+    /// Puts a session where its datagrams come in; one that was there is gone.
+    pub fn install(&self, incoming: Arc<Incoming>) {
         let (chunk, at) = place(incoming.slot());
         let empty = || Box::new([const { ArcSwapOption::const_empty() }; CHUNK]);
         self.chunks[chunk].get_or_init(empty)[at].store(Some(incoming));

@@ -94,6 +94,30 @@ fn what_is_sealed_is_what_was_written_down() {
     }
 }
 
+/// Packets of sixteen lanes, of which each has a way of its own that takes up to fifty
+/// milliseconds; a million packets a second.
+#[test]
+fn lanes_with_ways_of_their_own_do_not_push_one_another_out_of_a_window() {
+    const LANES: u16 = 16;
+    const PACKETS: u64 = 80_000;
+    let way_of = |lane: u16| u64::from(lane) * 50_000 / u64::from(LANES - 1);
+    let refused = |lane_of: &dyn Fn(u16) -> u16| {
+        let (outgoing, incoming) = (outgoing(Suite::Aes256Gcm), incoming(Suite::Aes256Gcm));
+        let mut road: Vec<(u64, Vec<u8>)> = (0..PACKETS)
+            .map(|micros| {
+                let path = u16::try_from(micros % u64::from(LANES)).unwrap();
+                (micros + way_of(path), seal(&outgoing, lane_of(path), &[0x45; 20]))
+            })
+            .collect();
+        road.sort_by_key(|(arrives, _)| *arrives);
+        let outcomes = road.iter().map(|(_, datagram)| open(&incoming, datagram));
+        outcomes.filter(|outcome| *outcome == Err(OpenError::Replayed)).count()
+    };
+    assert_eq!(refused(&|path| path), 0);
+    // What all of them would lose if they counted together.
+    assert!(refused(&|_| 0) > 1000);
+}
+
 #[test]
 fn in_place_and_out_of_place_are_the_same_bytes() {
     for suite in Suite::ALL {

@@ -13,7 +13,7 @@ use crate::noise::{Refused, Split};
 use crate::suite::Suite;
 
 const SALT_LEN: usize = 4;
-const MATERIAL_LEN: usize = KEY_LEN + SALT_LEN;
+pub(crate) const MATERIAL_LEN: usize = KEY_LEN + SALT_LEN;
 
 /// Which of a session's two directions.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -66,6 +66,11 @@ impl KeyMaterial {
         let filled = secret.expand(&info, Length).and_then(|key| key.fill(&mut bytes[..]));
         filled.map_err(|_| Refused)?;
         Ok(Self { suite, bytes })
+    }
+
+    /// What somebody has written down.
+    pub(crate) fn of(suite: Suite, bytes: Zeroizing<[u8; MATERIAL_LEN]>) -> Self {
+        Self { suite, bytes }
     }
 
     /// What it is for.

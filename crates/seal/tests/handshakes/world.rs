@@ -57,9 +57,16 @@ enum Event {
     Send { from: usize, to: usize },
     Tick(usize),
     Trouble,
-    Table { node: usize, table: Vec<(usize, Vec<PublicKey>)> },
+    Table { node: usize, table: Table },
     Switch { node: usize },
     Retire { node: usize },
+}
+
+/// The nodes and their keys; the number says which of two tables is the newer one.
+#[derive(Clone)]
+struct Table {
+    edition: u64,
+    nodes: Vec<(usize, Vec<PublicKey>)>,
 }
 
 pub(crate) struct World {
@@ -68,6 +75,9 @@ pub(crate) struct World {
     start: Instant,
     now: Duration,
     nodes: Vec<Node>,
+    /// The newest table, and which one each node has.
+    edition: u64,
+    editions: Vec<u64>,
     queue: BTreeMap<(Duration, u64), Event>,
     events: u64,
     /// Whose machine will be called.
@@ -103,6 +113,8 @@ impl World {
             start,
             now: Duration::ZERO,
             nodes,
+            edition: 0,
+            editions: vec![0; count],
             queue: BTreeMap::new(),
             events: 0,
             ticks: vec![false; count],
@@ -127,18 +139,31 @@ impl World {
         self.start + self.now
     }
 
-    fn table(&self) -> Vec<(usize, Vec<PublicKey>)> {
+    fn table(&mut self) -> Table {
         let keys = |node: &Node| node.keys.iter().map(|key| *key.public()).collect();
-        self.nodes.iter().map(|node| (node.index, keys(node))).collect()
+        let nodes = self.nodes.iter().map(|node| (node.index, keys(node))).collect();
+        self.edition += 1;
+        Table { edition: self.edition, nodes }
+    }
+
+    /// Gives a node a table, unless it has a newer one: tables take their time, and no source tells
+    /// of an older one after a newer.
+    fn give(&mut self, node: usize, table: &Table) {
+        if table.edition < self.editions[node] {
+            return;
+        }
+        self.editions[node] = table.edition;
+        let instant = self.instant();
+        let mut out = Output::default();
+        self.nodes[node].set_table(&table.nodes, instant, &mut out);
+        self.act(node, out);
     }
 
     pub(crate) fn run(mut self) -> Outcome {
         let table = self.table();
         let count = self.nodes.len();
         for node in 0..count {
-            let mut out = Output::default();
-            self.nodes[node].set_table(&table, self.start, &mut out);
-            self.act(node, out);
+            self.give(node, &table);
         }
         let traffic = Duration::from_secs(self.plan.seconds);
         for from in 0..count {
@@ -235,15 +260,11 @@ impl World {
                 }
             }
             Event::Trouble => self.trouble(),
-            Event::Table { node, table } => {
-                self.nodes[node].set_table(&table, instant, &mut out);
-                self.act(node, out);
-            }
+            Event::Table { node, table } => self.give(node, &table),
             Event::Switch { node } => {
                 self.nodes[node].keys.reverse();
                 let table = self.table();
-                self.nodes[node].set_table(&table, instant, &mut out);
-                self.act(node, out);
+                self.give(node, &table);
             }
             Event::Retire { node } => {
                 self.nodes[node].keys.truncate(1);
@@ -358,7 +379,6 @@ impl World {
 
     fn trouble(&mut self) {
         let node = self.random.below(self.nodes.len() as u64) as usize;
-        let instant = self.instant();
         match self.random.below(4) {
             0 => {
                 let years = self.random.below(21) as i64 - 10;
@@ -371,9 +391,7 @@ impl World {
                 self.nodes[node] = fresh;
                 self.nodes[node].clock = clock;
                 let table = self.table();
-                let mut out = Output::default();
-                self.nodes[node].set_table(&table, instant, &mut out);
-                self.act(node, out);
+                self.give(node, &table);
             }
             2 if self.nodes[node].keys.len() == 1 => {
                 let next = key(&mut self.random);

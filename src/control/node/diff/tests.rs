@@ -436,3 +436,12 @@ fn drifted_source_check_is_repaired() {
         ["repair nft tables bridge culvert, inet culvert-pods"]
     );
 }
+
+#[test]
+fn drifted_ports_of_the_node_are_repaired() {
+    assert_eq!(
+        after(|actual| actual.host_ports = Ruleset::Drifted),
+        ["repair nft table inet culvert-host-ports"]
+    );
+    assert!(Action::ApplyHostPorts.follows_pods() && !Action::ApplyHostPorts.guards_pods());
+}

@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use std::sync::{Arc, LazyLock, mpsc};
 
 use culvert::explain::{Node, explain};
-use culvert::observe::{AdminSocket, Services, Status, TableStatus, UnderlayStatus};
+use culvert::observe::{AdminSocket, Services, Setup, Status, TableStatus, UnderlayStatus};
 
 use crate::cluster;
 
@@ -40,11 +40,23 @@ pub(crate) fn run(input: &[u8]) {
 
 fn services() -> Services {
     let table = cluster::table();
-    let node = Node { bridge: "v-net-0".to_owned(), tun: "culvert0".to_owned(), masquerade: true };
+    let node = Node {
+        bridge: "v-net-0".to_owned(),
+        tun: "culvert0".to_owned(),
+        masquerade: true,
+        source_ports: Vec::new(),
+    };
     Services {
         status: Arc::new(status),
+        setup: Arc::new(|| Ok(Setup::default())),
         explain: Arc::new(move |question| Ok(explain(&table, &node, None, question)?)),
+        find: Arc::new(|name| anyhow::bail!("no pod of this node is called {name}")),
         capture: Arc::new(|_, _| anyhow::bail!("there are no workers to look at")),
+        flows: Arc::new(|_| anyhow::bail!("there are no workers to look at")),
+        pods: Arc::new(|| Ok(Vec::new())),
+        ping: Arc::new(|_| Box::pin(async { anyhow::bail!("there are no peers to ask") })),
+        tables: Arc::new(|| Box::pin(async { anyhow::bail!("there are no peers to ask") })),
+        trace: Arc::new(|_| Box::pin(async { anyhow::bail!("there are no peers to ask") })),
     }
 }
 

@@ -4,6 +4,8 @@
 use std::ffi::OsString;
 use std::process::ExitCode;
 
+use culvert_cni::Plugin;
+
 pub(crate) fn run(input: &[u8]) {
     let about = |text: &str| {
         let document: Result<serde_json::Map<String, serde_json::Value>, _> =
@@ -25,13 +27,16 @@ pub(crate) fn run(input: &[u8]) {
             }
             _ => None,
         };
-        let (mut stdout, mut stderr) = (Vec::new(), Vec::new());
-        let code = culvert_cni::run(&variable, &mut &input[..], &mut stdout, &mut stderr);
-        if code == ExitCode::SUCCESS {
-            assert_eq!(verb, "VERSION", "there is no such namespace");
+        for plugin in [Plugin::Bridge, Plugin::Loopback] {
+            let (mut stdout, mut stderr) = (Vec::new(), Vec::new());
+            let code =
+                culvert_cni::run(plugin, &variable, &mut &input[..], &mut stdout, &mut stderr);
+            if code == ExitCode::SUCCESS {
+                assert_eq!(verb, "VERSION", "there is no such namespace");
+            }
+            let answer: serde_json::Value = serde_json::from_slice(&stdout).expect("one document");
+            assert!(answer["cniVersion"].is_string(), "{answer}");
+            assert_eq!(code == ExitCode::SUCCESS, answer.get("code").is_none(), "{answer}");
         }
-        let answer: serde_json::Value = serde_json::from_slice(&stdout).expect("one document");
-        assert!(answer["cniVersion"].is_string(), "{answer}");
-        assert_eq!(code == ExitCode::SUCCESS, answer.get("code").is_none(), "{answer}");
     }
 }

@@ -29,7 +29,7 @@ fn key(byte: u8) -> Arc<NodeKey> {
     Arc::new(NodeKey::from_secret(&Zeroizing::new([byte; 32])).unwrap())
 }
 
-fn mesh(post_quantum: PostQuantum) -> Mesh<Zeros> {
+fn mesh(post_quantum: PostQuantum) -> (Mesh<Zeros>, Arc<PeerLink>) {
     let (config, started) = (
         Config {
             vni: Vni::new(VNI).unwrap(),
@@ -41,21 +41,19 @@ fn mesh(post_quantum: PostQuantum) -> Mesh<Zeros> {
     );
     let identity = Identity { keys: vec![key(1)], psks: vec![Psk::none()] };
     let mut mesh = Mesh::new(config, identity.clone(), Zeros, started);
-    let peer = PeerEntry {
-        address: endpoint(2),
-        keys: vec![*key(2).public()],
-        link: Arc::new(PeerLink::new("node2")),
-    };
+    let link = Arc::new(PeerLink::new("node2"));
+    let peer =
+        PeerEntry { address: endpoint(2), keys: vec![*key(2).public()], link: Arc::clone(&link) };
     let now = Now { instant: started, unix_nanos: 1 };
     let mut out = Output::default();
     mesh.set_table(identity, vec![peer], now, &mut out);
     // So that answers, too, are of something.
     mesh.want("node2", now, &mut out);
-    mesh
+    (mesh, link)
 }
 
 thread_local! {
-    static MESHES: [RefCell<Mesh<Zeros>>; 2] =
+    static MESHES: [RefCell<(Mesh<Zeros>, Arc<PeerLink>)>; 2] =
         [PostQuantum::Require, PostQuantum::Off].map(|it| RefCell::new(mesh(it)));
 }
 
@@ -64,14 +62,14 @@ pub(crate) fn run(input: &[u8]) {
     let mut out = Output::default();
     MESHES.with(|meshes| {
         for mesh in meshes {
-            let mut mesh = mesh.borrow_mut();
+            let (mesh, link) = &mut *mesh.borrow_mut();
             mesh.receive(input, now, &mut out);
             assert!(out.datagrams.is_empty(), "whoever has no key gets no answer");
             if let Some((kind, body)) = input.split_first() {
                 let datagram = with_mac(*kind, body);
                 mesh.receive(&datagram, now, &mut out);
             }
-            assert!(mesh.status(now.instant).iter().all(|peer| peer.suite.is_none()));
+            assert!(link.state().is_some_and(|state| state.session.is_none()));
             out.datagrams.clear();
         }
     });

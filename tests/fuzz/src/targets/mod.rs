@@ -18,7 +18,10 @@ pub(crate) mod icmp;
 pub(crate) mod inner_packet;
 #[cfg(feature = "daemon")]
 pub(crate) mod node_file;
+pub(crate) mod oam;
 pub(crate) mod outer_header;
+#[cfg(feature = "daemon")]
+pub(crate) mod policy_objects;
 pub(crate) mod split;
 #[cfg(feature = "daemon")]
 pub(crate) mod table_file;

@@ -1,10 +1,11 @@
-//! A stand-in for the Kubernetes API server: Nodes, listed, watched and patched over HTTP.
+//! A stand-in for the Kubernetes API server: Nodes, listed, watched and patched over HTTP, and what
+//! policies are made of, listed and watched.
 //!
 //! Serves the protocol as clients meet it: pages with `continue`, a watch from a version on as JSON
 //! lines in chunks, bookmarks, 410 for a version that is forgotten, merge patches that are refused
 //! with 409 when they name an older version. And it misbehaves when told to.
 
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::convert::Infallible;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Mutex};
@@ -13,9 +14,9 @@ use std::time::Duration;
 
 use axum::body::{Body, Bytes};
 use axum::extract::{Path, RawQuery, State};
-use axum::http::{StatusCode, header};
+use axum::http::{HeaderMap, StatusCode, Uri, header};
 use axum::response::{IntoResponse as _, Response};
-use axum::routing::{get, patch};
+use axum::routing::{get, patch, post};
 use axum::{Json, Router};
 use culvert_lab::Netns;
 use serde_json::{Value, json};
@@ -25,17 +26,33 @@ use tokio::sync::{broadcast, oneshot};
 struct Cluster {
     version: u64,
     nodes: BTreeMap<String, Value>,
-    /// Events, each with its version.
-    log: VecDeque<(u64, Value)>,
+    /// Objects of other kinds, by the path of their list and by their names.
+    others: BTreeMap<String, BTreeMap<String, Value>>,
+    /// Events, each with its version and the path of the list that it is of.
+    log: VecDeque<(u64, String, Value)>,
     /// The newest version that is forgotten.
     forgotten: u64,
     /// Requests that are answered with 429 from now on.
     refuse: usize,
     /// Whether watches are told byte by byte.
     slow: bool,
+    /// Who asked for nodes (`User-Agent`).
+    agents: BTreeSet<String>,
     lists: usize,
     watches: usize,
+    /// Events that were written.
+    events: Vec<Value>,
 }
+
+/// Where nodes are listed.
+const NODES: &str = "/api/v1/nodes";
+
+/// Where pods, namespaces and policies are listed.
+pub const PODS: &str = "/api/v1/pods";
+pub const NAMESPACES: &str = "/api/v1/namespaces";
+pub const NETWORK_POLICIES: &str = "/apis/networking.k8s.io/v1/networkpolicies";
+/// A cluster knows of these only once there is one.
+pub const CLUSTER_POLICIES: &str = "/apis/policy.networking.k8s.io/v1alpha2/clusternetworkpolicies";
 
 struct Shared {
     cluster: Mutex<Cluster>,
@@ -80,6 +97,12 @@ impl ApiServer {
             .route("/api/v1/nodes", get(list_or_watch))
             .route("/api/v1/nodes/{name}", patch(patch_node))
             .route("/api/v1/nodes/{name}/status", patch(patch_status))
+            .route(PODS, get(list_or_watch_others))
+            .route(NAMESPACES, get(list_or_watch_others))
+            .route(NETWORK_POLICIES, get(list_or_watch_others))
+            .route(CLUSTER_POLICIES, get(list_or_watch_others))
+            .route("/api/v1/namespaces/{namespace}/pods/{name}", get(read_pod))
+            .route("/api/v1/namespaces/{namespace}/events", post(write_event))
             .with_state(Arc::clone(&shared));
         let thread = std::thread::spawn(move || {
             let runtime =
@@ -124,12 +147,49 @@ impl ApiServer {
             let mut node = cluster.nodes.remove(name).unwrap();
             let version = cluster.version;
             node["metadata"]["resourceVersion"] = json!(version.to_string());
-            cluster.log.push_back((version, json!({"type": "DELETED", "object": node})));
+            let event = json!({"type": "DELETED", "object": node});
+            cluster.log.push_back((version, NODES.to_owned(), event));
         });
+    }
+
+    /// Creates or replaces an object of another kind, by the path of its list.
+    pub fn put_other(&self, list: &str, mut object: Value) {
+        self.change(|cluster| {
+            cluster.version += 1;
+            object["metadata"]["resourceVersion"] = json!(cluster.version.to_string());
+            let known = cluster.others.entry(list.to_owned()).or_default();
+            let is_new = known.insert(name_of(&object), object.clone()).is_none();
+            let kind = if is_new { "ADDED" } else { "MODIFIED" };
+            let event = json!({"type": kind, "object": object});
+            cluster.log.push_back((cluster.version, list.to_owned(), event));
+        });
+    }
+
+    /// Deletes an object of another kind, by its name as `NAMESPACE/NAME` or `/NAME`.
+    pub fn delete_other(&self, list: &str, name: &str) {
+        self.change(|cluster| {
+            cluster.version += 1;
+            let mut object = cluster.others.get_mut(list).unwrap().remove(name).unwrap();
+            object["metadata"]["resourceVersion"] = json!(cluster.version.to_string());
+            let event = json!({"type": "DELETED", "object": object});
+            cluster.log.push_back((cluster.version, list.to_owned(), event));
+        });
+    }
+
+    /// Has an object of another kind without telling anybody who watches.
+    pub fn hide_other(&self, list: &str, object: Value) {
+        let mut cluster = self.shared.cluster.lock().unwrap();
+        let known = cluster.others.entry(list.to_owned()).or_default();
+        known.insert(name_of(&object), object);
     }
 
     pub fn node(&self, name: &str) -> Value {
         self.shared.cluster.lock().unwrap().nodes[name].clone()
+    }
+
+    /// Events that were written, in their order.
+    pub fn events(&self) -> Vec<Value> {
+        self.shared.cluster.lock().unwrap().events.clone()
     }
 
     /// Forgets what happened so far: every watch is from before, and is told 410.
@@ -147,7 +207,8 @@ impl ApiServer {
             cluster.version += 1;
             let object = json!({"kind": "Node", "apiVersion": "v1", "metadata":
                 {"resourceVersion": cluster.version.to_string()}});
-            cluster.log.push_back((cluster.version, json!({"type": "BOOKMARK", "object": object})));
+            let event = json!({"type": "BOOKMARK", "object": object});
+            cluster.log.push_back((cluster.version, NODES.to_owned(), event));
         });
     }
 
@@ -169,6 +230,11 @@ impl ApiServer {
     pub fn asked(&self) -> (usize, usize) {
         let cluster = self.shared.cluster.lock().unwrap();
         (cluster.lists, cluster.watches)
+    }
+
+    /// Who has asked for nodes.
+    pub fn agents(&self) -> Vec<String> {
+        self.shared.cluster.lock().unwrap().agents.iter().cloned().collect()
     }
 
     fn change(&self, change: impl FnOnce(&mut Cluster)) {
@@ -215,7 +281,13 @@ fn record(cluster: &mut Cluster, kind: &str, name: &str, mut node: Value) {
     let version = cluster.version;
     node["metadata"]["resourceVersion"] = json!(version.to_string());
     cluster.nodes.insert(name.to_owned(), node.clone());
-    cluster.log.push_back((version, json!({"type": kind, "object": node})));
+    let event = json!({"type": kind, "object": node});
+    cluster.log.push_back((version, NODES.to_owned(), event));
+}
+
+fn name_of(object: &Value) -> String {
+    let text = |key: &str| object["metadata"][key].as_str().unwrap_or_default();
+    format!("{}/{}", text("namespace"), text("name"))
 }
 
 fn refusal(code: StatusCode, reason: &str) -> Response {
@@ -225,7 +297,11 @@ fn refusal(code: StatusCode, reason: &str) -> Response {
     (code, [(header::CONTENT_TYPE, "application/json")], status.to_string()).into_response()
 }
 
-async fn list_or_watch(State(shared): State<Arc<Shared>>, RawQuery(query): RawQuery) -> Response {
+async fn list_or_watch(
+    State(shared): State<Arc<Shared>>,
+    headers: HeaderMap,
+    RawQuery(query): RawQuery,
+) -> Response {
     // Names of nodes and numbers: nothing in them is escaped.
     let query: HashMap<&str, String> = query
         .iter()
@@ -234,6 +310,8 @@ async fn list_or_watch(State(shared): State<Arc<Shared>>, RawQuery(query): RawQu
         .map(|(key, value)| (key, value.to_owned()))
         .collect();
     let mut cluster = shared.cluster.lock().unwrap();
+    let agent = headers.get(header::USER_AGENT).map(|agent| agent.to_str().unwrap());
+    cluster.agents.insert(agent.unwrap_or_default().to_owned());
     if cluster.refuse > 0 {
         cluster.refuse -= 1;
         return refusal(StatusCode::TOO_MANY_REQUESTS, "TooManyRequests");
@@ -245,7 +323,7 @@ async fn list_or_watch(State(shared): State<Arc<Shared>>, RawQuery(query): RawQu
             return refusal(StatusCode::GONE, "Expired");
         }
         drop(cluster);
-        return watch(shared, from);
+        return watch(shared, from, NODES.to_owned());
     }
     cluster.lists += 1;
     let limit: usize = query.get("limit").map_or(usize::MAX, |limit| limit.parse().unwrap());
@@ -265,7 +343,71 @@ async fn list_or_watch(State(shared): State<Arc<Shared>>, RawQuery(query): RawQu
         .into_response()
 }
 
-fn watch(shared: Arc<Shared>, from: u64) -> Response {
+async fn list_or_watch_others(
+    State(shared): State<Arc<Shared>>,
+    uri: Uri,
+    RawQuery(query): RawQuery,
+) -> Response {
+    let list = uri.path().to_owned();
+    let query = query.unwrap_or_default();
+    let value = |key: &str| {
+        query
+            .split('&')
+            .find_map(|pair| pair.strip_prefix(key)?.strip_prefix('='))
+            .map(str::to_owned)
+    };
+    let cluster = shared.cluster.lock().unwrap();
+    if list == CLUSTER_POLICIES && !cluster.others.contains_key(CLUSTER_POLICIES) {
+        return refusal(StatusCode::NOT_FOUND, "NotFound");
+    }
+    if value("watch").is_some() {
+        let from: u64 = value("resourceVersion").unwrap().parse().unwrap();
+        if from < cluster.forgotten {
+            return refusal(StatusCode::GONE, "Expired");
+        }
+        drop(cluster);
+        return watch(shared, from, list);
+    }
+    let items: Vec<&Value> =
+        cluster.others.get(&list).into_iter().flat_map(BTreeMap::values).collect();
+    let metadata = json!({"resourceVersion": cluster.version.to_string()});
+    Json(json!({"metadata": metadata, "items": items})).into_response()
+}
+
+async fn read_pod(
+    State(shared): State<Arc<Shared>>,
+    Path((namespace, name)): Path<(String, String)>,
+) -> Response {
+    let cluster = shared.cluster.lock().unwrap();
+    let pods = cluster.others.get(PODS);
+    match pods.and_then(|pods| pods.get(&format!("{namespace}/{name}"))) {
+        Some(pod) => Json(pod.clone()).into_response(),
+        None => refusal(StatusCode::NOT_FOUND, "NotFound"),
+    }
+}
+
+/// An event goes into its own namespace, and its name is new.
+async fn write_event(
+    State(shared): State<Arc<Shared>>,
+    Path(namespace): Path<String>,
+    Json(event): Json<Value>,
+) -> Response {
+    let mut cluster = shared.cluster.lock().unwrap();
+    if cluster.refuse > 0 {
+        cluster.refuse -= 1;
+        return refusal(StatusCode::TOO_MANY_REQUESTS, "TooManyRequests");
+    }
+    if event["metadata"]["namespace"] != *namespace {
+        return refusal(StatusCode::BAD_REQUEST, "BadRequest");
+    }
+    if cluster.events.iter().any(|known| name_of(known) == name_of(&event)) {
+        return refusal(StatusCode::CONFLICT, "AlreadyExists");
+    }
+    cluster.events.push(event.clone());
+    (StatusCode::CREATED, Json(event)).into_response()
+}
+
+fn watch(shared: Arc<Shared>, from: u64, list: String) -> Response {
     let (sender, receiver) = tokio::sync::mpsc::channel::<Bytes>(16);
     let mut changed = shared.changed.subscribe();
     let mut dropped = shared.drop_watches.subscribe();
@@ -274,9 +416,10 @@ fn watch(shared: Arc<Shared>, from: u64) -> Response {
         loop {
             let (lines, slow, gone) = {
                 let cluster = shared.cluster.lock().unwrap();
-                let new = cluster.log.iter().filter(|(version, _)| *version > told);
+                let new = cluster.log.iter();
+                let new = new.filter(|(version, of, _)| *version > told && *of == list);
                 let lines: Vec<(u64, String)> =
-                    new.map(|(version, event)| (*version, format!("{event}\n"))).collect();
+                    new.map(|(version, _, event)| (*version, format!("{event}\n"))).collect();
                 (lines, cluster.slow, told < cluster.forgotten)
             };
             if gone {

@@ -71,9 +71,9 @@ impl<P: Protocol> World<P> {
                     }
                 }
                 Step::Heard => {
-                    self.expect(node);
+                    let number = self.expect(node);
                     let it = &mut self.nodes[node];
-                    it.hears = true;
+                    it.hears = Some((it.session, number));
                     let boot = it.boot;
                     self.clock.after(Duration::ZERO, Happening::Updates { node, boot });
                 }
@@ -227,9 +227,8 @@ impl<P: Protocol> World<P> {
         }
         self.check_pods(node)?;
         let it = &mut self.nodes[node];
-        if it.hears && !waits {
-            it.hears = false;
-            let (session, number, answer) = (it.session, it.asked, Answer::Heard);
+        if !waits && let Some((session, number)) = it.hears.take() {
+            let answer = Answer::Heard;
             let delay = Duration::from_millis(self.random.between(0, 20));
             self.clock.after(delay, Happening::Answer { node, session, number, answer });
         }

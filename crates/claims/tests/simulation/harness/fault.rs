@@ -57,10 +57,9 @@ impl<P: Protocol> World<P> {
                 return self.go_on(node);
             }
             Fault::Freeze => {
-                // What waits for the machine keeps its order: it goes on no sooner for this.
-                let until = self.clock.now() + time;
-                let it = &mut self.nodes[node];
-                it.frozen_until = it.frozen_until.max(until);
+                let until = self.nodes[node].frozen_until.max(self.clock.now() + time);
+                self.nodes[node].frozen_until = until;
+                self.clock.at(until, Happening::Thaw { node });
             }
             Fault::Reload => {
                 self.nodes[node].reload = true;

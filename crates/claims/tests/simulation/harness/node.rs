@@ -6,11 +6,11 @@ use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
 use culvert_claims::{Candidate, HeldAddress, NodeKeys};
-use culvert_seal::keys::PublicKey;
+use culvert_keys::PublicKey;
 use ipnet::IpNet;
 
-use super::Protocol;
 use super::daemon::Daemon;
+use super::{Happening, Protocol};
 
 /// What survives everything but a new disk.
 #[derive(Default)]
@@ -45,8 +45,8 @@ pub(crate) struct Node<P: Protocol> {
     /// Counts the sessions, and the answers that were asked for.
     pub(crate) session: u64,
     pub(crate) asked: u64,
-    /// It waits until its daemon has heard everything.
-    pub(crate) hears: bool,
+    /// The session and the number of the answer that waits until the daemon has heard everything.
+    pub(crate) hears: Option<(u64, u64)>,
     /// The wake-up that counts.
     pub(crate) wake: u64,
     pub(crate) waiting: Waiting,
@@ -61,6 +61,8 @@ pub(crate) struct Node<P: Protocol> {
     /// Cut off from the store.
     pub(crate) cut: bool,
     pub(crate) frozen_until: Duration,
+    /// What happened to it while it stood still.
+    pub(crate) held: Vec<Happening<P>>,
     /// How far its clock is ahead.
     pub(crate) ahead: Duration,
     /// The last word of the machine about its claim.
@@ -80,7 +82,7 @@ impl<P: Protocol> Node<P> {
             boot: 0,
             session: 0,
             asked: 0,
-            hears: false,
+            hears: None,
             wake: 0,
             waiting: Waiting::Pause,
             watched: VecDeque::new(),
@@ -92,6 +94,7 @@ impl<P: Protocol> Node<P> {
             pause: Duration::ZERO,
             cut: false,
             frozen_until: Duration::ZERO,
+            held: Vec::new(),
             ahead: Duration::ZERO,
             contested: None,
         }
@@ -109,7 +112,7 @@ impl<P: Protocol> Node<P> {
 
     pub(crate) fn held(&self, subnets: &[IpNet]) -> Vec<HeldAddress> {
         let pods = self.disk.pods.iter().filter(|pod| subnets.iter().any(|net| net.contains(*pod)));
-        pods.map(|pod| HeldAddress { address: *pod, container: "c".into() }).collect()
+        pods.map(|pod| HeldAddress::of_container(*pod, "c".into())).collect()
     }
 
     /// The public key that the node has after it has changed it so often.

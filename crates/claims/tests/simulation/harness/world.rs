@@ -58,6 +58,10 @@ pub(crate) enum Happening<P: Protocol> {
     Heal {
         node: usize,
     },
+    /// A machine that stood still goes on.
+    Thaw {
+        node: usize,
+    },
     Up,
     Own(P::Event),
     Trouble,
@@ -188,11 +192,33 @@ impl<P: Protocol> World<P> {
     }
 
     fn happen(&mut self, happening: Happening<P>) -> Held {
-        let frozen = happening.node().map_or(Duration::ZERO, |node| self.nodes[node].frozen_until);
-        if frozen > self.clock.now() {
-            self.clock.at(frozen, happening);
+        match happening.node() {
+            Some(node) if self.is_frozen(node) => {
+                self.nodes[node].held.push(happening);
+                Ok(())
+            }
+            _ => self.happen_now(happening),
+        }
+    }
+
+    /// Whether a machine stands still, or has not yet taken all that came meanwhile.
+    fn is_frozen(&self, node: usize) -> bool {
+        let it = &self.nodes[node];
+        it.frozen_until > self.clock.now() || !it.held.is_empty()
+    }
+
+    /// A machine goes on, with what came while it stood still, in the order in which it came.
+    fn thaw(&mut self, node: usize) -> Held {
+        if self.nodes[node].frozen_until > self.clock.now() {
             return Ok(());
         }
+        for happening in std::mem::take(&mut self.nodes[node].held) {
+            self.happen_now(happening)?;
+        }
+        Ok(())
+    }
+
+    fn happen_now(&mut self, happening: Happening<P>) -> Held {
         match happening {
             Happening::Connect { node, session } if self.is_session(node, session) => {
                 return self.connect(node);
@@ -236,6 +262,7 @@ impl<P: Protocol> World<P> {
                 self.say(|| format!("node {node} is connected"));
                 self.tell_watches();
             }
+            Happening::Thaw { node } => return self.thaw(node),
             Happening::Up => {
                 self.up = true;
                 self.say(|| "the store is up".into());

@@ -33,7 +33,9 @@ pub struct Report {
 pub enum ReportKind {
     /// The datagram is longer than the next link carries: this many bytes, by whoever says so.
     TooBig(u32),
-    /// Anything else: no way there, nobody listens.
+    /// Nobody listens on the port that the datagram was for.
+    PortUnreachable,
+    /// Anything else: no way there, forbidden.
     Other,
 }
 
@@ -104,6 +106,7 @@ fn read(bytes: &[u8]) -> Option<ReportKind> {
     }
     Some(match i32::from_ne_bytes(*errno) {
         libc::EMSGSIZE => ReportKind::TooBig(u32::from_ne_bytes(*info)),
+        libc::ECONNREFUSED => ReportKind::PortUnreachable,
         _ => ReportKind::Other,
     })
 }
@@ -157,7 +160,10 @@ mod tests {
             let destination = closed(local);
             send(&sender, destination, b"nobody hears this").unwrap();
             let report = report(&sender);
-            assert_eq!((report.destination, report.kind), (destination, ReportKind::Other));
+            assert_eq!(
+                (report.destination, report.kind),
+                (destination, ReportKind::PortUnreachable)
+            );
             assert_eq!(report.quote(), b"nobody hears this");
             assert_eq!(sender.report().unwrap_err().kind(), ErrorKind::WouldBlock);
             // Once it is taken it is in nobody's way.

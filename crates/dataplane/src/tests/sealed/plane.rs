@@ -66,6 +66,17 @@ fn seals(plane: &DataPlane) -> Vec<&'static str> {
     plane.table().peers().iter().map(|peer| seal(&peer.seal)).collect()
 }
 
+/// Waits for what the thread that makes keys does soon.
+fn wait_until(what: &str, condition: impl Fn() -> bool) {
+    for _ in 0..2000 {
+        if condition() {
+            return;
+        }
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    panic!("waited too long for {what}");
+}
+
 #[test]
 fn keys_and_table_may_come_in_either_order() {
     let table = || table_of(1, SEALED_MTU, TunnelOptions::default());
@@ -73,10 +84,12 @@ fn keys_and_table_may_come_in_either_order() {
     assert_eq!(seals(&plane), ["no key", "no key"]);
     plane.set_keys(identity(), keys_of(&[2]));
     assert_eq!(seals(&plane), ["keyed", "no key"], "without another table");
-    let names = |plane: &DataPlane| -> Vec<String> {
-        plane.sealed_peers().into_iter().map(|peer| peer.name).collect()
+    let known = |peer: usize| match &plane.table().peers()[peer].seal {
+        Seal::Keyed(keyed) => Some(Arc::clone(&keyed.link)),
+        Seal::Plain | Seal::NoKey => None,
     };
-    assert_eq!(names(&plane), ["node2"]);
+    let node2 = known(0).unwrap();
+    wait_until("node2 to be known", || node2.state().is_some());
     plane.publish(table());
     assert_eq!(seals(&plane), ["keyed", "no key"]);
     // A peer that has lost its key is not spoken to in plain before a table says so.
@@ -84,7 +97,8 @@ fn keys_and_table_may_come_in_either_order() {
     assert_eq!(seals(&plane), ["keyed", "keyed"]);
     plane.publish(table());
     assert_eq!(seals(&plane), ["no key", "keyed"]);
-    assert_eq!(names(&plane), ["node3"]);
+    let node3 = known(1).unwrap();
+    wait_until("node3 to be known", || node3.state().is_some() && node2.state().is_none());
     assert!(plane.take_sealed_events().is_some());
     assert_eq!((plane.refused_handshakes(), plane.has_failed()), (0, false));
     plane.stop();

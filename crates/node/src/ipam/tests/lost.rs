@@ -91,23 +91,102 @@ fn requested_address_that_a_note_holds_names_the_pod() {
     assert!(matches!(&error, Error::Taken { holder, .. } if **holder == pod(4)), "{error}");
 }
 
-/// Says first what was there before the transaction, and then what is.
-struct Changing(Vec<Ports>);
+/// Counts how often it is looked at.
+struct Counting {
+    ports: Ports,
+    looks: usize,
+}
 
-impl Survey for Changing {
+impl Survey for Counting {
     fn look(&mut self) -> Result<Ports, Error> {
-        Ok(if self.0.len() > 1 { self.0.remove(0) } else { self.0[0].clone() })
+        self.looks += 1;
+        self.ports.look()
+    }
+
+    fn place(&self) -> (u64, String) {
+        self.ports.place()
     }
 }
 
-#[test]
-fn address_of_a_pod_that_went_between_look_and_transaction_is_free() {
-    let (_dir, mut store) = store();
-    let mut survey = Changing(vec![node(&[port(1, "10.0.0.2/24")]), node(&[])]);
+fn looks(store: &mut Store, number: usize, ports: &[PodPort]) -> (String, usize) {
     let request = Request::one_of_each_family(&nets(&SUBNET));
-    let grant = store.allocate(&pod(0), Path::new("/x"), &request, &mut survey).unwrap();
-    assert_eq!(grant.allocations[0].address.to_string(), "10.0.0.2");
+    let mut survey = Counting { ports: node(ports), looks: 0 };
+    let grant = store.allocate(&pod(number), Path::new("/x"), &request, &mut survey).unwrap();
+    (grant.allocations[0].address.to_string(), survey.looks)
+}
+
+#[test]
+fn kernel_is_asked_once_and_not_again_while_the_store_is_the_one_that_was_changed_last() {
+    let run = TempDir::new().unwrap();
+    let (_dir, mut store) = store();
+    store.follow(run.path());
+    assert_eq!(looks(&mut store, 0, &[]), ("10.0.0.2".to_owned(), 1));
+    assert_eq!(looks(&mut store, 1, &[]), ("10.0.0.3".to_owned(), 0));
+    assert_eq!(store.release(&pod(0)).unwrap(), 1);
+    assert_eq!(looks(&mut store, 2, &[]), ("10.0.0.4".to_owned(), 0));
+    // Somebody changes it who says so nowhere.
+    store.stamp = None;
+    assert_eq!(store.release(&pod(1)).unwrap(), 1);
+    store.follow(run.path());
+    assert_eq!(looks(&mut store, 3, &[]).1, 1);
+    assert_eq!(looks(&mut store, 4, &[]).1, 0);
+    // Another boot.
+    fs::remove_file(run.path().join("addresses.edition")).unwrap();
+    assert_eq!(looks(&mut store, 5, &[]).1, 1);
+}
+
+#[test]
+fn older_copy_of_the_store_gives_no_address_that_a_note_holds() {
+    let (run, copy) = (TempDir::new().unwrap(), TempDir::new().unwrap());
+    let (dir, mut store) = store();
+    store.follow(run.path());
+    let pods: Vec<_> = (0..3).map(|n| port(n, &format!("10.0.0.{}/24", n + 2))).collect();
+    assert_eq!(looks(&mut store, 0, &[]).0, "10.0.0.2");
+    store.connection.execute("VACUUM INTO ?1", [copy.path().join("db").to_str()]).unwrap();
+    assert_eq!(looks(&mut store, 1, &pods[..1]).0, "10.0.0.3");
+    assert_eq!(looks(&mut store, 2, &pods[..2]).0, "10.0.0.4");
+    drop(store);
+    fs::remove_dir_all(dir.path().join(DIRECTORY)).unwrap();
+    fs::create_dir(dir.path().join(DIRECTORY)).unwrap();
+    fs::copy(copy.path().join("db"), file(&dir)).unwrap();
+    let mut store = Store::open(dir.path()).unwrap().unwrap();
+    store.follow(run.path());
+    // A DEL does not make it whole.
+    assert_eq!(store.release(&pod(0)).unwrap(), 1);
+    assert_eq!(looks(&mut store, 9, &pods[1..]), ("10.0.0.5".to_owned(), 1));
+    assert_eq!(held(&mut store).len(), 3);
+    assert_eq!(looks(&mut store, 10, &pods[1..]).1, 0);
+}
+
+#[test]
+fn killed_allocation_costs_a_look_and_nothing_else() {
+    let run = TempDir::new().unwrap();
+    let (_dir, mut store) = store();
+    store.follow(run.path());
+    assert_eq!(looks(&mut store, 0, &[]).1, 1);
+    // Its edition is written, its transaction is not.
+    let failed: Result<(), _> = store.change("change", |change| {
+        change.set_complete();
+        change.release(&pod(0))?;
+        store_edition(change, run.path());
+        Err(Error::NoSubnet)
+    });
+    assert!(failed.is_err());
     assert_eq!(held(&mut store).len(), 1);
+    assert_eq!(looks(&mut store, 1, &[port(0, "10.0.0.2/24")]), ("10.0.0.3".to_owned(), 1));
+    assert_eq!(looks(&mut store, 2, &[]).1, 0);
+}
+
+fn store_edition(change: &Change<'_>, run_dir: &Path) {
+    Stamp::in_directory(run_dir).set(change.edition().unwrap()).unwrap();
+}
+
+#[test]
+fn run_directory_that_is_not_there_costs_looks_only() {
+    let (_dir, mut store) = store();
+    store.follow(Path::new("/proc/none"));
+    assert_eq!(looks(&mut store, 0, &[]), ("10.0.0.2".to_owned(), 1));
+    assert_eq!(looks(&mut store, 1, &[]), ("10.0.0.3".to_owned(), 1));
 }
 
 #[test]

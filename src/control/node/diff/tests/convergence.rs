@@ -113,6 +113,7 @@ prop_compose! {
                 .collect(),
             ruleset: if drifted { Ruleset::Drifted } else { Ruleset::Unchecked },
             source_check: if drifted { Ruleset::Drifted } else { Ruleset::Current },
+            host_ports: if drifted { Ruleset::Drifted } else { Ruleset::Unchecked },
         };
         // The kernel has one route for each place.
         for route in routes {

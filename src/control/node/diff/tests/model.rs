@@ -91,12 +91,15 @@ pub(super) fn apply(model: &mut Actual, action: &Action) {
         }
         Action::ApplyRuleset => model.ruleset = Ruleset::Current,
         Action::ApplySourceCheck { .. } => model.source_check = Ruleset::Current,
+        Action::ApplyHostPorts => model.host_ports = Ruleset::Current,
         Action::ShutPort { .. }
         | Action::DeleteLink { .. }
         | Action::ReleaseBridge { .. }
         | Action::DeleteRuleset
         | Action::DeleteSourceCheck
-        | Action::DeletePodAddresses => {
+        | Action::DeletePodAddresses
+        | Action::DeleteHostPorts
+        | Action::DeletePolicies { .. } => {
             panic!("a reconcile never cleans up: {action}")
         }
     }

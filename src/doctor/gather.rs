@@ -1,0 +1,370 @@
+//! Looking at everything, once.
+//!
+//! What waits, waits at the same time: the second look at sockets, the link's answer about our
+//! address, and the peers'. The daemon gets a moment to answer; one that is stopped is done
+//! without.
+
+use std::fs;
+use std::io;
+use std::net::IpAddr;
+use std::path::{Path, PathBuf};
+use std::thread;
+use std::time::{Duration, UNIX_EPOCH};
+
+use anyhow::bail;
+use culvert_dataplane::platform::clock;
+use culvert_dataplane::platform::overflows::overflows;
+use culvert_netlink::{Address, Link, LinkKind};
+use culvert_node::node_file::DEFAULT_STATE_DIR;
+use overlay_proto::Mac;
+
+use super::facts::{Answer, Clock, Expected, Facts, Firewall, Neighbours};
+use super::report::Heading;
+use super::sockets::{UdpSocket, transmit_drops, udp_sockets};
+use super::{ask, ask_pods};
+use crate::app;
+use crate::config::{Config, Overrides};
+use crate::ipam;
+use crate::observe::{self, PeerTable, Status};
+use crate::platform::sysctl::Sysctls;
+use crate::platform::{arp, timekeeping};
+
+/// How long the daemon may take for each answer.
+const PATIENCE: Duration = Duration::from_millis(300);
+
+/// When peers whose tables differ are asked again.
+const AGAIN: Duration = Duration::from_millis(500);
+
+/// What is between two looks at counters.
+const BETWEEN: Duration = Duration::from_millis(250);
+
+/// How long somebody else on the link may take to say that he has our address.
+const LINK_PATIENCE: Duration = Duration::from_millis(250);
+
+/// How much later than now a file may have been written: clocks of file servers differ.
+const TOLERANCE: Duration = Duration::from_secs(60);
+
+/// Where the node's things are.
+pub(super) struct Place<'a> {
+    pub(super) run_dir: &'a Path,
+    pub(super) config: &'a Path,
+    pub(super) node_name: Option<&'a str>,
+}
+
+/// Who is asked besides.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Asks {
+    /// Nobody: nothing is sent to pods and peers.
+    Nobody,
+    /// This node's pods.
+    Pods,
+    /// Those, and the peers.
+    PodsAndPeers,
+}
+
+/// Looks at everything, and asks whom `asks` says.
+///
+/// # Errors
+///
+/// The daemon is in another network namespace than this command.
+pub(super) fn gather(place: &Place<'_>, asks: Asks) -> anyhow::Result<(Heading, Facts)> {
+    let asks_peers = asks == Asks::PodsAndPeers;
+    let overrides =
+        Overrides { node_name: place.node_name.map(str::to_owned), ..Overrides::default() };
+    let config = Config::read(place.config, &overrides).map_err(|error| format!("{error:#}"));
+    let (daemon, is_barred, expected) = expected(place, &config)?;
+    let heading = heading(&daemon, &expected, &config);
+
+    let facts = thread::scope(|scope| {
+        let tun = expected.as_ref().map_or("culvert0", |expected| &expected.setup.tun);
+        let counters = scope.spawn(move || twice(tun));
+        let peers = asks_peers.then(|| {
+            let asked = expected.as_ref().map_err(String::clone);
+            let again = || {
+                let answer = observe::examine(place.run_dir, PATIENCE);
+                answer.map(|(status, _)| status.peers).map_err(|error| format!("{error:#}"))
+            };
+            scope.spawn(move || asked.map(|expected| ask::peers(expected, again)))
+        });
+        let tables = asks_peers.then(|| {
+            let own = expected.as_ref().map(|expected| expected.table.clone());
+            let own = own.map_err(String::clone);
+            scope.spawn(move || own.and_then(|own| tables(place.run_dir, &own)))
+        });
+        let kernel = expected.as_ref().map_err(String::clone).and_then(|expected| {
+            let examined = app::examine(&expected.setup, &expected.peers);
+            examined.map_err(|error| format!("{error:#}"))
+        });
+        let links = kernel.as_ref().map_or(&[][..], |kernel| &kernel.links);
+        let pods = match (&kernel, &expected) {
+            _ if asks == Asks::Nobody => Err("pods are not asked for this".to_owned()),
+            (Ok(_), Ok(expected)) => {
+                let (setup, links) = (expected.setup.clone(), links.to_vec());
+                Ok(scope.spawn(move || ask_pods::pods(&setup, &links)))
+            }
+            (Err(why), _) | (_, Err(why)) => Err(why.clone()),
+        };
+        let other = match (&kernel, &expected) {
+            (Ok(kernel), Ok(expected)) => {
+                other_holder(&kernel.links, &kernel.addresses, expected.setup.address)
+            }
+            (Err(why), _) | (_, Err(why)) => Err(why.clone()),
+        };
+        let parameters_at = expected.as_ref().map(|expected| expected.setup.sysctl_dir.as_path());
+        let sysctls = parameters_at.map_or_else(|_| Sysctls::default(), Sysctls::at);
+        let parameters = parameters(&sysctls, links);
+        let tracked = tracked(&sysctls);
+        let firewall = firewall();
+        let clock = time(&expected, &config);
+        let ipam = ipam(place, &expected, &config);
+        let (sockets, overflows, tun_drops) =
+            counters.join().unwrap_or_else(|_| (Err("looking failed".to_owned()), None, None));
+        let peers = peers.map(|asking| {
+            asking.join().unwrap_or_else(|_| Err("asking the peers failed".to_owned()))
+        });
+        let tables = tables.map(|asking| {
+            asking.join().unwrap_or_else(|_| Err("asking the peers failed".to_owned()))
+        });
+        let pods = pods.and_then(|asking| {
+            asking.join().unwrap_or_else(|_| Err("asking the pods failed".to_owned()))
+        });
+        let neighbours = match (&kernel, &expected) {
+            (Ok(kernel), Ok(expected)) => {
+                neighbours(&kernel.links, &kernel.addresses, expected.setup.address)
+            }
+            (Err(why), _) | (_, Err(why)) => Err(why.clone()),
+        };
+        Facts {
+            kernel,
+            firewall,
+            sockets,
+            overflows,
+            tun_drops,
+            tracked,
+            parameters,
+            clock,
+            other_holder: other,
+            ipam,
+            peers,
+            tables,
+            pods,
+            neighbours,
+            daemon: daemon.clone(),
+            is_barred,
+            expected: expected.clone(),
+        }
+    });
+    Ok((heading, facts))
+}
+
+/// What the daemon says, whether it may not be asked, and how the node is to be: by it, or else by
+/// its configuration.
+fn expected(
+    place: &Place<'_>,
+    config: &Answer<Config>,
+) -> anyhow::Result<(Answer<Status>, bool, Answer<Expected>)> {
+    let mut is_barred = false;
+    let (daemon, setup) = match observe::examine(place.run_dir, PATIENCE) {
+        Ok((status, setup)) => (Ok(status), setup.map_err(|error| format!("{error:#}"))),
+        Err(error) => {
+            let kind = error.downcast_ref::<io::Error>().map(io::Error::kind);
+            is_barred = kind == Some(io::ErrorKind::PermissionDenied);
+            (Err(format!("{error:#}")), Err(String::new()))
+        }
+    };
+    if let (Ok(status), Ok(setup)) = (&daemon, &setup) {
+        let own = app::own_netns();
+        if let (Some(its), Some(own)) = (setup.netns, own)
+            && its != own
+        {
+            bail!(
+                "the daemon of {} is in network namespace {its}, and this command is in {own}: run it \
+                 in the daemon's (`nsenter --net=/proc/PID/ns/net culvert doctor`; on a node of a lab, \
+                 `culvert lab exec NODE -- culvert doctor`)",
+                place.run_dir.display()
+            );
+        }
+        let expected = Expected {
+            setup: setup.clone(),
+            peers: status.peers.clone(),
+            table: status.table.hash.clone(),
+            is_in_force: true,
+        };
+        return Ok((daemon, is_barred, Ok(expected)));
+    }
+    let offline = config.as_ref().map_err(String::clone).and_then(|config| {
+        let (setup, peers, table) = app::setup(config).map_err(|error| format!("{error:#}"))?;
+        Ok(Expected { setup, peers, table, is_in_force: false })
+    });
+    let offline = offline.map_err(|why| {
+        format!("neither daemon nor configuration says how this node is to be: {why}")
+    });
+    Ok((daemon, is_barred, offline))
+}
+
+fn heading(
+    daemon: &Answer<Status>,
+    expected: &Answer<Expected>,
+    config: &Answer<Config>,
+) -> Heading {
+    let node = match (daemon, config) {
+        (Ok(status), _) => status.node.clone(),
+        (_, Ok(config)) => config.node.name.clone(),
+        _ => String::new(),
+    };
+    Heading {
+        node,
+        kernel: rustix::system::uname().release().to_string_lossy().into_owned(),
+        table: expected.as_ref().map(|it| it.table.clone()).unwrap_or_default(),
+        nodes: expected.as_ref().map_or(0, |it| it.peers.len() + 1),
+    }
+}
+
+/// What counts, two times each: sockets, how often they had no room, and the drops of the TUN
+/// device.
+type Twice = (Answer<[Vec<UdpSocket>; 2]>, Option<[u64; 2]>, Option<[u64; 2]>);
+
+fn twice(tun: &str) -> Twice {
+    let look = || (sockets(), overflows(), tun_drops(tun));
+    let first = look();
+    thread::sleep(BETWEEN);
+    let second = look();
+    let both = |one: Option<u64>, other: Option<u64>| one.zip(other).map(<[u64; 2]>::from);
+    let sockets = first.0.and_then(|first| Ok([first, second.0?]));
+    (sockets, both(first.1, second.1), both(first.2, second.2))
+}
+
+/// Which tables the peers have. Those that differ from ours are asked once more, since a change
+/// comes to all of them one after the other.
+fn tables(run_dir: &Path, own: &str) -> Answer<Vec<PeerTable>> {
+    let ask = || observe::tables(run_dir).map_err(|error| format!("{error:#}"));
+    let first = ask()?;
+    let differs = |it: &PeerTable| it.table.as_ref().is_some_and(|table| table != own);
+    if !first.iter().any(differs) {
+        return Ok(first);
+    }
+    thread::sleep(AGAIN);
+    ask()
+}
+
+/// What the kernel knows of those on the link that has the underlay address.
+fn neighbours(links: &[Link], addresses: &[Address], own: Option<IpAddr>) -> Answer<Neighbours> {
+    let own = own.ok_or("the underlay address is not known")?;
+    let holder = addresses.iter().find(|has| has.net.addr() == own);
+    let link = holder.and_then(|holder| links.iter().find(|link| link.index == holder.link));
+    let link = link.ok_or_else(|| format!("no device has {own}"))?;
+    let known = app::neighbours(link.index).map_err(|error| format!("{error:#}"))?;
+    Ok(Neighbours { device: link.name.clone(), known })
+}
+
+fn sockets() -> Answer<Vec<UdpSocket>> {
+    let read = |path: &str| fs::read_to_string(path).map_err(|error| format!("{path}: {error}"));
+    let mut found = udp_sockets(&read("/proc/thread-self/net/udp")?);
+    // There where the kernel has IPv6.
+    if let Ok(text) = read("/proc/thread-self/net/udp6") {
+        found.extend(udp_sockets(&text));
+    }
+    Ok(found)
+}
+
+fn tun_drops(tun: &str) -> Option<u64> {
+    transmit_drops(&fs::read_to_string("/proc/thread-self/net/dev").ok()?, tun)
+}
+
+fn firewall() -> Answer<Firewall> {
+    let rules = app::foreign_rules().map_err(|error| format!("{error:#}"))?;
+    let (mut legacy, mut unread) = (Vec::new(), Vec::new());
+    for (program, file) in [("iptables", "ip_tables_names"), ("ip6tables", "ip6_tables_names")] {
+        let path = format!("/proc/thread-self/net/{file}");
+        match fs::read_to_string(&path) {
+            Ok(names) => {
+                legacy.extend(names.lines().map(|table| format!("{program} {table}")));
+            }
+            // A kernel without it.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) => unread.push(format!("{program}: {path}: {error}")),
+        }
+    }
+    Ok(Firewall { rules, legacy, unread })
+}
+
+/// The parameters of devices that checks ask for.
+fn parameters(sysctls: &Sysctls, links: &[Link]) -> Vec<(String, String)> {
+    let mut keys =
+        vec!["net/ipv4/conf/all/rp_filter".to_owned(), "net/ipv6/conf/all/forwarding".to_owned()];
+    // Those of pods' cables nobody asks for.
+    for link in links.iter().filter(|link| link.controller.is_none() && link.kind != LinkKind::Tun)
+    {
+        keys.push(format!("net/ipv4/conf/{}/rp_filter", link.name));
+        keys.push(format!("net/ipv6/conf/{}/accept_ra", link.name));
+    }
+    let read = |key: String| Some((key.clone(), sysctls.read(&key).ok()??));
+    keys.into_iter().filter_map(read).collect()
+}
+
+fn tracked(sysctls: &Sysctls) -> Option<[u64; 2]> {
+    let read = |name: &str| {
+        let value = sysctls.read(&format!("net/netfilter/nf_conntrack_{name}")).ok()??;
+        value.trim().parse().ok()
+    };
+    Some([read("count")?, read("max")?])
+}
+
+fn time(expected: &Answer<Expected>, config: &Answer<Config>) -> Clock {
+    let synchronised = timekeeping::is_synchronised();
+    let mut files: Vec<PathBuf> = Vec::new();
+    files.extend(expected.as_ref().ok().and_then(|it| it.setup.table.clone()));
+    let state_dir = state_dir(expected, config);
+    let entries = fs::read_dir(&state_dir).into_iter().flatten();
+    files.extend(entries.filter_map(|entry| Some(entry.ok()?.path())));
+    let now = UNIX_EPOCH + Duration::from_nanos(clock::unix_nanos());
+    let ahead = |file: PathBuf| {
+        let written = fs::metadata(&file).ok()?.modified().ok()?;
+        let ahead = written.duration_since(now).ok()?;
+        (ahead > TOLERANCE).then_some((file, ahead))
+    };
+    Clock {
+        is_synchronised: synchronised.map_err(|error| error.to_string()),
+        future: files.into_iter().filter_map(ahead).max_by_key(|(_, ahead)| *ahead),
+    }
+}
+
+fn state_dir(expected: &Answer<Expected>, config: &Answer<Config>) -> PathBuf {
+    match (expected, config) {
+        (Ok(expected), _) => expected.setup.state_dir.clone(),
+        (_, Ok(config)) => config.node.state_dir.clone(),
+        _ => DEFAULT_STATE_DIR.into(),
+    }
+}
+
+fn ipam(
+    place: &Place<'_>,
+    expected: &Answer<Expected>,
+    config: &Answer<Config>,
+) -> Answer<ipam::Check> {
+    let expected_subnets = expected.as_ref().map(|it| it.setup.local_subnets.clone());
+    let subnets = expected_subnets.map_err(String::clone)?;
+    let state_dir = state_dir(expected, config);
+    ipam::check(&state_dir, place.run_dir, &subnets).map_err(|error| format!("{error:#}"))
+}
+
+/// Who else on the link has the underlay address; the error says why nobody was asked.
+fn other_holder(links: &[Link], addresses: &[Address], own: Option<IpAddr>) -> Answer<Option<Mac>> {
+    let own = own.ok_or("the underlay address is not known")?;
+    let IpAddr::V4(address) = own else {
+        return Err("over IPv6 nobody is asked".to_owned());
+    };
+    let holder = addresses.iter().find(|has| has.net.addr() == own);
+    let link = holder.and_then(|holder| links.iter().find(|link| link.index == holder.link));
+    let link = link.ok_or_else(|| format!("no device has {own}"))?;
+    let Some(mac) = link.mac.filter(|_| link.arp && !link.loopback) else {
+        return Err(format!("on {} nobody can be asked who has an address", link.name));
+    };
+    arp::who_else_has(address, link.index, mac, LINK_PATIENCE).map_err(|error| {
+        if error.kind() == io::ErrorKind::PermissionDenied {
+            "asking the link takes CAP_NET_RAW, which this command has not".to_owned()
+        } else {
+            format!("asking on {}: {error}", link.name)
+        }
+    })
+}

@@ -1,0 +1,133 @@
+//! `culvert trace`: a packet's way through both nodes, and that of the answer to it.
+
+use std::io::{self, Write as _};
+use std::net::IpAddr;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::Args;
+use culvert_node::node_file::DEFAULT_RUN_DIR;
+use culvert_node::words::plain;
+
+use super::ends::ends;
+use crate::explain::{Protocol, Question};
+use crate::observe::{self, FailingChecks, TraceHalf, TraceReport};
+
+/// What `culvert trace` takes.
+#[derive(Debug, Args)]
+#[command(after_long_help = EXAMPLES)]
+pub(crate) struct TraceArgs {
+    /// Source of the packet, a pod of this node: its address, its container's id, the begin of
+    /// that, or the device of its port; or, where policies are enforced, NAMESPACE/NAME.
+    source: String,
+    /// Destination, a pod of any node: its address, or NAMESPACE/NAME.
+    destination: String,
+    /// What it carries.
+    #[arg(long, value_enum, default_value_t = Protocol::Tcp)]
+    proto: Protocol,
+    /// Source port.
+    #[arg(long, default_value_t = 40_000, value_name = "PORT")]
+    sport: u16,
+    /// Destination port.
+    #[arg(long, default_value_t = 80, value_name = "PORT")]
+    port: u16,
+    /// Length of the IP packet, in bytes.
+    #[arg(long, default_value_t = 100, value_name = "BYTES")]
+    size: u16,
+    /// Print JSON.
+    #[arg(long)]
+    json: bool,
+    /// Directory of the daemon's admin socket.
+    #[arg(long, env = "CULVERT_RUN_DIR", value_name = "DIR", default_value = DEFAULT_RUN_DIR)]
+    run_dir: PathBuf,
+}
+
+const EXAMPLES: &str = "\
+Examples:
+  What do both nodes do with a packet, and with the answer to it?
+    culvert trace 10.244.1.2 10.244.2.3 --port 443
+
+The question goes through the tunnel, and the daemon of the other node answers by its table and its
+kernel: no packet of the pod is sent. A node answers ten of these a second.
+
+Exit codes: 0 both ways lead to a pod; 1 one of them does not, or a node does not answer; 2 a command
+line that makes no sense.";
+
+/// Runs the command.
+///
+/// # Errors
+///
+/// No daemon answers, or the packet cannot be.
+pub(crate) fn run(args: &TraceArgs) -> anyhow::Result<ExitCode> {
+    let (source, destination) = ends(&args.source, &args.destination, Some(&args.run_dir))?;
+    let question = Question {
+        source,
+        destination,
+        protocol: args.proto,
+        source_port: args.sport,
+        destination_port: args.port,
+        size: args.size,
+        may_fragment: false,
+    };
+    let report = observe::trace(&args.run_dir, &question)?;
+    let mut out = io::stdout().lock();
+    if args.json {
+        writeln!(out, "{}", observe::Document::first(&report).text()?)?;
+    } else {
+        write!(out, "{}", plain(&text(&question, &report)))?;
+    }
+    Ok(if is_good(&report) { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// Whether both ways lead to a pod, as far as anybody says.
+fn is_good(report: &TraceReport) -> bool {
+    let passes =
+        |half: &TraceHalf| ["forward", "deliver", "local"].contains(&half.verdict.as_str());
+    report.silence.is_none() && report.there.iter().chain(&report.back).all(passes)
+}
+
+fn text(question: &Question, report: &TraceReport) -> String {
+    let mut text = String::new();
+    let mut way = |from: IpAddr, to: IpAddr, halves: &[TraceHalf]| {
+        text.push_str(&format!("{from} > {to}\n"));
+        for TraceHalf { node, verdict, found } in halves {
+            text.push_str(&format!("  {node:<12} {verdict:<24} {found}\n"));
+        }
+    };
+    way(question.source, question.destination, &report.there);
+    if !report.back.is_empty() {
+        way(question.destination, question.source, &report.back);
+    }
+    for FailingChecks { node, checks } in report.failing.iter().filter(|it| !it.checks.is_empty()) {
+        let checks = checks.join(", ");
+        text.push_str(&format!("doctor on {node}: {checks} (`culvert doctor` there says more)\n"));
+    }
+    if let Some(silence) = &report.silence {
+        text.push_str(&format!("the other node: {silence}\n"));
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn half(node: &str, verdict: &str) -> TraceHalf {
+        TraceHalf { node: node.to_owned(), verdict: verdict.to_owned(), found: String::new() }
+    }
+
+    #[test]
+    fn a_way_that_ends_anywhere_but_at_a_pod_is_not_good() {
+        let good = TraceReport {
+            there: vec![half("node1", "forward"), half("node2", "deliver")],
+            back: vec![half("node2", "forward"), half("node1", "deliver")],
+            failing: Vec::new(),
+            silence: None,
+        };
+        assert!(is_good(&good));
+        let dropped = TraceReport { back: vec![half("node2", "kernel_drops")], ..good.clone() };
+        assert!(!is_good(&dropped));
+        let silent = TraceReport { silence: Some("no answer".to_owned()), ..good };
+        assert!(!is_good(&silent));
+    }
+}
