@@ -41,6 +41,7 @@ mod inner;
 mod mac;
 mod mtu;
 pub mod oam;
+mod protocol;
 mod vni;
 
 pub use codec::esp;
@@ -50,4 +51,5 @@ pub use family::Family;
 pub use inner::{Fragment, InnerError, InnerPacket, UpperLayer};
 pub use mac::{Mac, MacError};
 pub use mtu::{Mtu, MtuError, Overhead};
+pub use protocol::Protocol;
 pub use vni::{Vni, VniError};

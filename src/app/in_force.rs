@@ -5,9 +5,8 @@ use std::net::IpAddr;
 
 use culvert_dataplane::engine::{Membership, PeerRegistry, SealedMode, Table};
 use culvert_dataplane::{Ends, super_packet_limit};
-use culvert_node::host_ports::Protocol;
 use culvert_node::node_file::{NodeFile, OwnPort};
-use overlay_proto::esp;
+use overlay_proto::{Protocol, esp};
 
 use super::path_mtus::{Mtus, flows_to_peers};
 use super::sealed;

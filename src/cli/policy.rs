@@ -13,8 +13,9 @@ use culvert_node::words::counted;
 use culvert_policy::judge::{Opinion, Packet, Traffic};
 use culvert_policy::matrix::{Cell, Difference, Matrix, Place};
 use culvert_policy::object::PodAddresses;
-use culvert_policy::plan::{Direction, Protocol};
+use culvert_policy::plan::Direction;
 use culvert_policy::{Judge, World, notes};
+use overlay_proto::Protocol;
 use serde_json::{Value, json};
 
 use super::say;

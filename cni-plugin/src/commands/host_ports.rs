@@ -8,9 +8,10 @@ use std::net::IpAddr;
 
 use culvert_netlink::Address;
 use culvert_nft::{Flow, Socket as Nftables};
-use culvert_node::host_ports::{self, HostPort, PodPorts, Protocol, Taken};
+use culvert_node::host_ports::{self, HostPort, PodPorts, Taken};
 use culvert_node::node_file::OwnPort;
 use ipnet::IpNet;
+use overlay_proto::Protocol;
 use serde_json::Value;
 
 use super::Call;

@@ -6,7 +6,8 @@
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
-use culvert_node::host_ports::{HostPort, MAX_PORTS, Protocol};
+use culvert_node::host_ports::{HostPort, MAX_PORTS};
+use overlay_proto::Protocol;
 use serde_json::{Map, Value};
 
 use super::{bad, keys, unsupported};
@@ -53,7 +54,7 @@ fn read_one(key: &str, value: &Value) -> Result<HostPort, Error> {
             .ok_or_else(|| bad(&format!("{path}{name}"), found, "needs a port, from 1 to 65535"))
     };
     let protocol = keys::text(&path, members, "protocol")?.unwrap_or("tcp");
-    let known = Protocol::ALL.into_iter().find(|it| it.as_str().eq_ignore_ascii_case(protocol));
+    let known = Protocol::of_name(protocol);
     let protocol = known.ok_or_else(|| {
         let value = Value::from(protocol);
         bad(&format!("{path}protocol"), &value, "needs to be tcp, udp or sctp")

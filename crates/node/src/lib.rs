@@ -18,6 +18,7 @@ pub mod pod_admission;
 pub mod pod_mac;
 pub mod pod_port;
 pub mod private_socket;
+mod protocol;
 pub mod readiness;
 pub mod source_check;
 pub mod whole_file;

@@ -10,9 +10,9 @@ use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
 
 use ipnet::IpNet;
+use overlay_proto::Protocol;
 use serde::{Deserialize, Serialize};
 
-use crate::host_ports::Protocol;
 use crate::{bounded_file, whole_file};
 
 /// Name of the node file under the run directory.
@@ -61,6 +61,7 @@ pub struct NodeFile {
 #[serde(rename_all = "camelCase")]
 pub struct OwnPort {
     /// Its protocol.
+    #[serde(with = "crate::protocol")]
     pub protocol: Protocol,
     /// Its number.
     pub port: u16,

@@ -13,9 +13,11 @@ use std::net::IpAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 
+use overlay_proto::Protocol;
+
 use crate::object::{Block, ClusterNetworkPolicy, NetworkPolicy, Peer, Pod, PortMatch, Rule};
 use crate::openings::Openings;
-use crate::plan::{Action, Direction, PortRange, Protocol};
+use crate::plan::{Action, Direction, PortRange};
 use crate::world::{Applying, NodeView, World};
 
 pub use near::{Half, NearMiss};

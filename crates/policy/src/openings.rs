@@ -2,8 +2,10 @@
 
 use std::fmt;
 
+use overlay_proto::Protocol;
+
 use crate::judge::Traffic;
-use crate::plan::{PortRange, Protocol};
+use crate::plan::PortRange;
 
 /// Protocols and ports of the destination that may pass.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]

@@ -1,7 +1,7 @@
 //! What policies say of a packet that somebody asks about.
 
 use culvert_policy::judge::{Packet, Traffic};
-use culvert_policy::plan;
+use overlay_proto::Protocol as Transport;
 
 use crate::control::enforce::{Judged, PolicyThread};
 use crate::explain::{Judgement, Protocol, Question};
@@ -17,8 +17,8 @@ pub(in crate::app) async fn judgements(
 ) -> anyhow::Result<Vec<Judgement>> {
     let port = question.destination_port;
     let traffic = match question.protocol {
-        Protocol::Tcp => Traffic::Port(plan::Protocol::Tcp, port),
-        Protocol::Udp => Traffic::Port(plan::Protocol::Udp, port),
+        Protocol::Tcp => Traffic::Port(Transport::Tcp, port),
+        Protocol::Udp => Traffic::Port(Transport::Udp, port),
         Protocol::Icmp => Traffic::Other,
     };
     let packet = Packet { source: question.source, destination: question.destination, traffic };

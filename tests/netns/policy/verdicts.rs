@@ -6,8 +6,7 @@ use std::thread;
 
 use culvert_lab::{Lab, Netns};
 use culvert_policy::judge::{Packet, Traffic};
-use culvert_policy::plan::Protocol;
-use overlay_proto::Family;
+use overlay_proto::{Family, Protocol};
 
 use super::random::PORTS;
 use super::talk::can_connect;

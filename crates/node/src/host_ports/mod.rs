@@ -14,6 +14,7 @@ use std::fmt;
 use std::net::IpAddr;
 
 use culvert_nft::TableFamily;
+use overlay_proto::Protocol;
 use serde::{Deserialize, Serialize};
 
 pub use self::change::{Taken, Wanted, enter, is_right, leave};
@@ -29,48 +30,12 @@ pub const TABLE: &str = "culvert-host-ports";
 /// Most ports of one pod: what one transaction and one file hold with ease.
 pub const MAX_PORTS: usize = 1024;
 
-/// A protocol that has ports.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Protocol {
-    /// TCP.
-    Tcp,
-    /// UDP.
-    Udp,
-    /// SCTP.
-    Sctp,
-}
-
-impl Protocol {
-    /// Every one.
-    pub const ALL: [Self; 3] = [Self::Tcp, Self::Udp, Self::Sctp];
-
-    /// The number behind IP.
-    #[must_use]
-    pub const fn number(self) -> u8 {
-        match self {
-            Self::Tcp => 6,
-            Self::Udp => 17,
-            Self::Sctp => 132,
-        }
-    }
-
-    /// Its name, as configurations write it.
-    #[must_use]
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Tcp => "tcp",
-            Self::Udp => "udp",
-            Self::Sctp => "sctp",
-        }
-    }
-}
-
 /// A port of the node, and the pod's behind it.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct HostPort {
     /// The protocol of both.
+    #[serde(with = "crate::protocol")]
     pub protocol: Protocol,
     /// The node's address, if not any of them. One that is unspecified means any of its family.
     #[serde(default, skip_serializing_if = "Option::is_none")]

@@ -8,8 +8,10 @@ use std::collections::{HashMap, HashSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
 
+use overlay_proto::Protocol;
+
 use crate::object::{Labels, Namespaces, Pod, PodSelection};
-use crate::plan::{Addresses, NamedPorts, Protocol};
+use crate::plan::{Addresses, NamedPorts};
 use crate::world::World;
 
 /// The pods that selectors can find, by what they have.

@@ -5,6 +5,8 @@ use std::hash::{Hash, Hasher};
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use overlay_proto::Protocol;
+
 use super::index::Index;
 use super::names::{Names, hashed, shortened};
 use super::places::Places;
@@ -14,8 +16,8 @@ use crate::object::{
     Tier,
 };
 use crate::plan::{
-    Addresses, Chain, Destination, Direction, Name, NamedPorts, Peers, Plan, PortRange, Protocol,
-    Ranges, Rule,
+    Addresses, Chain, Destination, Direction, Name, NamedPorts, Peers, Plan, PortRange, Ranges,
+    Rule,
 };
 use crate::world::World;
 

@@ -1,5 +1,6 @@
+use overlay_proto::Protocol;
+
 use super::*;
-use crate::plan::Protocol;
 use crate::read;
 
 const WORLD: &str = "

@@ -2,8 +2,9 @@
 
 use std::sync::Arc;
 
+use overlay_proto::Protocol;
+
 use super::{Labels, PodAddresses};
-use crate::plan::Protocol;
 
 /// A namespace.
 #[derive(Clone, Debug, PartialEq, Eq)]

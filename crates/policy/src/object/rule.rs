@@ -6,9 +6,10 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use ipnet::IpNet;
+use overlay_proto::Protocol;
 
 use super::{PodSelection, Selector};
-use crate::plan::{Action, PortRange, Protocol};
+use crate::plan::{Action, PortRange};
 
 /// One rule of a policy in one direction. Its place in the list is its number.
 #[derive(Clone, Debug, PartialEq, Eq)]

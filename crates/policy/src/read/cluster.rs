@@ -5,6 +5,8 @@
 //! implementations. Where it cannot be told when, or for which pods, a policy is asked, its rules
 //! that accept match nobody, and those that pass traffic on deny it.
 
+use overlay_proto::Protocol;
+
 use super::field::At;
 use super::kinds::metadata;
 use super::network::{network, number};
@@ -13,7 +15,7 @@ use super::syntax::is_port_name;
 use crate::object::{
     Block, ClusterNetworkPolicy, Namespaces, Peer, PodSelection, PortMatch, Rule, Selector, Tier,
 };
-use crate::plan::{Action, Direction, PortRange, Protocol};
+use crate::plan::{Action, Direction, PortRange};
 
 /// Most rules in one direction, most peers and most protocols of a rule, most networks of a peer.
 const MOST: usize = 25;

@@ -4,6 +4,7 @@
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use overlay_proto::Protocol;
 use serde_json::Value;
 
 use super::DEFAULT_NAMESPACE;
@@ -11,7 +12,6 @@ use super::field::At;
 use super::network::protocol;
 use super::syntax::{is_name, is_namespace};
 use crate::object::{ContainerPort, Labels, Namespace, Node, Pod};
-use crate::plan::Protocol;
 
 /// The label that every namespace has, with its name.
 const NAME_LABEL: &str = "kubernetes.io/metadata.name";

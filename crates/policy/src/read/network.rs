@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use ipnet::IpNet;
+use overlay_proto::Protocol;
 use serde_json::Value;
 
 use super::field::At;
@@ -12,7 +13,7 @@ use super::syntax::is_port_name;
 use crate::object::{
     Block, Namespaces, NetworkPolicy, Peer, PodSelection, PortMatch, Rule, Selector,
 };
-use crate::plan::{Action, Direction, PortRange, Protocol};
+use crate::plan::{Action, Direction, PortRange};
 
 /// The annotation of a policy that is only being tried out.
 const AUDIT: &str = "culvert.dev/audit";

@@ -64,7 +64,7 @@ fn texts<T: ToString>(items: impl IntoIterator<Item = T>) -> Vec<String> {
 }
 
 fn port(port: &PortMatch) -> Value {
-    let upper = |protocol: crate::plan::Protocol| protocol.as_str().to_uppercase();
+    let upper = |protocol: overlay_proto::Protocol| protocol.as_str().to_uppercase();
     match port {
         PortMatch::Range(PortRange { protocol, first: 0, last: u16::MAX }) => {
             json!({ "protocol": upper(*protocol) })

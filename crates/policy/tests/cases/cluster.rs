@@ -6,8 +6,8 @@ use std::sync::Arc;
 
 use culvert_policy::judge::{Packet, Traffic};
 use culvert_policy::object::Object;
-use culvert_policy::plan::Protocol;
 use culvert_policy::{Compiler, Judge, Member, Plan, Site, World, read};
+use overlay_proto::Protocol;
 use serde_json::{Value, json};
 
 use crate::interpreter;

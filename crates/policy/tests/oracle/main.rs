@@ -16,8 +16,9 @@ use std::sync::Arc;
 
 use culvert_policy::judge::{Packet, Traffic};
 use culvert_policy::object::{Change, Key, Object};
-use culvert_policy::plan::{Direction, Protocol};
+use culvert_policy::plan::Direction;
 use culvert_policy::{Compiler, Judge, Member, Plan, Site, World, read, write};
+use overlay_proto::Protocol;
 use random::Random;
 use reference::Reference;
 use serde_json::Value;

@@ -9,9 +9,10 @@ use std::collections::BTreeSet;
 use std::net::IpAddr;
 
 use culvert_nft::{Comparison, Expression, Field, Register};
-use culvert_policy::plan::{Destination, Name, Peers, Plan, PortRange, Protocol, Rule};
+use culvert_policy::plan::{Destination, Name, Peers, Plan, PortRange, Rule};
 use ipnet::IpNet;
 use overlay_proto::Family;
+use overlay_proto::Protocol;
 
 /// What there is of a set of networks in one family.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -6,8 +6,9 @@ use std::net::IpAddr;
 
 use culvert_policy::judge::{Packet, Traffic};
 use culvert_policy::object::Object;
-use culvert_policy::plan::{Destination, Peers, Protocol, Target};
+use culvert_policy::plan::{Destination, Peers, Target};
 use culvert_policy::{Compiler, Judge, Plan, Site, World, read, write};
+use overlay_proto::Protocol;
 
 /// Addresses between which packets go, and objects that are looked at together, at most.
 const MOST_PLACES: usize = 4;
