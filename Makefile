@@ -261,6 +261,11 @@ bench-policy: bench-programs ## Network policies: what they cost, and how soon a
 	$(SUDO) ./target/release/bench policy --date "$$(date -I)" --json target/policy.json $(BENCH_ARGS)
 	@echo "everything that was measured: target/policy.json"
 
+.PHONY: bench-cluster
+bench-cluster: bench-programs ## One node of ten thousand, with 150,000 pods and 5,000 policies: what it takes
+	$(SUDO) ./target/release/bench cluster --date "$$(date -I)" --json target/cluster.json $(BENCH_ARGS)
+	@echo "everything that was measured: target/cluster.json"
+
 .PHONY: bench-sealed
 bench-sealed: bench-programs ## Sealed mode: handshakes, floods, renewals, and how soon sessions stand
 	$(SUDO) ./target/release/bench sealed --date "$$(date -I)" --json target/sealed.json $(BENCH_ARGS)

@@ -8,12 +8,12 @@ use clap::{Args, Parser, Subcommand};
 
 use crate::handshakes::HandshakesArgs;
 use crate::metric::Measure;
-#[cfg(feature = "sources")]
-use crate::policy;
 use crate::probing::{self, ProbesArgs};
 #[cfg(feature = "sources")]
 use crate::sources::{self, Kind};
 use crate::{churn, compare, handshakes, look, sealed};
+#[cfg(feature = "sources")]
+use crate::{cluster, policy};
 
 /// Measures Culvert against other pod networks, side by side on this machine.
 #[derive(Debug, Parser)]
@@ -53,6 +53,11 @@ enum Command {
     /// Needs root, and a machine that does nothing else.
     #[cfg(feature = "sources")]
     Policy(PolicyArgs),
+    /// Follow a stand-in for the Kubernetes API that tells of a large cluster.
+    ///
+    /// Needs root, and a machine that does nothing else.
+    #[cfg(feature = "sources")]
+    Cluster(ClusterArgs),
     /// Sealed mode: handshakes, floods, renewals, and how soon sessions stand.
     ///
     /// Needs root, and a machine that does nothing else.
@@ -149,6 +154,13 @@ pub(crate) struct PolicyArgs {
     pub(crate) run: RunArgs,
 }
 
+#[cfg(feature = "sources")]
+#[derive(Debug, Args)]
+pub(crate) struct ClusterArgs {
+    #[command(flatten)]
+    pub(crate) run: RunArgs,
+}
+
 /// Does what the command line says.
 pub fn main() -> ExitCode {
     let done = match Cli::parse().command {
@@ -161,6 +173,8 @@ pub fn main() -> ExitCode {
         Command::Sources(args) => sources::run(&args),
         #[cfg(feature = "sources")]
         Command::Policy(args) => policy::run(&args),
+        #[cfg(feature = "sources")]
+        Command::Cluster(args) => cluster::run(&args),
         Command::Sealed(args) => sealed::run(&args),
         Command::List => compare::list(),
         Command::Clean => compare::clean(),

@@ -6,6 +6,8 @@
 
 mod churn;
 pub mod cli;
+#[cfg(feature = "sources")]
+mod cluster;
 mod compare;
 mod growth;
 mod handshakes;

@@ -2,6 +2,8 @@
 //!
 //! Runs on the control runtime. Never touches packet bytes and never makes a raw system call.
 
+#[cfg(feature = "databases")]
+mod causes;
 pub(crate) mod enforce;
 #[cfg(feature = "databases")]
 mod etcd;

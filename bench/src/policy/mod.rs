@@ -7,7 +7,7 @@ mod adds;
 mod changes;
 mod flows;
 mod late;
-mod objects;
+pub(crate) mod objects;
 mod prober;
 mod report;
 mod stage;

@@ -16,7 +16,7 @@ const OTHER_NODES: usize = 90;
 /// The namespace that a lab's pods are in.
 pub(super) const OWN: &str = "default";
 
-pub(super) fn namespaces() -> Vec<Value> {
+pub(crate) fn namespaces() -> Vec<Value> {
     let namespace = |number: usize| {
         let team = format!("team-{}", number % TEAMS);
         json!({ "metadata": { "name": name_of(number), "labels": { "team": team } } })
@@ -30,7 +30,7 @@ fn name_of(number: usize) -> String {
 }
 
 /// A pod of a deployment; each tenth is one of the first node's.
-pub(super) fn pod(number: usize) -> Value {
+pub(crate) fn pod(number: usize) -> Value {
     let (namespace, app) = (number % NAMESPACES, number / NAMESPACES % APPS);
     let node = if number < PODS / 10 {
         "node1".to_owned()
@@ -63,7 +63,7 @@ pub(super) fn pod(number: usize) -> Value {
 /// A policy about the pods of one deployment: half of them let in another deployment of their
 /// namespace, most others one of all namespaces of a team, and a tenth all pods but one
 /// deployment's.
-pub(super) fn policy(number: usize) -> Value {
+pub(crate) fn policy(number: usize) -> Value {
     let (namespace, app) = (number % NAMESPACES, number / NAMESPACES % APPS);
     let other = format!("app-{}", (app + 1) % APPS);
     let peer = match number % 10 {

@@ -11,7 +11,7 @@ use std::time::Duration;
 use anyhow::Result;
 use serde::Serialize;
 
-pub(crate) use stage::Kind;
+pub(crate) use stage::{Kind, node_object};
 
 use crate::cli::SourcesArgs;
 use crate::session::{self, Findings};

@@ -122,7 +122,7 @@ impl Stage {
                 fs::write(&kubeconfig, server.kubeconfig())
                     .with_context(|| format!("write {}", kubeconfig.display()))?;
                 let all = lab.table().nodes.into_iter().chain((0..others).map(other));
-                all.chain([mover(PLACES[0])]).for_each(|node| server.put(object(&node)));
+                all.chain([mover(PLACES[0])]).for_each(|node| server.put(node_object(&node)));
                 server.forget();
                 Server::Kubernetes(server)
             }
@@ -144,7 +144,7 @@ impl Stage {
                 let mover = mover(PLACES[place]);
                 gateway.put(&key(&mover), &claim(&mover));
             }
-            Server::Kubernetes(server) => server.put(object(&mover(PLACES[place]))),
+            Server::Kubernetes(server) => server.put(node_object(&mover(PLACES[place]))),
         }
         Ok(())
     }
@@ -193,7 +193,7 @@ fn claim(node: &TableNode) -> String {
 }
 
 /// The node in the API, of the size that it has in a cluster.
-fn object(node: &TableNode) -> Value {
+pub(crate) fn node_object(node: &TableNode) -> Value {
     let mut object = api_server::node(0, &subnet(node));
     object["metadata"]["name"] = json!(node.name);
     object["status"]["addresses"][0]["address"] = json!(node.address);
@@ -221,7 +221,7 @@ mod tests {
 
     #[test]
     fn a_node_of_the_api_is_as_large_as_in_a_cluster() {
-        let len = object(&mover(PLACES[0])).to_string().len();
+        let len = node_object(&mover(PLACES[0])).to_string().len();
         assert!((8_000..20_000).contains(&len), "{len}");
     }
 }

@@ -27,6 +27,7 @@ use super::rpc::{
     WatchCreateRequest, WatchRequest, WatchResponse,
 };
 use crate::config::Etcd;
+use crate::control::causes::causes;
 
 /// How long connecting may take, and each call: a member that needs longer is in no state to ask.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -273,17 +274,6 @@ fn words(status: &Status) -> &str {
 
 fn header(header: Option<ResponseHeader>) -> Result<ResponseHeader, CallError> {
     header.ok_or(CallError::NoHeader)
-}
-
-/// The library's own words say only that something failed; what did is among the causes.
-fn causes(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        text = format!("{text}: {error}");
-        cause = error.source();
-    }
-    text
 }
 
 /// What the files say that the configuration names.

@@ -19,6 +19,8 @@ use thiserror::Error;
 use tokio::task::JoinError;
 use tower::{BoxError, ServiceBuilder};
 
+use crate::control::causes::causes;
+
 /// How long connecting and one call may take; a page of a large cluster comes in well under that.
 const PATIENCE: Duration = Duration::from_secs(30);
 const CONNECT_PATIENCE: Duration = Duration::from_secs(5);
@@ -84,17 +86,6 @@ pub(in crate::control) enum CallError {
     Silent,
     #[error("the API server sent a node without a version")]
     NoVersion,
-}
-
-/// The library's own words say only that something failed; what did is among the causes.
-fn causes(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        text = format!("{text}: {error}");
-        cause = error.source();
-    }
-    text
 }
 
 /// The API server.
