@@ -24,8 +24,8 @@ use super::memory::Memory;
 use super::sweeper::{Sweeper, Swept};
 use crate::app::view::Facts;
 use crate::control::enforce::{
-    Admission, Candidate, FlowThread, Knock, News, Nodes, PolicyThread, Refusal, Round, Settled,
-    Sweep,
+    Admission, Awaited, Candidate, FlowThread, Knock, News, Nodes, PolicyThread, Refusal, Round,
+    Settled, Sweep,
 };
 use crate::control::policy::{PolicySource, PolicyUpdate};
 use crate::lifecycle::{Need, Readiness};
@@ -334,9 +334,14 @@ impl Keeper {
     }
 
     fn fail(&mut self, error: &anyhow::Error) {
+        let is_awaited = error.is::<Awaited>();
         let error = format!("{error:#}");
         if self.ends.status.error.as_ref() != Some(&error) {
-            tracing::error!(error, "policies are not in force as they should be; trying again");
+            if is_awaited {
+                tracing::info!(reason = error, "waiting for the source of policies");
+            } else {
+                tracing::error!(error, "policies are not in force as they should be; trying again");
+            }
         }
         self.ends.status.error = Some(error.clone());
         self.be_ready_unless(Some(format!("{error}; trying again")));

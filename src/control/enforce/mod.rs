@@ -25,6 +25,8 @@ pub(crate) use self::closing::Refusal;
 pub(crate) use self::door::{Door, Knock};
 pub(crate) use self::enforcer::{Enforcer, Settled, TABLES};
 pub(crate) use self::flows::{FlowThread, Sweep};
-pub(crate) use self::policies::{Admission, Candidate, Judged, News, Nodes, Policies, Round};
+pub(crate) use self::policies::{
+    Admission, Awaited, Candidate, Judged, News, Nodes, Policies, Round,
+};
 pub(crate) use self::render::LOG_GROUP;
 pub(crate) use self::thread::PolicyThread;

@@ -123,6 +123,11 @@ enum Footing {
     Told,
 }
 
+/// Why there are no rules yet, although nothing has failed: the source has not told.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub(crate) struct Awaited(&'static str);
+
 impl Footing {
     fn lack(&self) -> Option<String> {
         let Self::Closed(why) = self else { return None };
@@ -290,7 +295,7 @@ impl Policies {
     fn find_footing(&mut self) -> anyhow::Result<()> {
         match &self.footing {
             Footing::Told | Footing::Adopted | Footing::Closed(_) => return Ok(()),
-            Footing::None => anyhow::bail!("no policies are known yet"),
+            Footing::None => return Err(Awaited("no policies are known yet").into()),
             Footing::Remembered { is_older: false } => {
                 let wanted = self.wanted()?;
                 if self.enforcer.holding(&wanted)? == Holding::Other {
@@ -314,10 +319,13 @@ impl Policies {
             | Footing::Adopted
             | Footing::Closed(_)
             | Footing::None
-            | Footing::Remembered { .. } => anyhow::bail!(
-                "the rules of before stay: the source has told nothing yet, and they are not what was \
-                 kept of the policies"
-            ),
+            | Footing::Remembered { .. } => {
+                return Err(Awaited(
+                    "the rules of before stay: the source has told nothing yet, and they are not \
+                     what was kept of the policies",
+                )
+                .into());
+            }
         }
         Ok(())
     }

@@ -110,6 +110,31 @@ fn what_was_known_is_enforced_after_a_restart_without_the_source() {
 }
 
 #[test]
+fn daemon_that_waits_for_a_source_says_so_and_is_not_in_error() {
+    let directory = Directory::new();
+    let lab = directory.lab("nt-policywait").pods(1).up().unwrap();
+    let node = lab.node(1);
+    node.stop().unwrap();
+    fs::remove_file(memory(node)).unwrap();
+    let away = Away::take(&directory);
+    let before = node.log().len();
+    node.spawn().unwrap();
+    let said = || node.log()[before..].to_owned();
+    wait_until(SOON, "the daemon to say that it waits", || {
+        said().contains("waiting for the source of policies")
+    })
+    .unwrap();
+    let is_missing =
+        |(code, body): (u16, String)| code == 503 && body.contains("no policies are known yet");
+    wait_until(SOON, "the policies to be missing", || node.http("/readyz").is_ok_and(is_missing))
+        .unwrap();
+    assert!(!said().contains("ERROR"), "{}", said());
+    drop(away);
+    node.wait_ready().unwrap();
+    assert!(policy(&lab)["error"].is_null());
+}
+
+#[test]
 fn rules_that_are_newer_than_the_copy_on_disk_stay() {
     let directory = Directory::new();
     let lab = directory.lab("nt-policyolder").pods(2).up().unwrap();
