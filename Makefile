@@ -154,9 +154,9 @@ simulate-claims: ## How nodes come to their subnets: RUNS=10000 fresh ones, or o
 	    cargo test --locked -p culvert-claims --test simulation -- --nocapture fresh_seeds
 
 .PHONY: simulate-handshakes
-simulate-handshakes: ## Who shakes hands with whom: RUNS=1000 fresh ones on a bad network, or one run shown (SEED=…)
+simulate-handshakes: ## Who shakes hands with whom: RUNS=1000 fresh ones on a bad network, of INITs that cross and more, or one run shown (TEST=name SEED=…)
 	$(if $(SEED),CULVERT_SIM_SEED=$(SEED)) CULVERT_SIM_RUNS=$(or $(RUNS),1000) \
-	    cargo test --locked -p culvert-seal --test handshakes -- --nocapture the_promises_hold_on_a_bad_network
+	    cargo test --locked -p culvert-seal --test handshakes -- --nocapture $(or $(TEST),the_promises crossing_inits the_change)
 
 .PHONY: nonces
 nonces: ## No key seals two packets with one IV: an audit over 10^8 packets (NONCES=…)
