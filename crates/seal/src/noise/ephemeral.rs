@@ -9,27 +9,42 @@ use zeroize::Zeroizing;
 use super::{ENCAPSULATION_KEY_LEN, PostQuantum, Refused};
 use crate::keys::{KEY_LEN, PublicKey};
 
-/// An X25519 key and, where post-quantum security is asked for, one of ML-KEM-768.
-///
-/// The cryptographic library zeroes both when they are dropped.
+/// An X25519 key and, where post-quantum security is asked for, one of ML-KEM-768, before anybody
+/// has been told their public halves.
 pub struct Ephemeral {
-    dh: PrivateKey,
-    public: [u8; KEY_LEN],
-    kem: Option<Kem>,
+    pub(super) private: Private,
+    pub(super) public: [u8; KEY_LEN],
+    pub(super) kem_public: Option<Box<[u8; ENCAPSULATION_KEY_LEN]>>,
 }
 
-/// The ML-KEM part, and the public half of it.
+/// The private halves, which whoever begins keeps until the answer has come.
+///
+/// The cryptographic library zeroes both when they are dropped.
+pub(super) struct Private {
+    dh: PrivateKey,
+    pub(super) kem: Option<DecapsulationKey>,
+}
+
+/// The ML-KEM part.
 pub(super) struct Kem {
-    pub(super) key: DecapsulationKey,
-    pub(super) public: Box<[u8; ENCAPSULATION_KEY_LEN]>,
+    key: DecapsulationKey,
+    public: Box<[u8; ENCAPSULATION_KEY_LEN]>,
 }
 
 impl Kem {
     fn generate() -> Result<Self, Refused> {
         let key = DecapsulationKey::generate(&ML_KEM_768).map_err(|_| Refused)?;
-        let public = key.encapsulation_key().and_then(|public| public.key_bytes());
-        let public = public.map_err(|_| Refused)?.as_ref().try_into().map_err(|_| Refused)?;
-        Ok(Self { key, public: Box::new(public) })
+        Self::of_bytes(key.key_bytes().map_err(|_| Refused)?.as_ref())
+    }
+
+    /// Of what FIPS 203 calls a decapsulation key. A key that is made of it holds a third less than
+    /// one that was generated, which has its public half a second time.
+    pub(super) fn of_bytes(bytes: &[u8]) -> Result<Self, Refused> {
+        /// Algorithm 16: the encapsulation key lies within, behind what only its owner has.
+        const PUBLIC_AT: usize = 1152;
+        let public = bytes.get(PUBLIC_AT..).and_then(|rest| rest.first_chunk()).ok_or(Refused)?;
+        let key = DecapsulationKey::new(&ML_KEM_768, bytes).map_err(|_| Refused)?;
+        Ok(Self { key, public: Box::new(*public) })
     }
 }
 
@@ -66,17 +81,12 @@ impl Ephemeral {
         let dh = PrivateKey::from_private_key(&X25519, &secret[..]).map_err(|_| Refused)?;
         let public = dh.compute_public_key().map_err(|_| Refused)?;
         let public = public.as_ref().try_into().map_err(|_| Refused)?;
-        Ok(Self { dh, public, kem })
+        let (kem, kem_public) = kem.map(|kem| (kem.key, kem.public)).unzip();
+        Ok(Self { private: Private { dh, kem }, public, kem_public })
     }
+}
 
-    pub(super) fn public(&self) -> &[u8; KEY_LEN] {
-        &self.public
-    }
-
-    pub(super) fn kem(&self) -> Option<&Kem> {
-        self.kem.as_ref()
-    }
-
+impl Private {
     pub(super) fn agree(&self, peer: &PublicKey) -> Result<Zeroizing<[u8; KEY_LEN]>, Refused> {
         let peer = UnparsedPublicKey::new(&X25519, peer.as_bytes());
         agreement::agree(&self.dh, peer, Refused, |shared| {

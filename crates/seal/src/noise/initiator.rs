@@ -2,6 +2,7 @@
 
 use aws_lc_rs::kem::Ciphertext;
 
+use super::ephemeral::Private;
 use super::symmetric::Symmetric;
 use super::{CIPHERTEXT_LEN, Ephemeral, Payload, PostQuantum, Refused, Split, TAG_LEN};
 use crate::keys::{KEY_LEN, NodeKey, Psk, PublicKey, SharedSecret};
@@ -10,7 +11,7 @@ use crate::keys::{KEY_LEN, NodeKey, Psk, PublicKey, SharedSecret};
 pub struct Initiator {
     post_quantum: PostQuantum,
     symmetric: Symmetric,
-    ephemeral: Ephemeral,
+    private: Private,
 }
 
 impl Initiator {
@@ -32,19 +33,20 @@ impl Initiator {
         symmetric.mix_hash(own.as_bytes());
         symmetric.mix_hash(peer.as_bytes());
         // e
-        out.extend_from_slice(ephemeral.public());
-        symmetric.mix_hash(ephemeral.public());
-        symmetric.mix_key(ephemeral.public());
+        let Ephemeral { private, public, kem_public } = ephemeral;
+        out.extend_from_slice(&public);
+        symmetric.mix_hash(&public);
+        symmetric.mix_key(&public);
         // es
-        symmetric.mix_key(&ephemeral.agree(peer)?[..]);
+        symmetric.mix_key(&private.agree(peer)?[..]);
         // e1
-        if let Some(kem) = ephemeral.kem() {
-            symmetric.encrypt_and_hash(&kem.public[..], out)?;
+        if let Some(kem_public) = &kem_public {
+            symmetric.encrypt_and_hash(&kem_public[..], out)?;
         }
         // ss
         symmetric.mix_key(shared.expose());
         symmetric.encrypt_and_hash(payload, out)?;
-        Ok(Self { post_quantum, symmetric, ephemeral })
+        Ok(Self { post_quantum, symmetric, private })
     }
 
     /// Reads the second message, made with any of `psks`. A refused one changes nothing: the right
@@ -69,15 +71,14 @@ impl Initiator {
         symmetric.mix_hash(public);
         symmetric.mix_key(public);
         // ee
-        symmetric.mix_key(&self.ephemeral.agree(&peer)?[..]);
+        symmetric.mix_key(&self.private.agree(&peer)?[..]);
         // ekem1
-        if let Some(kem) = self.ephemeral.kem() {
+        if let Some(kem) = &self.private.kem {
             let (sealed, behind) =
                 rest.split_at_checked(CIPHERTEXT_LEN + TAG_LEN).ok_or(Refused)?;
             let mut ciphertext = [0; CIPHERTEXT_LEN];
             symmetric.decrypt_and_hash(sealed, &mut ciphertext)?;
-            let secret =
-                kem.key.decapsulate(Ciphertext::from(&ciphertext[..])).map_err(|_| Refused)?;
+            let secret = kem.decapsulate(Ciphertext::from(&ciphertext[..])).map_err(|_| Refused)?;
             symmetric.mix_key(secret.as_ref());
             rest = behind;
         }

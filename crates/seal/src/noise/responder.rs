@@ -76,11 +76,11 @@ impl Responder {
     ) -> Result<Split, Refused> {
         let symmetric = &mut self.symmetric;
         // e
-        out.extend_from_slice(ephemeral.public());
-        symmetric.mix_hash(ephemeral.public());
-        symmetric.mix_key(ephemeral.public());
+        out.extend_from_slice(&ephemeral.public);
+        symmetric.mix_hash(&ephemeral.public);
+        symmetric.mix_key(&ephemeral.public);
         // ee
-        symmetric.mix_key(&ephemeral.agree(&self.peer_ephemeral)?[..]);
+        symmetric.mix_key(&ephemeral.private.agree(&self.peer_ephemeral)?[..]);
         // ekem1
         if let Some(key) = &self.encapsulation_key {
             let key = EncapsulationKey::new(&ML_KEM_768, &key[..]).map_err(|_| Refused)?;
@@ -89,7 +89,7 @@ impl Responder {
             symmetric.mix_key(secret.as_ref());
         }
         // se
-        symmetric.mix_key(&ephemeral.agree(&self.peer)?[..]);
+        symmetric.mix_key(&ephemeral.private.agree(&self.peer)?[..]);
         // psk
         symmetric.mix_key_and_hash(psk.expose());
         symmetric.encrypt_and_hash(payload, out)?;

@@ -36,9 +36,7 @@ fn read() -> BTreeMap<String, Vec<u8>> {
 
 /// Begins with the ML-KEM key of the file.
 fn begin(ends: &Ends, kem: &[u8]) -> (Initiator, Vec<u8>) {
-    // FIPS 203, algorithm 16: the encapsulation key lies within, behind what only its owner has.
-    let public = Box::new(kem[1152..][..ENCAPSULATION_KEY_LEN].try_into().unwrap());
-    let kem = Kem { key: DecapsulationKey::new(&ML_KEM_768, kem).unwrap(), public };
+    let kem = Kem::of_bytes(kem).unwrap();
     let ephemeral = Ephemeral::new(&secret(3), Some(kem)).unwrap();
     let mut first = Vec::new();
     let keys = (ends.initiator.public(), ends.responder.public());
