@@ -6,6 +6,7 @@
 //! stranger or a peer sends makes it hold more than a fixed number of sessions for each peer of the
 //! table.
 
+mod begin;
 mod budget;
 mod event;
 mod peer;
@@ -13,6 +14,7 @@ mod receive;
 mod status;
 mod table;
 mod timers;
+mod turns;
 
 pub use event::{Event, Role, What};
 pub use status::{PeerState, SessionState};
@@ -37,6 +39,7 @@ use crate::session::{PeerLink, Slots};
 use crate::suite::Suites;
 use budget::Budget;
 use peer::Peer;
+use turns::{AT_ONCE, Turns};
 
 /// Where random numbers come from.
 pub trait Entropy {
@@ -146,6 +149,8 @@ pub struct Mesh<E> {
     /// Those that shake hands, and those that have a session.
     busy: BTreeSet<Index>,
     awake: BTreeSet<Index>,
+    /// Those with which this node begins.
+    turns: Turns,
     next_slot: u32,
     next_sweep: Instant,
     restarts: Budget,
@@ -169,6 +174,7 @@ impl<E: Entropy> Mesh<E> {
             by_key: HashMap::default(),
             busy: BTreeSet::new(),
             awake: BTreeSet::new(),
+            turns: Turns::new(AT_ONCE),
             next_slot: u32::from_be_bytes(first) % Slot::MAX + 1,
             next_sweep: started,
             restarts: RESTARTS,
@@ -202,7 +208,7 @@ impl<E: Entropy> Mesh<E> {
             return;
         }
         if self.restarts.take(now.instant) {
-            self.begin(index, now, out);
+            self.begin(index, now.instant, now, out);
         }
     }
 
@@ -268,12 +274,11 @@ impl<E: Entropy> Mesh<E> {
     /// Puts the peer on the lists of those that timers are looked at for, and shows how it stands.
     fn schedule(&mut self, index: Index) {
         self.show(index);
-        let Some(peer) = self.peers.get(index).and_then(Option::as_ref) else {
-            self.busy.remove(&index);
-            self.awake.remove(&index);
-            return;
-        };
-        let (is_busy, is_awake) = (peer.is_shaking_hands(), peer.has_sessions());
+        let peer = self.peers.get(index).and_then(Option::as_ref);
+        let attempt = peer.and_then(|peer| peer.attempt.as_ref());
+        self.turns.set(index, attempt.map(|attempt| attempt.place));
+        let is_busy = peer.is_some_and(Peer::is_shaking_hands);
+        let is_awake = peer.is_some_and(Peer::has_sessions);
         for (list, is_on) in [(&mut self.busy, is_busy), (&mut self.awake, is_awake)] {
             if is_on {
                 list.insert(index);

@@ -1,16 +1,18 @@
-//! A node with thousands of peers: every one gets a session at the first attempt, and the memory
-//! for all of them is bounded. Nothing here looks at a clock; `bench handshakes` measures.
+//! A node with thousands of peers that are wanted all at once: every one gets a session at the first
+//! attempt, and the memory for all of them and for the handshakes is bounded. Nothing here looks at
+//! a clock; `bench handshakes` measures.
 //!
 //! `CULVERT_PEERS` says with how many (`make many-peers`: 10,000).
 
 #![expect(clippy::unwrap_used, reason = "a test may fail where it stands")]
 
-use std::net::SocketAddr;
+use std::collections::VecDeque;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use culvert_seal::keys::{NodeKey, Psk};
-use culvert_seal::mesh::{Config, Event, Identity, Mesh, Now, Output, PeerEntry, What};
+use culvert_seal::mesh::{Config, Identity, Mesh, Now, Output, PeerEntry, What};
 use culvert_seal::mesh::{Entropy, SystemEntropy};
 use culvert_seal::noise::PostQuantum;
 use culvert_seal::session::PeerLink;
@@ -25,10 +27,6 @@ const PEERS: u32 = 5000;
 /// What a node may need for each: 64 MiB for 10,000.
 const MOST_BYTES: usize = (64 << 20) / 10_000;
 
-/// Peers that are wanted at one moment: as many as workers can ask for before the thread that makes
-/// keys sends what it has to say.
-const AT_ONCE: usize = 256;
-
 /// A way between two nodes, one direction.
 const WAY: Duration = Duration::from_millis(5);
 
@@ -40,6 +38,11 @@ fn key() -> Arc<NodeKey> {
 
 fn address(number: u32) -> SocketAddr {
     SocketAddr::from((0x0a00_0000_u32.saturating_add(number).to_be_bytes(), esp::PORT))
+}
+
+fn number(address: SocketAddr) -> u32 {
+    let IpAddr::V4(address) = address.ip() else { panic!("{address}") };
+    u32::from(address) - 0x0a00_0000
 }
 
 fn identity(key: &Arc<NodeKey>) -> Identity {
@@ -110,40 +113,43 @@ fn thousands_of_peers_have_sessions_after_a_round_trip_in_bounded_memory() {
     let links: Vec<_> = entries.iter().map(|entry| Arc::clone(&entry.link)).collect();
     let mut out = Output::default();
     node.set_table(identity(&own), entries, start, &mut out);
-    let (mut made, mut wanted_at) = (0, Duration::ZERO);
-    for turn in (0..peers).collect::<Vec<_>>().chunks(AT_ONCE) {
-        for number in turn {
-            node.want(&name(*number), at(wanted_at), &mut out);
-        }
-        let inits = std::mem::take(&mut out.datagrams);
-        assert_eq!(inits.len(), turn.len(), "one INIT for each");
-        for (number, (to, init)) in turn.iter().zip(inits) {
-            assert_eq!(to, address(*number));
-            // Each peer lives for this handshake only: it is this node's memory that counts.
-            let key = &keys[*number as usize];
-            let mut peer = mesh(key, start);
-            peer.set_table(identity(key), vec![entry(peers, &own)], start, &mut Output::default());
-            let (mut said, mut moment) = (Output::default(), wanted_at + WAY);
-            take(&mut peer, init, at(moment), &mut said);
-            while !said.datagrams.is_empty() {
-                let mut heard = Output::default();
-                moment += WAY;
-                for (_, bytes) in said.datagrams.drain(..) {
-                    take(&mut node, bytes, at(moment), &mut heard);
-                }
-                let established = |event: &&Event| matches!(event.what, What::Established(..));
-                made += heard.events.iter().filter(established).count();
-                moment += WAY;
-                for (_, bytes) in heard.datagrams {
-                    take(&mut peer, bytes, at(moment), &mut said);
-                }
+    // As after a restart: packets for all of them, before anybody has answered.
+    for number in 0..peers {
+        node.want(&name(number), start, &mut out);
+    }
+    let mut made = 0;
+    let mut inits: VecDeque<_> =
+        out.datagrams.drain(..).map(|init| (init, Duration::ZERO)).collect();
+    while let Some(((to, init), mut moment)) = inits.pop_front() {
+        let number = number(to);
+        // Each peer lives for this handshake only: it is this node's memory that counts.
+        let key = &keys[number as usize];
+        let mut peer = mesh(key, start);
+        peer.set_table(identity(key), vec![entry(peers, &own)], start, &mut Output::default());
+        let mut said = Output::default();
+        moment += WAY;
+        take(&mut peer, init, at(moment), &mut said);
+        while !said.datagrams.is_empty() {
+            let mut heard = Output::default();
+            moment += WAY;
+            for (_, bytes) in said.datagrams.drain(..) {
+                take(&mut node, bytes, at(moment), &mut heard);
             }
-            let state = links[*number as usize].state().unwrap();
-            let session = state.session.unwrap();
-            assert_eq!(session.began - at(wanted_at).instant, 2 * WAY, "a round trip");
-            assert!(!state.is_shaking_hands && state.last_failure.is_none());
+            for event in &heard.events {
+                let What::Established(_, _, took) = event.what else { panic!("{event:?}") };
+                assert_eq!((&event.peer, took), (&name(number), 2 * WAY), "a round trip");
+                made += 1;
+            }
+            let (to_peer, to_others): (Vec<_>, Vec<_>) =
+                heard.datagrams.into_iter().partition(|(to, _)| *to == address(number));
+            inits.extend(to_others.into_iter().map(|init| (init, moment)));
+            for (_, bytes) in to_peer {
+                take(&mut peer, bytes, at(moment + WAY), &mut said);
+            }
+            moment += WAY;
         }
-        wanted_at += 4 * WAY;
+        let state = links[number as usize].state().unwrap();
+        assert!(!state.is_shaking_hands && state.last_failure.is_none());
     }
     assert_eq!(made, peers as usize);
     assert!(!node.is_busy() && links.iter().all(|link| link.outgoing().is_some()));

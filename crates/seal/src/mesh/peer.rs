@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use overlay_proto::esp::Slot;
 
 use super::budget::Budget;
+use super::turns::Place;
 use super::{Role, What};
 use crate::handshake::{MAC_LEN, Pair};
 use crate::noise::Initiator;
@@ -62,27 +63,44 @@ pub(super) struct Peer {
     pub(super) last_failure: Option<What>,
 }
 
-/// An INIT that waits for its RESP.
+/// A handshake that this node begins.
+#[derive(Debug)]
 pub(super) struct Attempt {
+    pub(super) place: Place,
+    /// What is under way. Apart: most of those that wait for their turn have none.
+    pub(super) init: Option<Box<Init>>,
+    /// When the first INIT was sent.
+    pub(super) began: Option<Instant>,
+    /// The pause before the INIT is sent again.
+    pub(super) interval: Duration,
+    /// How often the peer has said that a stamp was old.
+    pub(super) stale: u32,
+    /// When somebody last waited for the session.
+    pub(super) wanted_at: Instant,
+}
+
+/// An INIT that waits for its RESP.
+pub(super) struct Init {
     pub(super) pair: Arc<Pair>,
     pub(super) initiator: Initiator,
     pub(super) stamp: u64,
     pub(super) slot: Slot,
     pub(super) datagram: Vec<u8>,
-    pub(super) began: Instant,
     pub(super) send_at: Instant,
-    pub(super) interval: Duration,
-    /// How often the INIT was sent.
+    /// How often it was sent.
     pub(super) sent: u32,
-    /// How often the peer has said that a stamp was old, since the first of these attempts.
-    pub(super) stale: u32,
-    /// Somebody has waited for a session since the last look.
-    pub(super) wanted_at: Instant,
 }
 
-impl std::fmt::Debug for Attempt {
+impl Attempt {
+    /// Where the session would come in.
+    pub(super) fn slot(&self) -> Option<Slot> {
+        self.init.as_ref().map(|init| init.slot)
+    }
+}
+
+impl std::fmt::Debug for Init {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Attempt").field("stamp", &self.stamp).finish_non_exhaustive()
+        f.debug_struct("Init").field("stamp", &self.stamp).finish_non_exhaustive()
     }
 }
 

@@ -6,7 +6,7 @@ use std::time::Duration;
 use overlay_proto::esp::handshake::{Header, Message};
 use overlay_proto::esp::{Lane, Slot};
 
-use super::peer::{Session, Tentative};
+use super::peer::{Attempt, Session, Tentative};
 use super::{Entropy, Index, Mesh, Now, Output, Role, What};
 use crate::handshake::{Answer, Draft, Offer, Pair, Stale, is_length_of, prologue};
 use crate::key_log::{LoggedKey, Way};
@@ -50,6 +50,7 @@ impl<E: Entropy> Mesh<E> {
             Message::Stale => self.stale(index, pair, body, now, out),
         }
         self.schedule(index);
+        self.proceed(now, out);
     }
 
     /// Something authentic has come in at `slot` for the first time.
@@ -57,6 +58,7 @@ impl<E: Entropy> Mesh<E> {
         if let Some(&index) = self.by_slot.get(&slot.get()) {
             self.confirm(index, now, out);
             self.schedule(index);
+            self.proceed(now, out);
         }
     }
 
@@ -71,9 +73,8 @@ impl<E: Entropy> Mesh<E> {
         let Some(Tentative { session, .. }) = peer.tentative.take_if(heard) else { return };
         peer.link.refuse_plain(now_ms);
         // Whatever this node began is not needed any more.
-        if let Some(attempt) = peer.attempt.take() {
-            self.free(attempt.slot);
-        }
+        let slot = peer.attempt.take().and_then(|attempt| attempt.slot());
+        slot.into_iter().for_each(|slot| self.free(slot));
         let took = now.instant.saturating_duration_since(session.began);
         self.serve(index, session, took, now, out);
     }
@@ -129,9 +130,8 @@ impl<E: Entropy> Mesh<E> {
         }
         // Of two INITs that cross, the one with the smaller name wins; the other end comes to the
         // same.
-        if let Some(attempt) = &peer.attempt
-            && attempt.pair.ids().0 < pair.ids().1
-        {
+        let own = peer.attempt.as_ref().and_then(|attempt| attempt.init.as_ref());
+        if own.is_some_and(|init| init.pair.ids().0 < pair.ids().1) {
             return;
         }
         let Some(suite) = self.config.suites.and(offer.suites).best() else {
@@ -182,6 +182,8 @@ impl<E: Entropy> Mesh<E> {
         self.shared.slots.install(Arc::clone(&session.incoming));
         let peer = self.peers[index].as_mut().ok_or(Refused)?;
         out.datagrams.push((peer.address, response.clone()));
+        // Whoever waits for this node's turn gets the peer's session.
+        peer.attempt.take_if(|attempt| attempt.init.is_none());
         let until = now.instant + TENTATIVE;
         let older = peer.tentative.replace(Tentative { session, response, until });
         if let Some(older) = older {
@@ -199,19 +201,19 @@ impl<E: Entropy> Mesh<E> {
         out: &mut Output,
     ) {
         let Some(peer) = &mut self.peers[index] else { return };
-        let is_ours = |attempt: &&mut Box<super::peer::Attempt>| attempt.pair.ids() == pair.ids();
-        let Some(attempt) = peer.attempt.as_mut().filter(is_ours) else { return };
-        let finished = attempt.initiator.finish(pair.own(), &self.identity.psks, body);
+        let init = peer.attempt.as_ref().and_then(|attempt| attempt.init.as_ref());
+        let Some(init) = init.filter(|init| init.pair.ids() == pair.ids()) else { return };
+        let finished = init.initiator.finish(pair.own(), &self.identity.psks, body);
         let Ok((payload, split)) = finished else {
             return self.fail(index, What::WrongPsk, out);
         };
         let answer = Answer::decode(&payload);
         let offered = self.config.suites;
-        let fits = |answer: &Answer| answer.stamp == attempt.stamp && offered.has(answer.suite);
+        let fits = |answer: &Answer| answer.stamp == init.stamp && offered.has(answer.suite);
         let Some(answer) = answer.filter(fits) else {
             return self.fail(index, What::WrongKeys(Role::Initiator), out);
         };
-        let own_slot = attempt.slot;
+        let own_slot = init.slot;
         let ends = Ends {
             pair,
             role: Role::Initiator,
@@ -225,7 +227,8 @@ impl<E: Entropy> Mesh<E> {
         };
         self.shared.slots.install(Arc::clone(&session.incoming));
         let attempt = self.peers[index].as_mut().and_then(|peer| peer.attempt.take());
-        let took = attempt.map(|attempt| now.instant.saturating_duration_since(attempt.began));
+        let began = attempt.and_then(|attempt| attempt.began);
+        let took = began.map(|began| now.instant.saturating_duration_since(began));
         self.serve(index, session, took.unwrap_or_default(), now, out);
     }
 
@@ -234,17 +237,17 @@ impl<E: Entropy> Mesh<E> {
         const PATIENCE: u32 = 3;
         let Some(stale) = Stale::read(body) else { return };
         let Some(peer) = &mut self.peers[index] else { return };
-        let is_meant = |attempt: &mut Box<super::peer::Attempt>| {
-            attempt.pair.ids() == pair.ids()
-                && attempt.stamp == stale.refused
+        let is_meant = |attempt: &&mut Box<Attempt>| {
+            let init = attempt.init.as_ref().filter(|init| init.stamp == stale.refused);
+            init.is_some_and(|init| init.pair.ids() == pair.ids())
                 && stale.newest >= stale.refused
                 && attempt.stale < PATIENCE
         };
-        let Some(refused) = peer.attempt.take_if(is_meant) else { return };
+        let Some(attempt) = peer.attempt.as_mut().filter(is_meant) else { return };
+        attempt.stale += 1;
         peer.own_stamp = peer.own_stamp.max(stale.newest);
-        self.free(refused.slot);
         self.tell(index, What::ClockBehind, out);
-        self.begin_with(index, &refused.pair, refused.stale + 1, now, out);
+        self.begin_again(index, now, out);
     }
 
     fn session(

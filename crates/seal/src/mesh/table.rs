@@ -3,7 +3,7 @@
 use std::collections::HashSet;
 use std::sync::Arc;
 
-use super::peer::{Peer, Session};
+use super::peer::{Attempt, Peer, Session};
 use super::{Entropy, Identity, Index, Mesh, Now, Output, PeerEntry, What};
 use crate::handshake::{Pair, Pairs};
 use crate::keys::KeyId;
@@ -47,6 +47,7 @@ impl<E: Entropy> Mesh<E> {
             self.update(index, &entry, of_peer, now, out);
         }
         self.shared.pairs.store(Arc::new(pairs.into_iter().collect::<Pairs>()));
+        self.proceed(now, out);
     }
 
     fn place_of(&mut self, entry: &PeerEntry) -> Index {
@@ -99,8 +100,11 @@ impl<E: Entropy> Mesh<E> {
         peer.pairs = pairs;
         peer.next_pair = 0;
         let mut slots = Vec::new();
-        if let Some(gone) = peer.attempt.take_if(|attempt| !ids.contains(&attempt.pair.ids())) {
-            slots.push(gone.slot);
+        let is_void = |attempt: &mut Box<Attempt>| {
+            attempt.init.as_ref().is_some_and(|init| !ids.contains(&init.pair.ids()))
+        };
+        if let Some(gone) = peer.attempt.take_if(is_void) {
+            slots.extend(gone.slot());
             // Whoever waits has to say so again, and a handshake with the other key begins.
             peer.link.activity().forget_want();
         }
@@ -137,7 +141,7 @@ impl<E: Entropy> Mesh<E> {
         peer.link.show(None);
         self.by_name.remove(peer.link.name());
         let sessions = [
-            peer.attempt.map(|attempt| attempt.slot),
+            peer.attempt.and_then(|attempt| attempt.slot()),
             peer.tentative.map(|tentative| tentative.session.incoming.slot()),
             peer.current.map(|session| session.incoming.slot()),
             peer.previous.map(|(session, _)| session.incoming.slot()),

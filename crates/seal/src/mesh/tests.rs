@@ -1,5 +1,6 @@
 //! Two machines and every datagram between them.
 
+mod crowd;
 mod load;
 
 use std::net::SocketAddr;

@@ -132,7 +132,7 @@ fn a_thousand_renewals_under_load_lose_no_packet() {
         let before = load.sessions();
         let by = renewal % 2;
         let (mut out, moment) = (Output::default(), load.nodes[by].now(load.now));
-        load.nodes[by].mesh.begin(0, moment, &mut out);
+        load.nodes[by].mesh.begin(0, moment.instant, moment, &mut out);
         datagrams(out).into_iter().for_each(|bytes| load.send(1 - by, bytes));
         let is_over = |load: &Load| {
             load.sessions().iter().zip(&before).all(|(now, before)| now.is_some() && now != before)
