@@ -14,7 +14,7 @@ use culvert_dataplane::platform::clock;
 use culvert_dataplane::{DataPlane, SealedOptions};
 use culvert_seal::Suites;
 use culvert_seal::keys::{self, NodeKey, PublicKey};
-use culvert_seal::mesh::{self, Event, Identity, What};
+use culvert_seal::mesh::{self, Event, Failure, Identity, What};
 
 use super::OnMachine;
 use super::key_log::{self, KeyLog};
@@ -115,7 +115,7 @@ pub(super) struct Sealed {
     /// What was wrong when they were last compared.
     suspected: Option<String>,
     /// Peers with which sessions fail, and why.
-    failing: BTreeMap<String, What>,
+    failing: BTreeMap<String, Failure>,
     /// The key that handshakes begin with, and since when.
     in_use: Option<(PublicKey, Instant)>,
 }
@@ -220,9 +220,9 @@ impl Sealed {
     /// Says what people should know of `event`: a problem once, and its end.
     pub(super) fn note(&mut self, event: Event) {
         let Event { peer, what } = event;
-        if what.is_failure() {
-            tracing::warn!(peer, problem = %what, "no sealed session with a peer");
-            self.failing.insert(peer, what);
+        if let What::Failed(_, failure) = what {
+            tracing::warn!(peer, problem = %failure, "no sealed session with a peer");
+            self.failing.insert(peer, failure);
         } else if self.failing.remove(&peer).is_some() && matches!(what, What::Established(..)) {
             tracing::info!(peer, %what, "the problem with a peer's sessions is over");
         } else {
@@ -312,7 +312,7 @@ impl Sealed {
             mode: self.config.sealed.mode.as_str().to_owned(),
             public_keys: in_use.into_iter().chain(others).map(ToString::to_string).collect(),
             error: self.unread.clone().or_else(|| self.unlisted.clone()),
-            failing: self.failing.iter().map(|(peer, what)| format!("{peer}: {what}")).collect(),
+            failing: self.failing.iter().map(|(peer, why)| format!("{peer}: {why}")).collect(),
             key_log: self.key_log.as_ref().map(|log| log.path().display().to_string()),
             ..SealedStatus::default()
         }

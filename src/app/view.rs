@@ -371,9 +371,13 @@ fn handshakes(plane: &DataPlane) -> Handshakes {
             made.insert(key, counters.established(role, suite));
         }
     }
+    let failed = counters.failures().map(|(role, failure, count)| {
+        let key = format!("{} {}", role.as_str(), failure.as_str());
+        (key, count)
+    });
     Handshakes {
         made,
-        failed: counters.failures(),
+        failed: failed.collect(),
         refused: plane.refused_handshakes(),
         sessions_ended: counters.ended(),
         seconds: [Role::Initiator, Role::Responder]

@@ -185,8 +185,9 @@ pub struct SealedStatus {
 pub struct Handshakes {
     /// Those that came to a session, by this node's role and the session's suite, as two words.
     pub made: BTreeMap<String, u64>,
-    /// Times that they began to fail with a peer, for another reason than before.
-    pub failed: u64,
+    /// Times that they began to fail with a peer for another reason than before, by this node's
+    /// role and the reason, as two words.
+    pub failed: BTreeMap<String, u64>,
     /// Datagrams that were no peer's, or more than are looked at.
     pub refused: u64,
     /// Sessions that ended without a successor.

@@ -16,7 +16,7 @@ mod table;
 mod timers;
 mod turns;
 
-pub use event::{Event, Role, What};
+pub use event::{Event, Failure, Role, What};
 pub use status::{PeerState, SessionState};
 
 use std::collections::hash_map::Entry;

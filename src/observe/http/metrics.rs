@@ -260,12 +260,13 @@ impl Collector for Sealed {
         });
         let help = "Handshakes that came to a session, by this node's role and the suite";
         counters(encoder, "handshakes", help, made)?;
+        let failed = self.handshakes.failed.iter().map(|(words, count)| {
+            let (role, reason) = words.split_once(' ').unwrap_or((words, ""));
+            ([("role", role), ("reason", reason)], *count)
+        });
+        let help = "Times that handshakes began to fail with a peer, by this node's role and why";
+        counters(encoder, "handshake_failures", help, failed)?;
         for (name, help, count) in [
-            (
-                "handshake_failures",
-                "Times that handshakes began to fail with a peer",
-                self.handshakes.failed,
-            ),
             (
                 "handshakes_refused",
                 "Handshake datagrams that were no peer's",

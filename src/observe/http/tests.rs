@@ -154,6 +154,23 @@ fn how_long_handshakes_took_is_a_histogram_by_role() {
 }
 
 #[test]
+fn failed_handshakes_are_counted_by_role_and_reason() {
+    let failed = [("initiator no_answer", 3), ("responder wrong_keys", 1)];
+    let failed = failed.map(|(words, count)| (words.to_owned(), count)).into();
+    let handshakes = Handshakes { failed, ..Handshakes::default() };
+    let public_keys = vec!["key".to_owned()];
+    let sealed = SealedStatus { public_keys, handshakes, ..SealedStatus::default() };
+    let text = exposition(&Status { sealed, ..status() });
+    let name = "culvert_handshake_failures_total";
+    for line in [
+        format!("{name}{{role=\"initiator\",reason=\"no_answer\"}} 3"),
+        format!("{name}{{role=\"responder\",reason=\"wrong_keys\"}} 1"),
+    ] {
+        assert!(text.lines().any(|found| found == line), "{line}: {text}");
+    }
+}
+
+#[test]
 fn sessions_are_counted_by_suite_and_the_oldest_is_told() {
     let with_session = |name, suite: &str, age_seconds| PeerStatus {
         sealed: Some(suite.to_owned()),

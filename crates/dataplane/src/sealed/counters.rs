@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use culvert_seal::Suite;
-use culvert_seal::mesh::{Event, Role, What};
+use culvert_seal::mesh::{Event, Failure, Role, What};
 
 /// Counts of what the machine that makes sessions has told. Only its thread writes them.
 #[derive(Debug, Default)]
@@ -14,7 +14,8 @@ pub struct SealedCounters {
     /// By role.
     durations: [Durations; 2],
     ended: AtomicU64,
-    failures: AtomicU64,
+    /// As [`Failure::ALL`].
+    failures: [AtomicU64; Failure::ALL.len()],
     lost: AtomicU64,
 }
 
@@ -88,9 +89,11 @@ impl SealedCounters {
         self.ended.load(Ordering::Relaxed)
     }
 
-    /// Times that handshakes with a peer began to fail for another reason than before.
-    pub fn failures(&self) -> u64 {
-        self.failures.load(Ordering::Relaxed)
+    /// Times that handshakes with a peer began to fail for another reason than before, by this
+    /// node's role and that reason.
+    pub fn failures(&self) -> impl Iterator<Item = (Role, Failure, u64)> {
+        let counts = Failure::ALL.into_iter().zip(&self.failures);
+        counts.map(|((role, failure), count)| (role, failure, count.load(Ordering::Relaxed)))
     }
 
     /// Events that nobody took in time.
@@ -106,12 +109,11 @@ impl SealedCounters {
             }
             What::Ended => &self.ended,
             What::ClockBehind | What::StaleInit => return,
-            What::NoAnswer
-            | What::WrongKeys(_)
-            | What::WrongPsk
-            | What::NoCommonSuite
-            | What::PostQuantumDiffers
-            | What::TooManyInits => &self.failures,
+            What::Failed(role, failure) => {
+                let index = Failure::ALL.iter().position(|each| *each == (role, failure));
+                let Some(count) = index.and_then(|index| self.failures.get(index)) else { return };
+                count
+            }
         };
         count.fetch_add(1, Ordering::Relaxed);
     }
@@ -138,5 +140,20 @@ mod tests {
         assert_eq!(times.counts, [1, 1, 0, 0, 0, 1, 0, 0, 0, 1]);
         assert!((times.sum - 60.253).abs() < 1e-6);
         assert_eq!(counters.times(Role::Responder), HandshakeTimes::default());
+    }
+
+    #[test]
+    fn failures_are_counted_by_role_and_reason() {
+        let counters = SealedCounters::default();
+        for (times, (role, failure)) in (1..).zip(Failure::ALL) {
+            for _ in 0..times {
+                let what = What::Failed(role, failure);
+                counters.count(&Event { peer: String::new(), what });
+            }
+        }
+        let counted: Vec<_> = counters.failures().collect();
+        let expected = (1..).zip(Failure::ALL);
+        let expected = expected.map(|(times, (role, failure))| (role, failure, times));
+        assert_eq!(counted, expected.collect::<Vec<_>>());
     }
 }

@@ -7,7 +7,7 @@ use overlay_proto::esp::handshake::Message;
 
 use super::peer::{Attempt, Init};
 use super::turns::Place;
-use super::{Entropy, Index, Mesh, Now, Output, What};
+use super::{Entropy, Failure, Index, Mesh, Now, Output, Role};
 use crate::handshake::{Draft, Offer, prologue};
 use crate::noise::{Ephemeral, Initiator, Refused};
 
@@ -193,7 +193,7 @@ impl<E: Entropy> Mesh<E> {
         };
         attempt.slot().into_iter().for_each(|slot| self.free(slot));
         if attempt.began.is_some() {
-            self.fail(index, What::NoAnswer, out);
+            self.fail(index, Role::Initiator, Failure::NoAnswer, out);
         }
     }
 
@@ -202,7 +202,7 @@ impl<E: Entropy> Mesh<E> {
         let attempt = self.peers[index].as_ref().and_then(|peer| peer.attempt.as_ref());
         let began = attempt.and_then(|attempt| attempt.began);
         if began.is_some_and(|began| now.instant >= began + COMPLAIN) {
-            self.fail(index, What::NoAnswer, out);
+            self.fail(index, Role::Initiator, Failure::NoAnswer, out);
         }
     }
 }

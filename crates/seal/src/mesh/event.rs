@@ -42,14 +42,21 @@ pub enum What {
     Established(Role, Suite, Duration),
     /// A session ended without a successor.
     Ended,
-    /// Nobody answered for as long as anybody waited.
-    NoAnswer,
     /// The peer says that this node's clock is behind what it has said before.
     ClockBehind,
     /// An INIT was older than another: the peer's clock is behind, or somebody sent it again.
     StaleInit,
+    /// Handshakes fail in which this node has that role.
+    Failed(Role, Failure),
+}
+
+/// Why handshakes fail.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Failure {
+    /// Nobody answered for as long as anybody waited.
+    NoAnswer,
     /// A message of the peer's was not made with the keys that the table has.
-    WrongKeys(Role),
+    WrongKeys,
     /// The answer was made with none of the pre-shared keys, or changed on the way.
     WrongPsk,
     /// The two nodes have no cipher in common.
@@ -60,18 +67,29 @@ pub enum What {
     TooManyInits,
 }
 
-impl What {
-    /// Whether it keeps packets from their way.
+impl Failure {
+    /// Each, with every role in which a node notices it.
+    pub const ALL: [(Role, Self); 8] = [
+        (Role::Initiator, Self::NoAnswer),
+        (Role::Initiator, Self::WrongKeys),
+        (Role::Initiator, Self::WrongPsk),
+        (Role::Initiator, Self::PostQuantumDiffers),
+        (Role::Responder, Self::WrongKeys),
+        (Role::Responder, Self::NoCommonSuite),
+        (Role::Responder, Self::PostQuantumDiffers),
+        (Role::Responder, Self::TooManyInits),
+    ];
+
+    /// The name used in labels.
     #[must_use]
-    pub const fn is_failure(self) -> bool {
+    pub const fn as_str(self) -> &'static str {
         match self {
-            Self::Established(..) | Self::Ended | Self::ClockBehind | Self::StaleInit => false,
-            Self::NoAnswer
-            | Self::WrongKeys(_)
-            | Self::WrongPsk
-            | Self::NoCommonSuite
-            | Self::PostQuantumDiffers
-            | Self::TooManyInits => true,
+            Self::NoAnswer => "no_answer",
+            Self::WrongKeys => "wrong_keys",
+            Self::WrongPsk => "wrong_psk",
+            Self::NoCommonSuite => "no_common_suite",
+            Self::PostQuantumDiffers => "post_quantum_differs",
+            Self::TooManyInits => "too_many_inits",
         }
     }
 }
@@ -86,7 +104,6 @@ impl fmt::Display for What {
                 write!(f, "session established with {suite}, begun by the peer")
             }
             Self::Ended => f.write_str("session ended"),
-            Self::NoAnswer => f.write_str("the peer does not answer handshakes"),
             Self::ClockBehind => f.write_str(
                 "the peer has seen a later handshake of this node: its clock was ahead before",
             ),
@@ -94,17 +111,26 @@ impl fmt::Display for What {
                 "the peer began a handshake that is older than another: its clock is behind, or \
                  somebody sent it again",
             ),
-            Self::WrongKeys(_) => f.write_str(
-                "the peer's handshake was not made with the keys that the table has of both",
-            ),
-            Self::WrongPsk => f.write_str(
-                "the peer's answer was made with another pre-shared key, or changed on the way",
-            ),
-            Self::NoCommonSuite => f.write_str("the peer has no cipher in common with this node"),
-            Self::PostQuantumDiffers => {
-                f.write_str("the peer's setting of sealed.post_quantum is not this node's")
-            }
-            Self::TooManyInits => f.write_str("the peer begins more handshakes than are answered"),
+            Self::Failed(_, failure) => failure.fmt(f),
         }
+    }
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::NoAnswer => "the peer does not answer handshakes",
+            Self::WrongKeys => {
+                "the peer's handshake was not made with the keys that the table has of both"
+            }
+            Self::WrongPsk => {
+                "the peer's answer was made with another pre-shared key, or changed on the way"
+            }
+            Self::NoCommonSuite => "the peer has no cipher in common with this node",
+            Self::PostQuantumDiffers => {
+                "the peer's setting of sealed.post_quantum is not this node's"
+            }
+            Self::TooManyInits => "the peer begins more handshakes than are answered",
+        })
     }
 }

@@ -9,7 +9,7 @@ use overlay_proto::esp::Slot;
 
 use super::budget::Budget;
 use super::turns::Place;
-use super::{Role, What};
+use super::{Failure, Role};
 use crate::handshake::{MAC_LEN, Pair};
 use crate::noise::Initiator;
 use crate::session::{Incoming, Outgoing, PeerLink};
@@ -60,7 +60,7 @@ pub(super) struct Peer {
     /// What ends the INITs that were older than another, the last ones.
     old_inits: VecDeque<[u8; MAC_LEN]>,
     pub(super) restarts: Budget,
-    pub(super) last_failure: Option<What>,
+    pub(super) last_failure: Option<Failure>,
 }
 
 /// A handshake that this node begins.

@@ -7,7 +7,7 @@ use overlay_proto::esp::handshake::{Header, Message};
 use overlay_proto::esp::{Lane, Slot};
 
 use super::peer::{Attempt, Session, Tentative};
-use super::{Entropy, Index, Mesh, Now, Output, Role, What};
+use super::{Entropy, Failure, Index, Mesh, Now, Output, Role, What};
 use crate::handshake::{Answer, Draft, Offer, Pair, Stale, is_length_of, prologue};
 use crate::key_log::{LoggedKey, Way};
 use crate::noise::{Ephemeral, PostQuantum, Refused, Responder, Split};
@@ -40,7 +40,11 @@ impl<E: Entropy> Mesh<E> {
                 PostQuantum::Off => PostQuantum::Require,
             };
             if is_length_of(message, others, datagram.len()) {
-                self.fail(index, What::PostQuantumDiffers, out);
+                let role = match message {
+                    Message::Init => Role::Responder,
+                    Message::Response | Message::Stale => Role::Initiator,
+                };
+                self.fail(index, role, Failure::PostQuantumDiffers, out);
             }
             return;
         }
@@ -105,7 +109,7 @@ impl<E: Entropy> Mesh<E> {
                 return;
             }
         } else if !peer.inits.take(now.instant) {
-            return self.fail(index, What::TooManyInits, out);
+            return self.fail(index, Role::Responder, Failure::TooManyInits, out);
         }
         if let Some(tentative) = peer.tentative.as_ref().filter(|_| is_newest) {
             out.datagrams.push((peer.address, tentative.response.clone()));
@@ -115,10 +119,10 @@ impl<E: Entropy> Mesh<E> {
         let keys = (pair.own(), pair.peer());
         let read = Responder::read(self.config.post_quantum, &prologue, keys, pair.shared(), body);
         let Ok((payload, responder)) = read else {
-            return self.fail(index, What::WrongKeys(Role::Responder), out);
+            return self.fail(index, Role::Responder, Failure::WrongKeys, out);
         };
         let Some(offer) = Offer::decode(&payload) else {
-            return self.fail(index, What::WrongKeys(Role::Responder), out);
+            return self.fail(index, Role::Responder, Failure::WrongKeys, out);
         };
         if offer.stamp <= peer.stamp {
             peer.remember_old(mac);
@@ -135,10 +139,10 @@ impl<E: Entropy> Mesh<E> {
             return;
         }
         let Some(suite) = self.config.suites.and(offer.suites).best() else {
-            return self.fail(index, What::NoCommonSuite, out);
+            return self.fail(index, Role::Responder, Failure::NoCommonSuite, out);
         };
         if self.answer(index, pair, responder, &offer, suite, now, out).is_err() {
-            return self.fail(index, What::WrongKeys(Role::Responder), out);
+            return self.fail(index, Role::Responder, Failure::WrongKeys, out);
         }
         if let Some(peer) = &mut self.peers[index] {
             let before = std::mem::replace(&mut peer.init_mac, *mac);
@@ -205,13 +209,13 @@ impl<E: Entropy> Mesh<E> {
         let Some(init) = init.filter(|init| init.pair.ids() == pair.ids()) else { return };
         let finished = init.initiator.finish(pair.own(), &self.identity.psks, body);
         let Ok((payload, split)) = finished else {
-            return self.fail(index, What::WrongPsk, out);
+            return self.fail(index, Role::Initiator, Failure::WrongPsk, out);
         };
         let answer = Answer::decode(&payload);
         let offered = self.config.suites;
         let fits = |answer: &Answer| answer.stamp == init.stamp && offered.has(answer.suite);
         let Some(answer) = answer.filter(fits) else {
-            return self.fail(index, What::WrongKeys(Role::Initiator), out);
+            return self.fail(index, Role::Initiator, Failure::WrongKeys, out);
         };
         let own_slot = init.slot;
         let ends = Ends {
@@ -223,7 +227,7 @@ impl<E: Entropy> Mesh<E> {
             suite: answer.suite,
         };
         let Ok(session) = self.session(index, &ends, &split, now, out) else {
-            return self.fail(index, What::WrongKeys(Role::Initiator), out);
+            return self.fail(index, Role::Initiator, Failure::WrongKeys, out);
         };
         self.shared.slots.install(Arc::clone(&session.incoming));
         let attempt = self.peers[index].as_mut().and_then(|peer| peer.attempt.take());
@@ -331,11 +335,11 @@ impl<E: Entropy> Mesh<E> {
         self.tell(index, what, out);
     }
 
-    pub(super) fn fail(&mut self, index: Index, what: What, out: &mut Output) {
+    pub(super) fn fail(&mut self, index: Index, role: Role, failure: Failure, out: &mut Output) {
         if let Some(peer) = &mut self.peers[index] {
-            let is_news = peer.last_failure.replace(what) != Some(what);
+            let is_news = peer.last_failure.replace(failure) != Some(failure);
             if is_news {
-                self.tell(index, what, out);
+                self.tell(index, What::Failed(role, failure), out);
             }
         }
     }

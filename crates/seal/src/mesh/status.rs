@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use super::{Entropy, Index, Mesh, Role, What};
+use super::{Entropy, Failure, Index, Mesh, Role};
 use crate::noise::PostQuantum;
 use crate::suite::Suite;
 
@@ -15,7 +15,7 @@ pub struct PeerState {
     /// Whether a handshake is going on.
     pub is_shaking_hands: bool,
     /// What last went wrong, and nothing has gone right since.
-    pub last_failure: Option<What>,
+    pub last_failure: Option<Failure>,
 }
 
 /// A session that serves.

@@ -443,7 +443,7 @@ fn the_first_psk_is_used_and_all_are_taken() {
     talk(&mut strangers, first, now);
     assert!(strangers.iter().all(|node| !node.is_up()));
     let state = strangers[0].link.state().unwrap();
-    assert_eq!((state.last_failure, state.session), (Some(What::WrongPsk), None));
+    assert_eq!((state.last_failure, state.session), (Some(Failure::WrongPsk), None));
 }
 
 #[test]
@@ -478,7 +478,7 @@ fn an_init_is_repeated_with_pauses_that_grow() {
     assert!(pauses.iter().all(|pause| (400..=4850).contains(pause)), "{pauses:?}");
     assert_eq!(nodes[0].slots(), 1);
     let state = nodes[0].link.state().unwrap();
-    assert_eq!((state.last_failure, state.is_shaking_hands), (Some(What::NoAnswer), true));
+    assert_eq!((state.last_failure, state.is_shaking_hands), (Some(Failure::NoAnswer), true));
 }
 
 /// Lets a minute pass and more, with data both ways or none.
