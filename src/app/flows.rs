@@ -15,7 +15,9 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use culvert_dataplane::platform::clock;
-use culvert_dataplane::{DataPlane, FlowCount, FlowKey, FlowVerdict, FlowWatch, Flows};
+use culvert_dataplane::{
+    DataPlane, EACH_A_SECOND, FlowCount, FlowKey, FlowVerdict, FlowWatch, Flows,
+};
 use jiff::Timestamp;
 
 use super::pods::pods;
@@ -51,7 +53,7 @@ struct State {
 }
 
 impl FlowHub {
-    /// Looks, when somebody does, at one packet in `sample`.
+    /// Looks, when somebody does, at one packet in `sample` where there are many.
     pub(super) fn new(facts: Arc<Facts>, sample: u32) -> Arc<Self> {
         Arc::new(Self { facts, sample, state: Mutex::default() })
     }
@@ -125,7 +127,7 @@ fn stream_out(
     stream: UnixStream,
 ) -> io::Result<()> {
     let mut out = BufWriter::new(stream);
-    line(&mut out, &FlowStart { schema: FLOW_SCHEMA, sample })?;
+    line(&mut out, &FlowStart { schema: FLOW_SCHEMA, each: EACH_A_SECOND, sample })?;
     while let Ok(batch) = seconds.recv() {
         line(&mut out, &*batch)?;
     }

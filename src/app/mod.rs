@@ -9,6 +9,7 @@ mod checkup;
 mod daemon;
 mod differences;
 mod doubt;
+mod drop_history;
 mod examine;
 mod feed;
 #[cfg(test)]

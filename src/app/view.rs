@@ -20,6 +20,7 @@ use culvert_seal::mesh::Role;
 use ipnet::IpNet;
 
 use super::checkup::Checkup;
+use super::drop_history::DropHistory;
 use super::feed::{Following, Standing};
 use super::path_mtus::MtuOrigin;
 use super::probes::{BOUNDS, Known, Pinger};
@@ -29,7 +30,7 @@ use crate::control::node::NodeSpec;
 use crate::control::source;
 use crate::lifecycle::Readiness;
 use crate::observe::{
-    AddressUse, Handshakes, PeerStatus, PolicyStatus, ProbeStatus, ProcessStatus, SCHEMA,
+    AddressUse, Handshakes, LastDrop, PeerStatus, PolicyStatus, ProbeStatus, ProcessStatus, SCHEMA,
     SealedStatus, Status, StatusSource, TableStatus, Times, TunnelStatus, UnderlayStatus,
 };
 use crate::platform::process;
@@ -61,6 +62,7 @@ pub(super) struct Facts {
     sealed: Mutex<(SealedStatus, Option<Instant>)>,
     policy: Mutex<PolicyStatus>,
     tun_drops: Mutex<Option<u64>>,
+    drop_history: Mutex<DropHistory>,
     /// The addresses that the store holds.
     held: Mutex<Vec<IpAddr>>,
     spec: Mutex<Option<(NodeSpec, IpAddr)>>,
@@ -91,6 +93,7 @@ impl Facts {
             sealed: Mutex::default(),
             policy: Mutex::default(),
             tun_drops: Mutex::default(),
+            drop_history: Mutex::default(),
             held: Mutex::default(),
             spec: Mutex::default(),
             plane: OnceLock::new(),
@@ -189,6 +192,12 @@ impl Facts {
     /// Shows how many packets of pods the kernel has dropped on the TUN device.
     pub(super) fn show_tun_drops(&self, drops: Option<u64>) {
         *locked(&self.tun_drops) = drops;
+    }
+
+    /// Takes note of what was dropped so far, so that it is known later what is new.
+    pub(super) fn note_drops(&self, plane: &DataPlane, now: Instant) {
+        let counts = || DropReason::ALL.map(|reason| plane.drops(reason));
+        locked(&self.drop_history).note(now, counts);
     }
 
     /// Shows which addresses pods have.
@@ -308,6 +317,7 @@ pub(super) fn status_source(
                 .into_iter()
                 .map(|reason| (reason, plane.map_or(0, |plane| plane.drops(reason))))
                 .collect(),
+            last_drops: last_drops(&facts, plane.map(|plane| &**plane), now),
             receive_drops: receive_drops.map(|drops| drops.late),
             receive_damaged: receive_drops.map(|drops| drops.damaged),
             tun_drops: *locked(&facts.tun_drops),
@@ -318,6 +328,25 @@ pub(super) fn status_source(
             repairs: facts.repairs.load(Ordering::Relaxed),
         }
     })
+}
+
+/// The newest drop for each reason that has occurred.
+fn last_drops(
+    facts: &Facts,
+    plane: Option<&DataPlane>,
+    now: Instant,
+) -> BTreeMap<DropReason, LastDrop> {
+    let Some(plane) = plane else { return BTreeMap::new() };
+    let history = locked(&facts.drop_history);
+    let of = |reason| {
+        let last = plane.last_drop(reason)?;
+        Some(LastDrop {
+            seconds_ago: now.saturating_duration_since(last.at).as_secs_f64(),
+            last_minute: history.in_last_minute(reason, plane.drops(reason), now),
+            from: last.from,
+        })
+    };
+    DropReason::ALL.into_iter().filter_map(|reason| Some((reason, of(reason)?))).collect()
 }
 
 /// What was counted of questions and answers.

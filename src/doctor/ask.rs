@@ -31,8 +31,8 @@ use crate::observe::PeerStatus;
 /// "Discard", which nobody has run for decades.
 pub(super) const NOBODYS_PORT: u16 = 9;
 
-/// Peers whose every path is asked; of more, each gets two questions.
-const FEW: usize = 16;
+/// Peers whose every path is asked, and whose addresses; of more, each gets two questions.
+pub(super) const FEW: usize = 16;
 
 /// Questions that take one path there: they differ in the path back, so that it can be told which
 /// of the two loses packets.

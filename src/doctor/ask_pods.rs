@@ -37,12 +37,7 @@ struct Pending {
 pub(super) fn pods(setup: &Setup, links: &[Link]) -> Answer<Vec<AskedPod>> {
     let bridge = links.iter().find(|link| link.name == setup.bridge);
     let bridge = bridge.ok_or_else(|| format!("there is no device {}", setup.bridge))?;
-    let ports: Vec<(&Link, PodPort)> = links
-        .iter()
-        .filter(|link| link.controller == Some(bridge.index))
-        .filter_map(|link| Some((link, PodPort::from_note(&link.name, &link.alias)?)))
-        .take(MOST)
-        .collect();
+    let ports: Vec<(&Link, PodPort)> = ports(links, bridge.index).collect();
     allow_descriptors(4 * ports.len() + 64);
     let mut asked = Vec::new();
     for (link, port) in &ports {
@@ -56,6 +51,7 @@ pub(super) fn pods(setup: &Setup, links: &[Link]) -> Answer<Vec<AskedPod>> {
                     address,
                     gateway: own,
                     port: link.name.clone(),
+                    link: link.index,
                     is_plugged: link.running || !link.up,
                     near: false,
                     far: None,
@@ -75,6 +71,15 @@ pub(super) fn pods(setup: &Setup, links: &[Link]) -> Answer<Vec<AskedPod>> {
         ..pod
     });
     Ok(found.collect())
+}
+
+/// The ports of pods on the bridge with this index, as many as are asked.
+pub(super) fn ports(links: &[Link], bridge: u32) -> impl Iterator<Item = (&Link, PodPort)> {
+    links
+        .iter()
+        .filter(move |link| link.controller == Some(bridge))
+        .filter_map(|link| Some((link, PodPort::from_note(&link.name, &link.alias)?)))
+        .take(MOST)
 }
 
 fn neighbour(known: &[Neighbour], address: IpAddr) -> Option<Neighbour> {

@@ -1,5 +1,6 @@
 //! What checks go by: gathered once, plain values.
 
+use std::io;
 use std::net::IpAddr;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -12,6 +13,7 @@ use super::sockets::UdpSocket;
 use crate::app::Examination;
 use crate::ipam::Check;
 use crate::observe::{PeerStatus, PeerTable, Setup, Status};
+use crate::platform::arp::Claim;
 
 /// An answer, or why there is none.
 pub(super) type Answer<T> = Result<T, String>;
@@ -21,8 +23,8 @@ pub(super) type Answer<T> = Result<T, String>;
 pub(super) struct Facts {
     /// What the daemon says, or why it says nothing.
     pub(super) daemon: Answer<Status>,
-    /// Whether this command may not ask it.
-    pub(super) is_barred: bool,
+    /// What the system said when it was asked, if that is why.
+    pub(super) unanswered: Option<io::ErrorKind>,
     /// How the node is to be, by the daemon or by its configuration.
     pub(super) expected: Answer<Expected>,
     pub(super) kernel: Answer<Examination>,
@@ -38,8 +40,10 @@ pub(super) struct Facts {
     /// Parameters by name, those that checks ask for.
     pub(super) parameters: Vec<(String, String)>,
     pub(super) clock: Clock,
-    /// Who else has the underlay address.
-    pub(super) other_holder: Answer<Option<Mac>>,
+    /// Who says that he has the underlay address, and after asking them those of peers.
+    pub(super) holders: Answer<Vec<Claim>>,
+    /// Who says that he has an IPv4 address of this node's pods.
+    pub(super) pod_holders: Answer<Vec<Claim>>,
     pub(super) ipam: Answer<Check>,
     /// What peers answered; none where nobody asked them.
     pub(super) peers: Option<Answer<Vec<Asked>>>,
@@ -66,8 +70,9 @@ pub(super) struct AskedPod {
     pub(super) address: IpAddr,
     /// The bridge's address in its subnet.
     pub(super) gateway: IpAddr,
-    /// The port's device.
+    /// The port's device, and its index.
     pub(super) port: String,
+    pub(super) link: u32,
     /// Whether the pod's end of the cable is up.
     pub(super) is_plugged: bool,
     /// Whether it answered the bridge's address.
@@ -163,6 +168,12 @@ impl Question {
 }
 
 impl Facts {
+    /// The hardware addresses at which `address` is said to be on the underlay's link.
+    pub(super) fn holders_of(&self, address: IpAddr) -> Vec<Mac> {
+        let claims = self.holders.as_deref().unwrap_or_default();
+        claims.iter().filter(|claim| claim.address == address).map(|claim| claim.mac).collect()
+    }
+
     /// Whether the daemon runs and keeps the node as it should be.
     pub(super) fn is_kept(&self) -> bool {
         self.daemon.as_ref().is_ok_and(|status| status.ready)
@@ -205,7 +216,7 @@ pub(super) mod fixture {
         };
         Facts {
             daemon: Ok(status),
-            is_barred: false,
+            unanswered: None,
             expected: Ok(expected),
             kernel: Ok(Examination {
                 carrying: true,
@@ -226,7 +237,8 @@ pub(super) mod fixture {
             tracked: Some([10, 65_536]),
             parameters: Vec::new(),
             clock: Clock { is_synchronised: Ok(true), future: None },
-            other_holder: Ok(None),
+            holders: Ok(Vec::new()),
+            pod_holders: Ok(Vec::new()),
             ipam: Ok(Check { addresses: 2, not_compared: None, findings: Vec::new() }),
             peers: Some(Ok([2, 3].map(asked).into())),
             tables: Some(Ok([2, 3].map(table_of).into())),
@@ -237,7 +249,8 @@ pub(super) mod fixture {
 
     fn table_of(number: u8) -> PeerTable {
         let node = format!("node{number}");
-        PeerTable { node, table: Some("9f31c2aa".to_owned()), unasked: None }
+        let table = Some("9f31c2aa".to_owned());
+        PeerTable { node, table, is_ready: Some(true), clock_ahead: Some(0.0), unasked: None }
     }
 
     fn pod(number: u8) -> AskedPod {
@@ -246,6 +259,7 @@ pub(super) mod fixture {
             address: IpAddr::from([10, 244, 1, number]),
             gateway: IpAddr::from([10, 244, 1, 1]),
             port: format!("culv{number}"),
+            link: number.into(),
             is_plugged: true,
             near: true,
             far: Some(true),

@@ -16,7 +16,6 @@ use culvert_dataplane::platform::clock;
 use culvert_dataplane::platform::overflows::overflows;
 use culvert_netlink::{Address, Link, LinkKind};
 use culvert_node::node_file::DEFAULT_STATE_DIR;
-use overlay_proto::Mac;
 
 use super::facts::{Answer, Clock, Expected, Facts, Firewall, Neighbours};
 use super::report::Heading;
@@ -25,9 +24,10 @@ use super::{ask, ask_pods};
 use crate::app;
 use crate::config::{Config, Overrides};
 use crate::ipam;
-use crate::observe::{self, PeerTable, Status};
+use crate::observe::{self, PeerStatus, PeerTable, Setup, Status};
+use crate::platform::arp::{self, ArpQuestion, Claim};
 use crate::platform::sysctl::Sysctls;
-use crate::platform::{arp, timekeeping};
+use crate::platform::timekeeping;
 
 /// How long the daemon may take for each answer.
 const PATIENCE: Duration = Duration::from_millis(300);
@@ -72,7 +72,7 @@ pub(super) fn gather(place: &Place<'_>, asks: Asks) -> anyhow::Result<(Heading, 
     let overrides =
         Overrides { node_name: place.node_name.map(str::to_owned), ..Overrides::default() };
     let config = Config::read(place.config, &overrides).map_err(|error| format!("{error:#}"));
-    let (daemon, is_barred, expected) = expected(place, &config)?;
+    let (daemon, unanswered, expected) = expected(place, &config)?;
     let heading = heading(&daemon, &expected, &config);
 
     let facts = thread::scope(|scope| {
@@ -104,9 +104,19 @@ pub(super) fn gather(place: &Place<'_>, asks: Asks) -> anyhow::Result<(Heading, 
             }
             (Err(why), _) | (_, Err(why)) => Err(why.clone()),
         };
-        let other = match (&kernel, &expected) {
+        let pod_holders = match (&kernel, &expected) {
+            _ if asks == Asks::Nobody => Err("pods are not asked for this".to_owned()),
+            (Ok(_), Ok(expected)) => {
+                let (setup, links) = (expected.setup.clone(), links.to_vec());
+                Ok(scope.spawn(move || pod_holders(&links, &setup)))
+            }
+            (Err(why), _) | (_, Err(why)) => Err(why.clone()),
+        };
+        let holders = match (&kernel, &expected) {
             (Ok(kernel), Ok(expected)) => {
-                other_holder(&kernel.links, &kernel.addresses, expected.setup.address)
+                let is_few = expected.peers.len() <= ask::FEW;
+                let peers = if asks_peers && is_few { &expected.peers[..] } else { &[] };
+                holders(&kernel.links, &kernel.addresses, expected.setup.address, peers)
             }
             (Err(why), _) | (_, Err(why)) => Err(why.clone()),
         };
@@ -124,6 +134,14 @@ pub(super) fn gather(place: &Place<'_>, asks: Asks) -> anyhow::Result<(Heading, 
         });
         let tables = tables.map(|asking| {
             asking.join().unwrap_or_else(|_| Err("asking the peers failed".to_owned()))
+        });
+        // What was dropped of it meanwhile, and from whom.
+        let daemon = daemon.map(|before| {
+            let again = asks_peers.then(|| observe::examine(place.run_dir, PATIENCE).ok());
+            again.flatten().map_or(before, |(status, _)| status)
+        });
+        let pod_holders = pod_holders.and_then(|asking| {
+            asking.join().unwrap_or_else(|_| Err("asking the pods failed".to_owned()))
         });
         let pods = pods.and_then(|asking| {
             asking.join().unwrap_or_else(|_| Err("asking the pods failed".to_owned()))
@@ -143,32 +161,32 @@ pub(super) fn gather(place: &Place<'_>, asks: Asks) -> anyhow::Result<(Heading, 
             tracked,
             parameters,
             clock,
-            other_holder: other,
+            holders,
+            pod_holders,
             ipam,
             peers,
             tables,
             pods,
             neighbours,
-            daemon: daemon.clone(),
-            is_barred,
+            daemon,
+            unanswered,
             expected: expected.clone(),
         }
     });
     Ok((heading, facts))
 }
 
-/// What the daemon says, whether it may not be asked, and how the node is to be: by it, or else by
-/// its configuration.
+/// What the daemon says, or what the system says in its place, and how the node is to be: by it, or
+/// else by its configuration.
 fn expected(
     place: &Place<'_>,
     config: &Answer<Config>,
-) -> anyhow::Result<(Answer<Status>, bool, Answer<Expected>)> {
-    let mut is_barred = false;
+) -> anyhow::Result<(Answer<Status>, Option<io::ErrorKind>, Answer<Expected>)> {
+    let mut unanswered = None;
     let (daemon, setup) = match observe::examine(place.run_dir, PATIENCE) {
         Ok((status, setup)) => (Ok(status), setup.map_err(|error| format!("{error:#}"))),
         Err(error) => {
-            let kind = error.downcast_ref::<io::Error>().map(io::Error::kind);
-            is_barred = kind == Some(io::ErrorKind::PermissionDenied);
+            unanswered = error.downcast_ref::<io::Error>().map(io::Error::kind);
             (Err(format!("{error:#}")), Err(String::new()))
         }
     };
@@ -190,7 +208,7 @@ fn expected(
             table: status.table.hash.clone(),
             is_in_force: true,
         };
-        return Ok((daemon, is_barred, Ok(expected)));
+        return Ok((daemon, unanswered, Ok(expected)));
     }
     let offline = config.as_ref().map_err(String::clone).and_then(|config| {
         let (setup, peers, table) = app::setup(config).map_err(|error| format!("{error:#}"))?;
@@ -199,7 +217,7 @@ fn expected(
     let offline = offline.map_err(|why| {
         format!("neither daemon nor configuration says how this node is to be: {why}")
     });
-    Ok((daemon, is_barred, offline))
+    Ok((daemon, unanswered, offline))
 }
 
 fn heading(
@@ -348,23 +366,68 @@ fn ipam(
     ipam::check(&state_dir, place.run_dir, &subnets).map_err(|error| format!("{error:#}"))
 }
 
-/// Who else on the link has the underlay address; the error says why nobody was asked.
-fn other_holder(links: &[Link], addresses: &[Address], own: Option<IpAddr>) -> Answer<Option<Mac>> {
+/// Who on the link says that he has the underlay address, and who that he has one of `peers`; the
+/// error says why nobody was asked.
+fn holders(
+    links: &[Link],
+    addresses: &[Address],
+    own: Option<IpAddr>,
+    peers: &[PeerStatus],
+) -> Answer<Vec<Claim>> {
     let own = own.ok_or("the underlay address is not known")?;
     let IpAddr::V4(address) = own else {
         return Err("over IPv6 nobody is asked".to_owned());
     };
     let holder = addresses.iter().find(|has| has.net.addr() == own);
     let link = holder.and_then(|holder| links.iter().find(|link| link.index == holder.link));
-    let link = link.ok_or_else(|| format!("no device has {own}"))?;
+    let (Some(holder), Some(link)) = (holder, link) else {
+        return Err(format!("no device has {own}"));
+    };
     let Some(mac) = link.mac.filter(|_| link.arp && !link.loopback) else {
         return Err(format!("on {} nobody can be asked who has an address", link.name));
     };
-    arp::who_else_has(address, link.index, mac, LINK_PATIENCE).map_err(|error| {
+    let near = peers.iter().filter_map(|peer| match peer.address {
+        IpAddr::V4(address) if holder.net.contains(&peer.address) => Some(address),
+        IpAddr::V4(_) | IpAddr::V6(_) => None,
+    });
+    let asked: Vec<ArpQuestion> = std::iter::once(address)
+        .chain(near)
+        .map(|address| ArpQuestion { link: link.index, own: mac, address })
+        .collect();
+    let found = claims(&asked, &link.name)?;
+    Ok(found.into_iter().filter(|claim| claim.link == link.index && claim.mac != mac).collect())
+}
+
+/// Who behind the bridge says that he has an address of the pods of `links`.
+fn pod_holders(links: &[Link], setup: &Setup) -> Answer<Vec<Claim>> {
+    let bridge = links.iter().find(|link| link.name == setup.bridge);
+    let bridge = bridge.ok_or_else(|| format!("there is no device {}", setup.bridge))?;
+    let own = bridge.mac.ok_or_else(|| format!("{} has no hardware address", setup.bridge))?;
+    let asked: Vec<ArpQuestion> = ask_pods::ports(links, bridge.index)
+        .flat_map(|(_, port)| port.addresses)
+        .filter_map(|net| match net.addr() {
+            IpAddr::V4(address) => Some(ArpQuestion { link: bridge.index, own, address }),
+            IpAddr::V6(_) => None,
+        })
+        .collect();
+    let found = claims(&asked, &setup.bridge)?;
+    let is_port = |claim: &Claim| {
+        let link = links.iter().find(|link| link.index == claim.link);
+        link.is_some_and(|link| link.controller == Some(bridge.index))
+    };
+    Ok(found.into_iter().filter(is_port).collect())
+}
+
+/// Who says that he has one of the addresses that are asked for on `device`.
+fn claims(asked: &[ArpQuestion], device: &str) -> Answer<Vec<Claim>> {
+    if asked.is_empty() {
+        return Ok(Vec::new());
+    }
+    arp::claims(asked, LINK_PATIENCE).map_err(|error| {
         if error.kind() == io::ErrorKind::PermissionDenied {
             "asking the link takes CAP_NET_RAW, which this command has not".to_owned()
         } else {
-            format!("asking on {}: {error}", link.name)
+            format!("asking on {device}: {error}")
         }
     })
 }

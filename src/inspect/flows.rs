@@ -56,9 +56,9 @@ Examples:
   What came from outside of the pod's own node in the last hour, by the file of flows.export?
     culvert flows --read /var/lib/culvert/flows.jsonl --since 1h --to 10.244.1.0/24
 
-One packet in 64 is looked at (flows.sample), and every one that is dropped, but no more than 5,000 of
-these a second; counts are what that stands for. A flow that is seen for the first time is seen late.
-Packets between pods of one node, and to the world outside, do not pass the daemon.
+Each worker looks at the first 1,000 packets of a second, so that a single ping is seen, and then at one
+in 64 (flows.sample); of those that are dropped, at 5,000. Counts are what that stands for. Packets
+between pods of one node, and to the world outside, do not pass the daemon.
 
 Exit codes: 0 done; 1 no daemon answers, or a file that cannot be read; 2 a command line that makes no
 sense.";
@@ -71,15 +71,18 @@ sense.";
 pub(crate) fn run(args: &FlowsArgs) -> anyhow::Result<ExitCode> {
     let filter = args.filter.filter();
     let mut show = Show { args, sum: Sum::default(), out: io::stdout().lock() };
-    match &args.read {
-        Some(path) => read(path, |flow| show.take(&flow, &filter))?,
+    let nothing = match &args.read {
+        Some(path) => {
+            read(path, |flow| show.take(&flow, &filter))?;
+            format!("{} has no such packet", path.display())
+        }
         None => {
             let (pods, peer) = args.filter.named();
             absent::say(&args.run_dir, &pods, peer);
-            follow(args, |flow| show.take(&flow, &filter))?;
+            follow(args, |flow| show.take(&flow, &filter))?
         }
-    }
-    show.finish()?;
+    };
+    show.finish(&nothing)?;
     Ok(ExitCode::SUCCESS)
 }
 
@@ -109,7 +112,8 @@ impl<W: Write> Show<'_, W> {
         Ok(())
     }
 
-    fn finish(mut self) -> anyhow::Result<()> {
+    /// Prints the sums; `nothing` if there are none.
+    fn finish(mut self, nothing: &str) -> anyhow::Result<()> {
         if self.args.follow {
             return Ok(());
         }
@@ -118,6 +122,8 @@ impl<W: Write> Show<'_, W> {
                 serde_json::to_writer(&mut self.out, &flow).map_err(io::Error::from)?;
                 self.out.write_all(b"\n")?;
             }
+        } else if self.sum.is_empty() {
+            writeln!(self.out, "{}", plain(nothing))?;
         } else {
             write!(self.out, "{}", plain(&self.sum.to_string()))?;
         }
@@ -155,13 +161,14 @@ fn read(path: &Path, mut take: impl FnMut(FlowRecord) -> anyhow::Result<()>) -> 
     Ok(())
 }
 
-/// Looks at a daemon's flows for as long as was asked for.
+/// Looks at a daemon's flows for as long as was asked for; returns what is to be said if there are
+/// none.
 fn follow(
     args: &FlowsArgs,
     mut take: impl FnMut(FlowRecord) -> anyhow::Result<()>,
-) -> anyhow::Result<()> {
+) -> anyhow::Result<String> {
     let mut stream = observe::open_flows(&args.run_dir)?;
-    let (mut others, mut missed) = (0_u64, 0_u64);
+    let (mut others, mut missed, mut seconds) = (0_u64, 0_u64, 0.0);
     let mut left = if args.follow { u32::MAX } else { args.seconds };
     while left > 0 {
         let Some(batch) = stream.next()? else {
@@ -169,6 +176,7 @@ fn follow(
         };
         others += batch.others;
         missed += batch.missed;
+        seconds += batch.seconds;
         for flow in batch.flows {
             take(flow)?;
         }
@@ -183,7 +191,7 @@ fn follow(
             counted(missed, "sample")
         );
     }
-    Ok(())
+    Ok(stream.start.nothing("such packet", seconds))
 }
 
 #[cfg(test)]

@@ -14,8 +14,28 @@ pub const FLOW_SCHEMA: u32 = 1;
 pub struct FlowStart {
     /// [`FLOW_SCHEMA`] of the daemon.
     pub schema: u32,
-    /// One packet in so many is looked at, of those that are not dropped.
+    /// So many packets of each worker are looked at in each second, before they are sampled.
+    #[serde(default)]
+    pub each: u32,
+    /// One packet in so many is looked at of the others.
     pub sample: u32,
+}
+
+impl FlowStart {
+    /// That nothing of what is looked for was seen in so many seconds.
+    pub(crate) fn nothing(&self, what: &str, seconds: f64) -> String {
+        let Self { each, sample, .. } = self;
+        let looked = match sample {
+            1 => "at every packet".to_owned(),
+            _ => format!(
+                "at the first {each} packets of each second and worker, then at one in {sample}"
+            ),
+        };
+        format!(
+            "no {what} was seen in {seconds:.1} s, looking {looked}; packets between pods of this node, and \
+             to the world outside, do not pass the daemon"
+        )
+    }
 }
 
 /// The flows of one second.

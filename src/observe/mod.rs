@@ -33,8 +33,8 @@ pub use pods::PodStatus;
 pub use policy::PolicyStatus;
 pub use setup::Setup;
 pub use status::{
-    AddressUse, Handshakes, LostPath, PathStatus, PeerStatus, ProbeStatus, ProcessStatus, SCHEMA,
-    SealedStatus, SessionStatus, Spoken, Status, TableStatus, Times, Told, TunnelStatus,
+    AddressUse, Handshakes, LastDrop, LostPath, PathStatus, PeerStatus, ProbeStatus, ProcessStatus,
+    SCHEMA, SealedStatus, SessionStatus, Spoken, Status, TableStatus, Times, Told, TunnelStatus,
     UnderlayStatus,
 };
 pub(crate) use status::{Selection, Sort};

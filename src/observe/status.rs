@@ -72,6 +72,9 @@ pub struct Status {
     pub probes: ProbeStatus,
     /// Dropped packets by reason; reasons that never occurred are listed too.
     pub drops: BTreeMap<DropReason, u64>,
+    /// The newest of them, by reasons that occurred.
+    #[serde(default)]
+    pub last_drops: BTreeMap<DropReason, LastDrop>,
     /// Datagrams of peers that the kernel dropped because the daemon did not fetch them in time;
     /// none where the kernel does not tell.
     #[serde(default)]
@@ -96,6 +99,18 @@ pub struct Status {
     pub offload_refusals: u64,
     /// Times that something of this node's set-up was found missing and put back.
     pub repairs: u64,
+}
+
+/// The newest of the packets that were dropped for a reason.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct LastDrop {
+    /// Seconds since then.
+    pub seconds_ago: f64,
+    /// How many were dropped in about the last minute.
+    pub last_minute: u64,
+    /// Whom it was from: a machine of the underlay if it came from the wire, else a pod; none where
+    /// that is not known.
+    pub from: Option<IpAddr>,
 }
 
 /// How many addresses of a subnet are given to pods.

@@ -1,4 +1,4 @@
-//! Asking the link whether somebody else has an address of this machine (RFC 5227).
+//! Asking links who has addresses (RFC 5227).
 
 use std::io;
 use std::mem;
@@ -16,65 +16,114 @@ const IPV4: [u8; 2] = [0x08, 0x00];
 /// Bytes of a question or an answer about IPv4 over Ethernet.
 const LEN: usize = 28;
 
-/// Asks on the Ethernet device with index `link`, whose own hardware address is `own`, who has
-/// `address`, and waits for `patience`; the hardware address of the first other machine that says
-/// it has.
+/// Claims that are taken at most: who floods a link tells nothing more.
+const MOST: usize = 4096;
+
+/// One question.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct ArpQuestion {
+    /// Index of the Ethernet device that it goes out by.
+    pub(crate) link: u32,
+    /// That device's own hardware address.
+    pub(crate) own: Mac,
+    /// The address that is asked about.
+    pub(crate) address: Ipv4Addr,
+}
+
+/// Somebody who says that he has an address.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Claim {
+    /// The address.
+    pub(crate) address: Ipv4Addr,
+    /// Index of the device that the answer came in by. What comes in by a bridge's port comes in by
+    /// the port first, also if the bridge then refuses it.
+    pub(crate) link: u32,
+    /// The hardware address that he gives.
+    pub(crate) mac: Mac,
+}
+
+/// Asks the questions and waits for `patience`: everybody who says that he has one of the
+/// addresses, each once.
 ///
-/// The question has no sender address, so that nobody learns anything from it.
+/// A question has no sender address, so that nobody learns anything from it.
 ///
 /// # Errors
 ///
-/// No right to it (`CAP_NET_RAW`), or the device is down.
-pub(crate) fn who_else_has(
-    address: Ipv4Addr,
-    link: u32,
-    own: Mac,
-    patience: Duration,
-) -> io::Result<Option<Mac>> {
+/// No right to it (`CAP_NET_RAW`), or a device is down.
+pub(crate) fn claims(questions: &[ArpQuestion], patience: Duration) -> io::Result<Vec<Claim>> {
     let protocol = i32::from(ARP.to_be());
     let socket = Socket::new(Domain::PACKET, Type::DGRAM, Some(protocol.into()))?;
-    socket.bind(&place(link, [0; 6])?)?;
-    socket.send_to(&question(address, own), &place(link, [0xff; 6])?)?;
+    // kernel: index 0 is every device.
+    socket.bind(&place(0, [0; 6])?)?;
+    let mut found = Vec::new();
+    let mut take = |flags: libc::c_int| -> io::Result<bool> {
+        let mut answer = [mem::MaybeUninit::new(0_u8); LEN];
+        let (len, from) = match socket.recv_from_with_flags(&mut answer, flags) {
+            Ok(received) => received,
+            Err(error) => {
+                return match error.kind() {
+                    io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut => Ok(false),
+                    io::ErrorKind::Interrupted => Ok(true),
+                    _ => Err(error),
+                };
+            }
+        };
+        // SAFETY: what the kernel has not written is still the zero that it began as.
+        let answer = answer.map(|byte| unsafe { byte.assume_init() });
+        let claim = (len == LEN).then(|| claim(&answer, link_of(&from)?)).flatten();
+        let is_asked = |claim: &Claim| questions.iter().any(|it| it.address == claim.address);
+        if let Some(claim) = claim.filter(is_asked)
+            && !found.contains(&claim)
+            && found.len() < MOST
+        {
+            found.push(claim);
+        }
+        Ok(true)
+    };
+    for question in questions {
+        socket.send_to(&question.bytes(), &place(question.link, [0xff; 6])?)?;
+        // The socket has room for the answers to some only.
+        while take(libc::MSG_DONTWAIT)? {}
+    }
     let end = clock::now() + patience;
     loop {
         let left = end.saturating_duration_since(clock::now());
         if left.is_zero() {
-            return Ok(None);
+            break;
         }
         socket.set_read_timeout(Some(left))?;
-        let mut answer = [0_u8; LEN];
-        match io::Read::read(&mut &socket, &mut answer) {
-            Ok(_) => {
-                if let Some(other) = holder(&answer, address).filter(|holder| *holder != own) {
-                    return Ok(Some(other));
-                }
-            }
-            Err(error)
-                if [io::ErrorKind::WouldBlock, io::ErrorKind::TimedOut].contains(&error.kind()) =>
-            {
-                return Ok(None);
-            }
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            Err(error) => return Err(error),
-        }
+        take(0)?;
+    }
+    found.sort_unstable();
+    Ok(found)
+}
+
+impl ArpQuestion {
+    fn bytes(&self) -> [u8; LEN] {
+        let mut bytes = [0; LEN];
+        // Ethernet, IPv4, lengths of both, a request.
+        bytes[..8].copy_from_slice(&[0, 1, IPV4[0], IPV4[1], 6, 4, 0, 1]);
+        bytes[8..14].copy_from_slice(&self.own.octets());
+        bytes[24..].copy_from_slice(&self.address.octets());
+        bytes
     }
 }
 
-fn question(address: Ipv4Addr, own: Mac) -> [u8; LEN] {
-    let mut bytes = [0; LEN];
-    // Ethernet, IPv4, lengths of both, a request.
-    bytes[..8].copy_from_slice(&[0, 1, IPV4[0], IPV4[1], 6, 4, 0, 1]);
-    bytes[8..14].copy_from_slice(&own.octets());
-    bytes[24..].copy_from_slice(&address.octets());
-    bytes
+/// Who says in this message that he has which address.
+fn claim(message: &[u8; LEN], link: u32) -> Option<Claim> {
+    let is_answer = message[..8] == [0, 1, IPV4[0], IPV4[1], 6, 4, 0, 2];
+    let mac: [u8; 6] = message[8..14].try_into().ok()?;
+    let address: [u8; 4] = message[14..18].try_into().ok()?;
+    is_answer.then(|| Claim { address: address.into(), link, mac: Mac::new(mac) })
 }
 
-/// Who says in this message that he has the address.
-fn holder(message: &[u8; LEN], address: Ipv4Addr) -> Option<Mac> {
-    let is_answer = message[..8] == [0, 1, IPV4[0], IPV4[1], 6, 4, 0, 2];
-    let is_about = message[14..18] == address.octets();
-    let mac: [u8; 6] = message[8..14].try_into().ok()?;
-    (is_answer && is_about).then(|| Mac::new(mac))
+/// The device that a message came in by.
+fn link_of(from: &SockAddr) -> Option<u32> {
+    let is_whole = from.family() == libc::AF_PACKET as libc::sa_family_t
+        && from.len() as usize >= mem::offset_of!(libc::sockaddr_ll, sll_hatype);
+    // SAFETY: it is of this family, and the storage behind it has room for every kind of address.
+    let place = is_whole.then(|| unsafe { &*from.as_ptr().cast::<libc::sockaddr_ll>() });
+    u32::try_from(place?.sll_ifindex).ok()
 }
 
 /// A place on the link: the device, and a hardware address on it.
@@ -105,21 +154,32 @@ mod tests {
 
     const ADDRESS: Ipv4Addr = Ipv4Addr::new(192, 168, 1, 11);
 
+    fn question(address: Ipv4Addr) -> [u8; LEN] {
+        ArpQuestion { link: 2, own: Mac::new([2, 0, 0, 0, 0, 1]), address }.bytes()
+    }
+
     #[test]
     fn question_has_no_sender_address() {
-        let bytes = question(ADDRESS, Mac::new([2, 0, 0, 0, 0, 1]));
+        let bytes = question(ADDRESS);
         assert_eq!(bytes[..8], [0, 1, 8, 0, 6, 4, 0, 1]);
         assert_eq!(bytes[8..18], [2, 0, 0, 0, 0, 1, 0, 0, 0, 0]);
         assert_eq!(bytes[18..], [0, 0, 0, 0, 0, 0, 192, 168, 1, 11]);
     }
 
     #[test]
-    fn only_an_answer_about_the_address_names_a_holder() {
-        let mut answer = question(Ipv4Addr::UNSPECIFIED, Mac::new([2, 0, 0, 0, 0, 9]));
+    fn only_an_answer_claims_an_address() {
+        let mut answer = question(Ipv4Addr::UNSPECIFIED);
         answer[14..18].copy_from_slice(&ADDRESS.octets());
-        assert_eq!(holder(&answer, ADDRESS), None, "it is a question");
+        assert_eq!(claim(&answer, 7), None, "it is a question");
         answer[7] = 2;
-        assert_eq!(holder(&answer, ADDRESS), Some(Mac::new([2, 0, 0, 0, 0, 9])));
-        assert_eq!(holder(&answer, Ipv4Addr::new(192, 168, 1, 12)), None);
+        let mac = Mac::new([2, 0, 0, 0, 0, 1]);
+        assert_eq!(claim(&answer, 7), Some(Claim { address: ADDRESS, link: 7, mac }));
+    }
+
+    #[test]
+    fn device_of_a_message_is_read() {
+        assert_eq!(link_of(&place(7, [0; 6]).unwrap()), Some(7));
+        let other: std::net::SocketAddr = (ADDRESS, 1).into();
+        assert_eq!(link_of(&other.into()), None);
     }
 }

@@ -275,7 +275,7 @@ fn refused_table_and_left_out_peers_are_found() {
     lab.write_table_of(1, &table.to_toml()).unwrap();
     wait_until(SOON, "node3 to be unknown", || {
         let _ = crate::harness::quick_ping(lab.pod(3, 1).netns(), lab.pod(1, 1).ipv4());
-        doctor(subject, &[]).with("warn") == ["table"]
+        doctor(subject, &[]).with("warn") == ["drops"]
     })
     .unwrap();
     let there = doctor(lab.node(3), &["--peers"]);

@@ -1,7 +1,9 @@
 //! `culvert flows` and `culvert top`, over traffic that the test sends.
 
 use std::fs;
+use std::io::{BufRead as _, BufReader};
 use std::process::Stdio;
+use std::sync::mpsc;
 use std::thread;
 use std::time::Duration;
 
@@ -9,7 +11,7 @@ use culvert_lab::probe::{self, Ping};
 use culvert_lab::{Lab, wait_until};
 use serde_json::Value;
 
-use crate::harness::{CULVERT, SOON, lab, quick_ping};
+use crate::harness::{CULVERT, SOON, assert_reaches, lab, quick_ping};
 use crate::validator::assert_valid;
 
 /// What a command prints while the first pod pings the second, and somebody who does not answer.
@@ -78,6 +80,34 @@ fn flows_say_who_talks_to_whom_and_what_becomes_of_it() {
 }
 
 #[test]
+fn single_ping_is_seen_and_silence_is_said_with_how_it_was_looked_at() {
+    let lab = lab("nt-flows-one").up().unwrap();
+    let (node, pod, far) = (lab.node(1), lab.pod(1, 1), lab.pod(2, 1).ipv4());
+    assert_reaches(pod.netns(), far);
+    let none = node.culvert(&["flows", "--for", "1", "--to", "10.244.77.0/24"]).unwrap();
+    assert!(none.starts_with("no such packet was seen in 1."), "{none}");
+    assert!(none.contains("at the first 1000 packets of each second and worker, then"), "{none}");
+
+    let mut command = node.netns().command(CULVERT);
+    command.args(["flows", "--follow", "--to"]).arg(far.to_string());
+    command.arg("--run-dir").arg(node.run_dir()).stdout(Stdio::piped());
+    let mut following = command.spawn().unwrap();
+    let (told, seen) = mpsc::channel();
+    let lines = BufReader::new(following.stdout.take().unwrap()).lines();
+    thread::spawn(move || lines.map_while(Result::ok).try_for_each(|line| told.send(line)));
+    // The first may come before anybody looks. Of a sample, more than fifty would be needed.
+    let line = (0..3).find_map(|_| {
+        assert!(quick_ping(pod.netns(), far).is_reply());
+        seen.recv_timeout(Duration::from_secs(3)).ok()
+    });
+    following.kill().unwrap();
+    following.wait().unwrap();
+    let line = line.expect("one of three pings is seen");
+    assert!(line.contains("forward") && line.contains(&format!("> {far} icmp")), "{line}");
+    assert!(line.contains("1 packet,"), "{line}");
+}
+
+#[test]
 fn export_goes_on_while_nobody_looks_and_is_read_again() {
     let file = tempfile::tempdir().unwrap();
     let path = file.path().join("flows.jsonl");
@@ -96,5 +126,6 @@ fn export_goes_on_while_nobody_looks_and_is_read_again() {
     assert!(output.status.success() && text.contains("node2"), "{text}");
     let nobody = ["flows", "--read", path, "--to", "10.244.77.0/24"];
     let output = lab.node(1).netns().command(CULVERT).args(nobody).output().unwrap();
-    assert_eq!(String::from_utf8(output.stdout).unwrap(), "no packet was seen\n");
+    let said = String::from_utf8(output.stdout).unwrap();
+    assert_eq!(said, format!("{path} has no such packet\n"));
 }

@@ -113,7 +113,7 @@ fn pods_cannot_speak_for_pods_of_other_nodes() {
 
 /// Has the bridge of `node` let everything of its pods through, as for pods attached without the
 /// source check.
-fn uncheck_pods(node: &Node) {
+pub(crate) fn uncheck_pods(node: &Node) {
     let links = run(node.netns(), "ip", &["-br", "link", "show", "type", "veth"]);
     let names = links.lines().filter_map(|line| line.split(['@', ' ']).next());
     for port in names.filter(|name| name.starts_with("culv")) {

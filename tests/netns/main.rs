@@ -19,6 +19,7 @@ mod cleanup;
 mod connectivity;
 mod conntrack;
 mod doctor;
+mod drops;
 mod eavesdrop;
 mod ecn;
 mod exercises;

@@ -3,12 +3,12 @@
 
 use std::process::Output;
 
-use culvert_lab::{Families, Lab, LabBuilder, Node, wait_until};
+use culvert_lab::{Families, Fault, Lab, LabBuilder, Node, wait_until};
 use serde_json::Value;
 
 use crate::harness::{CULVERT, SOON, assert_reaches, lab, quick_ping, run};
 
-fn plain(name: &str) -> LabBuilder {
+pub(crate) fn plain(name: &str) -> LabBuilder {
     lab(name).nodes(3).families(Families::Ipv4)
 }
 
@@ -19,7 +19,7 @@ fn culvert(node: &Node, arguments: &[&str]) -> Output {
 }
 
 /// What doctor says of one thing: verdicts and texts.
-fn doctor(node: &Node, arguments: &[&str], check: &str) -> Vec<(String, String)> {
+pub(crate) fn doctor(node: &Node, arguments: &[&str], check: &str) -> Vec<(String, String)> {
     let output = culvert(node, &[&["doctor", "--json"], arguments].concat());
     let said: Value = serde_json::from_slice(&output.stdout).unwrap();
     let checks = said["checks"].as_array().unwrap().iter();
@@ -29,7 +29,13 @@ fn doctor(node: &Node, arguments: &[&str], check: &str) -> Vec<(String, String)>
 
 /// Demands that doctor says `verdict` of `check` somewhere, with all of `words` in that finding.
 #[track_caller]
-fn assert_said(node: &Node, arguments: &[&str], check: &str, verdict: &str, words: &[&str]) {
+pub(crate) fn assert_said(
+    node: &Node,
+    arguments: &[&str],
+    check: &str,
+    verdict: &str,
+    words: &[&str],
+) {
     let said = doctor(node, arguments, check);
     let is_it =
         |(is, text): &(String, String)| is == verdict && words.iter().all(|it| text.contains(it));
@@ -208,6 +214,59 @@ fn pod_that_is_broken_within_is_named() {
         .unwrap();
     let name = routeless.ipv4().to_string();
     assert_said(subject, &[], "pods", "warn", &[&name, "answers nothing", "10.244.1.1"]);
+}
+
+#[test]
+fn two_pods_with_one_address_are_both_named() {
+    let lab = plain("nt-truth-twice").pods(2).up().unwrap();
+    let subject = lab.node(1);
+    let (owner, taker) = (lab.pod(1, 1), lab.pod(1, 2));
+    let address = owner.ipv4().to_string();
+    assert_eq!(doctor(subject, &[], "pods")[0].0, "ok", "{:?}", doctor(subject, &[], "pods"));
+    taker.netns().ip(&format!("address add {address}/24 dev eth0")).unwrap();
+    let names = [1, 2].map(|pod| format!("nt-truth-twice-node1-pod{pod} ("));
+    let words = [&address, &names[0], &names[1], "has it too", "ip address del"];
+    assert_said(subject, &[], "pods", "fail", &words.map(|word: &str| word));
+    taker.netns().ip(&format!("address del {address}/24 dev eth0")).unwrap();
+    assert_eq!(doctor(subject, &[], "pods")[0].0, "ok", "{:?}", doctor(subject, &[], "pods"));
+
+    // Given to both, as the notes on their ports have it.
+    let links = run(subject.netns(), "ip", &["-json", "link", "show", "type", "veth"]);
+    let links: Value = serde_json::from_str(&links).unwrap();
+    let own = taker.ipv4().to_string();
+    let note = |link: &Value| link["ifalias"].as_str().unwrap_or_default().to_owned();
+    let link = links.as_array().unwrap().iter().find(|link| note(link).contains(&own)).unwrap();
+    let (port, note) = (link["ifname"].as_str().unwrap(), note(link).replace(&own, &address));
+    run(subject.netns(), "ip", &["link", "set", port, "alias", &note]);
+    let words = [&address, "was given to two pods", &names[0], &names[1]];
+    assert_said(subject, &[], "pods", "fail", &words.map(|word: &str| word));
+}
+
+#[test]
+fn refusal_of_whoever_has_a_peers_address_is_not_called_a_missing_daemon() {
+    let lab = plain("nt-truth-holder").up().unwrap();
+    let subject = lab.node(1);
+    assert_reaches(lab.pod(1, 1).netns(), lab.pod(2, 1).ipv4());
+    assert_said(subject, &["--peers"], "address_elsewhere", "ok", &["nobody else"]);
+    let fault = Fault::Address { node: "node2".to_owned() };
+    lab.inflict(&fault).unwrap();
+    let words = ["node2", "192.168.1.12 is at ", "two machines"];
+    assert_said(subject, &["--peers"], "address_elsewhere", "warn", &words);
+    // ARP has the stranger's from here on.
+    let route = run(lab.switch(), "ip", &["-json", "address", "show", "to", "192.168.1.12"]);
+    let route: Value = serde_json::from_str(&route).unwrap();
+    let mac = route.as_array().unwrap().iter().find_map(|link| link["address"].as_str()).unwrap();
+    let neighbour = format!("neigh replace 192.168.1.12 lladdr {mac} dev eth0 nud reachable");
+    wait_until(SOON, "the stranger to be asked", || {
+        subject.netns().ip(&neighbour).unwrap();
+        let said = doctor(subject, &["--peers"], "peer");
+        said.iter().any(|(verdict, text)| {
+            verdict == "fail"
+                && text.contains("two machines have the address")
+                && !text.contains("no daemon there")
+        })
+    })
+    .unwrap_or_else(|error| panic!("{error}: {:?}", doctor(subject, &["--peers"], "peer")));
 }
 
 #[test]

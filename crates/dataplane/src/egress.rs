@@ -16,7 +16,7 @@ use super::outbox::Outbox;
 use super::port::{TunPort, UnderlayPort};
 use super::round::{Env, Round, send_reply};
 use super::sealed::{HeldPackets, SealedWorker, Sealer};
-use super::tap::{Decision, Observation, intended};
+use super::tap::{Decision, Observation, intended, source_of};
 use super::train::Key;
 use crate::engine::{DropReason, EgressVerdict, Engine, Keyed, Peer, Seal};
 use crate::platform::tun::{MAX_READ_LEN, VNET_HEADER_LEN};
@@ -242,9 +242,9 @@ impl Egress {
     /// Counts the packet in the buffer, which goes no further.
     fn stop<T, U>(&self, env: &Env<'_, T, U>, len: usize, stop: Stop) {
         let Stop { reason, packets, reply_len } = stop;
-        env.counters.drops.add(reason, packets as u64);
+        let packet = self.packet.get(VNET_HEADER_LEN..len).unwrap_or_default();
+        env.count_drops(reason, packets as u64, source_of(packet));
         if let Some(tap) = env.tap {
-            let packet = self.packet.get(VNET_HEADER_LEN..len).unwrap_or_default();
             let decision = match reply_len {
                 Some(len) => Decision::Reply { reason, reply: &self.reply[..len] },
                 None => Decision::Drop(reason),

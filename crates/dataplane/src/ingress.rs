@@ -139,7 +139,7 @@ impl Arrival<'_> {
             let empty = bytes.is_empty().then_some(bytes);
             let datagrams_of = bytes.chunks(segment_size).chain(empty);
             datagrams_of.for_each(|datagram| show(datagram, Err(reason)));
-            env.counters.drops.add(reason, datagrams);
+            env.count_drops(reason, datagrams, Some(source.ip()));
         };
         let Some(sender) = sender else {
             return refuse(bytes, DropReason::UnknownPeer);
@@ -194,7 +194,7 @@ impl Arrival<'_> {
                         }
                     }
                     show(datagram, Err(reason));
-                    env.counters.drops.add(reason, 1);
+                    env.count_drops(reason, 1, Some(source.ip()));
                 }
             }
         }

@@ -36,7 +36,8 @@ pub use capture::{Capture, CaptureFilter, CaptureRecord, CaptureSide, CaptureVer
 pub use counters::WorkerCounters;
 pub use egress::Egress;
 pub use flows::{
-    FlowCount, FlowKey, FlowTap, FlowVerdict, FlowWatch, Flows, Tuple, open as open_flows,
+    EACH_A_SECOND, FlowCount, FlowKey, FlowTap, FlowVerdict, FlowWatch, Flows, Tuple,
+    open as open_flows,
 };
 pub use ingress::Ingress;
 pub use memory::{MemoryTrain, MemoryTun, MemoryUnderlay};

@@ -126,7 +126,7 @@ impl Opening<'_> {
                 Ok(None) => continue, // It has said that the peer lives.
                 Ok(Some(ref delivery)) => Ok(delivery.packet.bytes()),
                 Err(reason) => {
-                    env.counters.drops.add(reason, 1);
+                    env.count_drops(reason, 1, Some(source.ip()));
                     Err(reason)
                 }
             };

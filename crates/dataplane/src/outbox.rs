@@ -106,7 +106,7 @@ impl Outbox {
         let written = if fits { write(train.room(len)) } else { Err(DropReason::TooBig) };
         match written {
             Ok(()) => train.add(key, len, inner_len),
-            Err(reason) => env.counters.drops.add(reason, 1),
+            Err(reason) => env.count_drops(reason, 1, None),
         }
         if train.is_full(self.max_segments) {
             train.send(env, &mut self.max_segments);
@@ -197,7 +197,7 @@ fn send<T, U: UnderlayPort>(
             DropReason::UnderlayRefused
         }
     };
-    env.counters.drops.add(reason, count as u64);
+    env.count_drops(reason, count as u64, None);
     show(env, key, contents, Err(reason));
     Segmentation::Fine
 }

@@ -209,7 +209,7 @@ fn refused<T, U>(env: &Env<'_, T, U>, error: &io::Error, packets: &[&[u8]]) {
             DropReason::TunRefused
         }
     };
-    env.counters.drops.add(reason, packets.len() as u64);
+    env.count_drops(reason, packets.len() as u64, None);
     if let Some(tap) = env.tap {
         packets.iter().for_each(|packet| tap.observe(&Observation::Lost { packet, reason }));
     }

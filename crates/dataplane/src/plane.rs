@@ -23,7 +23,9 @@ use super::sealed::{Keeper, KeyThread, SealedCounters, SealedOptions, SealedWork
 use super::underlay::{SENDERS, Sockets, Underlay, bucket};
 use super::worker::{Command, Worker};
 use super::{Egress, Ingress};
-use crate::engine::{DropReason, Peer, PeerKeys, Seal, SealedMode, Sealing, Table, Tunnel};
+use crate::engine::{
+    DropReason, LastDrop, Peer, PeerKeys, Seal, SealedMode, Sealing, Table, Tunnel,
+};
 use crate::platform::clock;
 use crate::platform::overflows::overflows;
 use crate::platform::tun::{Offload, TunQueue};
@@ -413,6 +415,12 @@ impl DataPlane {
         self.sum(|counters| counters.drops.count(reason))
     }
 
+    /// The newest of the packets dropped for `reason`, by whichever worker; none if there was none.
+    pub fn last_drop(&self, reason: DropReason) -> Option<LastDrop> {
+        let of_each = self.workers.iter().filter_map(|worker| worker.counters.drops.last(reason));
+        of_each.max_by_key(|last| last.at)
+    }
+
     /// Packets dropped so far, for whatever reason.
     pub fn all_drops(&self) -> u64 {
         DropReason::ALL.into_iter().map(|reason| self.drops(reason)).sum()
@@ -461,8 +469,8 @@ impl DataPlane {
         Ok(capture)
     }
 
-    /// Counts flows until the watch is dropped, or another one is begun: of the packets that are
-    /// not dropped one in `sample` is looked at.
+    /// Counts flows until the watch is dropped, or another one is begun: of more packets than a
+    /// worker looks at each of, one in `sample` is looked at.
     pub fn watch_flows(&self, sample: u32) -> FlowWatch {
         let (watch, taps) = flows::open(sample, self.workers.len(), clock::now());
         for (worker, tap) in self.workers.iter().zip(taps) {

@@ -11,7 +11,7 @@ use super::offload::VnetHeader;
 use super::path_claim::PathClaim;
 use super::port::TunPort;
 use super::tap::Tap;
-use crate::engine::Table;
+use crate::engine::{DropReason, LastDrop, Table};
 
 /// What a round came to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -55,6 +55,11 @@ impl<'a, T, U> Env<'a, T, U> {
         now: Instant,
     ) -> Self {
         Self { tun, underlay, table, counters, notices, tap: None, now, octets: 0 }
+    }
+
+    /// Counts packets that go no further; `from` is whom the last of them was from.
+    pub(super) fn count_drops(&self, reason: DropReason, packets: u64, from: Option<IpAddr>) {
+        self.counters.drops.add(reason, packets, LastDrop { at: self.now, from });
     }
 }
 

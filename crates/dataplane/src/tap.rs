@@ -5,7 +5,7 @@
 //! neither block nor keep what it is shown. Without one the cost is a test for `None` for each
 //! packet.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use overlay_proto::{Ecn, InnerPacket};
 
@@ -111,6 +111,11 @@ pub enum Decision<'a> {
     },
     /// It is dropped.
     Drop(DropReason),
+}
+
+/// Whom `packet` is from, if that can be read.
+pub(super) fn source_of(packet: &[u8]) -> Option<IpAddr> {
+    Some(InnerPacket::parse(packet).ok()?.source())
 }
 
 /// The peer that owns the destination of `packet`, which was not sent there.

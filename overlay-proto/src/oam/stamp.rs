@@ -49,6 +49,14 @@ impl Timestamp {
             None => None,
         }
     }
+
+    /// Seconds from `other` to this moment, also if it is before. Of two clocks, which may be far
+    /// apart: the nearer way round counts.
+    #[must_use]
+    #[expect(clippy::cast_precision_loss, reason = "of some years, still microseconds")]
+    pub const fn seconds_ahead_of(self, other: Self) -> f64 {
+        self.0.wrapping_sub(other.0).cast_signed() as f64 / (1_u64 << 32) as f64
+    }
 }
 
 /// What a node asks another.

@@ -1,4 +1,5 @@
-//! Which tables the peers have: each is asked once, some at a time, and then a second is waited.
+//! Which tables and clocks the peers have: each is asked once, some at a time, and then a second is
+//! waited.
 //!
 //! One such round is under way at a time; who asks meanwhile gets what comes of it.
 
@@ -6,7 +7,7 @@ use std::collections::HashMap;
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
-use overlay_proto::oam::Digest;
+use overlay_proto::oam::{Answer, Timestamp};
 use tokio::sync::oneshot;
 
 use crate::observe::PeerTable;
@@ -84,7 +85,9 @@ impl Census {
     }
 
     /// Takes an answer, if it is one to this; returns whether it is.
-    pub(super) fn answer(&mut self, peer: IpAddr, number: (u32, u64), digest: &Digest) -> bool {
+    pub(super) fn answer(&mut self, peer: IpAddr, answer: &Answer, now: Timestamp) -> bool {
+        let Answer { sequence, route, digest, sent, .. } = answer;
+        let number = (*sequence, route.nonce);
         let is_one = |(sequence, nonce, _): &(u32, u64, usize)| (*sequence, *nonce) == number;
         if !self.asked.get(&peer).is_some_and(is_one) {
             return false;
@@ -93,6 +96,8 @@ impl Census {
             && let Some(found) = self.found.get_mut(place)
         {
             found.table = Some(format!("{:08x}", digest.table));
+            found.is_ready = Some(digest.is_ready);
+            found.clock_ahead = Some(sent.seconds_ahead_of(now));
         }
         true
     }
@@ -119,13 +124,16 @@ impl Census {
 #[cfg(test)]
 mod tests {
     use culvert_dataplane::platform::clock;
+    use overlay_proto::oam::{Digest, Route};
 
     use super::*;
 
     fn peer(number: u16) -> (PeerTable, Option<IpAddr>) {
         let node = format!("node{number}");
         let [high, low] = number.to_be_bytes();
-        (PeerTable { node, table: None, unasked: None }, Some([10, 0, high, low].into()))
+        let unknown =
+            PeerTable { node, table: None, is_ready: None, clock_ahead: None, unasked: None };
+        (unknown, Some([10, 0, high, low].into()))
     }
 
     #[test]
@@ -150,19 +158,27 @@ mod tests {
             }
             census.finish(now);
         }
-        let digest = Digest { table: 0xabc, ..Digest::default() };
+        let here = Timestamp::from_unix_nanos(1_000_000_000_000);
+        let said = |nonce| Answer {
+            sequence: 7,
+            sent: Timestamp::from_unix_nanos(940_000_000_000),
+            route: Route { nonce, ..Route::default() },
+            digest: Digest { table: 0xabc, is_ready: true, ..Digest::default() },
+            ..Answer::default()
+        };
         let first = peer(0).1.unwrap();
-        assert!(!census.answer(first, (7, 1), &digest), "another's nonce");
-        assert!(!census.answer([10, 9, 9, 9].into(), (7, 0), &digest));
-        assert!(census.answer(first, (7, 0), &digest));
-        assert!(!census.answer(first, (7, 0), &digest), "it has answered");
+        assert!(!census.answer(first, &said(1), here), "another's nonce");
+        assert!(!census.answer([10, 9, 9, 9].into(), &said(0), here));
+        assert!(census.answer(first, &said(0), here));
+        assert!(!census.answer(first, &said(0), here), "it has answered");
         census.finish(now);
         assert!(answer.try_recv().is_err(), "the others have their time");
         census.finish(now + PATIENCE);
         let found = answer.try_recv().unwrap().unwrap();
         assert_eq!(found.len(), 600);
         assert_eq!(found[0].table.as_deref(), Some("00000abc"));
-        assert_eq!(found[1].table, None);
+        assert_eq!((found[0].is_ready, found[0].clock_ahead), (Some(true), Some(-60.0)));
+        assert_eq!((&found[1].table, found[1].clock_ahead), (&None, None));
         assert_eq!(too.try_recv().unwrap().unwrap(), found);
         assert_eq!(census.due(), None);
     }

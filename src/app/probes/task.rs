@@ -186,6 +186,10 @@ impl Task {
                 self.take_trace(peer, &answer, &trace);
             }
             ProbeArrival::Answer { peer, answer, received, trace: None } => {
+                let now = Timestamp::from_unix_nanos(clock::unix_nanos());
+                if self.census.answer(peer, &answer, now) {
+                    return;
+                }
                 let oam::Answer { sequence, route, digest, .. } = answer;
                 self.on_answer(peer, sequence, route.nonce, Some(digest), Form::Stamp, received);
             }
@@ -210,9 +214,6 @@ impl Task {
         form: Form,
         received: Instant,
     ) {
-        if digest.is_some_and(|digest| self.census.answer(peer, (sequence, nonce), &digest)) {
-            return;
-        }
         let rtt = self.pings.answer(peer, (sequence, nonce), digest, received);
         let mut known = locked(&self.known);
         let arrived = Arrived { peer, sequence, nonce, form };
@@ -439,6 +440,8 @@ impl Task {
             let table = PeerTable {
                 node: node.name.clone(),
                 table: None,
+                is_ready: None,
+                clock_ahead: None,
                 unasked: unasked.map(str::to_owned),
             };
             (table, unasked.is_none().then_some(address))
@@ -534,6 +537,7 @@ impl Task {
             self.digest.hash = table.digest().short();
             self.digest.table = Some(table);
         }
+        self.facts.note_drops(&self.plane, now);
         let drops = self.plane.all_drops();
         let passed = self.digest.at.map(|at| now.saturating_duration_since(at).as_secs().max(1));
         let rate = passed.map_or(0, |passed| (drops - self.digest.drops.min(drops)) / passed);

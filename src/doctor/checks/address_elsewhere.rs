@@ -1,4 +1,5 @@
-//! `address_elsewhere`: whether the underlay address is this machine's, and nobody else's.
+//! `address_elsewhere`: whether the underlay address is this machine's, and nobody else's, and those
+//! of peers are of one machine each.
 
 use culvert_netlink::Detection;
 
@@ -34,16 +35,65 @@ pub(super) fn check(facts: &Facts) -> Vec<Finding> {
         );
         return vec![Finding::fail(found, remedy)];
     }
-    vec![match &facts.other_holder {
-        Ok(None) => {
-            Finding::ok(format!("{own} is on {device}, and nobody else says that he has it"))
-        }
-        Ok(Some(mac)) => Finding::fail(
+    if let Err(why) = &facts.holders {
+        let found = format!("{own} is on {device}; whether on another machine too: {why}");
+        return vec![Finding::skip(found)];
+    }
+    let mut findings: Vec<Finding> = Vec::new();
+    findings.extend(facts.holders_of(own).first().map(|mac| {
+        Finding::fail(
             format!("{own} is on {device}, and {mac} has it too: datagrams go now here, now there"),
             format!("ip neigh and the switch tell where {mac} is: give it another address"),
-        ),
-        Err(why) => {
-            Finding::skip(format!("{own} is on {device}; whether on another machine too: {why}"))
+        )
+    }));
+    for peer in &expected.peers {
+        let address = peer.address;
+        if let [one, other, ..] = facts.holders_of(address)[..] {
+            let finding = Finding::warn(
+                format!(
+                    "{address} is at {one} and at {other}: two machines, or one with two cards here"
+                ),
+                format!(
+                    "ip -br link on {} shows which is its own; where the other is the switch tells: give \
+                     it another address, then ip neigh flush {address}",
+                    peer.name
+                ),
+            );
+            findings.push(finding.about(&peer.name));
         }
-    }]
+    }
+    if findings.is_empty() {
+        let found = format!("{own} is on {device}, and nobody else says that he has it");
+        findings.push(Finding::ok(found));
+    }
+    super::some(findings)
+}
+
+#[cfg(test)]
+mod tests {
+    use overlay_proto::Mac;
+
+    use super::super::tests::said;
+    use super::*;
+    use crate::doctor::facts::fixture::healthy;
+    use crate::doctor::finding::Verdict;
+    use crate::platform::arp::Claim;
+
+    #[test]
+    fn address_at_two_machines_is_found_of_this_node_and_of_a_peer() {
+        let with = |address: [u8; 4], machines: u8| {
+            let claim = |last| {
+                let mac = Mac::new([2, 0, 0, 0, 0, last]);
+                Claim { address: address.into(), link: 2, mac }
+            };
+            let holders = Ok((0..machines).map(claim).collect());
+            said("address_elsewhere", &Facts { holders, ..healthy() }).remove(0)
+        };
+        assert_eq!(with([192, 168, 1, 11], 0).verdict, Verdict::Ok);
+        assert_eq!(with([192, 168, 1, 11], 1).verdict, Verdict::Fail);
+        assert_eq!(with([192, 168, 1, 12], 1).verdict, Verdict::Ok, "it is itself");
+        let two = with([192, 168, 1, 12], 2);
+        assert_eq!((two.verdict, two.peer.as_deref()), (Verdict::Warn, Some("node2")));
+        assert!(two.found.contains("02:00:00:00:00:00 and at 02:00:00:00:00:01"), "{two:?}");
+    }
 }

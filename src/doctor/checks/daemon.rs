@@ -1,5 +1,7 @@
 //! `daemon`: whether it answers and is ready.
 
+use std::io::ErrorKind;
+
 use culvert_node::words::counted;
 
 use crate::doctor::facts::Facts;
@@ -8,10 +10,17 @@ use crate::doctor::finding::Finding;
 pub(super) fn check(facts: &Facts) -> Vec<Finding> {
     let status = match &facts.daemon {
         Ok(status) => status,
-        Err(why) if facts.is_barred => return vec![Finding::skip(why)],
         Err(why) => {
-            let remedy = "start it (systemctl start culvert), or see why it hangs (ps, its log): \
-                          journalctl -u culvert";
+            let remedy = match facts.unanswered {
+                Some(ErrorKind::PermissionDenied) => return vec![Finding::skip(why)],
+                Some(_) => {
+                    "start it: systemctl start culvert; if it ends again: journalctl -u culvert"
+                }
+                None => {
+                    "ps -C culvert -o pid,stat: kill -CONT PID, if its state is T; else its log says what \
+                     it is busy with: journalctl -u culvert"
+                }
+            };
             return vec![Finding::fail(why, remedy)];
         }
     };

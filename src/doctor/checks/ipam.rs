@@ -20,7 +20,7 @@ pub(super) fn check(facts: &Facts) -> Vec<Finding> {
             let about = finding.address.map_or_else(String::new, |address| format!("{address} "));
             Finding::fail(
                 format!("{about}{}", finding.what),
-                "culvert ipam check lists all; culvert ipam free ADDRESS frees one",
+                "as it says; culvert ipam check lists all",
             )
         })
         .collect();

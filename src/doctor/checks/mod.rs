@@ -9,6 +9,7 @@ mod clock;
 mod conntrack;
 mod daemon;
 mod devices;
+mod drops;
 mod forward;
 mod input;
 mod ipam;
@@ -38,7 +39,7 @@ use super::finding::Finding;
 type Check = fn(&Facts) -> Vec<Finding>;
 
 /// Every check with its name, in the order of a packet's way.
-const ALL: [(&str, Check); 26] = [
+const ALL: [(&str, Check); 27] = [
     ("daemon", daemon::check),
     ("devices", devices::check),
     ("pods", pods::check),
@@ -53,6 +54,7 @@ const ALL: [(&str, Check); 26] = [
     ("receive", receive::check),
     ("tun", tun::check),
     ("offload", offload::check),
+    ("drops", drops::check),
     ("mtu", mtu::check),
     ("blackhole", blackhole::check),
     ("port", port::check),
@@ -89,6 +91,17 @@ fn some(mut findings: Vec<Finding>) -> Vec<Finding> {
         }
     }
     findings
+}
+
+/// How what only a daemon keeps comes back: by one that is started, or that says what keeps it.
+fn bring_up(facts: &Facts) -> &'static str {
+    match facts.daemon {
+        Err(_) => "start the daemon: systemctl start culvert",
+        Ok(_) => {
+            "the daemon runs, and should have it in seconds; its log says what keeps it: journalctl -u \
+             culvert"
+        }
+    }
 }
 
 /// How the node is to be, or that nobody says it.
@@ -143,7 +156,8 @@ mod tests {
             overflows: None,
             tun_drops: None,
             tracked: None,
-            other_holder: Err("the kernel is asleep".to_owned()),
+            holders: Err("the kernel is asleep".to_owned()),
+            pod_holders: Err("the kernel is asleep".to_owned()),
             ipam: Err("the kernel is asleep".to_owned()),
             peers: None,
             tables: None,

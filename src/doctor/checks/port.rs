@@ -33,7 +33,7 @@ pub(super) fn check(facts: &Facts) -> Vec<Finding> {
         } else {
             Finding::fail(
                 format!("nobody listens on UDP {own} port {port}"),
-                "start the daemon: systemctl start culvert",
+                super::bring_up(facts),
             )
         });
     }

@@ -49,8 +49,8 @@ pub(super) fn check(facts: &Facts) -> Vec<Finding> {
         let found = format!("{} dropped since the sockets were opened", counted(late, "datagram"));
         return vec![Finding::warn(
             found,
-            "more room: sysctl -w net.core.rmem_max=16777216 and restart the daemon; more workers: \
-             tun.queues",
+            "nothing, if it does not grow under load; else more room: sysctl -w \
+             net.core.rmem_max=16777216 and restart the daemon; or more workers: tun.queues",
         )];
     }
     vec![Finding::ok("no datagram was dropped for want of room, and none waits")]

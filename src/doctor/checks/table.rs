@@ -38,17 +38,6 @@ pub(super) fn check(facts: &Facts) -> Vec<Finding> {
             .iter()
             .map(|why| Finding::warn(format!("an entry was left out: {why}"), "correct the entry")),
     );
-    let unknown = culvert_dataplane::engine::DropReason::UnknownPeer;
-    let strangers = status.drops.get(&unknown).copied().unwrap_or_default();
-    if strangers > 0 {
-        findings.push(Finding::warn(
-            format!(
-                "from nodes that this table does not have came {}",
-                counted(strangers, "datagram")
-            ),
-            "culvert capture --drops shows from whom; compare the table there: culvert status",
-        ));
-    }
     let compared = compared(&table.hash, facts.tables.as_ref());
     findings.extend(compared.differing);
     if findings.is_empty() {

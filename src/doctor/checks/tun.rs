@@ -18,7 +18,7 @@ pub(super) fn check(facts: &Facts) -> Vec<Finding> {
     if !kernel.carrying {
         let found =
             format!("{tun} has no carrier: nobody reads it, and what goes there is dropped");
-        return vec![Finding::fail(found, "start the daemon: systemctl start culvert")];
+        return vec![Finding::fail(found, super::bring_up(facts))];
     }
     let Some([before, after]) = facts.tun_drops else {
         return vec![Finding::skip(format!("the kernel has no counters of {tun}"))];
@@ -32,7 +32,8 @@ pub(super) fn check(facts: &Facts) -> Vec<Finding> {
     }
     if after > 0 {
         let found = format!("{} of pods dropped since {tun} was made", counted(after, "packet"));
-        let remedy = "more workers: tun.queues; a daemon that starts drops some too";
+        let remedy = "nothing, if that was while no daemon ran; if it grows under load: more workers, by \
+                      tun.queues";
         return vec![Finding::warn(found, remedy)];
     }
     vec![Finding::ok(format!("{tun} is read, and no packet was dropped"))]

@@ -49,6 +49,10 @@ impl Sum {
         }
     }
 
+    pub(super) fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
     /// The flows, those with most bytes first.
     pub(super) fn flows(&self) -> Vec<FlowRecord> {
         let mut flows: Vec<FlowRecord> = self.0.values().cloned().collect();
@@ -59,9 +63,6 @@ impl Sum {
 
 impl fmt::Display for Sum {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if self.0.is_empty() {
-            return writeln!(f, "no packet was seen");
-        }
         self.flows().iter().try_for_each(|flow| writeln!(f, "{}", line(flow)))
     }
 }

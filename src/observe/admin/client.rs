@@ -144,6 +144,8 @@ pub(crate) fn open_capture(
 
 /// Flows of a daemon as they come.
 pub(crate) struct FlowStream {
+    /// How they are looked at.
+    pub(crate) start: FlowStart,
     reader: BufReader<UnixStream>,
     run_dir: PathBuf,
 }
@@ -162,8 +164,8 @@ pub(crate) fn open_flows(run_dir: &Path) -> anyhow::Result<FlowStream> {
         return Err(unanswered(&io::ErrorKind::UnexpectedEof.into(), run_dir, PATIENCE));
     }
     refused(&line)?;
-    let _start: FlowStart = serde_json::from_str(&line).with_context(|| misunderstood(run_dir))?;
-    Ok(FlowStream { reader, run_dir: run_dir.to_owned() })
+    let start = serde_json::from_str(&line).with_context(|| misunderstood(run_dir))?;
+    Ok(FlowStream { start, reader, run_dir: run_dir.to_owned() })
 }
 
 impl FlowStream {

@@ -2,6 +2,7 @@
 
 use std::cmp::Reverse;
 use std::fmt;
+use std::net::IpAddr;
 
 use clap::ValueEnum;
 use comfy_table::{CellAlignment, Table, presets};
@@ -10,8 +11,8 @@ use ipnet::IpNet;
 use overlay_proto::CodecKind;
 
 use super::{
-    PeerStatus, PolicyStatus, SealedStatus, SessionStatus, Status, TableStatus, TunnelStatus,
-    UnderlayStatus,
+    LastDrop, PeerStatus, PolicyStatus, SealedStatus, SessionStatus, Status, TableStatus,
+    TunnelStatus, UnderlayStatus,
 };
 
 /// Peers without a session that are listed for people.
@@ -135,13 +136,28 @@ impl Status {
         facts
     }
 
+    /// An address, with the node that has it.
+    fn named(&self, address: IpAddr) -> String {
+        match self.peers.iter().find(|peer| peer.address == address) {
+            Some(peer) => format!("{address} ({})", peer.name),
+            None => address.to_string(),
+        }
+    }
+
     fn drops_text(&self) -> String {
-        let mut drops = table(["dropped", "packets"]);
-        align_right(&mut drops, 1..=1);
+        let mut drops = table(["dropped", "packets", "last minute", "last", "from"]);
+        align_right(&mut drops, 1..=2);
         let mut found: Vec<_> = self.drops.iter().filter(|(_, count)| **count > 0).collect();
         found.sort_by_key(|(_, count)| Reverse(**count));
         for (reason, count) in found {
-            drops.add_row([reason.as_str(), &count.to_string()]);
+            let [lately, ago, from] = self.last_drops.get(reason).map_or_else(
+                Default::default,
+                |LastDrop { seconds_ago, last_minute, from }| {
+                    let from = from.map_or_else(String::new, |from| self.named(from));
+                    [last_minute.to_string(), format!("{} ago", duration(*seconds_ago)), from]
+                },
+            );
+            drops.add_row([reason.as_str(), &count.to_string(), &lately, &ago, &from]);
         }
         let by_kernel = [("receiving sockets", self.receive_drops), ("TUN device", self.tun_drops)];
         for (place, count) in by_kernel {
@@ -340,6 +356,8 @@ fn octets(bytes: u64) -> String {
 
 #[cfg(test)]
 mod tests {
+    use culvert_dataplane::engine::DropReason;
+
     use super::*;
     use crate::observe::Spoken;
 
@@ -429,6 +447,22 @@ mod tests {
         let some = text(Some(0), Some(7));
         assert!(some.contains("by the kernel, TUN device: the daemon was too slow"), "{some}");
         assert!(!some.contains("neither"), "{some}");
+    }
+
+    #[test]
+    fn drop_is_shown_with_its_time_and_whom_it_was_from() {
+        let vni = DropReason::Header(overlay_proto::DecodeError::Vni);
+        let from = Some("192.168.1.12".parse().unwrap());
+        let status = Status {
+            peers: vec![peer("node2", 1, None)],
+            drops: [(vni, 31), (DropReason::NoOwner, 0)].into(),
+            last_drops: [(vni, LastDrop { seconds_ago: 2.0, last_minute: 7, from })].into(),
+            ..Status::default()
+        };
+        let text = status.text(&Selection::default()).to_string();
+        let line = text.lines().find(|line| line.contains("vni")).unwrap();
+        let words: Vec<&str> = line.split_whitespace().collect();
+        assert_eq!(words, ["vni", "31", "7", "2.0", "s", "ago", "192.168.1.12", "(node2)"]);
     }
 
     #[test]

@@ -1,7 +1,10 @@
 //! Why packets are dropped: a closed list that counters, tests and people share.
 
 use std::cmp;
+use std::net::IpAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, PoisonError};
+use std::time::Instant;
 
 use culvert_seal::session::OpenError;
 use overlay_proto::esp::EspError;
@@ -240,27 +243,50 @@ impl From<OpenError> for DropReason {
     }
 }
 
-/// How many packets were dropped for each reason. Shared by the worker that counts and by those who
-/// look.
+/// The newest of the packets that were dropped for a reason.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LastDrop {
+    /// When it was.
+    pub at: Instant,
+    /// Whom it was from: by its outer source if it came from the wire, else by the packet's own;
+    /// none where that is not known any more.
+    pub from: Option<IpAddr>,
+}
+
+/// How many packets were dropped for each reason, and the newest of them. Shared by the worker that
+/// counts and by those who look.
 #[derive(Debug)]
 pub struct DropCounters {
     counts: [AtomicU64; DropReason::COUNT],
+    last: [Mutex<Option<LastDrop>>; DropReason::COUNT],
 }
 
 impl DropCounters {
     /// Starts at zero.
     pub fn new() -> Self {
-        Self { counts: [const { AtomicU64::new(0) }; DropReason::COUNT] }
+        Self {
+            counts: [const { AtomicU64::new(0) }; DropReason::COUNT],
+            last: [const { Mutex::new(None) }; DropReason::COUNT],
+        }
     }
 
-    /// Counts `packets` more.
-    pub fn add(&self, reason: DropReason, packets: u64) {
+    /// Counts `packets` more, the last of them `last`. While somebody looks at the one before, that
+    /// one stays.
+    pub fn add(&self, reason: DropReason, packets: u64, last: LastDrop) {
         self.counts[reason.index()].fetch_add(packets, Ordering::Relaxed);
+        if let Ok(mut place) = self.last[reason.index()].try_lock() {
+            *place = Some(last);
+        }
     }
 
     /// The count so far.
     pub fn count(&self, reason: DropReason) -> u64 {
         self.counts[reason.index()].load(Ordering::Relaxed)
+    }
+
+    /// The newest; none if there was none.
+    pub fn last(&self, reason: DropReason) -> Option<LastDrop> {
+        *self.last[reason.index()].lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -275,6 +301,7 @@ mod tests {
     use std::collections::BTreeSet;
 
     use super::*;
+    use crate::platform::clock;
 
     #[test]
     fn every_reason_has_a_counter_and_a_name_of_its_own() {
@@ -288,8 +315,23 @@ mod tests {
     #[test]
     fn counting_one_reason_leaves_the_others() {
         let counters = DropCounters::new();
-        counters.add(DropReason::TooBig, 3);
+        let last = LastDrop { at: clock::now(), from: Some([10, 244, 1, 2].into()) };
+        counters.add(DropReason::TooBig, 3, last);
         let total: u64 = DropReason::ALL.into_iter().map(|reason| counters.count(reason)).sum();
         assert_eq!((counters.count(DropReason::TooBig), total), (3, 3));
+        assert_eq!(counters.last(DropReason::TooBig), Some(last));
+        assert_eq!(counters.last(DropReason::NoKey), None);
+    }
+
+    #[test]
+    fn who_looks_holds_nobody_up_who_counts() {
+        let counters = DropCounters::new();
+        let looking = counters.last[DropReason::TooBig.index()].lock().unwrap();
+        counters.add(DropReason::TooBig, 1, LastDrop { at: clock::now(), from: None });
+        drop(looking);
+        assert_eq!(
+            (counters.count(DropReason::TooBig), counters.last(DropReason::TooBig)),
+            (1, None)
+        );
     }
 }

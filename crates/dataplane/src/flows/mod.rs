@@ -2,8 +2,8 @@
 //!
 //! Each worker has a table of fixed size for whoever looks, which it fills without an allocation or
 //! a wait: its lock is only ever held for the moment in which the reader takes the table and leaves
-//! an empty one, and a packet that comes in that moment is not counted. One packet in so many is
-//! looked at, and every one that is dropped, as long as these are few. Without a reader there is no
+//! an empty one, and a packet that comes in that moment is not counted. Every packet is looked at
+//! as long as there are few in a second, and of more one in so many. Without a reader there is no
 //! table, and nothing is looked at.
 
 mod heaviest;
@@ -20,8 +20,12 @@ use self::key::Seen;
 pub use self::key::{FlowKey, FlowVerdict, Tuple};
 use super::tap::{Observation, Tap};
 
-/// Dropped packets that a worker looks at in a second before it samples these, too: a flood must
-/// not become dearer because somebody looks.
+/// Packets that a worker looks at in a second, each of them, before it samples: who looks for a
+/// ping sees it. At some 100 ns each they are 0.01 % of its time.
+pub const EACH_A_SECOND: u32 = 1_000;
+
+/// The same of dropped packets: more, since these are what people look for, and not all, since a
+/// flood must not become dearer because somebody looks.
 const DROPS_A_SECOND: u32 = 5_000;
 
 /// Whoever looks at the flows of all workers; they go on without when this is dropped.
@@ -61,13 +65,14 @@ struct Shared {
 pub struct FlowTap {
     shared: Arc<Shared>,
     sampler: Sampler,
-    /// Drops that may be looked at before this second is over.
+    /// Packets, and drops, that may each be looked at before this second is over.
+    packets: Cell<u32>,
     drops: Cell<u32>,
     second: Cell<Instant>,
 }
 
-/// Opens the tables of so many workers, of which each looks at one packet in `sample`: the reader's
-/// end, and each worker's.
+/// Opens the tables of so many workers, of which each looks at one packet in `sample` of those that
+/// it does not look at all: the reader's end, and each worker's.
 pub fn open(sample: u32, workers: usize, now: Instant) -> (FlowWatch, Vec<FlowTap>) {
     let one = |number: usize| {
         let table = Mutex::new(Heaviest::new());
@@ -75,6 +80,7 @@ pub fn open(sample: u32, workers: usize, now: Instant) -> (FlowWatch, Vec<FlowTa
         let tap = FlowTap {
             shared: Arc::clone(&shared),
             sampler: Sampler::new(sample, number as u64),
+            packets: Cell::new(EACH_A_SECOND),
             drops: Cell::new(DROPS_A_SECOND),
             second: Cell::new(now),
         };
@@ -116,6 +122,7 @@ impl FlowTap {
     pub(super) fn prepare(&self, now: Instant) {
         if now.saturating_duration_since(self.second.get()) >= Duration::from_secs(1) {
             self.second.set(now);
+            self.packets.set(EACH_A_SECOND);
             self.drops.set(DROPS_A_SECOND);
         }
     }
@@ -134,10 +141,9 @@ impl Tap for FlowTap {
     #[inline]
     fn observe(&self, observation: &Observation<'_>) {
         let Some(seen) = Seen::of(observation) else { return };
-        if seen.is_dropped()
-            && let Some(left) = self.drops.get().checked_sub(1)
-        {
-            self.drops.set(left);
+        let budget = if seen.is_dropped() { &self.drops } else { &self.packets };
+        if let Some(left) = budget.get().checked_sub(1) {
+            budget.set(left);
             return self.count(&seen, seen.packets as u64);
         }
         let packets = self.sampler.sample(seen.packets);

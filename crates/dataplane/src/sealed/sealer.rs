@@ -16,6 +16,7 @@ use crate::offload::split::{self, SplitPlan};
 use crate::outbox::Outbox;
 use crate::port::UnderlayPort;
 use crate::round::Env;
+use crate::tap::source_of;
 use crate::train::Key;
 
 /// What a worker seals with.
@@ -153,7 +154,7 @@ impl Session {
         packet: &[u8],
     ) {
         let (Some(outgoing), Some(ticket)) = (&*self.outgoing, self.tickets.next()) else {
-            return env.counters.drops.add(DropReason::NoSession, 1);
+            return env.count_drops(DropReason::NoSession, 1, source_of(packet));
         };
         let write = |out: &mut [u8]| {
             let sealed = outgoing.seal(ticket, Payload::Packet(family), packet, out);
