@@ -88,11 +88,14 @@ impl Codec {
 
     /// Checks the header of a UDP payload that [`decode`](Self::decode) has refused for its flags:
     /// whether it is exactly an [`oam_header`](Self::oam_header). Returns what follows it.
-    #[must_use]
-    pub fn decode_oam(self, vni: Vni, datagram: &[u8]) -> Option<Decoded<'_>> {
+    ///
+    /// # Errors
+    ///
+    /// [`DecodeError::Vni`] if it is one of another virtual network, else what was refused before.
+    pub fn decode_oam(self, vni: Vni, datagram: &[u8]) -> Result<Decoded<'_>, DecodeError> {
         match self {
             Self::VxlanGpe => gpe::decode_oam(vni, datagram),
-            Self::Vxlan { .. } | Self::IpUdp => None,
+            Self::Vxlan { .. } | Self::IpUdp => Err(DecodeError::Flags),
         }
     }
 

@@ -40,7 +40,8 @@ pub(super) struct Facts {
     /// Parameters by name, those that checks ask for.
     pub(super) parameters: Vec<(String, String)>,
     pub(super) clock: Clock,
-    /// Who says that he has the underlay address, and after asking them those of peers.
+    /// Who else on the underlay's link says that he has this node's address, and who that he has a
+    /// peer's.
     pub(super) holders: Answer<Vec<Claim>>,
     /// Who says that he has an IPv4 address of this node's pods.
     pub(super) pod_holders: Answer<Vec<Claim>>,

@@ -32,7 +32,7 @@ use crate::platform::timekeeping;
 /// How long the daemon may take for each answer.
 const PATIENCE: Duration = Duration::from_millis(300);
 
-/// When peers whose tables differ are asked again.
+/// When peers are asked again of which one said something else than is hoped.
 const AGAIN: Duration = Duration::from_millis(500);
 
 /// What is between two looks at counters.
@@ -252,12 +252,14 @@ fn twice(tun: &str) -> Twice {
     (sockets, both(first.1, second.1), both(first.2, second.2))
 }
 
-/// Which tables the peers have. Those that differ from ours are asked once more, since a change
-/// comes to all of them one after the other.
+/// Which tables the peers have. All are asked once more if one differs from ours, since a change
+/// comes to all of them one after the other, or is not ready, which may be over as soon.
 fn tables(run_dir: &Path, own: &str) -> Answer<Vec<PeerTable>> {
     let ask = || observe::tables(run_dir).map_err(|error| format!("{error:#}"));
     let first = ask()?;
-    let differs = |it: &PeerTable| it.table.as_ref().is_some_and(|table| table != own);
+    let differs = |it: &PeerTable| {
+        it.table.as_ref().is_some_and(|table| table != own) || it.is_ready == Some(false)
+    };
     if !first.iter().any(differs) {
         return Ok(first);
     }

@@ -7,17 +7,31 @@ use std::time::Duration;
 
 use culvert_dataplane::platform::clock;
 use overlay_proto::Mac;
-use socket2::{Domain, SockAddr, Socket, Type};
+use socket2::{Domain, SockAddr, SockFilter, Socket, Type};
 
-/// `ETH_P_ARP` and `ETH_P_IP`.
+/// `ETH_P_ARP`, `ETH_P_IP` and `ETH_P_ALL`.
 const ARP: u16 = 0x0806;
 const IPV4: [u8; 2] = [0x08, 0x00];
+const ALL: u16 = 0x0003;
+
+/// Lets ARP through and nothing else: load the EtherType (`SKF_AD_PROTOCOL`), compare, return.
+///
+/// kernel: a socket for ARP alone does not see what a bridge takes from its ports; one for
+/// everything does.
+const FILTER: [SockFilter; 4] = [
+    SockFilter::new(0x28, 0, 0, libc::SKF_AD_OFF.cast_unsigned()),
+    SockFilter::new(0x15, 0, 1, ARP as u32),
+    SockFilter::new(0x06, 0, 0, u32::MAX),
+    SockFilter::new(0x06, 0, 0, 0),
+];
 
 /// Bytes of a question or an answer about IPv4 over Ethernet.
 const LEN: usize = 28;
 
-/// Claims that are taken at most: who floods a link tells nothing more.
+/// Claims that are taken at most, and messages after each question: who floods a link tells nothing
+/// more.
 const MOST: usize = 4096;
+const AT_ONCE: usize = 64;
 
 /// One question.
 #[derive(Clone, Copy, Debug)]
@@ -51,22 +65,23 @@ pub(crate) struct Claim {
 ///
 /// No right to it (`CAP_NET_RAW`), or a device is down.
 pub(crate) fn claims(questions: &[ArpQuestion], patience: Duration) -> io::Result<Vec<Claim>> {
-    let protocol = i32::from(ARP.to_be());
-    let socket = Socket::new(Domain::PACKET, Type::DGRAM, Some(protocol.into()))?;
+    // It gets nothing before it is bound.
+    let socket = Socket::new(Domain::PACKET, Type::DGRAM, None)?;
+    socket.attach_filter(&FILTER)?;
     // kernel: index 0 is every device.
-    socket.bind(&place(0, [0; 6])?)?;
+    socket.bind(&place(0, ALL, [0; 6])?)?;
     let mut found = Vec::new();
     let mut take = |flags: libc::c_int| -> io::Result<bool> {
         let mut answer = [mem::MaybeUninit::new(0_u8); LEN];
         let (len, from) = match socket.recv_from_with_flags(&mut answer, flags) {
             Ok(received) => received,
-            Err(error) => {
-                return match error.kind() {
-                    io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut => Ok(false),
-                    io::ErrorKind::Interrupted => Ok(true),
-                    _ => Err(error),
-                };
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => return Ok(true),
+            Err(error)
+                if [io::ErrorKind::WouldBlock, io::ErrorKind::TimedOut].contains(&error.kind()) =>
+            {
+                return Ok(false);
             }
+            Err(error) => return Err(error),
         };
         // SAFETY: what the kernel has not written is still the zero that it began as.
         let answer = answer.map(|byte| unsafe { byte.assume_init() });
@@ -81,9 +96,13 @@ pub(crate) fn claims(questions: &[ArpQuestion], patience: Duration) -> io::Resul
         Ok(true)
     };
     for question in questions {
-        socket.send_to(&question.bytes(), &place(question.link, [0xff; 6])?)?;
+        socket.send_to(&question.bytes(), &place(question.link, ARP, [0xff; 6])?)?;
         // The socket has room for the answers to some only.
-        while take(libc::MSG_DONTWAIT)? {}
+        for _ in 0..AT_ONCE {
+            if !take(libc::MSG_DONTWAIT)? {
+                break;
+            }
+        }
     }
     let end = clock::now() + patience;
     loop {
@@ -117,22 +136,22 @@ fn claim(message: &[u8; LEN], link: u32) -> Option<Claim> {
     is_answer.then(|| Claim { address: address.into(), link, mac: Mac::new(mac) })
 }
 
-/// The device that a message came in by.
+/// The device that a message came in by; none of one that goes out.
 fn link_of(from: &SockAddr) -> Option<u32> {
     let is_whole = from.family() == libc::AF_PACKET as libc::sa_family_t
-        && from.len() as usize >= mem::offset_of!(libc::sockaddr_ll, sll_hatype);
+        && from.len() as usize >= mem::offset_of!(libc::sockaddr_ll, sll_addr);
     // SAFETY: it is of this family, and the storage behind it has room for every kind of address.
-    let place = is_whole.then(|| unsafe { &*from.as_ptr().cast::<libc::sockaddr_ll>() });
-    u32::try_from(place?.sll_ifindex).ok()
+    let place = is_whole.then(|| unsafe { &*from.as_ptr().cast::<libc::sockaddr_ll>() })?;
+    (place.sll_pkttype != libc::PACKET_OUTGOING).then_some(place.sll_ifindex)?.try_into().ok()
 }
 
-/// A place on the link: the device, and a hardware address on it.
-fn place(link: u32, mac: [u8; 6]) -> io::Result<SockAddr> {
+/// A place on the link: the device, a protocol, and a hardware address on it.
+fn place(link: u32, protocol: u16, mac: [u8; 6]) -> io::Result<SockAddr> {
     let index = i32::try_from(link).map_err(|_| io::ErrorKind::InvalidInput)?;
     // SAFETY: all-zero bytes are a `sockaddr_ll` of no family.
     let mut place: libc::sockaddr_ll = unsafe { mem::zeroed() };
     place.sll_family = libc::AF_PACKET as libc::sa_family_t;
-    place.sll_protocol = ARP.to_be();
+    place.sll_protocol = protocol.to_be();
     place.sll_ifindex = index;
     place.sll_halen = 6;
     place.sll_addr[..6].copy_from_slice(&mac);
@@ -178,7 +197,7 @@ mod tests {
 
     #[test]
     fn device_of_a_message_is_read() {
-        assert_eq!(link_of(&place(7, [0; 6]).unwrap()), Some(7));
+        assert_eq!(link_of(&place(7, ARP, [0; 6]).unwrap()), Some(7));
         let other: std::net::SocketAddr = (ADDRESS, 1).into();
         assert_eq!(link_of(&other.into()), None);
     }

@@ -28,6 +28,8 @@ fn peer_of_another_virtual_network_is_named_while_it_sends() {
     let words = ["\"peer\":\"node1\"", "from 192.168.1.11", "network than 2,", "network.vni"];
     assert_said(peer, &[], "drops", "fail", &words);
     assert_said(subject, &["--peers"], "peer", "fail", &["node2", "another VNI"]);
+    // What daemons ask each other is told apart as well.
+    assert!(!doctor(subject, &[], "drops").iter().any(|(_, text)| text.contains("flags: ")));
     let text = subject.culvert(&["status"]).unwrap();
     let line =
         text.lines().find(|line| line.starts_with(" vni")).unwrap_or_else(|| panic!("{text}"));

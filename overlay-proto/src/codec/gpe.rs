@@ -65,11 +65,18 @@ pub(super) const fn oam_header(vni: Vni, inner: Family) -> [u8; HEADER_LEN] {
 }
 
 #[cold]
-pub(super) fn decode_oam(vni: Vni, datagram: &[u8]) -> Option<Decoded<'_>> {
-    let (header, inner) = datagram.split_first_chunk::<HEADER_LEN>()?;
+pub(super) fn decode_oam(vni: Vni, datagram: &[u8]) -> Result<Decoded<'_>, DecodeError> {
+    let Some((header, inner)) = datagram.split_first_chunk::<HEADER_LEN>() else {
+        return Err(DecodeError::TooShort);
+    };
     let families = [Family::V4, Family::V6];
-    let family = families.into_iter().find(|family| oam_header(vni, *family) == *header)?;
-    Some(Decoded { family, inner })
+    if let Some(family) = families.into_iter().find(|family| oam_header(vni, *family) == *header) {
+        return Ok(Decoded { family, inner });
+    }
+    let received = u64::from_be_bytes(*header);
+    let is_of_another_network =
+        received & FLAG_OAM != 0 && classify(received ^ FLAG_OAM) == DecodeError::Vni;
+    Err(if is_of_another_network { DecodeError::Vni } else { DecodeError::Flags })
 }
 
 #[inline]

@@ -86,10 +86,13 @@ fn only_the_documented_header_is_one_of_questions() {
         let decoded = GPE.decode_oam(vni(7), &frame);
         // The other family is one, and its packet is not.
         let other = bit == 30 || bit == 31;
-        assert_eq!(decoded.is_some(), other && frame[3] == 2, "bit {bit}");
+        assert_eq!(decoded.is_ok(), other && frame[3] == 2, "bit {bit}");
     }
-    assert_eq!(GPE.decode_oam(vni(8), &frame), None);
-    assert_eq!(GPE.decode_oam(vni(7), &documented("datagram-ipv4")), None);
+    assert_eq!(GPE.decode_oam(vni(8), &frame), Err(DecodeError::Vni));
+    let plain = documented("datagram-ipv4");
+    for vni in [vni(7), vni(8)] {
+        assert_eq!(GPE.decode_oam(vni, &plain), Err(DecodeError::Flags));
+    }
 }
 
 #[test]
@@ -129,6 +132,8 @@ fn codecs_without_the_bit_have_no_header_of_questions() {
     let mac = Mac::new([2, 0, 0, 0, 0, 1]);
     for codec in [Codec::IpUdp, Codec::Vxlan { own: mac, peer: mac }] {
         assert_eq!(codec.oam_header(vni(7), Family::V4), None);
-        assert_eq!(codec.decode_oam(vni(7), &documented("oam-question-ipv4")), None);
+        let frame = documented("oam-question-ipv4");
+        let decoded = codec.decode_oam(vni(7), &frame);
+        assert_eq!(decoded, Err(DecodeError::Flags));
     }
 }

@@ -93,6 +93,7 @@ struct Told {
     table: Option<Arc<Table>>,
     hash: u32,
     drops: u64,
+    is_ready: bool,
     at: Option<Instant>,
 }
 
@@ -291,7 +292,8 @@ impl Task {
         if self.last_sent.is_some_and(|sent| now.saturating_duration_since(sent) < REPORTS) {
             self.plane.look_for_reports();
         }
-        if turn % RARE_LOOK == 1 {
+        // Whoever asks is told at once whether this node has become ready.
+        if turn % RARE_LOOK == 1 || self.facts.is_ready() != self.digest.is_ready {
             self.describe(now);
             self.note();
         }
@@ -542,11 +544,12 @@ impl Task {
         let passed = self.digest.at.map(|at| now.saturating_duration_since(at).as_secs().max(1));
         let rate = passed.map_or(0, |passed| (drops - self.digest.drops.min(drops)) / passed);
         (self.digest.drops, self.digest.at) = (drops, Some(now));
+        self.digest.is_ready = self.facts.is_ready();
         let lost = locked(&self.known).prober.count(|view| view.state.is_lost());
         self.plane.probes().set_digest(Digest {
             table: self.digest.hash,
             version: version(),
-            is_ready: self.facts.is_ready(),
+            is_ready: self.digest.is_ready,
             peers_lost: u16::try_from(lost).unwrap_or(u16::MAX),
             mtu: self.facts.mtu(),
             drops: u32::try_from(rate).unwrap_or(u32::MAX),

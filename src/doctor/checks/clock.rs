@@ -76,7 +76,6 @@ fn apart(facts: &Facts) -> Vec<Finding> {
 #[cfg(test)]
 mod tests {
     use super::super::tests::said;
-    use super::*;
     use crate::doctor::facts::fixture::healthy;
     use crate::doctor::finding::Verdict;
 

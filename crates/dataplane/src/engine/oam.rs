@@ -35,8 +35,7 @@ impl Engine {
         datagram: &'p [u8],
     ) -> Result<InnerPacket<'p>, DropReason> {
         let peer = table.peer(sender);
-        let decoded = peer.codec.decode_oam(peer.vni, datagram);
-        let decoded = decoded.ok_or(DropReason::Header(DecodeError::Flags))?;
+        let decoded = peer.codec.decode_oam(peer.vni, datagram)?;
         let packet = InnerPacket::parse_as(decoded.family, decoded.inner)?;
         if !oam::is_oam(&packet) {
             return Err(DropReason::Header(DecodeError::Flags));

@@ -9,7 +9,7 @@ use crate::cluster::VNI;
 pub(crate) fn run(input: &[u8]) {
     let vni = Vni::new(VNI).unwrap();
     let codec = Codec::VxlanGpe;
-    let framed = codec.decode_oam(vni, input);
+    let framed = codec.decode_oam(vni, input).ok();
     let ours = [Family::V4, Family::V6].into_iter().find_map(|family| {
         let header = codec.oam_header(vni, family)?;
         Some((family, input.strip_prefix(header.as_slice())?))
