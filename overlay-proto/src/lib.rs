@@ -1,5 +1,5 @@
 //! Wire formats of the Culvert overlay: bytes to values and back, overhead and MTU arithmetic,
-//! checksums, ECN, and the ICMP errors a node answers with.
+//! fragments, checksums, ECN, and the ICMP errors a node answers with.
 //!
 //! It never opens a socket or a file, reads a clock, logs, draws a random number or allocates, and
 //! it holds no state: every function is a pure one over the bytes it is given, for any thread.
@@ -36,6 +36,7 @@ pub mod checksum;
 mod codec;
 pub mod ecn;
 mod family;
+mod fragments;
 pub mod icmp;
 mod inner;
 mod mac;
@@ -48,6 +49,7 @@ pub use codec::esp;
 pub use codec::{Codec, CodecKind, CodecNameError, DecodeError, Decoded, Header};
 pub use ecn::{CongestionDrop, Ecn};
 pub use family::Family;
+pub use fragments::Fragments;
 pub use inner::{Fragment, InnerError, InnerPacket, UpperLayer};
 pub use mac::{Mac, MacError};
 pub use mtu::{Mtu, MtuError, Overhead};

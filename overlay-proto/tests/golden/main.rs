@@ -3,6 +3,7 @@
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod esp;
+mod fragments;
 mod ip_udp;
 mod oam;
 mod vxlan;

@@ -6,6 +6,7 @@ mod checksum;
 mod esp;
 mod extensions;
 mod flow;
+mod fragments;
 mod icmp;
 mod oam;
 mod packets;

@@ -26,6 +26,7 @@ pub const TARGETS: &[Target] = &[
     Target { name: "esp", run: targets::esp::run },
     Target { name: "inner_packet", run: targets::inner_packet::run },
     Target { name: "icmp", run: targets::icmp::run },
+    Target { name: "fragments", run: targets::fragments::run },
     Target { name: "split", run: targets::split::run },
     Target { name: "coalesce", run: targets::coalesce::run },
     Target { name: "datagram", run: targets::datagram::run },

@@ -13,6 +13,7 @@ pub(crate) mod datagram;
 pub(crate) mod esp;
 #[cfg(feature = "daemon")]
 pub(crate) mod expectation;
+pub(crate) mod fragments;
 pub(crate) mod handshake;
 pub(crate) mod icmp;
 pub(crate) mod inner_packet;
