@@ -262,6 +262,7 @@ pub(super) fn status_source(
         let table = plane.map(|plane| plane.table());
         let local = table.as_ref().map(|table| table.local());
         let ports = plane.map(|plane| plane.source_ports()).unwrap_or_default();
+        let fragmented = plane.map(|plane| plane.fragmented()).unwrap_or_default();
         let receive_drops = plane.and_then(|plane| plane.receive_drops());
         Status {
             schema: SCHEMA,
@@ -324,6 +325,8 @@ pub(super) fn status_source(
             addresses: address_use(local.map_or(&[], |local| &local.subnets), &locked(&facts.held)),
             process: process_status(facts.started_unix),
             icmp_replies: plane.map_or(0, |plane| plane.replies()),
+            fragmented_packets: fragmented.0,
+            fragments: fragmented.1,
             offload_refusals: plane.map_or(0, |plane| plane.degraded()),
             repairs: facts.repairs.load(Ordering::Relaxed),
         }

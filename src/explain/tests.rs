@@ -1,16 +1,22 @@
 //! Questions of every kind.
 
 use std::net::SocketAddr;
+use std::sync::Arc;
 
 use culvert_dataplane::engine::{
     Foreign, Membership, NodeEntry, Overlay, PeerRegistry, SealedMode, Sealing, TunnelOptions,
 };
+use culvert_seal::session::PeerLink;
 use overlay_proto::{Mtu, Vni};
 use serde_json::json;
 
 use super::*;
 
 fn table() -> Table {
+    table_with_mtu(1464)
+}
+
+fn table_with_mtu(mtu: u32) -> Table {
     let node = |index: u8| NodeEntry {
         name: format!("node{index}"),
         address: IpAddr::from([192, 168, 1, 10 + index]),
@@ -25,7 +31,14 @@ fn table() -> Table {
     };
     let members = Membership::check(overlay, "node1", (1..=3).map(node).collect()).unwrap();
     let routers = vec!["10.244.1.1".parse().unwrap()];
-    Table::compile(&members, routers, |_| Mtu::new(1464).unwrap(), &PeerRegistry::default())
+    Table::compile(&members, routers, |_| Mtu::new(mtu).unwrap(), &PeerRegistry::default())
+}
+
+/// The same where node2 seals.
+fn sealing_table() -> Table {
+    let links = [Arc::new(PeerLink::new("node2"))];
+    let sealing = Sealing::new(SealedMode::Require, 4500).with_links(links);
+    table_with_mtu(1438).seal(&sealing)
 }
 
 fn ask(source: &str, destination: &str, size: u16) -> Explanation {
@@ -300,6 +313,24 @@ fn what_stops_a_packet_is_named() {
         let [(_, was, why, _)] = verdicts(&answer)[..] else { panic!("{answer}") };
         assert_eq!((was, why), (verdict, Some(reason)), "{answer}");
         assert_eq!(answer.ways[0].wire_bytes, 0);
+    }
+}
+
+#[test]
+fn a_packet_that_may_be_fragmented_is_followed_in_fragments() {
+    let asked = Question { may_fragment: true, ..question("10.244.1.2", "10.244.2.2", 3000) };
+    // Behind 20 bytes of IP 2,980, which are 1440, 1440 and 100; sealed 1416, 1416 and 148.
+    for (table, wire_bytes, codec) in [
+        (table(), 3000 + 2 * 20 + 3 * 36, "a header of 8 bytes"),
+        (sealing_table(), 1500 + 1500 + 232, "ESP, MTU 1438: would handshake and hold"),
+    ] {
+        let answer = explain(&table, &node(), None, &asked).unwrap();
+        assert_eq!(verdicts(&answer), [(Direction::Egress, Verdict::Forward, None, Some("node2"))]);
+        assert_eq!(answer.ways[0].wire_bytes, wire_bytes, "{answer}");
+        let text = answer.to_string();
+        assert!(text.contains("3000 bytes are more than the 14"), "{text}");
+        assert!(text.contains("fragments    it may be fragmented, and leaves in 3"), "{text}");
+        assert!(text.contains(codec), "{text}");
     }
 }
 

@@ -8,7 +8,7 @@ use culvert_dataplane::platform::clock;
 use culvert_dataplane::platform::tun::Offload;
 use culvert_dataplane::{Decision, Observation, Outer, Rehearsal, SENDERS, Tap, bucket};
 use ipnet::IpNet;
-use overlay_proto::{Ecn, Family, InnerPacket, ecn, esp};
+use overlay_proto::{Ecn, Family, Fragments, InnerPacket, ecn, esp};
 
 use super::packet::{self, Impossible, Protocol};
 use super::service;
@@ -23,6 +23,7 @@ struct Seen {
     peer: Option<String>,
     bucket: usize,
     wire_bytes: usize,
+    datagrams: usize,
     /// Whether it would be sealed, and if so, whether there is a session.
     sealed: Option<bool>,
 }
@@ -37,12 +38,15 @@ impl Tap for Watch {
             Observation::Egress { packet, peer, decision } => {
                 seen.peer = peer.map(|peer| peer.name().to_owned());
                 (seen.verdict, seen.reason) = match decision {
-                    Decision::Forward { .. } => (Verdict::Forward, None),
-                    Decision::Seal { flow_hash, is_ready, .. } => {
+                    Decision::Forward { datagrams, .. } => {
+                        seen.datagrams = datagrams;
+                        (Verdict::Forward, None)
+                    }
+                    Decision::Seal { datagrams, flow_hash, is_ready } => {
+                        seen.datagrams = datagrams;
                         (seen.bucket, seen.sealed) = (bucket(flow_hash), Some(is_ready));
                         if let Some(peer) = peer {
-                            let outer = Outer::len_on(Family::of(peer.address()));
-                            seen.wire_bytes += outer + esp::datagram_len(packet.len());
+                            seen.wire_bytes += sealed_len(packet, peer);
                         }
                         (Verdict::Forward, None)
                     }
@@ -64,6 +68,20 @@ impl Tap for Watch {
             Observation::Lost { .. } => {}
         }
     }
+}
+
+/// Bytes on the wire of a packet that is sealed.
+fn sealed_len(packet: &[u8], peer: &Peer) -> usize {
+    let outer = Outer::len_on(Family::of(peer.address()));
+    let planned = InnerPacket::parse(packet)
+        .ok()
+        .and_then(|packet| Fragments::new(&packet, peer.mtu_for(packet.family())));
+    let Some(mut fragments) = planned else { return outer + esp::datagram_len(packet.len()) };
+    let (mut buffer, mut len) = (packet.to_vec(), 0);
+    while let Some(fragment) = fragments.next_in(&mut buffer) {
+        len += outer + esp::datagram_len(fragment.len());
+    }
+    len
 }
 
 fn play(table: &Table, put: impl FnOnce(&mut Rehearsal)) -> Seen {
@@ -297,15 +315,21 @@ fn onward(
     let subnet = subnet(peer.subnets(), destination);
     steps.table("peer", format!("{destination} is in {subnet} of {name}, by longest match"));
     let (len, most) = (packet.len(), mtu.get());
-    if !mtu.fits(len) {
-        let found = format!("{len} bytes are more than the {most} that fit on the way to {name}");
-        steps.table("size", found);
-        return Ok(());
-    }
-    steps.table("size", format!("{len} bytes of at most {most} on the way to {name}"));
+    let size = if mtu.fits(len) {
+        format!("{len} bytes of at most {most} on the way to {name}")
+    } else {
+        format!("{len} bytes are more than the {most} that fit on the way to {name}")
+    };
+    steps.table("size", size);
     if seen.reason == Some(DropReason::NoKey) {
         steps.table("sealed", format!("{name} has no key, and nothing leaves in plain"));
         return Ok(());
+    }
+    if seen.verdict != Verdict::Forward {
+        return Ok(());
+    }
+    if seen.datagrams > 1 {
+        steps.table("fragments", format!("it may be fragmented, and leaves in {}", seen.datagrams));
     }
     let sealed = match (&peer.seal, seen.sealed) {
         (Seal::Keyed(keyed), Some(is_ready)) => Some((keyed, is_ready)),

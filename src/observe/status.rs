@@ -95,6 +95,12 @@ pub struct Status {
     pub process: ProcessStatus,
     /// ICMP errors sent to pods.
     pub icmp_replies: u64,
+    /// Packets of pods that were longer than the path to their peer carries, and left in fragments.
+    #[serde(default)]
+    pub fragmented_packets: u64,
+    /// The fragments that these became.
+    #[serde(default)]
+    pub fragments: u64,
     /// Times that an offload was refused and given up.
     pub offload_refusals: u64,
     /// Times that something of this node's set-up was found missing and put back.

@@ -5,12 +5,16 @@ use std::io;
 use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::time::Duration;
 
-use culvert_lab::{Netns, Pod, probe, wait_until};
+use culvert_lab::probe::{Answer, Ping};
+use culvert_lab::{Fault, Lab, Netns, Node, Pod, probe, wait_until};
 use etherparse::IpNumber;
+use overlay_proto::Family;
+use rustix::net::sockopt::{self, Ipv4PathMtuDiscovery};
 
 use crate::capture::Capture;
-use crate::harness::{FAMILIES, SOON, lab};
+use crate::harness::{FAMILIES, SOON, lab, quick_ping};
 use crate::packets::{PORT, Udp};
+use crate::policy::{bridge_calls, set_bridge_calls};
 
 #[test]
 fn fragmented_datagrams_arrive_whole() {
@@ -23,6 +27,109 @@ fn fragmented_datagrams_arrive_whole() {
             probe::udp_echo(client.netns(), server.netns(), address, len, timeout).unwrap();
         }
     }
+}
+
+#[test]
+fn what_may_be_fragmented_crosses_a_path_narrower_than_the_device() {
+    crosses_in_fragments(&lab("nt-fragpath").up().unwrap(), 1364);
+}
+
+#[test]
+fn what_may_be_fragmented_crosses_a_narrow_path_sealed() {
+    crosses_in_fragments(&lab("nt-fragseal").sealed("require").up().unwrap(), 1338);
+}
+
+/// Narrows the way to the second node; its pods and those of the first have no less than before.
+fn crosses_in_fragments(lab: &Lab, mtu: u64) {
+    let (from, to) = (lab.pod(1, 1), lab.pod(2, 1));
+    narrow(lab, mtu);
+    for calls in bridge_calls(lab.node(1).netns()) {
+        for node in lab.nodes() {
+            set_bridge_calls(node.netns(), calls);
+        }
+        let before = counts(lab);
+        // Whole packets that are too long, fragments that are, and so many that they fill trains.
+        for len in [1400, 1464, 3000, 60_000] {
+            let ping = Ping::default().packet_len(len).may_fragment();
+            let answer = probe::ping(from.netns(), to.ipv4(), &ping).unwrap();
+            assert!(answer.is_reply(), "{len} bytes, bridge calls {calls}: {answer:?}");
+            let echoed = echo_of_fragile(&from, &to, usize::from(len) - 28);
+            assert!(echoed.is_ok(), "{len} bytes, bridge calls {calls}: {echoed:?}");
+        }
+        for ((fragmented, too_big), before) in counts(lab).into_iter().zip(before) {
+            assert!(fragmented >= before.0 + 8, "bridge calls {calls}: {fragmented} {before:?}");
+            assert_eq!(too_big, before.1, "bridge calls {calls}");
+        }
+    }
+}
+
+#[test]
+fn a_ping_that_fills_the_wider_direction_is_answered_by_the_narrower() {
+    let lab = lab("nt-oneside").up().unwrap();
+    narrow(&lab, 1364);
+    // kernel: a veth lets four bytes more than its MTU in (a VLAN tag), and a bridge not out (6.18).
+    let wider = u16::try_from(mtu_to_other(&lab, 2)).unwrap();
+    let (from, to) = (lab.pod(2, 1), lab.pod(1, 1));
+    for family in FAMILIES {
+        // An IPv6 pod has to be told first, by the loss of an answer.
+        let send = || {
+            let ping = Ping::default().packet_len(wider).timeout(Duration::from_millis(300));
+            probe::ping(from.netns(), to.address(family), &ping).unwrap()
+        };
+        let mut answers = vec![send()];
+        if family == Family::V6 {
+            answers.extend([send(), send()]);
+        }
+        let last = answers.last().unwrap();
+        assert!(last.is_reply(), "{family}, {wider} bytes: {answers:?}");
+        let longer = Ping::default().packet_len(wider + 1);
+        let answer = probe::ping(from.netns(), to.address(family), &longer).unwrap();
+        let told = matches!(answer, Answer::TooBig { mtu, .. } if mtu == u32::from(wider));
+        assert!(told, "{family}: {answer:?}");
+    }
+}
+
+/// Makes the way to the second node carry 1400 bytes, and waits until both know.
+fn narrow(lab: &Lab, mtu: u64) {
+    lab.inflict(&Fault::Narrow { node: "node2".to_owned(), mtu: 1400 }).unwrap();
+    let known = || {
+        quick_ping(lab.pod(1, 1).netns(), lab.pod(2, 1).ipv4());
+        mtu_to_other(lab, 1) == mtu && (mtu..=mtu + 4).contains(&mtu_to_other(lab, 2))
+    };
+    wait_until(Duration::from_secs(90), "both nodes to know the path", known).unwrap();
+}
+
+fn mtu_to_other(lab: &Lab, node: u16) -> u64 {
+    lab.node(node).status().unwrap()["peers"][0]["mtu"].as_u64().unwrap()
+}
+
+/// Of each node, how many packets it has fragmented, and how many were too long for that.
+fn counts(lab: &Lab) -> Vec<(u64, u64)> {
+    let count = |node: &Node| {
+        let status = node.status().unwrap();
+        let number = |value: &serde_json::Value| value.as_u64().unwrap();
+        (number(&status["fragmented_packets"]), number(&status["drops"]["too_big"]))
+    };
+    lab.nodes().iter().map(count).collect()
+}
+
+/// Sends a datagram there and back that may be fragmented, by kernels that have learnt nothing of
+/// the path.
+fn echo_of_fragile(from: &Pod, to: &Pod, len: usize) -> io::Result<()> {
+    let server = to.netns().run(|| UdpSocket::bind((to.ipv4(), 0))).unwrap()?;
+    let client = connected(from.netns(), server.local_addr()?);
+    for socket in [&server, &client] {
+        sockopt::set_ip_mtu_discover(socket, Ipv4PathMtuDiscovery::OMIT)?;
+        socket.set_read_timeout(Some(Duration::from_secs(5)))?;
+    }
+    let payload: Vec<u8> = (0..len).map(|at| u8::try_from(at % 251).unwrap()).collect();
+    let mut buffer = vec![0; len + 1];
+    client.send(&payload)?;
+    let (received, sender) = server.recv_from(&mut buffer)?;
+    server.send_to(&buffer[..received], sender)?;
+    let echoed = client.recv(&mut buffer)?;
+    assert_eq!(buffer[..echoed], payload);
+    Ok(())
 }
 
 #[test]

@@ -36,7 +36,7 @@ fn the_table_and_the_sums_name_verdict_and_peer() {
     assert_eq!(table.lines().count(), 12, "{table}");
     let sums = text(&replay("jumbo", &["--summary"]));
     assert!(
-        sums.contains("egress   forward  -                    node2                 3"),
+        sums.contains("egress   forward  -                    node2                 5"),
         "{sums}"
     );
 }

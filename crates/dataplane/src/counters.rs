@@ -11,6 +11,10 @@ pub struct WorkerCounters {
     pub drops: DropCounters,
     /// ICMP errors sent to pods.
     pub replies: AtomicU64,
+    /// Packets that were fragmented.
+    pub fragmented: AtomicU64,
+    /// Fragments that these became.
+    pub fragments: AtomicU64,
     /// Times that segmentation offload was refused and given up.
     pub degraded: AtomicU64,
     /// Questions of other nodes that were answered.
@@ -24,6 +28,12 @@ pub struct WorkerCounters {
 impl WorkerCounters {
     pub(super) fn add_reply(&self) {
         self.replies.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Counts a packet that became so many fragments.
+    pub(super) fn add_fragmented(&self, fragments: usize) {
+        self.fragmented.fetch_add(1, Ordering::Relaxed);
+        self.fragments.fetch_add(fragments as u64, Ordering::Relaxed);
     }
 
     pub(super) fn add_refused_handshake(&self) {

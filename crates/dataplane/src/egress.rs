@@ -3,6 +3,8 @@
 //! A packet is read, decided about, cut apart if it is a super-packet, and put into a train (see
 //! [`Outbox`]) before the next is read, so that one buffer serves all and stays in the cache.
 
+mod fragment;
+
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -18,7 +20,7 @@ use super::round::{Env, Round, send_reply};
 use super::sealed::{HeldPackets, SealedWorker, Sealer};
 use super::tap::{Decision, Observation, intended, source_of};
 use super::train::Key;
-use crate::engine::{DropReason, EgressVerdict, Engine, Keyed, Peer, Seal};
+use crate::engine::{DropReason, EgressVerdict, Engine, Keyed, Peer, PeerIndex, Seal};
 use crate::platform::tun::{MAX_READ_LEN, VNET_HEADER_LEN};
 
 /// Packets and bytes read in one round, so that the other direction gets its turn.
@@ -157,18 +159,13 @@ impl Egress {
         let packets = count_of(plan.as_ref());
         let peer = match engine.handle_tun_packet(env.table, &packet, packet_len, env.now) {
             EgressVerdict::Forward(peer) => peer,
+            EgressVerdict::Fragment(peer) => return self.fragment(env, len, peer),
             verdict @ (EgressVerdict::Reply(_) | EgressVerdict::Drop(_)) => {
                 return Err(refuse(env, verdict, &packet, packets, &mut self.reply).into());
             }
         };
         let to = env.table.peer(peer);
-        let mut key = Key {
-            peer,
-            endpoint: to.endpoint,
-            ecn: ecn::encapsulate(packet.ecn()),
-            flow_hash: to.paths.lead(packet.flow_hash()),
-            sealed: false,
-        };
+        let mut key = key_of(to, peer, &packet);
         let family = packet.family();
         let (inner_len, transport_offset) = (packet.len(), packet.transport_offset());
         let bytes = &mut self.packet[VNET_HEADER_LEN..VNET_HEADER_LEN + inner_len];
@@ -267,6 +264,18 @@ fn header_of(bytes: &[u8]) -> Result<(VnetHeader, &[u8]), DropReason> {
     Ok((header, bytes))
 }
 
+/// What the datagrams of a packet for this peer have in common, if they leave in plain.
+#[inline]
+fn key_of(to: &Peer, peer: PeerIndex, packet: &InnerPacket<'_>) -> Key {
+    Key {
+        peer,
+        endpoint: to.endpoint,
+        ecn: ecn::encapsulate(packet.ecn()),
+        flow_hash: to.paths.lead(packet.flow_hash()),
+        sealed: false,
+    }
+}
+
 /// How to cut a packet apart, if it is a super-packet.
 #[inline]
 fn plan_of(header: &VnetHeader, packet: &InnerPacket<'_>) -> Result<Option<SplitPlan>, DropReason> {
@@ -346,7 +355,7 @@ fn refuse<T: TunPort, U>(
             Stop { reason: reply.reason(), packets, reply_len }
         }
         EgressVerdict::Drop(reason) => Stop { reason, packets, reply_len: None },
-        EgressVerdict::Forward(_) => {
+        EgressVerdict::Forward(_) | EgressVerdict::Fragment(_) => {
             Stop { reason: DropReason::NoSession, packets, reply_len: None }
         }
     }

@@ -442,6 +442,12 @@ impl DataPlane {
         self.sum(|counters| counters.replies.load(Ordering::Relaxed))
     }
 
+    /// Packets that were fragmented so far, and the fragments that they became.
+    pub fn fragmented(&self) -> (u64, u64) {
+        let packets = self.sum(|counters| counters.fragmented.load(Ordering::Relaxed));
+        (packets, self.sum(|counters| counters.fragments.load(Ordering::Relaxed)))
+    }
+
     /// Times that an offload was refused and given up.
     pub fn degraded(&self) -> u64 {
         self.sum(|counters| counters.degraded.load(Ordering::Relaxed))

@@ -88,14 +88,14 @@ pub enum Observation<'a> {
 pub enum Decision<'a> {
     /// It goes to the peer in so many datagrams.
     Forward {
-        /// More than one for a super-packet.
+        /// More than one for a super-packet, or one that is fragmented.
         datagrams: usize,
         /// Which source port they leave by.
         flow_hash: u32,
     },
     /// It would be sealed and go to the peer, but there is nobody who has keys: a rehearsal.
     Seal {
-        /// More than one for a super-packet.
+        /// More than one for a super-packet, or one that is fragmented.
         datagrams: usize,
         /// Which source port they leave by.
         flow_hash: u32,

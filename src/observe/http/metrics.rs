@@ -162,6 +162,12 @@ impl Collector for Node {
         for (name, help, value) in [
             ("table_changes", "Subnet tables taken since the start", table.generation),
             ("icmp_replies", "ICMP errors sent to pods", status.icmp_replies),
+            (
+                "fragmented_packets",
+                "Packets of pods that left in fragments",
+                status.fragmented_packets,
+            ),
+            ("fragments", "Fragments that packets of pods became", status.fragments),
             ("offload_refusals", "Offloads refused and given up", status.offload_refusals),
             ("repairs", "Parts of this node's set-up put back", status.repairs),
         ] {

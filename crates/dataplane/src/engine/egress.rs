@@ -12,6 +12,8 @@ use super::{DropReason, Engine, Owner, PeerIndex, Reply, Seal, Table};
 pub enum EgressVerdict {
     /// Send it to this peer of the table.
     Forward(PeerIndex),
+    /// Send it to this peer in fragments that are no longer than the path to it carries.
+    Fragment(PeerIndex),
     /// Drop it and tell its sender.
     Reply(Reply),
     /// Drop it.
@@ -50,7 +52,7 @@ impl Engine {
                 } else if mtu.fits(packet_len) {
                     return EgressVerdict::Forward(index);
                 } else if !packet.dont_fragment() {
-                    return EgressVerdict::Drop(DropReason::TooBig);
+                    return EgressVerdict::Fragment(index);
                 } else {
                     (DropReason::TooBig, Message::TooBig(mtu))
                 }

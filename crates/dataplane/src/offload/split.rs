@@ -102,22 +102,20 @@ impl SplitPlan {
         self.finish_header(&bytes[self.payload(index)], index, out);
     }
 
-    /// Puts the header of packet `index` right before its payload in the super-packet `bytes`, over
-    /// what is there, and returns the packet. `header` is the super-packet's. Packets are taken in
-    /// their order, each of them once.
-    pub fn packet_in_place<'b>(
-        &self,
-        header: &[u8],
-        index: usize,
-        bytes: &'b mut [u8],
-    ) -> &'b mut [u8] {
-        let payload = self.payload(index);
-        let start = payload.start - self.header_len;
-        let packet = &mut bytes[start..payload.end];
-        let (out, payload) = packet.split_at_mut(self.header_len);
-        out.copy_from_slice(header);
-        self.finish_header(payload, index, out);
-        packet
+    /// Makes the packets in the super-packet `bytes`, each header right before its payload, over what
+    /// is there, and lets `take` have one after the other.
+    pub fn for_each_in_place(&self, bytes: &mut [u8], mut take: impl FnMut(&mut [u8])) {
+        let mut space = [0; MAX_HEADER_LEN];
+        let header = &mut space[..self.header_len];
+        header.copy_from_slice(&bytes[..self.header_len]);
+        for index in 0..self.count() {
+            let payload = self.payload(index);
+            let packet = &mut bytes[payload.start - self.header_len..payload.end];
+            let (out, payload) = packet.split_at_mut(self.header_len);
+            out.copy_from_slice(header);
+            self.finish_header(payload, index, out);
+            take(packet);
+        }
     }
 
     /// Makes the header of packet `index`, which has this payload, out of that of the super-packet.

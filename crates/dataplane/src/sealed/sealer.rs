@@ -12,7 +12,7 @@ use overlay_proto::esp::{self, Payload};
 use super::hold::{Hold, Kept};
 use super::{HeldPackets, SealedWorker};
 use crate::engine::{DropReason, Keyed};
-use crate::offload::split::{self, SplitPlan};
+use crate::offload::split::SplitPlan;
 use crate::outbox::Outbox;
 use crate::port::UnderlayPort;
 use crate::round::Env;
@@ -136,16 +136,11 @@ impl Session {
         let Some(plan) = plan else {
             return self.seal(outbox, env, key, family, bytes);
         };
-        let mut space = [0; split::MAX_HEADER_LEN];
-        let header = &mut space[..plan.header_len()];
-        header.copy_from_slice(&bytes[..plan.header_len()]);
-        for index in 0..plan.count() {
-            let packet = plan.packet_in_place(header, index, bytes);
-            self.seal(outbox, env, key, family, packet);
-        }
+        plan.for_each_in_place(bytes, |packet| self.seal(outbox, env, key, family, packet));
     }
 
-    fn seal<T, U: UnderlayPort>(
+    /// Seals one packet into a train.
+    pub(crate) fn seal<T, U: UnderlayPort>(
         &mut self,
         outbox: &mut Outbox,
         env: &mut Env<'_, T, U>,

@@ -3,6 +3,7 @@
 mod capture;
 mod codecs;
 mod egress;
+mod fragments;
 mod ingress;
 mod own_address;
 mod packets;

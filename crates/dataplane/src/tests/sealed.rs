@@ -1,5 +1,6 @@
 //! Nodes that seal: what leaves in which form, what waits, and what is refused.
 
+mod fragments;
 mod hostile;
 mod net;
 mod plane;

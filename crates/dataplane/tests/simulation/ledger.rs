@@ -96,6 +96,12 @@ impl Ledger {
         }
     }
 
+    /// A copy has become so many fragments, each of which comes to an end of its own.
+    pub(crate) fn fragment(&mut self, number: Option<u32>, fragments: usize) {
+        *self.fates.entry("fragmented").or_default() += 1;
+        (1..fragments).for_each(|_| self.copy(number));
+    }
+
     /// A copy has come to its end.
     pub(crate) fn end(&mut self, number: Option<u32>, fate: Fate) -> Result<(), Violation> {
         *self.fates.entry(fate.as_str()).or_default() += 1;

@@ -61,6 +61,7 @@ fn fixed_seeds_hold_every_invariant_and_reach_every_fate() {
         "own_subnet",
         "no_owner",
         "too_big",
+        "fragmented",
         // What the kernel refuses, and what becomes of the rest.
         "underlay_full",
         "underlay_refused",

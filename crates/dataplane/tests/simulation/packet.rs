@@ -161,6 +161,40 @@ pub(crate) fn number(packet: &[u8]) -> Option<u32> {
     Some(u32::from_be_bytes(*number))
 }
 
+/// Whether a packet is a fragment of one.
+pub(crate) fn is_fragment(packet: &[u8]) -> bool {
+    packet[0] >> 4 == 4 && (packet[6] & 0x3f, packet[7]) != (0, 0)
+}
+
+/// Whether a fragment says that it ends where no packet can.
+pub(crate) fn lies_beyond(packet: &[u8]) -> bool {
+    let start = (usize::from(packet[6] & 0x1f) << 8 | usize::from(packet[7])) * 8;
+    packet[0] >> 4 == 4 && start + packet.len() > 65_535
+}
+
+/// The fragments of a packet without IP options; itself, if it fits.
+pub(crate) fn fragments(packet: &[u8], mtu: usize) -> Vec<Vec<u8>> {
+    if packet.len() <= mtu {
+        return vec![packet.to_vec()];
+    }
+    let word = u16::from_be_bytes([packet[6], packet[7]]);
+    let (mut offset, mut rest, mut all) = (word & 0x1fff, &packet[20..], Vec::new());
+    while !rest.is_empty() {
+        let fits = rest.len() <= mtu - 20;
+        let (payload, after) = rest.split_at(if fits { rest.len() } else { (mtu - 20) & !7 });
+        let more = if fits { word & 0x2000 } else { 0x2000 };
+        let mut fragment = [&packet[..20], payload].concat();
+        let total = u16::try_from(fragment.len()).unwrap();
+        fragment[2..4].copy_from_slice(&total.to_be_bytes());
+        fragment[6..8].copy_from_slice(&(word & 0x8000 | more | offset).to_be_bytes());
+        fill_header_checksum(&mut fragment);
+        all.push(fragment);
+        offset += u16::try_from(payload.len() / 8).unwrap();
+        rest = after;
+    }
+    all
+}
+
 /// Source and destination of a packet.
 pub(crate) fn addresses(packet: &[u8]) -> (IpAddr, IpAddr) {
     let v6 = |at: usize| IpAddr::from(<[u8; 16]>::try_from(&packet[at..at + 16]).unwrap());

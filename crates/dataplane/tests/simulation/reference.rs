@@ -9,7 +9,7 @@ use culvert_dataplane::engine::DropReason;
 use overlay_proto::{DecodeError, InnerError};
 
 use crate::cluster::Version;
-use crate::packet::{Read, addresses, set_ecn};
+use crate::packet::{Read, addresses, fragments, lies_beyond, set_ecn};
 
 /// Header, UDP and outer IP.
 const GPE: u16 = 8 + 8;
@@ -32,9 +32,10 @@ pub(crate) struct View<'a> {
 /// What must become of a packet that the worker reads from the TUN queue.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Egress {
+    /// Each packet in one datagram, or in several with a fragment each.
     Forward {
         to: usize,
-        datagrams: Vec<Vec<u8>>,
+        datagrams: Vec<Vec<Vec<u8>>>,
     },
     Drop(DropReason),
     /// Dropped, and its sender is told: the MTU, or that nobody has the address.
@@ -66,13 +67,18 @@ impl View<'_> {
         // IPv6 knows no MTU below 1280.
         let mtu = self.mtu(to).max(if source.is_ipv6() { 1280 } else { 0 });
         if longest > usize::from(mtu) {
-            if !read.dont_fragment {
+            if read.dont_fragment {
+                return self.reply(source, DropReason::TooBig, Some(mtu));
+            }
+            if read.packets.iter().any(|packet| lies_beyond(packet)) {
                 return Egress::Drop(DropReason::TooBig);
             }
-            return self.reply(source, DropReason::TooBig, Some(mtu));
         }
-        let datagrams = read.packets.iter().map(|packet| self.datagram(packet)).collect();
-        Egress::Forward { to, datagrams }
+        let datagrams = |packet: &Vec<u8>| {
+            let pieces = fragments(packet, mtu.into());
+            pieces.iter().map(|piece| self.datagram(piece)).collect()
+        };
+        Egress::Forward { to, datagrams: read.packets.iter().map(datagrams).collect() }
     }
 
     /// A node sends what its pods send, and what it sends itself from its own address.

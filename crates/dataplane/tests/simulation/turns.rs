@@ -6,7 +6,7 @@ use culvert_dataplane::engine::DropReason;
 
 use crate::ledger::{Fate, Violation, ensure};
 use crate::node::Emitter;
-use crate::packet::{Read, addresses, number};
+use crate::packet::{Read, addresses, is_fragment, number};
 use crate::ports::{Fates, Sent};
 use crate::reference::{Egress, View};
 use crate::world::{FlowKey, World};
@@ -47,11 +47,17 @@ impl World {
             match verdict {
                 Egress::Forward { to, datagrams } => {
                     self.no_loop(node, read)?;
-                    for (datagram, number) in datagrams.iter().zip(&read.numbers) {
-                        let place = next_of(&mut in_flow, &datagram[8..]);
-                        let found = place.map(|place| &sent[place]);
-                        self.check_sent(node, to, datagram, *number, found)?;
-                        place.into_iter().for_each(|place| numbers[place] = *number);
+                    let packets = read.packets.iter().zip(&read.numbers).zip(&datagrams);
+                    for ((packet, number), datagrams) in packets {
+                        if datagrams.len() > 1 {
+                            self.ledger.fragment(*number, datagrams.len());
+                        }
+                        for datagram in datagrams {
+                            let place = next_of(&mut in_flow, &datagram[8..]);
+                            let found = place.map(|place| &sent[place]);
+                            self.check_sent(node, to, (packet, datagram), *number, found)?;
+                            place.into_iter().for_each(|place| numbers[place] = *number);
+                        }
                     }
                 }
                 Egress::Drop(reason) => self.drop_read(node, read, reason)?,
@@ -73,7 +79,7 @@ impl World {
         &mut self,
         node: usize,
         to: usize,
-        datagram: &[u8],
+        (packet, datagram): (&[u8], &[u8]),
         number: Option<u32>,
         sent: Option<&Sent>,
     ) -> Result<(), Violation> {
@@ -92,10 +98,12 @@ impl World {
         ensure(invariant, right, || {
             format!("node{node}, {} to {to_address}, ECN {ecn}: sent {sent:?}", describe(inner))
         })?;
-        let bucket = *self.buckets.entry((node, flow(inner))).or_insert(sent.bucket);
-        ensure("a flow keeps its source port", bucket == sent.bucket, || {
-            format!("node{node}, {}: {bucket} and {}", describe(inner), sent.bucket)
-        })?;
+        if !is_fragment(packet) {
+            let bucket = *self.buckets.entry((node, flow(packet))).or_insert(sent.bucket);
+            ensure("a flow keeps its source port", bucket == sent.bucket, || {
+                format!("node{node}, {}: {bucket} and {}", describe(inner), sent.bucket)
+            })?;
+        }
         let peer = crate::cluster::name(to);
         let daemon = self.nodes[node].daemon.as_mut().expect("it is up");
         match sent.refused {
@@ -307,9 +315,13 @@ fn flow_of(packet: &[u8]) -> Option<FlowKey> {
     (packet.len() >= ip_len + 4).then(|| flow(packet))
 }
 
+/// Fragments of one packet are a flow of their own: not all of them have ports.
 fn flow(packet: &[u8]) -> FlowKey {
     let (source, destination) = addresses(packet);
     let (ip_len, protocol) = if packet[0] >> 4 == 4 { (20, packet[9]) } else { (40, packet[6]) };
+    if is_fragment(packet) {
+        return (source, destination, protocol, [0, 0, packet[4], packet[5]]);
+    }
     (source, destination, protocol, packet[ip_len..ip_len + 4].try_into().unwrap())
 }
 
@@ -325,7 +337,10 @@ pub(crate) fn describe(packet: &[u8]) -> String {
 
 fn tell(verdict: &Egress) -> String {
     match verdict {
-        Egress::Forward { to, datagrams } => format!("forward to node{to} x{}", datagrams.len()),
+        Egress::Forward { to, datagrams } => {
+            let count: usize = datagrams.iter().map(Vec::len).sum();
+            format!("forward to node{to} x{count}")
+        }
         Egress::Drop(reason) => format!("drop {}", reason.as_str()),
         Egress::Reply(reason, mtu) => format!("reply {} {mtu:?}", reason.as_str()),
     }

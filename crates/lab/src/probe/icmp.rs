@@ -35,11 +35,13 @@ pub struct Ping {
     pub packet_len: u16,
     /// How long to wait for an answer.
     pub timeout: Duration,
+    /// Whether it may be fragmented, by the sender's kernel or by routers (IPv4).
+    pub may_fragment: bool,
 }
 
 impl Default for Ping {
     fn default() -> Self {
-        Self { packet_len: 84, timeout: Duration::from_secs(2) }
+        Self { packet_len: 84, timeout: Duration::from_secs(2), may_fragment: false }
     }
 }
 
@@ -48,6 +50,13 @@ impl Ping {
     #[must_use]
     pub const fn packet_len(mut self, bytes: u16) -> Self {
         self.packet_len = bytes;
+        self
+    }
+
+    /// The same request, which may be fragmented.
+    #[must_use]
+    pub const fn may_fragment(mut self) -> Self {
+        self.may_fragment = true;
         self
     }
 
@@ -136,21 +145,26 @@ impl Answer {
 ///
 /// The namespace cannot be entered or its raw sockets cannot be used. No answer is no error.
 pub fn ping(from: &Netns, to: IpAddr, ping: &Ping) -> Result<Answer> {
-    let socket = from.run(|| open(to))??;
+    let socket = from.run(|| open(to, ping.may_fragment))??;
     exchange(&socket, to, ping).with_context(|| format!("ping {to} from {}", from.name()))
 }
 
-/// Opens a socket whose packets nobody may fragment. The sender's kernel ignores what it has learnt
-/// of the path, so that a packet up to the interface's MTU goes out and meets whatever is there.
-fn open(to: IpAddr) -> Result<UdpSocket> {
+/// Opens a socket. The sender's kernel ignores what it has learnt of the path, so that a packet or
+/// a fragment of up to the interface's MTU goes out and meets whatever is there.
+fn open(to: IpAddr, may_fragment: bool) -> Result<UdpSocket> {
     let socket = match Family::of(to) {
         Family::V4 => Socket::new(Domain::IPV4, Type::RAW, Some(Protocol::ICMPV4)),
         Family::V6 => Socket::new(Domain::IPV6, Type::RAW, Some(Protocol::ICMPV6)),
     }
     .context("open a raw socket")?;
+    let (v4, v6) = if may_fragment {
+        (Ipv4PathMtuDiscovery::OMIT, Ipv6PathMtuDiscovery::OMIT)
+    } else {
+        (Ipv4PathMtuDiscovery::PROBE, Ipv6PathMtuDiscovery::PROBE)
+    };
     match Family::of(to) {
-        Family::V4 => sockopt::set_ip_mtu_discover(&socket, Ipv4PathMtuDiscovery::PROBE),
-        Family::V6 => sockopt::set_ipv6_mtu_discover(&socket, Ipv6PathMtuDiscovery::PROBE),
+        Family::V4 => sockopt::set_ip_mtu_discover(&socket, v4),
+        Family::V6 => sockopt::set_ipv6_mtu_discover(&socket, v6),
     }
     .context("set path MTU discovery")?;
     // The standard library's name for a datagram socket; what it calls is the same.
