@@ -67,7 +67,7 @@ fn crosses_in_fragments(lab: &Lab, mtu: u64) {
 fn a_ping_that_fills_the_wider_direction_is_answered_by_the_narrower() {
     let lab = lab("nt-oneside").up().unwrap();
     narrow(&lab, 1364);
-    // kernel: a veth lets four bytes more than its MTU in (a VLAN tag), and a bridge not out (6.18).
+    // kernel: a veth lets four bytes more than its MTU in (a VLAN tag), a bridge not out (6.18).
     let wider = u16::try_from(mtu_to_other(&lab, 2)).unwrap();
     let (from, to) = (lab.pod(2, 1), lab.pod(1, 1));
     for family in FAMILIES {

@@ -1,6 +1,6 @@
-//! A node with thousands of peers that are wanted all at once: every one gets a session at the first
-//! attempt, and the memory for all of them and for the handshakes is bounded. Nothing here looks at
-//! a clock; `bench handshakes` measures.
+//! A node with thousands of peers that are wanted all at once: every one gets a session at the
+//! first attempt, and the memory for all of them and for the handshakes is bounded. Nothing here
+//! looks at a clock; `bench handshakes` measures.
 //!
 //! `CULVERT_PEERS` says with how many (`make many-peers`: 10,000).
 

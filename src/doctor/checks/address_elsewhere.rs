@@ -1,5 +1,5 @@
-//! `address_elsewhere`: whether the underlay address is this machine's, and nobody else's, and those
-//! of peers are of one machine each.
+//! `address_elsewhere`: whether the underlay address is this machine's, and nobody else's, and
+//! those of peers are of one machine each.
 
 use culvert_netlink::Detection;
 

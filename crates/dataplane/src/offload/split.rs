@@ -102,8 +102,8 @@ impl SplitPlan {
         self.finish_header(&bytes[self.payload(index)], index, out);
     }
 
-    /// Makes the packets in the super-packet `bytes`, each header right before its payload, over what
-    /// is there, and lets `take` have one after the other.
+    /// Makes the packets in the super-packet `bytes`, each header right before its payload, over
+    /// what is there, and lets `take` have one after the other.
     pub fn for_each_in_place(&self, bytes: &mut [u8], mut take: impl FnMut(&mut [u8])) {
         let mut space = [0; MAX_HEADER_LEN];
         let header = &mut space[..self.header_len];

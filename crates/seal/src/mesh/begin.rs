@@ -53,8 +53,8 @@ impl<E: Entropy> Mesh<E> {
         self.begin(index, now.instant, now, out);
     }
 
-    /// Begins a handshake that is needed by then, unless one is on its way. The INIT is sent when it
-    /// is the peer's turn.
+    /// Begins a handshake that is needed by then, unless one is on its way. The INIT is sent when
+    /// it is the peer's turn.
     pub(super) fn begin(&mut self, index: Index, needed: Instant, now: Now, out: &mut Output) {
         let Some(peer) = &mut self.peers[index] else { return };
         if peer.attempt.is_some() || peer.begin_with == 0 {
@@ -104,8 +104,8 @@ impl<E: Entropy> Mesh<E> {
         self.send_new(index, now, out);
     }
 
-    /// Sends an INIT that takes the place of the one before, if there was one. The handshake is over
-    /// if none can be made.
+    /// Sends an INIT that takes the place of the one before, if there was one. The handshake is
+    /// over if none can be made.
     fn send_new(&mut self, index: Index, now: Now, out: &mut Output) {
         let made = self.new_init(index, now);
         if let Some(peer) = &mut self.peers[index]
