@@ -59,6 +59,9 @@ struct Taken {
     changing_kib: f64,
 }
 
+/// One of the figures.
+type Figure = fn(&Taken) -> f64;
+
 #[derive(Clone, Debug, Serialize)]
 struct Found {
     nodes: usize,
@@ -89,7 +92,7 @@ impl Findings for Found {
             text.push('\n');
         };
         row("a node that follows", Following::ALL.map(|it| it.name().to_owned()).to_vec());
-        let figures: [(&str, fn(&Taken) -> f64); 7] = [
+        let figures: [(&str, Figure); 7] = [
             ("start until ready, s", |taken| taken.ready_seconds),
             ("CPU time of that, s", |taken| taken.ready_cpu_seconds),
             ("sent by the API server for that, MiB", |taken| taken.ready_mib),
