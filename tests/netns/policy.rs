@@ -21,7 +21,7 @@ use crate::harness::{FAMILIES, REPAIR_LIMIT, assert_reaches, run};
 
 /// Values of `net.bridge.bridge-nf-call-iptables`, with which frames of a bridge pass the rules of
 /// IP or do not; only the second where the kernel has no such parameter.
-pub(crate) fn bridge_calls(node: &Netns) -> Vec<&'static str> {
+fn bridge_calls(node: &Netns) -> Vec<&'static str> {
     const KEY: &str = "bridge/bridge-nf-call-iptables";
     if node.run(|| std::path::Path::new("/proc/sys/net").join(KEY).exists()).unwrap() {
         vec!["0", "1"]
@@ -31,7 +31,7 @@ pub(crate) fn bridge_calls(node: &Netns) -> Vec<&'static str> {
 }
 
 /// Has frames of the bridge pass the rules of IP, or not.
-pub(crate) fn set_bridge_calls(node: &Netns, value: &str) {
+fn set_bridge_calls(node: &Netns, value: &str) {
     for family in ["ip", "ip6"] {
         let key = format!("bridge/bridge-nf-call-{family}tables");
         // Absent where the kernel has none, of which `bridge_calls` has told.
