@@ -30,7 +30,7 @@ pub(super) fn check(facts: &Facts) -> Vec<Finding> {
         findings.push(match (&clock.is_synchronised, compared) {
             (Ok(true), 0) => Finding::ok("kept right, as the kernel is told"),
             (_, 1..) => {
-                Finding::ok(format!("that of {} within {FAR:.0} s", counted(compared, "peer")))
+                Finding::ok(format!("as that of {}, within {FAR:.0} s", counted(compared, "peer")))
             }
             (Ok(false), _) => Finding::skip(
                 "nobody tells the kernel that he keeps it right, and there is nothing to compare it with",
@@ -87,7 +87,7 @@ mod tests {
             peers.iter_mut().zip(ahead).for_each(|(peer, ahead)| peer.clock_ahead = ahead);
             said("clock", &facts).remove(0)
         };
-        assert_eq!(with([Some(0.2), Some(-0.3)]).found, "that of 2 peers within 5 s");
+        assert_eq!(with([Some(0.2), Some(-0.3)]).found, "as that of 2 peers, within 5 s");
         assert_eq!(with([None, None]).found, "kept right, as the kernel is told");
         let one = with([Some(0.1), Some(-90.0)]);
         assert_eq!((one.verdict, one.peer.as_deref()), (Verdict::Warn, Some("node3")));
