@@ -230,6 +230,7 @@ impl<E: Entropy> Mesh<E> {
             return self.fail(index, Role::Initiator, Failure::WrongKeys, out);
         };
         self.shared.slots.install(Arc::clone(&session.incoming));
+        self.turns.note_answer(index, now.instant);
         let attempt = self.peers[index].as_mut().and_then(|peer| peer.attempt.take());
         let began = attempt.and_then(|attempt| attempt.began);
         let took = began.map(|began| now.instant.saturating_duration_since(began));

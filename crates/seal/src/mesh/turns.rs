@@ -18,6 +18,12 @@ pub(super) const AT_ONCE: usize = 1024;
 /// For how long nobody has to make room: two INITs that are lost cost no peer its place.
 pub(super) const SHORTEST_STAY: Duration = Duration::from_secs(1);
 
+/// Where answers take their time, because whoever makes or reads them has no more processor, an
+/// INIT has several times as long as they take: else all would be given up before their answers
+/// come, and nobody would ever have a session.
+const ANSWERS: u32 = 4;
+const LONGEST_STAY: Duration = Duration::from_secs(8);
+
 /// Where a handshake that this node begins has got to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Place {
@@ -59,6 +65,8 @@ pub(super) struct Turns {
     under_way: List,
     /// Which of the lines moves next when both could.
     again_is_next: bool,
+    /// How long answers took lately; each counts for an eighth.
+    answers_take: Duration,
 }
 
 impl Turns {
@@ -70,6 +78,7 @@ impl Turns {
             waiting_again: List::new(),
             under_way: List::new(),
             again_is_next: false,
+            answers_take: Duration::ZERO,
         }
     }
 
@@ -89,6 +98,18 @@ impl Turns {
         }
     }
 
+    /// Takes note that a peer that is under way has answered.
+    pub(super) fn note_answer(&mut self, index: Index, now: Instant) {
+        if let Some(Place::UnderWay(since)) = self.places.get(&index) {
+            let took = now.saturating_duration_since(*since).min(LONGEST_STAY);
+            self.answers_take = (self.answers_take * 7 + took) / 8;
+        }
+    }
+
+    fn stay(&self) -> Duration {
+        (self.answers_take * ANSWERS).clamp(SHORTEST_STAY, LONGEST_STAY)
+    }
+
     /// Whose turn it is: whoever is first in line, if there is a place, or if it is needed and
     /// somebody has had a place for long enough. Whoever is told so sends an INIT.
     pub(super) fn next(&mut self, now: Instant) -> Option<Turn> {
@@ -104,7 +125,7 @@ impl Turns {
             None
         } else {
             let (since, longest) = self.under_way.first()?;
-            if !is_due(&waits) || now < *since + SHORTEST_STAY {
+            if !is_due(&waits) || now < *since + self.stay() {
                 return None;
             }
             Some(*longest)

@@ -1,6 +1,6 @@
 //! One node among many peers, of which some do not answer: whose turn it is to shake hands.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::*;
 
@@ -32,6 +32,10 @@ struct Crowd {
     now: Instant,
     /// Percent of datagrams that are lost.
     loss: u64,
+    /// How long an answer takes that one processor makes for all peers, and until when it is busy.
+    work: Duration,
+    busy_until: Instant,
+    answered: BTreeSet<Vec<u8>>,
     /// By the moment of arrival: from or to which peer, and whether to the node.
     road: BTreeMap<(Instant, u64), (usize, bool, Vec<u8>)>,
     sent: u64,
@@ -78,6 +82,9 @@ impl Crowd {
             start,
             now: start,
             loss,
+            work: Duration::ZERO,
+            busy_until: start,
+            answered: BTreeSet::new(),
             road: BTreeMap::new(),
             sent: 0,
             most: 0,
@@ -101,9 +108,18 @@ impl Crowd {
             let mut random = [0; 8];
             self.random.fill(&mut random);
             self.sent += 1;
-            if u64::from_be_bytes(random) % 100 >= self.loss {
-                self.road.insert((self.now + WAY, self.sent), (peer, to_node, bytes));
+            if u64::from_be_bytes(random) % 100 < self.loss {
+                continue;
             }
+            let mut leaves = self.now;
+            if to_node && Kind::of(&bytes) == Kind::Handshake {
+                // One that was made before, for an INIT that came again, costs nothing but waits.
+                let work =
+                    if self.answered.insert(bytes.clone()) { self.work } else { Duration::ZERO };
+                leaves = self.busy_until.max(self.now) + work;
+                self.busy_until = leaves;
+            }
+            self.road.insert((leaves + WAY, self.sent), (peer, to_node, bytes));
         }
     }
 
@@ -214,6 +230,19 @@ fn all_have_sessions_although_few_handshakes_are_under_way_at_once() {
         crowd.until(limit, "a crowd", |crowd| (0..100).all(|number| crowd.is_up(number)));
         assert_eq!(crowd.most, FEW);
     }
+}
+
+/// Eight answers take longer than anybody has a place for certain.
+#[test]
+fn answers_that_take_their_time_come_to_sessions() {
+    let mut crowd = Crowd::new(60, 1, 0);
+    crowd.work = Duration::from_millis(200);
+    for number in 0..60 {
+        crowd.wake(number);
+        crowd.peers[usize::from(number)].wanted = true;
+    }
+    let all = |crowd: &Crowd| (0..60).all(|number| crowd.is_up(number));
+    crowd.until(60 * 3 * crowd.work, "a slow crowd", all);
 }
 
 #[test]
