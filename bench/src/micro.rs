@@ -13,7 +13,7 @@ use culvert_dataplane::offload::{Gso, PartialChecksum, VnetHeader};
 use culvert_lab::clock;
 use etherparse::{IpHeaders, Ipv4Header, Ipv6Header, PacketBuilder, TcpOptionElement};
 use overlay_proto::checksum;
-use overlay_proto::{Codec, Ecn, Family, InnerPacket, Mtu, Vni};
+use overlay_proto::{Codec, CodecKind, Ecn, Family, InnerPacket, Mtu, Vni};
 use serde::Serialize;
 
 /// Longest inner packet on an underlay of 1500.
@@ -268,7 +268,11 @@ pub fn ingress(engine: &Engine, table: &Table, datagram: &[u8]) {
     let Some(sender) = table.sender(black_box(underlay(1).ip())) else {
         return;
     };
-    let delivery = engine.handle_udp_datagram(table, sender, Ecn::NotEct, black_box(datagram));
+    let Some(heard) = table.peer(sender).heard_in(CodecKind::default()) else {
+        return;
+    };
+    let datagram = black_box(datagram);
+    let delivery = engine.handle_udp_datagram(table, sender, heard, Ecn::NotEct, datagram);
     black_box(delivery.is_ok());
 }
 
@@ -355,6 +359,7 @@ mod tests {
         let arriving = datagram(Family::V4, &Packet::new(Transport::Udp, 1, 0, 64).build());
         let sender = table.sender(underlay(1).ip()).unwrap();
         let engine = Engine::new(clock::now());
-        assert!(engine.handle_udp_datagram(&table, sender, Ecn::NotEct, &arriving).is_ok());
+        let heard = table.peer(sender).heard_in(CodecKind::default()).unwrap();
+        assert!(engine.handle_udp_datagram(&table, sender, heard, Ecn::NotEct, &arriving).is_ok());
     }
 }

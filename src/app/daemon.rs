@@ -2,6 +2,7 @@
 
 mod mode;
 mod table;
+mod takeover;
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -21,6 +22,7 @@ use tokio::time::{Interval, MissedTickBehavior, interval};
 use self::mode::Insisting;
 pub(super) use self::mode::Reread;
 use self::table::{binding, preflight};
+use self::takeover::Takeover;
 use super::announcer::Announcer;
 use super::doubt::Doubt;
 use super::feed::Feed;
@@ -33,7 +35,9 @@ use super::probes::Probes;
 use super::sealed::Sealed;
 use super::view::Facts;
 use crate::config::Config;
-use crate::control::node::{Changes, Failure, Hint, Kernel, KernelEvents, Report, Stranded};
+use crate::control::node::{
+    Changes, Failure, Hint, Kernel, KernelEvents, NodeSpec, Report, Stranded,
+};
 use crate::lifecycle::{Need, Readiness, ReloadSignal, Supervisor};
 use crate::platform::sysctl::Sysctls;
 
@@ -125,8 +129,10 @@ impl Daemon {
             sealed: sealed.options(&in_force.members),
         };
         let ends = in_force.ends(&config);
-        let (plane, notices) = DataPlane::start(options, in_force.compile(&registry, None), &ends)
-            .with_context(|| binding(&config, &ends))?;
+        let takeover = Takeover::of(&in_force, &config, &kernel).await?;
+        let first = takeover.as_ref().map_or_else(|| ends.clone(), |it| it.before(&ends));
+        let (plane, notices) = DataPlane::start(options, in_force.compile(&registry, None), &first)
+            .with_context(|| binding(&config, &first))?;
         let plane = Arc::new(plane);
         facts.set_plane(Arc::clone(&plane));
         let policy = Enforcement::start(&config, &facts, &readiness, &in_force.members).await?;
@@ -164,22 +170,34 @@ impl Daemon {
         daemon.use_keys();
         daemon.show_paths();
         daemon.facts.generation.store(1, Ordering::Relaxed);
-        match daemon.reconcile(Changes::ALL).await {
+        if let Some(takeover) = takeover {
+            daemon.set_up(|spec| takeover.let_carry(spec)).await?;
+            takeover.complete(&daemon.config, &daemon.kernel, &daemon.plane, &ends).await?;
+        }
+        daemon.set_up(|_as_it_is| ()).await?;
+        daemon.announcer.set(Need::Table, None);
+        daemon.announce().await;
+        daemon.feed.taken(daemon.in_force.members.overlay()).await;
+        Ok(daemon)
+    }
+
+    /// Makes the kernel's state what it should be, for the first time; `adjust` may have it another.
+    async fn set_up(&mut self, adjust: impl FnOnce(&mut NodeSpec)) -> anyhow::Result<()> {
+        let mut spec = self.in_force.spec(&self.config);
+        adjust(&mut spec);
+        match self.kernel.reconcile(spec, self.owner.clone(), Changes::ALL).await {
             Ok(mut report) => {
                 // A start is no repair.
                 for action in report.done.drain(..) {
                     tracing::debug!(%action, "set up");
                 }
-                daemon.go_by(report);
+                self.go_by(report);
             }
             // It is repeated until it tells something.
-            Err(Failure::Unknown(error)) => daemon.wonder(&error),
+            Err(Failure::Unknown(error)) => self.wonder(&error),
             Err(Failure::Broken(error)) => return Err(error.context("setting up this node")),
         }
-        daemon.announcer.set(Need::Table, None);
-        daemon.announce().await;
-        daemon.feed.taken(daemon.in_force.members.overlay()).await;
-        Ok(daemon)
+        Ok(())
     }
 
     /// Reacts to everything that may happen; ends only by an error.

@@ -58,5 +58,6 @@ fn node_spec(setup: &Setup, peers: &[PeerStatus]) -> NodeSpec {
         peers: peers.iter().map(flow).collect(),
         masquerade: setup.masquerade,
         sealed_only: setup.sealed_only,
+        predecessor: None,
     }
 }

@@ -6,12 +6,12 @@ use std::net::IpAddr;
 use culvert_dataplane::engine::{Membership, PeerRegistry, SealedMode, Table};
 use culvert_dataplane::{Ends, super_packet_limit};
 use culvert_node::node_file::{NodeFile, OwnPort};
-use overlay_proto::{Protocol, esp};
+use overlay_proto::{CodecKind, Protocol, esp};
 
 use super::path_mtus::{Mtus, flows_to_peers};
 use super::sealed;
 use crate::config::{Config, PolicyMode};
-use crate::control::node::NodeSpec;
+use crate::control::node::{NodeSpec, Predecessor, device_name};
 
 /// Peers whose routes tell whether the underlay leads anywhere: if none of so many can be sent to,
 /// the reason is here.
@@ -37,11 +37,21 @@ impl InForce {
             Some(mode) => mode.tunnels(members),
             None => members.tunnels(),
         };
+        let mut tunnels = tunnels;
+        if self.goes_back(config) {
+            tunnels.retain(|tunnel| tunnel.codec != CodecKind::Vxlan);
+        }
         Ends {
             address: underlay_address(config, members),
             tunnels,
             is_sealing: sealed::own_port(config, members).is_some(),
         }
+    }
+
+    /// Whether this node is to be flannel's again, whose device then has the port of VXLAN.
+    pub(super) fn goes_back(&self, config: &Config) -> bool {
+        let codec = self.members.local().tunnel_options.codec;
+        config.is_from_flannel() && codec == Some(CodecKind::Vxlan)
     }
 
     /// What the kernel's state should be.
@@ -63,6 +73,10 @@ impl InForce {
                 .collect(),
             masquerade: config.egress.masquerade,
             sealed_only: sealed::mode(config) == Some(SealedMode::Require),
+            predecessor: config.is_from_flannel().then(|| Predecessor {
+                device: device_name(config.network.vxlan_vni),
+                carries: self.goes_back(config),
+            }),
         }
     }
 

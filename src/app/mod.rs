@@ -14,6 +14,8 @@ mod examine;
 mod feed;
 #[cfg(test)]
 mod fixture;
+#[cfg(feature = "databases")]
+mod flannel;
 mod flow_export;
 mod flows;
 mod in_force;
@@ -37,6 +39,10 @@ mod view;
 pub(crate) use checkup::Look;
 pub(crate) use examine::{
     Action, Astray, Examination, PROTOCOL, examine, foreign_rules, neighbours,
+};
+#[cfg(feature = "databases")]
+pub(crate) use flannel::{
+    delete_flannel_device, ensure_no_daemon, flannel_device, give_back, has_flannel_device,
 };
 pub(crate) use offline::{Offline, offline, setup};
 pub(crate) use run::run;

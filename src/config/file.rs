@@ -17,7 +17,7 @@ use super::sealed::{self, SealedTable};
 use super::source::{self, EtcdTable, KubernetesTable, SourceTable};
 use super::{
     Bridge, Complaint, Config, Egress, Flows, Network, Node, Observe, Overrides, PeerMetrics,
-    Probe, TableSource, Tun, Underlay, line_of,
+    Probe, SealedMode, TableSource, Tun, Underlay, line_of,
 };
 use crate::platform::sysctl;
 
@@ -190,6 +190,12 @@ impl Reader<'_> {
             .key("tun.name, bridge.name")
             .value(&config.tun.name)
             .remedy("give each a name of its own"));
+        }
+        if config.is_from_flannel() && config.sealed.mode == SealedMode::Require {
+            return Err(Complaint::of_file(self.path, "flannel's nodes seal nothing")
+                .key("sealed.mode")
+                .value("\"require\"")
+                .remedy("write \"prefer\" as long as there is kubernetes.migrate_from"));
         }
         Ok(config)
     }

@@ -210,6 +210,8 @@ pub struct Kubernetes {
     pub kubeconfig: Option<PathBuf>,
     /// Key of the taint that is removed once packets flow.
     pub startup_taint: String,
+    /// Whether the cluster changes over from flannel, node by node.
+    pub from_flannel: bool,
 }
 
 /// `[policy]`: network policies.
@@ -361,6 +363,11 @@ impl Config {
     /// As [`Config::read`].
     pub fn parse(path: &Path, text: &str, overrides: &Overrides) -> Result<Self, Complaint> {
         file::parse(path, text, overrides)
+    }
+
+    /// Whether the cluster changes over from flannel, node by node.
+    pub fn is_from_flannel(&self) -> bool {
+        matches!(&self.table, TableSource::Kubernetes(kubernetes) if kubernetes.from_flannel)
     }
 }
 

@@ -53,6 +53,7 @@ pub(super) struct EtcdTable {
 pub(super) struct KubernetesTable {
     kubeconfig: Option<PathBuf>,
     startup_taint: Option<String>,
+    migrate_from: Option<Spanned<String>>,
 }
 
 /// The source that the tables and the command line choose.
@@ -82,6 +83,16 @@ pub(super) fn read(
         ("kubernetes", _) => Ok(TableSource::Kubernetes(Kubernetes {
             kubeconfig: overrides.kubeconfig.clone().or(kubernetes.kubeconfig),
             startup_taint: kubernetes.startup_taint.unwrap_or_else(|| DEFAULT_TAINT.to_owned()),
+            from_flannel: match &kubernetes.migrate_from {
+                None => false,
+                Some(from) if from.get_ref() == "flannel" => true,
+                Some(from) => {
+                    let problem = "no network that nodes can come from one by one";
+                    return Err(reader
+                        .fault("kubernetes.migrate_from", from, quoted(from), problem)
+                        .remedy("write \"flannel\", or leave it out"));
+                }
+            },
         })),
         (other, _) if overrides.table_source.is_some() => {
             Err(Complaint::of_file(reader.path, "not a table source")

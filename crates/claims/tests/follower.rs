@@ -6,7 +6,9 @@
 
 use std::time::{Duration, Instant};
 
-use culvert_claims::kubernetes::{Desired, Follower, Identity, Node, Patch, Request, Watched};
+use culvert_claims::kubernetes::{
+    Desired, Follower, Identity, Node, Patch, Request, Sight, Watched,
+};
 use culvert_claims::{Candidate, HeldAddress, NodeKeys, Update};
 use culvert_membership::{NodeEntry, TunnelOptions};
 use serde_json::json;
@@ -17,10 +19,12 @@ fn now() -> Instant {
     Instant::now()
 }
 
+const SIGHT: Sight = Sight { port: 4790, flannel: None };
+
 /// The node, which an earlier daemon knew with the subnet 10.244.1.0/24.
 fn follower() -> Follower {
     let desired = Desired::new(None, 4790, "culvert.dev/not-ready");
-    let identity = Identity { name: "node1".into(), port: 4790, desired };
+    let identity = Identity { name: "node1".into(), sight: SIGHT, desired };
     let entry = NodeEntry {
         name: "node1".into(),
         address: [192, 168, 1, 11].into(),
@@ -150,7 +154,7 @@ fn own_node_that_was_deleted_is_told_from_a_name_that_the_cluster_does_not_have(
     let reason = contested(&mut known).flatten().unwrap();
     assert!(reason.contains("was deleted") && reason.contains("restart its kubelet"), "{reason}");
     let desired = Desired::new(None, 4790, "culvert.dev/not-ready");
-    let identity = Identity { name: "nodel".into(), port: 4790, desired };
+    let identity = Identity { name: "nodel".into(), sight: SIGHT, desired };
     let mut misnamed = Follower::new(identity, Vec::new());
     misnamed.begin(false);
     misnamed.listed(vec![node()], "7".into());

@@ -3,7 +3,7 @@
 //! Each datagram of a train is checked by itself, and opened first if it is sealed (see
 //! [`Opener`]); packets that continue a flow go to the kernel as one super-packet (see [`Outlet`]).
 
-use overlay_proto::{CodecKind, DecodeError, Ecn, Family, InnerPacket, ecn};
+use overlay_proto::{Codec, CodecKind, DecodeError, Ecn, Family, InnerPacket, Vni, ecn};
 
 use super::io_error::{Class, classify};
 use super::opening::Opener;
@@ -147,9 +147,9 @@ impl Arrival<'_> {
         if truncated {
             return refuse(bytes, DropReason::DatagramTruncated);
         }
-        if env.table.peer(sender).codec.kind() != self.codec {
+        let Some(heard) = env.table.peer(sender).heard_in(self.codec) else {
             return refuse(bytes, DropReason::WrongCodec);
-        }
+        };
         let refuses_plain = match &env.table.peer(sender).seal {
             Seal::Plain => false,
             Seal::NoKey => true,
@@ -165,10 +165,10 @@ impl Arrival<'_> {
         let (mut packets, mut octets) = (0, 0);
         let echoes = env.table.peer(sender).paths.echoes();
         for datagram in bytes.chunks_mut(segment_size).chain(empty) {
-            let marked = marks.then(|| self.mark(env.table, sender, ecn, datagram));
+            let marked = marks.then(|| self.mark(env.table, (sender, heard), ecn, datagram));
             let datagram: &'p [u8] = datagram;
             let verdict = match marked {
-                None => self.engine.handle_udp_datagram(env.table, sender, ecn, datagram),
+                None => self.engine.handle_udp_datagram(env.table, sender, heard, ecn, datagram),
                 Some(decided) => decided.and_then(|inner| inner.delivery(datagram)),
             };
             match verdict {
@@ -221,14 +221,14 @@ impl Arrival<'_> {
     fn mark(
         &self,
         table: &Table,
-        sender: PeerIndex,
+        (sender, heard): (PeerIndex, (Codec, Vni)),
         outer: Ecn,
         datagram: &mut [u8],
     ) -> Result<Marked, DropReason> {
         let Delivery { packet, mark } =
-            self.engine.handle_udp_datagram(table, sender, outer, datagram)?;
+            self.engine.handle_udp_datagram(table, sender, heard, outer, datagram)?;
         let family = packet.family();
-        let header_len = table.peer(sender).codec.header_len();
+        let header_len = heard.0.header_len();
         if let Some(mark) = mark {
             ecn::set_ecn(&mut datagram[header_len..], family, mark);
         }

@@ -57,6 +57,9 @@ pub struct Foreign {
     pub ip_udp_port: u16,
     /// Whether an entry must say that its node's traffic is plain: where everything else is sealed.
     pub must_be_plain: bool,
+    /// Whether nodes change over from VXLAN to Culvert, one by one: each is heard in both ways, so
+    /// that not all have to learn at one moment that one of them has changed.
+    pub is_changing: bool,
 }
 
 impl Default for Foreign {
@@ -67,6 +70,7 @@ impl Default for Foreign {
             vxlan_port: CodecKind::Vxlan.default_port(),
             ip_udp_port: CodecKind::IpUdp.default_port(),
             must_be_plain: false,
+            is_changing: false,
         }
     }
 }
@@ -106,6 +110,25 @@ impl Overlay {
         }
     }
 
+    /// What this node hears whoever speaks it, while nodes change over from one to the other.
+    fn while_changing(&self) -> impl Iterator<Item = Tunnel> + use<> {
+        let vxlan = Tunnel { codec: CodecKind::Vxlan, port: self.foreign.vxlan_port };
+        let gpe = Tunnel { codec: CodecKind::VxlanGpe, port: self.port };
+        [vxlan, gpe].into_iter().filter({
+            let is_changing = self.foreign.is_changing;
+            move |_| is_changing
+        })
+    }
+
+    /// What a peer that speaks `codec` with this node is heard in as well.
+    pub fn also_heard(&self, codec: CodecKind) -> Option<Tunnel> {
+        let mut both = self.while_changing();
+        match codec {
+            CodecKind::VxlanGpe | CodecKind::Vxlan => both.find(|tunnel| tunnel.codec != codec),
+            CodecKind::IpUdp => None,
+        }
+    }
+
     /// What a node with this tunnel_options speaks with nodes that run Culvert, of which it may be
     /// one.
     pub(crate) fn tunnel_of(&self, tunnel_options: &TunnelOptions) -> Tunnel {
@@ -140,6 +163,7 @@ pub(crate) fn tunnels(overlay: &Overlay, nodes: &[Arc<NodeEntry>], local: usize)
     let others: BTreeSet<Tunnel> = nodes
         .iter()
         .filter_map(|node| overlay.tunnel_between(tunnel_options, &node.tunnel_options))
+        .chain(overlay.while_changing())
         .filter(|tunnel| *tunnel != own)
         .collect();
     std::iter::once(own).chain(others).collect()
@@ -157,7 +181,8 @@ impl<'a> Spoken<'a> {
     /// This node alone, which has the tunnel_options `own`.
     pub(crate) fn new(overlay: &'a Overlay, own: TunnelOptions) -> Self {
         let tunnel = overlay.tunnel_of(&own);
-        let ports = BTreeMap::from([(tunnel.port, tunnel.codec)]);
+        let always = std::iter::once(tunnel).chain(overlay.while_changing());
+        let ports = always.map(|tunnel| (tunnel.port, tunnel.codec)).collect();
         Self { overlay, own, macs: HashMap::new(), ports }
     }
 

@@ -9,6 +9,7 @@ use anyhow::Context as _;
 use culvert_dataplane::Ends;
 
 use super::Daemon;
+use super::takeover::Takeover;
 use crate::app::differences::Differences;
 use crate::app::feed::Refusal;
 use crate::app::in_force::{InForce, underlay_address};
@@ -54,12 +55,24 @@ impl Daemon {
         preflight(&self.config, &next, &self.kernel).await?;
         let (before, ends) = (self.in_force.ends(was), next.ends(&self.config));
         if ends != before {
-            let sockets = self.plane.bind(&ends).with_context(|| binding(&self.config, &ends))?;
+            let takeover = Takeover::of(&next, &self.config, &self.kernel).await?;
+            // What flannel has yet can be bound only when it goes over.
+            let first = takeover.as_ref().map_or_else(|| ends.clone(), |it| it.before(&ends));
+            let binding = binding(&self.config, &first);
+            let sockets = self.plane.bind(&first).with_context(|| binding)?;
             // The rules first: pods must not reach a port that somebody listens on.
-            let spec = next.spec(&self.config);
+            let mut spec = next.spec(&self.config);
+            if let Some(takeover) = &takeover {
+                takeover.let_carry(&mut spec);
+            }
             let rules = self.kernel.reconcile(spec, self.owner.clone(), Changes::default()).await;
             rules.context("protecting the tunnel's new ports from pods")?;
-            self.plane.listen(sockets);
+            match takeover {
+                None => self.plane.listen(sockets),
+                Some(takeover) => {
+                    takeover.complete(&self.config, &self.kernel, &self.plane, &ends).await?;
+                }
+            }
         }
         if ends.address != before.address {
             tracing::info!(address = %ends.address, "this node's underlay address changed");

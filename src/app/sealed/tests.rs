@@ -153,6 +153,7 @@ async fn a_source_that_is_told_of_keys_has_a_moment_to_say_them() {
     by_source.table = TableSource::Kubernetes(crate::config::Kubernetes {
         kubeconfig: None,
         startup_taint: String::new(),
+        from_flannel: false,
     });
     let config = Arc::new(by_source);
     let mut sealed = open(&config).await;

@@ -14,7 +14,9 @@ mod names;
 use std::path::PathBuf;
 use std::time::Instant;
 
-use culvert_claims::kubernetes::{Desired, Ended, Follower, Identity, Patch, Request, Watched};
+use culvert_claims::kubernetes::{
+    Desired, Ended, Follower, Identity, Patch, Request, Sight, Watched,
+};
 use culvert_dataplane::platform::clock;
 use futures_util::StreamExt as _;
 use futures_util::stream::BoxStream;
@@ -36,7 +38,8 @@ async fn follow_nodes(kubernetes: Kubernetes, config: Config, mut link: Link) {
     let mut backoff = Backoff::new();
     let (name, port) = (config.node.name.clone(), config.underlay.port);
     let desired = Desired::new(config.node.address, port, &kubernetes.startup_taint);
-    let identity = Identity { name: name.clone(), port, desired };
+    let flannel = kubernetes.from_flannel.then_some(config.network.vxlan_vni);
+    let identity = Identity { name: name.clone(), sight: Sight { port, flannel }, desired };
     let known = {
         let (state_dir, name) = (config.node.state_dir.clone(), name.clone());
         let source = describe(&config.table);

@@ -54,6 +54,23 @@ impl Reconciler {
         if !report.failed.is_empty() {
             return report;
         }
+        self.remove_beside_ports(&links, &mut report);
+        report
+    }
+
+    /// The same, but for the pods: they stay plugged into a bridge that is somebody else's, who
+    /// guards them in his own way.
+    #[cfg(feature = "databases")]
+    pub(crate) fn leave_pods(&mut self) -> Cleanup {
+        let mut report = Cleanup::default();
+        match self.netlink.socket.links() {
+            Ok(links) => self.remove_beside_ports(&links, &mut report),
+            Err(error) => report.failed.push(error.into()),
+        }
+        report
+    }
+
+    fn remove_beside_ports(&mut self, links: &[Link], report: &mut Cleanup) {
         let mut actions = Vec::new();
         for (family, table) in enforce::TABLES {
             match self.firewall.has(family, table) {
@@ -91,10 +108,9 @@ impl Reconciler {
             report.failed.push(error.into());
             Vec::new()
         });
-        actions.extend(remove_devices(&links, &addresses));
-        self.carry_out(actions, &links, &mut report);
+        actions.extend(remove_devices(links, &addresses));
+        self.carry_out(actions, links, report);
         self.firewall = Firewall::default();
-        report
     }
 
     /// Carries `actions` out, all that can be.

@@ -9,6 +9,7 @@ use culvert_node::node_file::gateway;
 use ipnet::IpNet;
 use overlay_proto::{Family, Mac};
 
+use super::diff::Actual;
 use super::ruleset::ruleset;
 use super::{NodeSpec, PROTOCOL, TUN_QUEUE_PACKETS};
 
@@ -151,6 +152,14 @@ impl Desired {
         self.sysctls.push(route_localnet(&self.bridge.name, "1", true));
     }
 
+    /// Takes the bridge of somebody else as it is, whose hardware address pods remember.
+    pub(super) fn follow_adopted(&mut self, actual: &Actual) {
+        let adopted = actual.bridge.as_ref().filter(|bridge| bridge.alias != BRIDGE_ALIAS);
+        if let Some(mac) = adopted.and_then(|bridge| bridge.mac) {
+            self.pods.mac = mac;
+        }
+    }
+
     /// What tells connections of local pods to the outside that are not translated and should be;
     /// none when none should.
     ///
@@ -270,6 +279,7 @@ mod tests {
             peers: Vec::new(),
             masquerade: true,
             sealed_only: false,
+            predecessor: None,
         }
     }
 

@@ -232,10 +232,17 @@ fn set_up_bridge(desired: &Desired, bridge: Option<&ActualDevice>, actions: &mut
     if let Some(alias) = alias {
         actions.push(Action::SetAlias { device: device(), alias });
     }
-    // A hardware address of ours stays when the subnet changes, because pods remember it.
+    // A hardware address stays when the subnet changes, and when the bridge was somebody else's,
+    // because pods remember it.
     let foreign = |mac: Option<Mac>| !mac.is_some_and(|mac| mac.octets().starts_with(&MAC_PREFIX));
-    if bridge.is_some_and(|bridge| foreign(bridge.mac)) {
-        actions.push(Action::SetMac { device: device(), mac: desired.bridge_mac });
+    if let Some(bridge) = bridge.filter(|bridge| foreign(bridge.mac)) {
+        let mac = match (bridge.mac, alias) {
+            // kernel: one that nobody has set follows the bridge's ports.
+            (Some(mac), Some(_adopting)) => Some(mac),
+            (Some(_), None) if bridge.alias == ADOPTED_ALIAS => None,
+            (Some(_), None) | (None, _) => Some(desired.bridge_mac),
+        };
+        actions.extend(mac.map(|mac| Action::SetMac { device: device(), mac }));
     }
     if let Some(bridge) = bridge {
         if !bridge.neighbours {

@@ -5,8 +5,9 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::Context as _;
-use culvert_netlink::Flow;
+use culvert_netlink::{Flow, Link};
 use ipnet::IpNet;
+use overlay_proto::Vni;
 
 use super::events::Changes;
 use super::path_mtu::PathMtu;
@@ -86,6 +87,24 @@ impl Kernel {
     /// As there, and when there is no answer in time.
     pub(crate) async fn path_mtu(&self, flows: Vec<Flow>) -> anyhow::Result<Option<PathMtu>> {
         self.look(move |reconciler: &mut Reconciler| reconciler.path_mtu(&flows)).await
+    }
+
+    /// As [`Reconciler::flannel_device`].
+    ///
+    /// # Errors
+    ///
+    /// As there, and when there is no answer in time.
+    pub(crate) async fn flannel_device(&self, vni: Vni) -> anyhow::Result<Option<Link>> {
+        self.look(move |reconciler: &mut Reconciler| reconciler.flannel_device(vni)).await
+    }
+
+    /// As [`Reconciler::set_device`].
+    ///
+    /// # Errors
+    ///
+    /// As there, and when there is no answer in time.
+    pub(crate) async fn set_device(&self, device: Link, up: bool) -> anyhow::Result<()> {
+        self.0.ask(move |reconciler: &mut Reconciler| reconciler.set_device(&device, up)).await?
     }
 
     /// Looks at something, and again if the look was interrupted.

@@ -16,6 +16,7 @@ mod execute;
 mod firewall;
 #[cfg(test)]
 mod fixture;
+mod flannel;
 mod hint;
 mod host_ports;
 mod kernel;
@@ -48,6 +49,7 @@ pub use self::events::{Changes, KernelEvents};
 pub(crate) use self::examination::{Astray, Examination};
 use self::execute::Executor;
 use self::firewall::{Firewall, Pods};
+pub(crate) use self::flannel::device_name;
 pub use self::hint::Hint;
 pub(crate) use self::kernel::Kernel;
 use self::notes::Notes;
@@ -108,6 +110,17 @@ pub struct NodeSpec {
     pub masquerade: bool,
     /// Whether what nodes send one another must be sealed.
     pub sealed_only: bool,
+    /// What carried the node's packets before this daemon.
+    pub predecessor: Option<Predecessor>,
+}
+
+/// The tunnel's device of the network before this one, which may have our addresses and routes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Predecessor {
+    /// Its name.
+    pub device: String,
+    /// Whether it still carries, and the rules let it.
+    pub carries: bool,
 }
 
 /// Whoever holds the TUN's file descriptors.
@@ -212,6 +225,7 @@ impl Reconciler {
             let mut observed =
                 self.observe(spec, &desired, tun, (look, &host_ports)).map_err(Failure::of_look)?;
             look = false;
+            desired.follow_adopted(&observed.actual);
             let mut actions = diff(&desired, &observed.actual);
             let mut obstacle = None;
             if actions.is_empty() && observed.carrying {

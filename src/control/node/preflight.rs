@@ -124,9 +124,11 @@ impl Reconciler {
         let links = self.netlink.socket.links().context("checking for conflicts")?;
         let foreign = |index: u32| {
             let link = links.iter().find(|link| link.index == index);
-            let name = link.map_or("?", |link| &link.name);
-            let ours = name == spec.tun
-                || name == spec.bridge
+            let unknown = "?".to_owned();
+            let name = link.map_or(&unknown, |link| &link.name);
+            let ours = *name == spec.tun
+                || *name == spec.bridge
+                || spec.predecessor.as_ref().is_some_and(|before| before.device == *name)
                 || link.is_some_and(|link| link.alias.starts_with(ALIAS_PREFIX));
             (!ours).then(|| name.to_owned())
         };

@@ -88,7 +88,7 @@ pub(super) fn ruleset(spec: &NodeSpec) -> Table {
         prerouting(spec, &families),
         input(),
         path_errors::chain(spec, &families),
-        output(&families),
+        output(spec, &families),
         arrivals(spec, &families),
     ];
     let ipv6 = families.iter().find(|cluster| cluster.family == Family::V6);
@@ -171,8 +171,9 @@ fn input() -> Chain {
 /// speak sealed alone: there pods hear the outside when they have asked it, or as a service.
 fn arrivals(spec: &NodeSpec, families: &[ClusterFamily]) -> Chain {
     let by = |device: &str| Expression::input_name(Comparison::Equal, device);
+    let devices = [&spec.bridge, &spec.tun].into_iter().chain(predecessor(spec));
     let mut rules: Vec<Vec<Expression>> =
-        [&spec.bridge, &spec.tun].map(|device| [&by(device)[..], &ACCEPT].concat()).into();
+        devices.map(|device| [&by(device)[..], &ACCEPT].concat()).collect();
     // kernel: a packet from outside under an address of this machine is noticed for IPv4 only.
     rules.push([&Expression::is_from_here()[..], &DROP].concat());
     let to_service = [&Expression::is_to_service()[..], &ACCEPT].concat();
@@ -197,7 +198,9 @@ fn arrivals(spec: &NodeSpec, families: &[ClusterFamily]) -> Chain {
 
 /// What this node sends, before anybody can change its mark: to a tunnel's port of another node
 /// nobody sends but the daemon.
-fn output(families: &[ClusterFamily]) -> Chain {
+///
+/// While a predecessor carries, what it sends has no process: root's and the kernel's passes then.
+fn output(spec: &NodeSpec, families: &[ClusterFamily]) -> Chain {
     let is_daemon = Expression::mark_is(SOCKET_MARK);
     let mut rules = vec![
         [&Expression::upper_protocol(Comparison::NotEqual, UDP)[..], &ACCEPT].concat(),
@@ -208,8 +211,18 @@ fn output(families: &[ClusterFamily]) -> Chain {
     ];
     // Pods use the ports as they like, so the node's processes may talk to them.
     rules.extend(families.iter().map(|family| [&family.to_cluster()[..], &ACCEPT].concat()));
-    rules.push(DROP.to_vec());
+    if predecessor(spec).is_some() {
+        rules.push([&Expression::is_unprivileged()[..], &DROP].concat());
+        rules.push([&[Expression::NoTrack][..], &ACCEPT].concat());
+    } else {
+        rules.push(DROP.to_vec());
+    }
     Chain { name: "output", kind: ChainKind::Filter, hook: Hook::Output, priority: RAW, rules }
+}
+
+/// The device beside ours that carries yet.
+fn predecessor(spec: &NodeSpec) -> Option<&String> {
+    spec.predecessor.as_ref().filter(|before| before.carries).map(|before| &before.device)
 }
 
 /// What this node's processes send: from addresses of the pod networks only if they are its own, to
@@ -476,6 +489,7 @@ fn families(spec: &NodeSpec) -> Vec<ClusterFamily> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::control::node::Predecessor;
     use crate::control::node::fixture::{net, spec};
 
     fn chain_names(table: &Table) -> Vec<&str> {
@@ -509,6 +523,24 @@ mod tests {
         assert_eq!(chain_names(&table), expected);
         let rules: Vec<_> = table.chains.iter().map(|chain| chain.rules.len()).collect();
         assert_eq!(rules, [6, 1, 8, 6, 5, 4, 2, 8]);
+    }
+
+    #[test]
+    fn what_carried_before_is_let_through_until_it_does_not_any_more() {
+        let with = |carries| {
+            let device = "flannel.1".to_owned();
+            ruleset(&NodeSpec { predecessor: Some(Predecessor { device, carries }), ..spec() })
+        };
+        assert_eq!(with(false), ruleset(&spec()), "its name alone opens nothing");
+        let chain = |table: &Table, name| {
+            table.chains.iter().find(|chain| chain.name == name).unwrap().rules.clone()
+        };
+        let table = with(true);
+        let from = Expression::input_name(Comparison::Equal, "flannel.1");
+        assert_eq!(chain(&table, "arrivals")[2], [&from[..], &ACCEPT].concat());
+        let output = chain(&table, "output");
+        let dropped = [&Expression::is_unprivileged()[..], &DROP].concat();
+        assert_eq!(output[output.len() - 2], dropped, "no process gets a way out by that");
     }
 
     #[test]

@@ -19,5 +19,6 @@ pub fn overlay(parameters: Parameters, config: &Config) -> Overlay {
         vxlan_port: config.underlay.vxlan_port,
         ip_udp_port: config.underlay.ip_udp_port,
         must_be_plain: config.sealed.mode == SealedMode::Require,
+        is_changing: config.is_from_flannel(),
     })
 }

@@ -31,6 +31,8 @@ pub(super) enum NodeProblem {
     Port { key: &'static str, text: String },
     #[error("the annotation {key} = \"{text}\" is neither true nor false")]
     Plain { key: &'static str, text: String },
+    #[error("the annotation {key} = \"{text}\": {what}")]
+    Flannel { key: &'static str, text: String, what: String },
     /// A node that this one cannot speak to.
     #[error(transparent)]
     Entry(#[from] PublishedError),

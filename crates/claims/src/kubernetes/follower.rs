@@ -14,7 +14,8 @@ use overlay_proto::Family;
 use serde_json::Value;
 
 use super::failure::{Place, Refusal};
-use super::node::Node;
+use super::flannel::Lease;
+use super::node::{Node, Sight};
 use super::publish::Desired;
 use crate::{Candidate, HeldAddress, PodsUnknown, Proposal, Update};
 
@@ -79,8 +80,8 @@ pub enum Ended {
 pub struct Identity {
     /// Its name.
     pub name: String,
-    /// The port of the tunnel.
-    pub port: u16,
+    /// How it looks at Nodes.
+    pub sight: Sight,
     /// What it should say of itself in its Node.
     pub desired: Desired,
 }
@@ -317,7 +318,7 @@ impl Follower {
             Some(_) => Refusal::NodeDeleted { name: name() },
             None => Refusal::NoNode { name: name() },
         })?;
-        node.candidate(None, self.identity.port)
+        node.own(self.identity.sight)
             .map_err(|problem| Refusal::Problem { place: Place(name()), problem })?
             .ok_or_else(|| Refusal::NoPodCidr { name: name() })
     }
@@ -366,7 +367,7 @@ impl Follower {
         let mut unreadable = BTreeMap::new();
         let mut known = Vec::with_capacity(nodes.len());
         for node in nodes.iter().filter(|node| node.metadata.name != self.identity.name) {
-            match node.candidate(self.family(), self.identity.port) {
+            match node.candidate(self.family(), self.identity.sight) {
                 Ok(candidate) => known.extend(candidate),
                 Err(problem) => {
                     unreadable.insert(place(&node.metadata.name), problem.to_string());
@@ -384,7 +385,7 @@ impl Follower {
             Ok(node) | Err(node) => node.metadata.name.clone(),
         };
         let candidate = match &node {
-            Ok(node) => node.candidate(self.family(), self.identity.port),
+            Ok(node) => node.candidate(self.family(), self.identity.sight),
             Err(_deleted) => Ok(None),
         };
         let key = place(&name);
@@ -409,12 +410,36 @@ impl Follower {
         let Some(node) = &self.object else { return };
         let desired = &self.identity.desired;
         let taints = if self.ready { desired.taints(node) } else { None };
-        let objects = desired.annotations(node).into_iter().chain(taints).map(Patch::Object);
+        let annotations = match self.lease_to_say(node) {
+            Some(lease) => desired.annotations(node, &lease),
+            None => None,
+        };
+        let objects = annotations.into_iter().chain(taints).map(Patch::Object);
         self.patches.extend(objects);
         // That no pod is to come here is known, whatever the daemon before this one left.
-        if self.was_ready || self.is_closed() {
+        // Of a node that goes back flannel says it.
+        let is_ours = !node.goes_back(self.identity.sight);
+        if is_ours && (self.was_ready || self.is_closed()) {
             self.patches.extend(desired.condition(node, self.ready).map(Patch::Status));
         }
+    }
+
+    /// What this node says to flannel's nodes beside what it says to ours; none while it says
+    /// nothing to anybody.
+    ///
+    /// While the cluster changes over, all others go on speaking with this node as before until
+    /// packets flow here, and again from when it is annotated to go back.
+    fn lease_to_say(&self, node: &Node) -> Option<Vec<(&'static str, String)>> {
+        let Some(vni) = self.identity.sight.flannel else { return Some(Vec::new()) };
+        if !self.was_ready || node.goes_back(self.identity.sight) {
+            return None;
+        }
+        // What flannel has said of this node stays: its nodes need not notice anything.
+        let is_new = node.lease(self.identity.sight).is_ok_and(|lease| lease.is_none());
+        let own = self.own.as_ref().filter(|_| is_new).map(|own| &own.entry);
+        let lease =
+            own.and_then(|own| Lease::of(own.address, own.tunnel_options.mac_at(own.address)));
+        Some(lease.map(|lease| lease.annotations(vni).into()).unwrap_or_default())
     }
 }
 

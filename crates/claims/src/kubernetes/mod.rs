@@ -5,10 +5,11 @@
 //! takes anything away from the daemon because the API server is away.
 
 mod failure;
+mod flannel;
 mod follower;
 mod node;
 mod publish;
 
 pub use follower::{Ended, Follower, Identity, Patch, Request, Watched};
-pub use node::Node;
+pub use node::{Carrier, Node, Sight};
 pub use publish::{Desired, TIMES};

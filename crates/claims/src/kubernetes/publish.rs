@@ -50,10 +50,15 @@ impl Desired {
         self.public_keys = (!texts.is_empty()).then(|| texts.join(","));
     }
 
-    /// The annotations that are missing or wrong, as a merge patch.
-    pub(super) fn annotations(&self, node: &Node) -> Option<Value> {
-        let said = self.annotations.iter().map(|(key, value)| (*key, Some(value)));
+    /// The annotations that are missing or wrong, those of `lease` among them, as a merge patch.
+    pub(super) fn annotations(
+        &self,
+        node: &Node,
+        lease: &[(&'static str, String)],
+    ) -> Option<Value> {
+        let said = self.annotations.iter().chain(lease);
         let wrong: Map<String, Value> = said
+            .map(|(key, value)| (*key, Some(value)))
             .chain([(PUBLIC_KEY, self.public_keys.as_ref())])
             .filter(|(key, value)| node.metadata.annotations.get(*key) != *value)
             .map(|(key, value)| (key.to_owned(), json!(value)))
@@ -113,19 +118,19 @@ mod tests {
         let desired = desired(None);
         let bare = node(json!({"metadata": {"annotations": {"culvert.dev/codec": "vxlan-gpe"}}}));
         assert_eq!(
-            desired.annotations(&bare),
+            desired.annotations(&bare, &[]),
             Some(json!({"metadata": {"annotations": {"culvert.dev/port": "4790"}}}))
         );
         let good = node(json!({"metadata": {"annotations": {
             "culvert.dev/codec": "vxlan-gpe", "culvert.dev/port": "4790", "x": "y",
         }}}));
-        assert_eq!(desired.annotations(&good), None);
+        assert_eq!(desired.annotations(&good, &[]), None);
     }
 
     #[test]
     fn a_configured_address_is_published() {
         let desired = desired(Some("198.51.100.7"));
-        let patch = desired.annotations(&Node::default()).unwrap();
+        let patch = desired.annotations(&Node::default(), &[]).unwrap();
         assert_eq!(patch["metadata"]["annotations"]["culvert.dev/address"], "198.51.100.7");
     }
 
@@ -137,15 +142,15 @@ mod tests {
         ];
         let mut desired = desired(None);
         desired.set_keys(NodeKeys::parse(texts).unwrap());
-        let patch = desired.annotations(&Node::default()).unwrap();
+        let patch = desired.annotations(&Node::default(), &[]).unwrap();
         let written = &patch["metadata"]["annotations"][PUBLIC_KEY];
         assert_eq!(*written, json!(texts.join(",")));
         let said = node(json!({"metadata": {"annotations": {
             "culvert.dev/codec": "vxlan-gpe", "culvert.dev/port": "4790", PUBLIC_KEY: written,
         }}}));
-        assert_eq!(desired.annotations(&said), None);
+        assert_eq!(desired.annotations(&said, &[]), None);
         desired.set_keys(NodeKeys::default());
-        let patch = desired.annotations(&said).unwrap();
+        let patch = desired.annotations(&said, &[]).unwrap();
         assert_eq!(patch, json!({"metadata": {"annotations": {PUBLIC_KEY: null}}}));
     }
 

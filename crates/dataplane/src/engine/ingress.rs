@@ -1,6 +1,6 @@
 //! Wire to pod: the checks between a datagram and a pod, in the order of `docs/wire-format.md`.
 
-use overlay_proto::{Ecn, Family, InnerPacket, ecn};
+use overlay_proto::{Codec, Ecn, Family, InnerPacket, Vni, ecn};
 
 use super::{DropReason, Engine, Owner, PeerIndex, Table};
 
@@ -15,7 +15,10 @@ pub struct Delivery<'p> {
 
 impl Engine {
     /// Decides about one datagram of the peer `sender`, whom the caller has looked up by its outer
-    /// source (see [`Table::sender`]); `outer_ecn` is the outer header's mark.
+    /// source (see [`Table::sender`]) and reads by what it is heard in (see [`Peer::heard_in`]);
+    /// `outer_ecn` is the outer header's mark.
+    ///
+    /// [`Peer::heard_in`]: super::Peer::heard_in
     ///
     /// # Errors
     ///
@@ -24,11 +27,11 @@ impl Engine {
         &self,
         table: &Table,
         sender: PeerIndex,
+        (codec, vni): (Codec, Vni),
         outer_ecn: Ecn,
         datagram: &'p [u8],
     ) -> Result<Delivery<'p>, DropReason> {
-        let peer = table.peer(sender);
-        let decoded = peer.codec.decode(peer.vni, datagram)?;
+        let decoded = codec.decode(vni, datagram)?;
         self.handle_inner(table, sender, outer_ecn, decoded.family, decoded.inner)
     }
 

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use dashmap::DashMap;
 use foldhash::fast::RandomState;
 use ipnet::IpNet;
-use overlay_proto::{Codec, Family, Mtu, Vni};
+use overlay_proto::{Codec, CodecKind, Family, Mtu, Vni};
 
 use super::{NodeEntry, PeerPaths, Seal};
 
@@ -38,6 +38,9 @@ pub struct Peer {
     pub codec: Codec,
     /// The virtual network of its packets.
     pub vni: Vni,
+    /// What else it is heard in, and the virtual network there, while nodes change over from one to
+    /// the other: the two ends of a pair do not learn at one moment that one of them has.
+    pub also: Option<(Codec, Vni)>,
     /// Longest inner packet that reaches it in one datagram; see [`mtu_for`](Self::mtu_for).
     pub mtu: Mtu,
     /// What was counted about it, across all tables that had it.
@@ -67,6 +70,14 @@ impl Peer {
             Family::V4 => self.mtu,
             Family::V6 => self.mtu.max(Mtu::IPV6_MIN),
         }
+    }
+
+    /// As what its datagrams on a port for `kind` are read, and in which virtual network; none if it
+    /// has no business there.
+    #[inline]
+    pub fn heard_in(&self, kind: CodecKind) -> Option<(Codec, Vni)> {
+        let usual = (self.codec, self.vni);
+        std::iter::once(usual).chain(self.also).find(|(codec, _)| codec.kind() == kind)
     }
 
     /// The peer's underlay address.

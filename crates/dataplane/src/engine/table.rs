@@ -108,13 +108,18 @@ impl Table {
         let mut peers: Vec<Peer> = Vec::with_capacity(members.peer_count());
         peers.extend(members.peers().map(|node| {
             let tunnel = members.tunnel_to(node);
+            let peer_mac = node.tunnel_options.mac_at(node.address);
+            let also = overlay
+                .also_heard(tunnel.codec)
+                .map(|also| (also.codec_between(mac, peer_mac), overlay.vni_of(also.codec)));
             let Lasting { counters, paths } =
                 former.find(node).unwrap_or_else(|| registry.peer(&node.name));
             Peer {
                 entry: Arc::clone(node),
                 endpoint: SocketAddr::new(node.address, tunnel.port),
-                codec: tunnel.codec_between(mac, node.tunnel_options.mac_at(node.address)),
+                codec: tunnel.codec_between(mac, peer_mac),
                 vni: overlay.vni_of(tunnel.codec),
+                also,
                 mtu: mtu_to(node.address),
                 counters,
                 paths,

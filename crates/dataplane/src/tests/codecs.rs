@@ -79,6 +79,40 @@ fn a_train_to_the_port_of_another_codec_is_dropped_whole() {
 }
 
 #[test]
+fn a_peer_is_heard_in_both_ways_while_nodes_change_over() {
+    let foreign = Foreign { is_changing: true, vxlan_vni: vni(), ..Foreign::default() };
+    let peer = Mac::new([2, 0, 0, 0, 0, 2]);
+    for said in [None, Some(CodecKind::Vxlan)] {
+        let mut bench = Bench::new(Offload::TcpUdp);
+        let tunnel_options =
+            TunnelOptions { codec: said, mac: Some(peer), ..TunnelOptions::default() };
+        bench.table = table_among(1, MTU, tunnel_options, foreign);
+        let own = bench.table.local().mac;
+        let spoken = said.unwrap_or_default();
+        assert_eq!(bench.table.peers()[0].codec.kind(), spoken, "what is sent is what it says");
+        let ways = [Codec::VxlanGpe, Codec::Vxlan { own: peer, peer: own }];
+        let packets: Vec<_> = (0..2_u8)
+            .map(|number| Spec::incoming(Family::V4, false, vec![number; 100]).build())
+            .collect();
+        for (codec, packet) in ways.into_iter().zip(&packets) {
+            bench.underlay.codec = codec.kind();
+            let datagram = [codec.header(vni(), Family::V4).as_slice(), packet].concat();
+            bench.arrive(underlay_of(2), Ecn::NotEct, &[datagram]);
+            bench.run();
+        }
+        assert_eq!((bench.drops(), bench.delivered()), (vec![], packets), "{said:?}");
+        // Whom it may say it for is as narrow as ever.
+        bench.underlay.codec = CodecKind::Vxlan;
+        let packet = Spec::incoming(Family::V4, false, vec![9; 100]).build();
+        let header = ways[1].header(vni(), Family::V4);
+        let datagram = [header.as_slice(), &packet].concat();
+        bench.arrive(underlay_of(3), Ecn::NotEct, &[datagram]);
+        bench.run();
+        assert_eq!(bench.drops(), [(DropReason::SpoofedSource, 1)]);
+    }
+}
+
+#[test]
 fn an_outer_congestion_mark_finds_the_inner_packet_behind_every_header() {
     for kind in CodecKind::ALL {
         for family in [Family::V4, Family::V6] {

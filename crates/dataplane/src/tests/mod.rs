@@ -52,6 +52,11 @@ fn table_where(mtu: u32, node2: TunnelOptions) -> Table {
 
 /// The same as another node has it.
 fn table_of(own: u8, mtu: u32, node2: TunnelOptions) -> Table {
+    table_among(own, mtu, node2, Foreign::default())
+}
+
+/// The same where nodes without Culvert are as `foreign` says.
+fn table_among(own: u8, mtu: u32, node2: TunnelOptions, foreign: Foreign) -> Table {
     let node = |index: u8| NodeEntry {
         name: format!("node{index}"),
         address: IpAddr::from([192, 168, 1, 10 + index]),
@@ -65,7 +70,7 @@ fn table_of(own: u8, mtu: u32, node2: TunnelOptions) -> Table {
         vni: vni(),
         networks: vec!["10.244.0.0/16".parse().unwrap(), "fd00:10:244::/48".parse().unwrap()],
         port: PORT,
-        foreign: Foreign::default(),
+        foreign,
     };
     let own_name = format!("node{own}");
     let members = Membership::check(overlay, &own_name, (1..=3).map(node).collect()).unwrap();

@@ -28,6 +28,7 @@ use self::change::Change;
 mod address;
 mod change;
 mod error;
+mod export;
 mod import;
 mod live;
 mod noted;
@@ -45,6 +46,7 @@ use self::stamp::Stamp;
 
 pub use self::change::Grant;
 pub use self::error::{Error, Full};
+pub use self::export::to_host_local;
 pub use self::import::{HostLocal, Import};
 pub use self::live::{LivePod, LivePods, Pulse, live_pods};
 pub use self::ports::{Ports, Survey, Surveyor};

@@ -207,6 +207,26 @@ fn bridge_of_somebody_else_is_adopted_with_its_addresses() {
 }
 
 #[test]
+fn hardware_address_of_an_adopted_bridge_is_kept_and_kept_from_following_its_ports() {
+    let mac = Some(Mac::new([0xaa, 0, 0, 0, 0, 1]));
+    assert_eq!(
+        after(|actual| {
+            bridge(actual).alias.clear();
+            bridge(actual).mac = mac;
+        }),
+        [
+            "set alias \"culvert: adopted pod bridge\" dev v-net-0",
+            "set address aa:00:00:00:00:01 dev v-net-0"
+        ]
+    );
+    let adopted = after(|actual| {
+        bridge(actual).alias = ADOPTED_ALIAS.to_owned();
+        bridge(actual).mac = mac;
+    });
+    assert_eq!(adopted, [""; 0]);
+}
+
+#[test]
 fn bridge_address_of_an_older_subnet_is_removed_last() {
     let old = |net_text, ours| ActualAddress { net: net(net_text), ours };
     // One inside the cluster network, one from before the cluster network changed.

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use culvert_claims::Update;
 use culvert_claims::kubernetes::{
-    Desired, Ended, Follower, Identity, Node as Object, Patch, Request, Watched,
+    Desired, Ended, Follower, Identity, Node as Object, Patch, Request, Sight, Watched,
 };
 use serde_json::Value;
 
@@ -235,7 +235,11 @@ impl World<Kubernetes> {
 
 /// What a node is told by its configuration.
 pub(super) fn identity(name: &str) -> Identity {
-    Identity { name: name.to_owned(), port: 4790, desired: Desired::new(None, 4790, TAINT) }
+    Identity {
+        name: name.to_owned(),
+        sight: Sight { port: 4790, flannel: None },
+        desired: Desired::new(None, 4790, TAINT),
+    }
 }
 
 /// The part of a Node that the daemon reads.
