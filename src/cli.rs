@@ -28,6 +28,8 @@ use crate::inspect::{
 use crate::lifecycle::{Signals, Supervisor};
 #[cfg(feature = "databases")]
 use crate::manifest::{self, KubernetesArgs};
+#[cfg(feature = "databases")]
+use crate::migrate::{self, MigrateArgs};
 use crate::observe::{self, Format};
 use crate::reach::{self, TestArgs};
 use crate::replay::{self, ReplayArgs};
@@ -95,6 +97,9 @@ enum Command {
     /// Print what installs Culvert in a Kubernetes cluster.
     #[cfg(feature = "databases")]
     Kubernetes(KubernetesArgs),
+    /// Have a cluster come over from another network, node by node, under traffic.
+    #[cfg(feature = "databases")]
+    Migrate(MigrateArgs),
     /// Nodes and pods as network namespaces on this machine.
     #[cfg(feature = "lab")]
     Lab(culvert_lab::LabArgs),
@@ -268,6 +273,8 @@ fn execute(command: Command) -> anyhow::Result<ExitCode> {
         Command::Cni(args) => return cni_install::run(args),
         #[cfg(feature = "databases")]
         Command::Kubernetes(args) => return manifest::run(args),
+        #[cfg(feature = "databases")]
+        Command::Migrate(args) => return migrate::run(args),
         #[cfg(feature = "lab")]
         Command::Lab(args) => return culvert_lab::run(args),
         Command::Support(args) => return inspect::run_support(&args),

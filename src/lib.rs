@@ -14,6 +14,8 @@ mod ipam;
 mod kubectl;
 #[cfg(feature = "databases")]
 mod manifest;
+#[cfg(feature = "databases")]
+mod migrate;
 mod reach;
 mod ui;
 

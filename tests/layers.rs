@@ -12,7 +12,7 @@ use std::process::Command;
 use serde_json::Value;
 
 /// Each module of the daemon, and the modules that it may use.
-const LAYERS: [(&str, &[&str]); 20] = [
+const LAYERS: [(&str, &[&str]); 21] = [
     ("main", &["cli"]),
     (
         "cli",
@@ -27,6 +27,7 @@ const LAYERS: [(&str, &[&str]); 20] = [
             "kubectl",
             "lifecycle",
             "manifest",
+            "migrate",
             "observe",
             "reach",
             "replay",
@@ -48,6 +49,7 @@ const LAYERS: [(&str, &[&str]); 20] = [
     ("ipam", &[]),
     ("kubectl", &[]),
     ("manifest", &["config"]),
+    ("migrate", &["app", "ipam", "kubectl", "observe"]),
     ("pcap", &[]),
     ("platform", &[]),
     ("lifecycle", &[]),

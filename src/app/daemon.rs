@@ -181,7 +181,7 @@ impl Daemon {
         Ok(daemon)
     }
 
-    /// Makes the kernel's state what it should be, for the first time; `adjust` may have it another.
+    /// Makes the kernel's state what it should be for the first time, as `adjust` has it.
     async fn set_up(&mut self, adjust: impl FnOnce(&mut NodeSpec)) -> anyhow::Result<()> {
         let mut spec = self.in_force.spec(&self.config);
         adjust(&mut spec);

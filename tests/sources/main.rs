@@ -8,6 +8,7 @@
 mod etcd;
 mod etcd_faults;
 mod etcd_growth;
+mod flannel;
 mod kubernetes;
 mod listener;
 mod node_faults;

@@ -72,8 +72,8 @@ impl Peer {
         }
     }
 
-    /// As what its datagrams on a port for `kind` are read, and in which virtual network; none if it
-    /// has no business there.
+    /// As what its datagrams on a port for `kind` are read, and in which virtual network; none if
+    /// it has no business there.
     #[inline]
     pub fn heard_in(&self, kind: CodecKind) -> Option<(Codec, Vni)> {
         let usual = (self.codec, self.vni);

@@ -187,6 +187,27 @@ impl ApiServer {
         self.shared.cluster.lock().unwrap().nodes[name].clone()
     }
 
+    /// Every node, by its name.
+    pub fn nodes(&self) -> BTreeMap<String, Value> {
+        self.shared.cluster.lock().unwrap().nodes.clone()
+    }
+
+    /// Writes annotations of the node `name`, or takes them away.
+    pub fn annotate(
+        &self,
+        name: &str,
+        annotations: impl IntoIterator<Item = (String, Option<String>)>,
+    ) {
+        self.change(|cluster| {
+            let mut node = cluster.nodes[name].clone();
+            let written: serde_json::Map<String, Value> =
+                annotations.into_iter().map(|(key, value)| (key, json!(value))).collect();
+            merge(&mut node, &json!({"metadata": {"annotations": written}}));
+            cluster.version += 1;
+            record(cluster, "MODIFIED", name, node);
+        });
+    }
+
     /// Events that were written, in their order.
     pub fn events(&self) -> Vec<Value> {
         self.shared.cluster.lock().unwrap().events.clone()

@@ -1,0 +1,217 @@
+//! What a node's container runtime and its kernel have of one network or the other.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context as _, Result, bail, ensure};
+use culvert_node::ipam::{Store, to_host_local};
+use culvert_node::{bounded_file, readiness};
+use ipnet::IpNet;
+use overlay_proto::Vni;
+use serde_json::Value;
+
+use super::NodeArgs;
+use super::plan::Plan;
+use crate::{app, ipam};
+
+/// What is behind the name of flannel's network configuration while it is set aside. Runtimes read
+/// files that end in .conf, .conflist or .json.
+const ASIDE: &str = "before-culvert";
+
+/// Our network configuration, and the network's name in it, which is that of attachments.
+const OUR_LIST: &str = "10-culvert.conflist";
+const OUR_NETWORK: &str = "culvert";
+
+/// The bridge of flannel's pods, unless its configuration says otherwise.
+const BRIDGE: &str = "cni0";
+
+/// Flannel's network configuration.
+#[derive(Debug, PartialEq, Eq)]
+struct List {
+    /// Where it is in force.
+    path: PathBuf,
+    is_aside: bool,
+    network: String,
+    bridge: String,
+}
+
+impl List {
+    /// Where it is while it is set aside.
+    fn aside(&self) -> PathBuf {
+        let name = self.path.file_name().unwrap_or_default().to_string_lossy();
+        self.path.with_file_name(format!("{name}.{ASIDE}"))
+    }
+
+    /// The one in `conf_dir`.
+    fn find(conf_dir: &Path) -> Result<Self> {
+        let entries = fs::read_dir(conf_dir)
+            .with_context(|| format!("reading {}; name it with --conf-dir", conf_dir.display()))?;
+        let mut paths = entries.map(|entry| Ok(entry?.path())).collect::<Result<Vec<_>>>()?;
+        paths.sort();
+        for path in paths {
+            let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+            let aside = name.strip_suffix(ASIDE).and_then(|name| name.strip_suffix('.'));
+            let Ok(text) = bounded_file::read_text(&path, bounded_file::SMALL) else { continue };
+            let list: Value = serde_json::from_str(&text).unwrap_or_default();
+            let plugins = list["plugins"].as_array();
+            let flannel = plugins.into_iter().flatten().find(|it| it["type"] == "flannel");
+            let (Some(flannel), Some(network)) = (flannel, list["name"].as_str()) else { continue };
+            return Ok(Self {
+                path: aside.map_or_else(|| path.clone(), |name| path.with_file_name(name)),
+                is_aside: aside.is_some(),
+                network: network.to_owned(),
+                bridge: flannel["delegate"]["bridge"].as_str().unwrap_or(BRIDGE).to_owned(),
+            });
+        }
+        bail!(
+            "{} has no network configuration with the plugin flannel: this is no node of flannel's, or \
+             its runtime has them elsewhere (--conf-dir)",
+            conf_dir.display()
+        )
+    }
+}
+
+/// This node's subnet, as flanneld told its plugin in `path`.
+fn subnet(path: &Path) -> Result<IpNet> {
+    const KEY: &str = "FLANNEL_SUBNET=";
+    let text = bounded_file::read_text(path, bounded_file::SMALL)
+        .with_context(|| format!("reading {}; name it with --subnet-env", path.display()))?;
+    let value = text.lines().find_map(|line| line.strip_prefix(KEY));
+    let value = value.with_context(|| format!("{} has no {KEY}", path.display()))?;
+    let net: IpNet =
+        value.trim().parse().with_context(|| format!("{}: {KEY}{value}", path.display()))?;
+    Ok(net.trunc())
+}
+
+/// Processes of this machine that are called flanneld.
+fn flannelds() -> Vec<u32> {
+    let entries = fs::read_dir("/proc").into_iter().flatten().filter_map(Result::ok);
+    let is_it = |entry: &fs::DirEntry| {
+        fs::read(entry.path().join("comm")).is_ok_and(|name| name.trim_ascii() == b"flanneld")
+    };
+    let ids = entries.filter(is_it);
+    ids.filter_map(|entry| entry.file_name().to_str()?.parse().ok()).collect()
+}
+
+/// The network identifier that was named.
+fn vni(args: &NodeArgs) -> Result<Vni> {
+    Vni::new(args.vni).with_context(|| format!("--vni {}", args.vni))
+}
+
+/// What makes this node ready for Culvert's daemon.
+pub(super) fn over(args: &NodeArgs) -> Result<Plan> {
+    let running = flannelds();
+    ensure!(
+        running.is_empty(),
+        "flanneld runs here (process {}), and would set its device up again: keep its DaemonSet off \
+         this node (`kubectl label node NAME culvert.dev/network=changing`, docs/kubernetes.md), or stop \
+         its service",
+        running.first().copied().unwrap_or_default()
+    );
+    let list = List::find(&args.conf_dir)?;
+    let subnet = subnet(&args.subnet_env)?;
+    let mut plan = Plan::new(format!(
+        "start Culvert's daemon (`kubectl label --overwrite node NAME culvert.dev/network=culvert`) with \
+         kubernetes.migrate_from = \"flannel\" and bridge.name = \"{}\"; then \
+         `culvert cni install`, unless its DaemonSet does that",
+        list.bridge
+    ));
+    // Before the addresses are read, so that none is handed out after.
+    if !list.is_aside {
+        let (from, to) = (list.path.clone(), list.aside());
+        plan.then(format!("set {} aside as {}", from.display(), to.display()), move || {
+            Ok(fs::rename(from, to)?)
+        });
+    }
+    let directory = args.host_local_dir.join(&list.network);
+    let (state_dir, run_dir) = (args.state_dir.clone(), args.run_dir.clone());
+    if directory.exists() {
+        let what = format!(
+            "import the addresses of {} in {subnet} into the store under {}",
+            directory.display(),
+            state_dir.display()
+        );
+        plan.then(what, move || {
+            let directories = (state_dir.as_path(), run_dir.as_path());
+            ipam::import(&directory, Some(OUR_NETWORK), directories, &[subnet], false).map(drop)
+        });
+    }
+    Ok(plan)
+}
+
+/// What gives this node back to flannel.
+pub(super) fn back(args: &NodeArgs) -> Result<Plan> {
+    let (list, vni) = (List::find(&args.conf_dir)?, vni(args)?);
+    app::ensure_no_daemon()?;
+    let mut plan = Plan::new(
+        "`kubectl annotate node NAME culvert.dev/codec- culvert.dev/port- culvert.dev/address- \
+         culvert.dev/public-key-`"
+            .to_owned(),
+    );
+    let device = app::flannel_device(vni);
+    plan.then(
+        format!("set {device} up, and remove Culvert's devices, routes and rules"),
+        move || app::give_back(vni),
+    );
+    let directory = args.host_local_dir.join(&list.network);
+    let state_dir = args.state_dir.clone();
+    let what = format!(
+        "hand the addresses of the store under {} to host-local in {}",
+        state_dir.display(),
+        directory.display()
+    );
+    plan.then(what, move || {
+        let Some(mut store) = Store::open(&state_dir)? else { return Ok(()) };
+        let records = store.records()?;
+        to_host_local(&directory, &records)?;
+        store.release_unchanged(&records)?;
+        Ok(())
+    });
+    let ours = args.conf_dir.join(OUR_LIST);
+    if ours.exists() {
+        plan.then(format!("remove {}", ours.display()), move || Ok(fs::remove_file(ours)?));
+    }
+    if list.is_aside {
+        let (from, to) = (list.aside(), list.path.clone());
+        plan.then(format!("put {} in its place", to.display()), move || Ok(fs::rename(from, to)?));
+    }
+    Ok(plan)
+}
+
+/// What removes the rest of flannel from this node.
+pub(super) fn finish(args: &NodeArgs) -> Result<Plan> {
+    let vni = vni(args)?;
+    ensure!(
+        flannelds().is_empty(),
+        "flanneld runs here: this node has not come over (`culvert migrate flannel check`)"
+    );
+    ensure!(
+        readiness::check(&args.run_dir, &args.state_dir).is_ok(),
+        "Culvert's daemon is not ready here: this node has not come over, or `culvert status` says what \
+         it lacks"
+    );
+    let mut plan = Plan::new(
+        "once this is done on every node: remove kubernetes.migrate_from from Culvert's configuration, \
+         and flannel's DaemonSet, ConfigMap and annotations from the cluster (docs/kubernetes.md)"
+            .to_owned(),
+    );
+    let device = app::flannel_device(vni);
+    if app::has_flannel_device(vni)? {
+        plan.then(format!("delete {device}"), move || app::delete_flannel_device(vni));
+    }
+    if let Ok(list) = List::find(&args.conf_dir) {
+        let path = if list.is_aside { list.aside() } else { list.path.clone() };
+        plan.then(format!("remove {}", path.display()), move || Ok(fs::remove_file(path)?));
+        let directory = args.host_local_dir.join(&list.network);
+        if directory.exists() {
+            plan.then(format!("remove {}", directory.display()), move || {
+                Ok(fs::remove_dir_all(directory)?)
+            });
+        }
+    }
+    let file = args.subnet_env.clone();
+    if file.exists() {
+        plan.then(format!("remove {}", file.display()), move || Ok(fs::remove_file(file)?));
+    }
+    Ok(plan)
+}
