@@ -3,9 +3,8 @@
 //! A question is the opening of a TCP connection from this node's bridge to the peer's, to a port
 //! that nobody has. It takes the way of pods' packets but for the bridges: our daemon, the
 //! underlay, the peer's daemon, its kernel; the refusal takes the way back. The kernel sends as
-//! many refusals
-//! as there are questions, unlike ICMP errors. Their source ports are chosen so that each question
-//! takes the path that it is to take.
+//! many refusals as there are questions, unlike ICMP errors. Their source ports are chosen so that
+//! each question takes the path that it is to take.
 
 use std::fs;
 use std::io;
@@ -49,6 +48,9 @@ const ICMP_PATIENCE: Duration = Duration::from_millis(300);
 /// kernel: it sends a machine six errors at once, then one a second (`icmp_ratelimit`); those about
 /// the questions before have used them up.
 const KERNEL_PATIENCE: Duration = Duration::from_millis(1200);
+
+/// How long a kernel has to be left alone until it sends an error again, whoever has asked before.
+const KERNEL_REST: Duration = Duration::from_millis(1200);
 const KERNEL_PAUSE: Duration = Duration::from_millis(150);
 
 /// Headers of IP and UDP.
@@ -73,7 +75,7 @@ pub(super) fn peers(
             pending.push(Pending::open(index, (own, port), its, ours, theirs));
         }
         if count <= FEW {
-            sizes.push((index, Sizing::open(own, its, peer.mtu)));
+            sizes.extend(Sizing::open(own, its, peer.mtu).ok().map(|sizing| (index, sizing)));
         }
     }
     let asked = clock::now();
@@ -90,8 +92,9 @@ pub(super) fn peers(
             _ => peer.questions.push(one.question),
         }
     }
+    settle(&mut sizes);
     for (peer, sizing) in sizes {
-        answers[peer].sizes = sizing.ok().map(Sizing::outcome);
+        answers[peer].sizes = Some(sizing.sizes);
     }
     if answers.iter().any(is_silent) {
         ask_kernels(&mut answers, expected.setup.address);
@@ -265,9 +268,11 @@ fn wait_for_all(pending: &mut [Pending], since: Instant) {
 /// Small datagrams and some of the full size, all to a port that nobody has. Several of each: one
 /// alone may be lost by chance. Together no more than a kernel answers at once.
 struct Sizing {
-    full: u16,
     small: Vec<UdpSocket>,
     large: Vec<UdpSocket>,
+    large_len: usize,
+    /// What is known so far.
+    sizes: Sizes,
 }
 
 /// How many small ones, and how many of the full size.
@@ -287,18 +292,36 @@ impl Sizing {
         let several = |len: usize, count: usize| -> io::Result<Vec<UdpSocket>> {
             (0..count).map(|_| send(len)).collect()
         };
+        let large_len = usize::from(full).saturating_sub(headers);
         // The large ones first: a kernel that answers only a few then answers those.
-        let large = several(usize::from(full).saturating_sub(headers), LARGE)?;
+        let large = several(large_len, LARGE)?;
         let small = several(0, SMALL)?;
-        Ok(Self { full, small, large })
+        let sizes = Sizes { full, small_answered: false, full_answered: false };
+        Ok(Self { small, large, large_len, sizes })
     }
 
-    fn outcome(self) -> Sizes {
-        Sizes {
-            full: self.full,
-            small_answered: self.small.iter().any(is_refused),
-            full_answered: self.large.iter().any(is_refused),
-        }
+    fn look(&mut self) {
+        self.sizes.small_answered |= self.small.iter().any(is_refused);
+        self.sizes.full_answered |= self.large.iter().any(is_refused);
+    }
+
+    fn send_again(&self) {
+        // One that is too long by now is not answered either.
+        let _ = self.large.first().map(|socket| socket.send(&vec![0; self.large_len]));
+    }
+}
+
+/// Looks which were answered. Where only small ones were, the kernel there may have had no error
+/// left for the others, and one is sent again.
+fn settle(sizes: &mut [(usize, Sizing)]) {
+    let look = |sizes: &mut [(usize, Sizing)]| sizes.iter_mut().for_each(|(_, it)| it.look());
+    look(sizes);
+    let doubtful = || sizes.iter().filter(|(_, it)| it.sizes.is_black_hole());
+    if doubtful().next().is_some() {
+        thread::sleep(KERNEL_REST);
+        doubtful().for_each(|(_, it)| it.send_again());
+        thread::sleep(ICMP_PATIENCE);
+        look(sizes);
     }
 }
 

@@ -158,6 +158,13 @@ pub(super) struct Sizes {
     pub(super) full_answered: bool,
 }
 
+impl Sizes {
+    /// Whether full packets vanish where small ones arrive.
+    pub(super) fn is_black_hole(self) -> bool {
+        self.small_answered && !self.full_answered
+    }
+}
+
 /// After so long the kernel has repeated a question.
 const REPEATED: Duration = Duration::from_millis(900);
 

@@ -334,6 +334,18 @@ fn lost_path_black_hole_and_cut_cable_are_told_apart() {
         .unwrap();
 }
 
+/// The kernel of a peer, which limits its errors, has none left for who asks all the time.
+#[test]
+fn whoever_asks_again_and_again_accuses_nobody_of_a_black_hole() {
+    let lab = plain("nt-doctor-again").up().unwrap();
+    let subject = lab.node(1);
+    assert_reaches(lab.pod(1, 1).netns(), lab.pod(2, 1).ipv4());
+    for _again in 0..6 {
+        let look = doctor(subject, &["--peers"]);
+        assert!(!look.failed().contains(&"blackhole"), "{}", look.text("blackhole"));
+    }
+}
+
 #[test]
 fn full_receive_buffer_is_found() {
     let lab = plain("nt-doctor-receive").up().unwrap();

@@ -15,7 +15,7 @@ pub(super) fn check(facts: &Facts) -> Vec<Finding> {
         peers.iter().filter_map(|peer| Some((peer, peer.sizes?))).collect();
     let mut findings: Vec<Finding> = judged
         .iter()
-        .filter(|(_, sizes)| sizes.small_answered && !sizes.full_answered)
+        .filter(|(_, sizes)| sizes.is_black_hole())
         .map(|(peer, sizes)| {
             let found = format!(
                 "packets of {} bytes vanish on the way, and small ones do not; nobody says so",
