@@ -21,8 +21,9 @@ pub(super) fn check(facts: &Facts) -> Vec<Finding> {
                 "packets of {} bytes vanish on the way, and small ones do not; nobody says so",
                 sizes.full
             );
-            let remedy = "have the routers between send ICMP \"fragmentation needed\", or write what \
-                          fits into the configuration: underlay.mtu";
+            let remedy = "have the routers between send ICMP \"fragmentation needed\"; or set \
+                          underlay.mtu on every node to what the underlay carries, restart the \
+                          daemons, and start pods anew, which keep their MTU";
             Finding::fail(found, remedy).about(&peer.name)
         })
         .collect();

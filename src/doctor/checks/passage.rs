@@ -73,7 +73,7 @@ pub(super) fn through(
     findings.extend(doubts.iter().map(|by| {
         Finding::warn(
             format!("{by} may drop {what}: not all of it could be followed"),
-            format!("look at it: nft list chain {} {} {}", by.family, by.table, by.chain),
+            format!("look at it: nft -a list chain {} {} {}", by.family, by.table, by.chain),
         )
     }));
     let legacy = firewall.legacy.iter().filter(|table| table.ends_with(" filter"));

@@ -45,10 +45,10 @@ pub(super) fn check(facts: &Facts) -> Vec<Finding> {
         }
     }
     match &kernel.underlay {
-        Some(fault) => findings.push(Finding::fail(
-            fault,
-            "ip route get PEER, with the address of a peer, shows where it ends",
-        )),
+        Some(fault) => findings.push(underlay_down(expected, kernel).unwrap_or_else(|| {
+            let remedy = "ip route get PEER, with the address of a peer, shows where it ends";
+            Finding::fail(fault, remedy)
+        })),
         None => {
             findings.extend(kernel.refused.iter().map(|(peer, why)| refused(expected, *peer, why)))
         }
@@ -68,6 +68,18 @@ pub(super) fn is_by_rule(kernel: &Examination, astray: &Astray) -> bool {
         // The kernel does not say by which table it drops.
         None => super::rules::foreign(kernel, astray.is_v6).next().is_some(),
     }
+}
+
+/// The device of the underlay address, if somebody has set it down: no route leads by it then.
+fn underlay_down(expected: &Expected, kernel: &Examination) -> Option<Finding> {
+    let own = expected.setup.address?;
+    let holder = kernel.addresses.iter().find(|has| has.net.addr() == own)?;
+    let link = kernel.links.iter().find(|link| link.index == holder.link && !link.up)?;
+    let device = &link.name;
+    Some(Finding::fail(
+        format!("no datagram leaves: {device}, which has {own}, is down"),
+        format!("ip link set {device} up, and put back routes by it, such as the default one"),
+    ))
 }
 
 /// A peer to which no datagram leaves, while others are reached.
@@ -136,5 +148,22 @@ mod tests {
         // Where no peer is reached, that is said once and not for each.
         facts.kernel.as_mut().unwrap().underlay = Some("no datagram leaves".to_owned());
         assert_eq!(said("routes", &facts).len(), 1);
+    }
+
+    #[test]
+    fn underlay_device_that_is_down_is_named_instead_of_the_routes_that_went_with_it() {
+        let with = |up| {
+            let mut facts = healthy();
+            let kernel = facts.kernel.as_mut().unwrap();
+            let name = "eth0".to_owned();
+            let link = culvert_netlink::Link { index: 2, name, up, ..Default::default() };
+            kernel.links = vec![link];
+            kernel.underlay = Some("no route".to_owned());
+            said("routes", &facts).remove(0)
+        };
+        assert_eq!(with(true).found, "no route");
+        let down = with(false);
+        assert!(down.found.contains("eth0, which has 192.168.1.11, is down"), "{down:?}");
+        assert!(down.remedy.unwrap().starts_with("ip link set eth0 up"));
     }
 }
