@@ -30,7 +30,7 @@ cut_off() {
 
 # assert_all_talk [ATTEMPTS]: every pod answers every other, soon at the latest.
 assert_all_talk() {
-    await "$SOON" "every pod to answer every other" matrix "${1:-1}" || { matrix; return 1; }
+    await "$SOON" "every pod to answer every other" matrix "${1:-1}" || { matrix "${1:-1}" >&2; return 1; }
 }
 
 # Whether a daemon carries packets. Its program is the only one in its container.
