@@ -22,7 +22,6 @@ mod host_ports;
 mod kernel;
 mod notes;
 mod observe;
-mod path_errors;
 mod path_mtu;
 mod preflight;
 mod reach;

@@ -11,8 +11,9 @@
 use culvert_nft::{Base, Chain, ChainKind, Comparison, Expression, Field, Hook, Membership};
 use overlay_proto::Family;
 
-use super::NodeSpec;
-use super::ruleset::{ACCEPT, ClusterFamily, DROP, FILTER};
+use super::family::ClusterFamily;
+use super::{ACCEPT, DROP, FILTER};
+use crate::control::node::NodeSpec;
 
 /// "Fragmentation needed" and "packet too big", as the first bytes of an ICMP message have them.
 const FRAGMENTATION_NEEDED: [u8; 2] = [3, 4];
