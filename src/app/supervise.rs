@@ -39,7 +39,7 @@ pub(super) async fn keep_telling(
             // It never ends before this does.
             _ = changes.changed() => {}
         }
-        let verdict = status().verdict();
+        let verdict = status.status().verdict();
         if verdict != said && supervisor.status(&verdict) {
             said = verdict;
         }

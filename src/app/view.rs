@@ -2,8 +2,9 @@
 
 mod peers;
 mod questions;
+mod status;
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
 use std::net::IpAddr;
 use std::os::unix::fs::MetadataExt as _;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -11,35 +12,24 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Instant;
 
 use anyhow::Context as _;
-use culvert_dataplane::engine::{DropReason, Local};
+use culvert_dataplane::DataPlane;
+use culvert_dataplane::engine::DropReason;
 use culvert_dataplane::platform::clock;
-use culvert_dataplane::{DataPlane, HandshakeTimes};
-use culvert_node::ipam::Range;
-use culvert_seal::Suite;
-use culvert_seal::mesh::Role;
-use ipnet::IpNet;
 
 use super::checkup::Checkup;
 use super::drop_history::DropHistory;
-use super::feed::{Following, Standing};
+use super::feed::Standing;
 use super::path_mtus::MtuOrigin;
-use super::probes::{BOUNDS, Known, Pinger};
-use crate::config::Config;
+use super::probes::{Known, Pinger};
 use crate::control::enforce::PolicyThread;
 use crate::control::node::NodeSpec;
-use crate::control::source;
-use crate::lifecycle::Readiness;
-use crate::observe::{
-    AddressUse, Handshakes, LastDrop, PeerStatus, PolicyStatus, ProbeStatus, ProcessStatus, SCHEMA,
-    SealedStatus, Status, StatusSource, TableStatus, Times, TunnelStatus, UnderlayStatus,
-};
-use crate::platform::process;
+use crate::observe::{PolicyStatus, SealedStatus};
 
-use self::peers::path_status;
 pub(super) use self::peers::peer_status;
 pub(super) use self::questions::{
     explain_source, find_source, ping_source, setup, setup_source, tables_source, trace_source,
 };
+pub(super) use self::status::status_source;
 
 /// Facts that the daemon's main loop knows and others may look at.
 pub(super) struct Facts {
@@ -139,14 +129,6 @@ impl Facts {
         *locked(&self.sealed) = (sealed, in_use_since);
     }
 
-    fn sealed(&self, now: Instant) -> SealedStatus {
-        let (sealed, in_use_since) = locked(&self.sealed).clone();
-        let in_use_seconds =
-            in_use_since.map(|since| now.saturating_duration_since(since).as_secs_f64());
-        let handshakes = self.plane.get().map(|plane| handshakes(plane)).unwrap_or_default();
-        SealedStatus { in_use_seconds, handshakes, ..sealed }
-    }
-
     /// Shows how it stands with network policies.
     pub(super) fn show_policy(&self, policy: PolicyStatus) {
         *locked(&self.policy) = policy;
@@ -243,200 +225,6 @@ fn unix_seconds() -> f64 {
 /// Nobody panics while he holds one of these.
 pub(super) fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-/// Makes the function that gathers a [`Status`], at any time from before the first table on.
-pub(super) fn status_source(
-    config: &Config,
-    facts: Arc<Facts>,
-    readiness: Readiness,
-) -> StatusSource {
-    let config = config.clone();
-    let source = source::describe(&config.table);
-    Arc::new(move || {
-        let now = clock::now();
-        let uptime = now.saturating_duration_since(facts.started).as_secs_f64();
-        let missing = readiness.missing();
-        let standing = locked(&facts.standing).clone();
-        let plane = facts.plane.get();
-        let table = plane.map(|plane| plane.table());
-        let local = table.as_ref().map(|table| table.local());
-        let ports = plane.map(|plane| plane.source_ports()).unwrap_or_default();
-        let fragmented = plane.map(|plane| plane.fragmented()).unwrap_or_default();
-        let receive_drops = plane.and_then(|plane| plane.receive_drops());
-        Status {
-            schema: SCHEMA,
-            version: env!("CARGO_PKG_VERSION").to_owned(),
-            node: config.node.name.clone(),
-            ready: missing.is_empty(),
-            missing,
-            uptime_seconds: uptime,
-            mtu: *locked(&facts.mtu),
-            vni: table.as_ref().map_or(config.network.vni, |table| table.vni()).get(),
-            subnets: local.map(|local| local.subnets.clone()).unwrap_or_default(),
-            underlay: underlay_status(local, config.underlay.address),
-            table: TableStatus {
-                source: source.clone(),
-                current: standing.following == Following::Current,
-                age_seconds: match &standing.following {
-                    Following::Current => 0.0,
-                    Following::Waiting => uptime,
-                    Following::Lost { since, .. } => {
-                        now.saturating_duration_since(*since).as_secs_f64()
-                    }
-                },
-                source_error: match standing.following {
-                    Following::Lost { why, .. } => Some(why),
-                    Following::Waiting | Following::Current => None,
-                },
-                hash: table.as_ref().map(|table| table.digest().to_string()).unwrap_or_default(),
-                generation: facts.generation.load(Ordering::Relaxed),
-                nodes: table.as_ref().map_or(0, |table| table.peers().len() + 1),
-                error: standing.malformed.or(standing.refused).or(standing.differs),
-                left_out: standing.left_out,
-                contested: standing.contested.or_else(|| locked(&facts.address).clone()),
-            },
-            stranded: locked(&facts.stranded).clone(),
-            hints: {
-                let unserved = locked(&facts.observe).clone();
-                unserved.into_iter().chain(locked(&facts.hints).clone()).collect()
-            },
-            sealed: facts.sealed(now),
-            policy: locked(&facts.policy).clone(),
-            offload: plane.map(|plane| plane.offload()).unwrap_or_default(),
-            workers: plane.map_or(0, |plane| plane.workers()),
-            peers: table
-                .iter()
-                .flat_map(|table| table.peers())
-                .map(|peer| PeerStatus {
-                    path: path_status(peer, &facts, &ports),
-                    ..peer_status(peer, uptime, now)
-                })
-                .collect(),
-            probes: probe_status(&facts, plane.map(|plane| &**plane)),
-            drops: DropReason::ALL
-                .into_iter()
-                .map(|reason| (reason, plane.map_or(0, |plane| plane.drops(reason))))
-                .collect(),
-            last_drops: last_drops(&facts, plane.map(|plane| &**plane), now),
-            receive_drops: receive_drops.map(|drops| drops.late),
-            receive_damaged: receive_drops.map(|drops| drops.damaged),
-            tun_drops: *locked(&facts.tun_drops),
-            addresses: address_use(local.map_or(&[], |local| &local.subnets), &locked(&facts.held)),
-            process: process_status(facts.started_unix),
-            icmp_replies: plane.map_or(0, |plane| plane.replies()),
-            fragmented_packets: fragmented.0,
-            fragments: fragmented.1,
-            offload_refusals: plane.map_or(0, |plane| plane.degraded()),
-            repairs: facts.repairs.load(Ordering::Relaxed),
-        }
-    })
-}
-
-/// The newest drop for each reason that has occurred.
-fn last_drops(
-    facts: &Facts,
-    plane: Option<&DataPlane>,
-    now: Instant,
-) -> BTreeMap<DropReason, LastDrop> {
-    let Some(plane) = plane else { return BTreeMap::new() };
-    let history = locked(&facts.drop_history);
-    let of = |reason| {
-        let last = plane.last_drop(reason)?;
-        Some(LastDrop {
-            seconds_ago: now.saturating_duration_since(last.at).as_secs_f64(),
-            last_minute: history.in_last_minute(reason, plane.drops(reason), now),
-            from: last.from,
-        })
-    };
-    DropReason::ALL.into_iter().filter_map(|reason| Some((reason, of(reason)?))).collect()
-}
-
-/// What was counted of questions and answers.
-fn probe_status(facts: &Facts, plane: Option<&DataPlane>) -> ProbeStatus {
-    let (answered, refused) = plane.map(DataPlane::probes_answered).unwrap_or_default();
-    let Some((known, _)) = facts.probes.get() else { return ProbeStatus::default() };
-    let known = locked(known);
-    ProbeStatus {
-        interval_seconds: known.interval.as_secs(),
-        rtt_bounds: BOUNDS.to_vec(),
-        rtt_counts: known.rtt.counts.to_vec(),
-        rtt_sum: known.rtt.sum,
-        answered,
-        refused,
-    }
-}
-
-/// How many addresses of each subnet are among those that are `held`.
-fn address_use(subnets: &[IpNet], held: &[IpAddr]) -> Vec<AddressUse> {
-    let of_subnet = |subnet: &IpNet| {
-        let used = held.iter().filter(|address| subnet.contains(*address)).count() as u64;
-        let free = Range::whole(*subnet).capacity().saturating_sub(used.into());
-        #[expect(clippy::cast_precision_loss, reason = "of 2^64 addresses nobody counts the last")]
-        let free = free as f64;
-        AddressUse { subnet: *subnet, used, free }
-    };
-    subnets.iter().map(of_subnet).collect()
-}
-
-/// What this process takes; nothing where /proc cannot be read.
-fn process_status(started: f64) -> ProcessStatus {
-    let Some(usage) = process::usage() else { return ProcessStatus::default() };
-    ProcessStatus {
-        cpu_seconds: usage.cpu.as_secs_f64(),
-        resident_bytes: usage.resident_bytes,
-        virtual_bytes: usage.virtual_bytes,
-        open_files: usage.open_files,
-        open_files_limit: usage.open_files_limit,
-        threads: usage.threads,
-        started,
-    }
-}
-
-/// What was counted of handshakes.
-fn handshakes(plane: &DataPlane) -> Handshakes {
-    let Some(counters) = plane.sealed_counters() else { return Handshakes::default() };
-    let mut made = BTreeMap::new();
-    for role in [Role::Initiator, Role::Responder] {
-        for suite in Suite::ALL {
-            let key = format!("{} {suite}", role.as_str());
-            made.insert(key, counters.established(role, suite));
-        }
-    }
-    let failed = counters.failures().map(|(role, failure, count)| {
-        let key = format!("{} {}", role.as_str(), failure.as_str());
-        (key, count)
-    });
-    Handshakes {
-        made,
-        failed: failed.collect(),
-        refused: plane.refused_handshakes(),
-        sessions_ended: counters.ended(),
-        seconds: [Role::Initiator, Role::Responder]
-            .map(|role| (role.as_str().to_owned(), times(counters.times(role))))
-            .into(),
-    }
-}
-
-fn times(HandshakeTimes { counts, sum }: HandshakeTimes) -> Times {
-    let [counts @ .., longer] = counts;
-    Times { buckets: HandshakeTimes::BOUNDS.into_iter().zip(counts).collect(), longer, sum }
-}
-
-/// What is known of the tunnels' ends here; `address` is what the configuration says.
-fn underlay_status(local: Option<&Local>, address: Option<IpAddr>) -> UnderlayStatus {
-    let tunnels = local.map_or(&[][..], |local| &local.tunnels);
-    let sealed_port = || local?.sealed_port;
-    UnderlayStatus {
-        address: address.or_else(|| Some(local?.address)),
-        port: tunnels.first().map(|tunnel| tunnel.port).or_else(sealed_port).unwrap_or_default(),
-        tunnels: tunnels
-            .iter()
-            .map(|tunnel| TunnelStatus { codec: tunnel.codec, port: tunnel.port })
-            .collect(),
-        sealed_port: local.and_then(|local| local.sealed_port),
-        mac: local.map(|local| local.mac.to_string()),
-    }
 }
 
 /// The number of this thread's network namespace, where the kernel shows it.

@@ -181,7 +181,7 @@ async fn answer(mut stream: tokio::net::UnixStream, services: Services) -> io::R
     tokio::io::BufReader::new(reader).read_line(&mut line).await?;
     let fault = |error: String| serde_json::to_vec(&Refusal { error });
     let mut answer = match serde_json::from_str(&line) {
-        Ok(Request::Status) => serde_json::to_vec(&(services.status)())?,
+        Ok(Request::Status) => serde_json::to_vec(&services.status.status())?,
         Ok(Request::Setup) => match (services.setup)() {
             Ok(setup) => serde_json::to_vec(&setup)?,
             Err(error) => fault(format!("{error:#}"))?,
@@ -260,6 +260,7 @@ mod tests {
 
     use std::io::{BufRead as _, BufReader};
 
+    use crate::observe::{Observed, Scrape, Status, Tally};
     use culvert_dataplane::platform::clock;
     use socket2::{Domain, SockAddr, Socket, Type};
 
@@ -319,6 +320,23 @@ mod tests {
         assert!(since.elapsed() < Duration::from_secs(3), "{:?}", since.elapsed());
     }
 
+    /// A daemon at which nobody looks.
+    struct Unasked;
+
+    impl Observed for Unasked {
+        fn status(&self) -> Status {
+            unreachable!("nobody asks for it")
+        }
+
+        fn node(&self) -> Status {
+            unreachable!("nobody asks for it")
+        }
+
+        fn scrape(&self, _: &mut dyn FnMut(&[Tally<'_>]) -> Vec<usize>) -> Scrape {
+            unreachable!("nobody asks for it")
+        }
+    }
+
     #[test]
     fn whoever_comes_last_is_answered_while_others_hold_connections() {
         let directory = tempfile::tempdir().unwrap();
@@ -328,7 +346,7 @@ mod tests {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
             runtime.unwrap().block_on(async {
                 let services = Services {
-                    status: std::sync::Arc::new(|| unreachable!("nobody asks for it")),
+                    status: std::sync::Arc::new(Unasked),
                     setup: std::sync::Arc::new(|| unreachable!("nobody asks for it")),
                     explain: std::sync::Arc::new(|_| unreachable!("nobody asks for it")),
                     pods: std::sync::Arc::new(|| unreachable!("nobody asks for it")),

@@ -21,9 +21,8 @@ pub(crate) use self::activity::PeerSeries;
 use super::limit::Limited;
 use super::{Status, StatusSource};
 
-/// How long an answer of `/metrics` and one of `/readyz` is given to all who ask. Each is made of
-/// the whole status, which takes milliseconds with thousands of peers, and anybody may ask as often
-/// as he likes.
+/// How long an answer of `/metrics` and one of `/readyz` is given to all who ask. Making one takes
+/// milliseconds with thousands of peers, and anybody may ask as often as he likes.
 const METRICS_SPAN: Duration = Duration::from_millis(500);
 const READINESS_SPAN: Duration = Duration::from_millis(100);
 
@@ -74,7 +73,7 @@ impl<T: Clone> Recent<T> {
 }
 
 async fn readyz(State(answers): State<Arc<Answers>>) -> impl IntoResponse {
-    answers.readiness.get(Instant::now(), || readiness((answers.status)()))
+    answers.readiness.get(Instant::now(), || readiness(answers.status.node()))
 }
 
 fn readiness(status: Status) -> (StatusCode, String) {
@@ -101,7 +100,7 @@ async fn metrics(State(answers): State<Arc<Answers>>, headers: HeaderMap) -> imp
     let wants_open_metrics = headers.get_all(header::ACCEPT).iter().any(accepts);
     let make = || {
         let mut activity = answers.activity.lock().unwrap_or_else(PoisonError::into_inner);
-        metrics::exposition(&(answers.status)(), &mut activity).map(Bytes::from)
+        metrics::exposition(&*answers.status, &mut activity).map(Bytes::from)
     };
     match answers.metrics.get(Instant::now(), make) {
         Ok(text) if wants_open_metrics => {

@@ -1,7 +1,7 @@
 //! What people and programs see of the daemon: logs, status, metrics, health.
 //!
 //! Runs on the control runtime and only reads. What it shows, the composition root hands it as a
-//! function that takes a [`Status`]; a slow or hostile client costs a bounded number of
+//! function or as [`Observed`]; a slow or hostile client costs a bounded number of
 //! connections.
 
 mod admin;
@@ -13,6 +13,7 @@ mod log;
 mod ping;
 mod pods;
 mod policy;
+mod scrape;
 mod setup;
 mod status;
 mod tables;
@@ -31,6 +32,7 @@ pub(crate) use log::{Format, finish_logging, say_at_last, start_logging};
 pub use ping::{PingPath, PingQuestion, PingRound};
 pub use pods::PodStatus;
 pub use policy::PolicyStatus;
+pub use scrape::{Observed, PeerTotals, Scrape, Tally};
 pub use setup::Setup;
 pub use status::{
     AddressUse, Handshakes, LastDrop, LostPath, PathStatus, PeerStatus, ProbeStatus, ProcessStatus,
@@ -49,7 +51,7 @@ use std::sync::Arc;
 use crate::explain::{Explanation, Question};
 
 /// Where the present status comes from.
-pub(crate) type StatusSource = Arc<dyn Fn() -> Status + Send + Sync>;
+pub(crate) type StatusSource = Arc<dyn Observed>;
 
 /// Where it is said how the node is to be set up.
 pub(crate) type SetupSource = Arc<dyn Fn() -> anyhow::Result<Setup> + Send + Sync>;

@@ -288,10 +288,9 @@ impl Prober {
         self.peers.get(address).is_some_and(|peer| peer.knows == Knows::Echo)
     }
 
-    /// How many peers are as each of `states`, of those in the table.
-    #[must_use]
-    pub fn count(&self, is: impl Fn(&View) -> bool) -> usize {
-        self.peers.iter().filter(|peer| is(&peer.view())).count()
+    /// What is known of each peer.
+    pub fn views(&self) -> impl Iterator<Item = View> {
+        self.peers.iter().map(Peer::view)
     }
 
     fn send(&mut self, planned: Planned, now: Moment) -> Question {

@@ -545,7 +545,7 @@ impl Task {
         let rate = passed.map_or(0, |passed| (drops - self.digest.drops.min(drops)) / passed);
         (self.digest.drops, self.digest.at) = (drops, Some(now));
         self.digest.is_ready = self.facts.is_ready();
-        let lost = locked(&self.known).prober.count(|view| view.state.is_lost());
+        let lost = locked(&self.known).prober.views().filter(|view| view.state.is_lost()).count();
         self.plane.probes().set_digest(Digest {
             table: self.digest.hash,
             version: version(),

@@ -9,10 +9,65 @@ use culvert_seal::noise::PostQuantum;
 
 use super::{Facts, locked};
 use crate::app::path_mtus::MtuOrigin;
-use crate::observe::{LostPath, PathStatus, PeerStatus, SessionStatus, Spoken, Told};
+use crate::observe::{
+    LostPath, PathStatus, PeerStatus, PeerTotals, SessionStatus, Spoken, Tally, Told,
+};
+
+/// What is shown of `peers`, with what is known of the paths to them.
+pub(super) fn with_paths<'a>(
+    peers: impl Iterator<Item = &'a Peer>,
+    facts: &Facts,
+    now: Instant,
+) -> impl Iterator<Item = PeerStatus> {
+    let age = now.saturating_duration_since(facts.started).as_secs_f64();
+    let ports = facts.plane.get().map(|plane| plane.source_ports()).unwrap_or_default();
+    peers.map(move |peer| PeerStatus {
+        path: path_status(peer, facts, &ports),
+        ..peer_status(peer, age, now)
+    })
+}
+
+/// What was counted of a peer.
+pub(super) fn tally(peer: &Peer) -> Tally<'_> {
+    Tally { name: peer.name(), egress: peer.counters.egress(), ingress: peer.counters.ingress() }
+}
+
+/// Counts what is known of the paths to all `peers`.
+pub(super) fn count_paths(peers: usize, facts: &Facts, totals: &mut PeerTotals) {
+    if let Some((known, _)) = facts.probes.get() {
+        for view in locked(known).prober.views() {
+            match view.state {
+                State::Well => totals.answering += 1,
+                State::Silent | State::Refused => totals.lost += 1,
+                State::Unknown => {}
+            }
+            totals.paths_lost += view.lost_paths.count_ones() as usize;
+        }
+    }
+    totals.unknown = peers.saturating_sub(totals.answering + totals.lost);
+}
+
+/// Counts the sessions with `peers`.
+pub(super) fn count_sessions(peers: &[Peer], now: Instant, totals: &mut PeerTotals) {
+    for peer in peers {
+        match &peer.seal {
+            Seal::Keyed(keyed) => {
+                let outgoing = keyed.link.outgoing();
+                let suite = outgoing.as_ref().map(|it| it.suite().as_str());
+                totals.add_sealed(suite, keyed.may_leave_plain());
+                let session = keyed.link.state().unwrap_or_default().session;
+                if let Some(session) = session {
+                    totals.note_session(now.saturating_duration_since(session.began).as_secs_f64());
+                }
+            }
+            Seal::Plain => totals.add_sealed(None, true),
+            Seal::NoKey => totals.add_sealed(None, false),
+        }
+    }
+}
 
 /// What is known of the paths to a peer.
-pub(super) fn path_status(peer: &Peer, facts: &Facts, ports: &[u16]) -> PathStatus {
+fn path_status(peer: &Peer, facts: &Facts, ports: &[u16]) -> PathStatus {
     let known = facts.probes.get().map(|(known, _)| {
         let known = locked(known);
         let address = peer.address();

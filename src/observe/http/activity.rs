@@ -8,7 +8,7 @@ use std::cmp::Reverse;
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
-use crate::observe::PeerStatus;
+use crate::observe::Tally;
 
 /// For how long a peer counts as active after its last packet.
 const ACTIVE: Duration = Duration::from_secs(600);
@@ -39,71 +39,86 @@ pub(crate) enum PeerSeries {
 #[derive(Debug)]
 pub(super) struct Activity {
     series: PeerSeries,
-    /// Packets of each peer, and since when there are so many.
-    seen: HashMap<String, (u64, Instant)>,
+    /// Of each peer that had traffic at the last scrape.
+    seen: HashMap<String, Seen>,
+    scrapes: u64,
 }
 
-/// The peers that have series, in the order of the table, and how many active ones have none.
-pub(super) struct Chosen<'a> {
-    pub(super) peers: Vec<&'a PeerStatus>,
+/// What was seen of a peer.
+#[derive(Clone, Copy, Debug)]
+struct Seen {
+    packets: u64,
+    /// Since when there are so many.
+    since: Instant,
+    /// The number of the scrape in which it was there.
+    scrape: u64,
+}
+
+/// The places of peers that have series, in their order, and how many active ones have none.
+#[derive(Debug, Default)]
+pub(super) struct Chosen {
+    pub(super) places: Vec<usize>,
     pub(super) omitted: usize,
 }
 
 impl Activity {
     pub(super) fn new(series: PeerSeries) -> Self {
-        Self { series, seen: HashMap::new() }
+        Self { series, seen: HashMap::new(), scrapes: 0 }
     }
 
     /// Chooses among `peers` as they are at `now`.
-    pub(super) fn choose<'a>(&mut self, peers: &'a [PeerStatus], now: Instant) -> Chosen<'a> {
+    pub(super) fn choose(&mut self, peers: &[Tally<'_>], now: Instant) -> Chosen {
         match self.series {
-            PeerSeries::All => Chosen { peers: peers.iter().collect(), omitted: 0 },
-            PeerSeries::None => Chosen { peers: Vec::new(), omitted: 0 },
+            PeerSeries::All => Chosen { places: (0..peers.len()).collect(), omitted: 0 },
+            PeerSeries::None => Chosen::default(),
             PeerSeries::Active => self.active(peers, now),
         }
     }
 
-    fn active<'a>(&mut self, peers: &'a [PeerStatus], now: Instant) -> Chosen<'a> {
-        let mut active: Vec<(usize, &PeerStatus)> = Vec::new();
+    fn active(&mut self, peers: &[Tally<'_>], now: Instant) -> Chosen {
+        self.scrapes += 1;
+        let mut active: Vec<(usize, &Tally<'_>)> = Vec::new();
         for (place, peer) in peers.iter().enumerate() {
             if self.is_active(peer, now) {
                 active.push((place, peer));
             }
         }
-        if self.seen.len() > peers.len() {
-            self.seen.retain(|_, (_, since)| now.duration_since(*since) <= ACTIVE);
-        }
+        // Of who is gone or has begun anew nothing is remembered.
+        self.seen.retain(|_, seen| seen.scrape == self.scrapes);
         // Counters only grow, so that it is mostly the same peers from scrape to scrape.
         active
             .sort_by_key(|(_, peer)| Reverse(peer.egress.bytes.saturating_add(peer.ingress.bytes)));
         let mut bytes = 0;
-        let fits = |(_, peer): &&(usize, &PeerStatus)| {
+        let fits = |(_, peer): &&(usize, &Tally<'_>)| {
             bytes += BYTES_OF_ONE + NAMES_OF_ONE * peer.name.len();
             bytes <= BYTES
         };
         let shown = active.iter().take(PEERS).take_while(fits).count();
         let omitted = active.len() - shown;
-        active.truncate(shown);
-        active.sort_by_key(|(place, _)| *place);
-        Chosen { peers: active.into_iter().map(|(_, peer)| peer).collect(), omitted }
+        let mut places: Vec<usize> = active.into_iter().take(shown).map(|(it, _)| it).collect();
+        places.sort_unstable();
+        Chosen { places, omitted }
     }
 
     /// Whether a peer had traffic lately. One with traffic that is seen for the first time may have
     /// had it at any time, and counts as active.
-    fn is_active(&mut self, peer: &PeerStatus, now: Instant) -> bool {
+    fn is_active(&mut self, peer: &Tally<'_>, now: Instant) -> bool {
         let packets = peer.egress.packets.saturating_add(peer.ingress.packets);
         if packets == 0 {
-            self.seen.remove(&peer.name);
             return false;
         }
-        match self.seen.get_mut(&peer.name) {
-            Some((before, since)) if *before == packets => now.duration_since(*since) <= ACTIVE,
-            Some(known) => {
-                *known = (packets, now);
+        let scrape = self.scrapes;
+        match self.seen.get_mut(peer.name) {
+            Some(seen) if seen.packets == packets => {
+                seen.scrape = scrape;
+                now.duration_since(seen.since) <= ACTIVE
+            }
+            Some(seen) => {
+                *seen = Seen { packets, since: now, scrape };
                 true
             }
             None => {
-                self.seen.insert(peer.name.clone(), (packets, now));
+                self.seen.insert(peer.name.to_owned(), Seen { packets, since: now, scrape });
                 true
             }
         }
@@ -116,51 +131,54 @@ mod tests {
     use culvert_dataplane::platform::clock;
 
     use super::*;
-    use crate::observe::http::tests::peer;
 
-    fn names(activity: &mut Activity, peers: &[PeerStatus], now: Instant) -> Vec<String> {
-        activity.choose(peers, now).peers.iter().map(|peer| peer.name.clone()).collect()
+    /// A peer to which so many packets were sent, one byte each.
+    fn peer(name: &str, packets: u64) -> Tally<'_> {
+        Tally { name, egress: Traffic { packets, bytes: packets }, ingress: Traffic::default() }
     }
 
     #[test]
     fn peer_is_active_for_ten_minutes_after_its_last_packet() {
         let start = clock::now();
         let mut activity = Activity::new(PeerSeries::Active);
-        let mut peers = vec![peer("node1", 1), peer("node2", 0), peer("node3", 1)];
-        assert_eq!(names(&mut activity, &peers, start), ["node1", "node3"]);
+        let mut peers = [peer("node1", 1), peer("node2", 0), peer("node3", 1)];
+        assert_eq!(activity.choose(&peers, start).places, [0, 2]);
         peers[0].ingress = Traffic { packets: 1, bytes: 100 };
         let later = start + Duration::from_secs(300);
-        assert_eq!(names(&mut activity, &peers, later), ["node1", "node3"]);
+        assert_eq!(activity.choose(&peers, later).places, [0, 2]);
         let late = start + Duration::from_secs(601);
-        assert_eq!(names(&mut activity, &peers, late), ["node1"]);
+        assert_eq!(activity.choose(&peers, late).places, [0]);
         peers[2].egress.packets += 1;
-        assert_eq!(names(&mut activity, &peers, late), ["node1", "node3"]);
+        assert_eq!(activity.choose(&peers, late).places, [0, 2]);
     }
 
     #[test]
     fn the_busiest_are_shown_and_the_rest_is_counted() {
-        let peers: Vec<_> = (0..600).map(|index| peer(&format!("n{index}"), index + 1)).collect();
+        let names: Vec<String> = (0..600).map(|index| format!("n{index}")).collect();
+        let peers: Vec<_> = names.iter().zip(1..).map(|(name, count)| peer(name, count)).collect();
         let now = clock::now();
         let mut activity = Activity::new(PeerSeries::Active);
         let chosen = activity.choose(&peers, now);
-        assert_eq!(chosen.peers.len() + chosen.omitted, 600);
-        assert!(chosen.peers.len() <= PEERS && chosen.peers.len() > 300);
-        assert_eq!(chosen.peers.last().unwrap().name, "n599");
+        assert_eq!(chosen.places.len() + chosen.omitted, 600);
+        assert!(chosen.places.len() <= PEERS && chosen.places.len() > 300);
+        assert_eq!(chosen.places.last(), Some(&599));
         let mut all = Activity::new(PeerSeries::All);
-        assert_eq!(all.choose(&peers, now).peers.len(), 600);
+        assert_eq!(all.choose(&peers, now).places.len(), 600);
         let mut none = Activity::new(PeerSeries::None);
-        assert!(none.choose(&peers, now).peers.is_empty());
+        assert!(none.choose(&peers, now).places.is_empty());
     }
 
     #[test]
-    fn what_is_remembered_does_not_outgrow_the_table() {
+    fn who_is_gone_or_has_begun_anew_is_forgotten() {
         let now = clock::now();
         let mut activity = Activity::new(PeerSeries::Active);
         for round in 0..20 {
-            let peers: Vec<_> = (0..10).map(|index| peer(&format!("{round}-{index}"), 1)).collect();
-            let at = now + Duration::from_secs(601) * round;
-            activity.choose(&peers, at);
-            assert!(activity.seen.len() <= 20);
+            let names: Vec<String> = (0..10).map(|index| format!("{round}-{index}")).collect();
+            let peers: Vec<_> = names.iter().map(|name| peer(name, 1)).collect();
+            activity.choose(&peers, now + Duration::from_secs(round));
+            assert_eq!(activity.seen.len(), 10);
         }
+        activity.choose(&[peer("19-0", 0), peer("19-1", 1)], now);
+        assert_eq!(activity.seen.len(), 1);
     }
 }

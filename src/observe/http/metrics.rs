@@ -19,26 +19,38 @@ use prometheus_client::registry::Registry;
 
 use self::policy::Policy;
 use self::probes::Probes;
-use super::activity::{Activity, Chosen};
-use crate::observe::{PeerStatus, ProcessStatus, Status};
+use super::activity::Activity;
+use crate::observe::{
+    Observed, PeerStatus, PeerTotals, ProcessStatus, Scrape, SealedStatus, Status,
+};
 
 /// The text of OpenMetrics.
-pub(super) fn exposition(status: &Status, activity: &mut Activity) -> Result<String, fmt::Error> {
-    let Chosen { peers, omitted } = activity.choose(&status.peers, clock::now());
-    // Collectors live as long as a registry, which wants them without borrows.
-    let peers: Vec<PeerStatus> = peers.into_iter().cloned().collect();
+pub(super) fn exposition(
+    daemon: &dyn Observed,
+    activity: &mut Activity,
+) -> Result<String, fmt::Error> {
+    let now = clock::now();
+    let mut omitted = 0;
+    let Scrape { node: status, totals, chosen: peers } = daemon.scrape(&mut |peers| {
+        let chosen = activity.choose(peers, now);
+        omitted = chosen.omitted;
+        chosen.places
+    });
     let mut text = String::new();
     let mut ours = Registry::with_prefix("culvert");
-    let node = Node { status: Status { peers: Vec::new(), ..status.clone() }, omitted };
-    ours.register_collector(Box::new(node));
-    ours.register_collector(Box::new(Sealed::of(status)));
-    ours.register_collector(Box::new(Policy(status.policy.clone())));
-    ours.register_collector(Box::new(Probes::of(status)));
+    let sealed = Sealed::new(&status.sealed, &totals);
+    let policy = Policy(status.policy.clone());
+    let probes = Probes::new(&totals, status.probes.clone());
+    let process = Process(status.process.clone());
+    ours.register_collector(Box::new(Node { status, omitted }));
+    ours.register_collector(Box::new(sealed));
+    ours.register_collector(Box::new(policy));
+    ours.register_collector(Box::new(probes));
     ours.register_collector(Box::new(Peers { peers, now: unix_seconds() }));
     text::encode_registry(&mut text, &ours)?;
     // Their names are those of every exporter.
     let mut everybodys = Registry::with_prefix("process");
-    everybodys.register_collector(Box::new(Process(status.process.clone())));
+    everybodys.register_collector(Box::new(process));
     text::encode_registry(&mut text, &everybodys)?;
     text::encode_eof(&mut text)?;
     Ok(text)
@@ -219,25 +231,18 @@ struct Sealed {
 }
 
 impl Sealed {
-    fn of(status: &Status) -> Self {
-        let state = |peer: &PeerStatus| match (&peer.sealed, peer.plain) {
-            (Some(_), _) => "sealed",
-            (None, true) => "plain",
-            (None, false) => "none",
-        };
-        let count = |name| status.peers.iter().filter(|peer| state(peer) == name).count();
-        let mut suites = BTreeMap::new();
-        for suite in status.peers.iter().filter_map(|peer| peer.sealed.clone()) {
-            *suites.entry(suite).or_default() += 1;
-        }
-        let sessions = status.peers.iter().filter_map(|peer| peer.session.as_ref());
+    fn new(sealed: &SealedStatus, totals: &PeerTotals) -> Self {
         Self {
-            suites,
-            oldest: sessions.map(|session| session.age_seconds).max_by(f64::total_cmp),
-            key_log: status.sealed.key_log.is_some(),
-            is_sealing: !status.sealed.public_keys.is_empty(),
-            peers: ["sealed", "plain", "none"].map(|name| (name, count(name))),
-            handshakes: status.sealed.handshakes.clone(),
+            suites: totals.sealed.clone(),
+            oldest: totals.oldest_session_seconds,
+            key_log: sealed.key_log.is_some(),
+            is_sealing: !sealed.public_keys.is_empty(),
+            peers: [
+                ("sealed", totals.sealed.values().sum()),
+                ("plain", totals.plain),
+                ("none", totals.barred),
+            ],
+            handshakes: sealed.handshakes.clone(),
         }
     }
 }

@@ -10,8 +10,8 @@ use culvert_dataplane::engine::Traffic;
 
 use super::*;
 use crate::observe::{
-    AddressUse, Handshakes, PeerStatus, ProcessStatus, SCHEMA, SealedStatus, SessionStatus, Spoken,
-    TableStatus, Times,
+    AddressUse, Handshakes, Observed, PeerStatus, PeerTotals, ProcessStatus, SCHEMA, Scrape,
+    SealedStatus, SessionStatus, Spoken, TableStatus, Tally, Times,
 };
 
 const SOON: Duration = Duration::from_secs(1);
@@ -37,7 +37,7 @@ fn status() -> Status {
 }
 
 /// A peer to which so many bytes were sent, one packet each.
-pub(super) fn peer(name: &str, bytes: u64) -> PeerStatus {
+fn peer(name: &str, bytes: u64) -> PeerStatus {
     PeerStatus {
         name: name.to_owned(),
         address: "192.168.1.12".parse().unwrap(),
@@ -56,8 +56,46 @@ pub(super) fn peer(name: &str, bytes: u64) -> PeerStatus {
     }
 }
 
+/// A daemon of which this is known, and how often it was looked at.
+#[derive(Default)]
+struct Daemon {
+    status: Status,
+    looks: Arc<AtomicUsize>,
+}
+
+impl Observed for Daemon {
+    fn status(&self) -> Status {
+        unreachable!("all peers are wanted by nobody here")
+    }
+
+    fn node(&self) -> Status {
+        self.looks.fetch_add(1, Ordering::Relaxed);
+        Status { peers: Vec::new(), ..self.status.clone() }
+    }
+
+    fn scrape(&self, choose: &mut dyn FnMut(&[Tally<'_>]) -> Vec<usize>) -> Scrape {
+        let peers = &self.status.peers;
+        let mut totals = PeerTotals::default();
+        for peer in peers {
+            totals.add_sealed(peer.sealed.as_deref(), peer.plain);
+            if let Some(session) = &peer.session {
+                totals.note_session(session.age_seconds);
+            }
+        }
+        let tallies = peers.iter().map(|peer| Tally {
+            name: &peer.name,
+            egress: peer.egress,
+            ingress: peer.ingress,
+        });
+        let places = choose(&tallies.collect::<Vec<_>>());
+        let chosen = places.into_iter().map(|place| peers[place].clone()).collect();
+        Scrape { node: self.node(), totals, chosen }
+    }
+}
+
 fn exposition(status: &Status) -> String {
-    metrics::exposition(status, &mut Activity::new(PeerSeries::Active)).unwrap()
+    let daemon = Daemon { status: status.clone(), ..Daemon::default() };
+    metrics::exposition(&daemon, &mut Activity::new(PeerSeries::Active)).unwrap()
 }
 
 /// Serves, and counts how often the status was gathered.
@@ -65,11 +103,7 @@ async fn serve() -> (SocketAddr, Arc<AtomicUsize>) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     let asked = Arc::new(AtomicUsize::new(0));
-    let count = Arc::clone(&asked);
-    let source: StatusSource = Arc::new(move || {
-        count.fetch_add(1, Ordering::Relaxed);
-        status()
-    });
+    let source = Arc::new(Daemon { status: status(), looks: Arc::clone(&asked) });
     tokio::spawn(serve_http(listener, source, PeerSeries::Active));
     (address, asked)
 }

@@ -111,23 +111,6 @@ impl Status {
         let more = (more > 0).then(|| format!("{more} more (`culvert status --json`)"));
         summary.into_iter().chain(lines).chain(more).collect()
     }
-
-    /// Peers by whether they answer, as the words of metrics.
-    pub(crate) fn peers_by_state(&self) -> [(&'static str, usize); 3] {
-        let count = |is: &dyn Fn(&PathStatus) -> bool| {
-            self.peers.iter().filter(|peer| is(&peer.path)).count()
-        };
-        [
-            ("answering", count(&|path| path.state == "answers")),
-            ("lost", count(&PathStatus::is_lost)),
-            ("unknown", count(&|path| !path.is_lost() && path.state != "answers")),
-        ]
-    }
-
-    /// Source ports that lead nowhere, of all peers together.
-    pub(crate) fn paths_lost(&self) -> usize {
-        self.peers.iter().map(|peer| peer.path.lost.len()).sum()
-    }
 }
 
 #[cfg(test)]
@@ -180,7 +163,5 @@ mod tests {
                 "node7: path 3 of 16 from there loses 100 %",
             ]
         );
-        assert_eq!(status.peers_by_state(), [("answering", 4), ("lost", 2), ("unknown", 0)]);
-        assert_eq!(status.paths_lost(), 1);
     }
 }

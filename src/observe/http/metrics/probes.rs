@@ -7,22 +7,26 @@ use prometheus_client::encoding::{DescriptorEncoder, NoLabelSet};
 use prometheus_client::metrics::MetricType;
 
 use super::{counters, gauge, gauges, number};
-use crate::observe::{ProbeStatus, Status};
+use crate::observe::{PeerTotals, ProbeStatus};
 
 /// What is known of peers by asking them. None has a series of its own.
 #[derive(Debug)]
 pub(super) struct Probes {
-    peers: Vec<(&'static str, usize)>,
+    peers: [(&'static str, usize); 3],
     paths_lost: usize,
     probes: ProbeStatus,
 }
 
 impl Probes {
-    pub(super) fn of(status: &Status) -> Self {
+    pub(super) fn new(totals: &PeerTotals, probes: ProbeStatus) -> Self {
         Self {
-            peers: status.peers_by_state().into_iter().collect(),
-            paths_lost: status.paths_lost(),
-            probes: status.probes.clone(),
+            peers: [
+                ("answering", totals.answering),
+                ("lost", totals.lost),
+                ("unknown", totals.unknown),
+            ],
+            paths_lost: totals.paths_lost,
+            probes,
         }
     }
 }

@@ -8,7 +8,9 @@ use std::path::PathBuf;
 use std::sync::{Arc, LazyLock, mpsc};
 
 use culvert::explain::{Node, explain};
-use culvert::observe::{AdminSocket, Services, Setup, Status, TableStatus, UnderlayStatus};
+use culvert::observe::{
+    AdminSocket, Observed, Scrape, Services, Setup, Status, TableStatus, Tally, UnderlayStatus,
+};
 
 use crate::cluster;
 
@@ -47,7 +49,7 @@ fn services() -> Services {
         source_ports: Vec::new(),
     };
     Services {
-        status: Arc::new(status),
+        status: Arc::new(Daemon),
         setup: Arc::new(|| Ok(Setup::default())),
         explain: Arc::new(move |question| Ok(explain(&table, &node, None, question)?)),
         find: Arc::new(|name| anyhow::bail!("no pod of this node is called {name}")),
@@ -69,6 +71,23 @@ fn ask(request: &[u8]) -> Vec<u8> {
     // Reset if bytes of the request were left unread.
     let _ = stream.read_to_end(&mut answer);
     answer
+}
+
+/// A daemon without peers.
+struct Daemon;
+
+impl Observed for Daemon {
+    fn status(&self) -> Status {
+        status()
+    }
+
+    fn node(&self) -> Status {
+        status()
+    }
+
+    fn scrape(&self, _: &mut dyn FnMut(&[Tally<'_>]) -> Vec<usize>) -> Scrape {
+        unreachable!("the socket answers no scrapes")
+    }
 }
 
 fn status() -> Status {
