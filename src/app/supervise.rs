@@ -8,7 +8,7 @@ use std::time::Duration;
 use tokio::time::{MissedTickBehavior, interval};
 
 use crate::lifecycle::{Readiness, Supervisor};
-use crate::observe::StatusSource;
+use crate::observe::{Scrape, StatusSource};
 
 /// How often the words about the daemon are made anew, besides whenever its readiness changes.
 const PERIOD: Duration = Duration::from_secs(10);
@@ -39,7 +39,8 @@ pub(super) async fn keep_telling(
             // It never ends before this does.
             _ = changes.changed() => {}
         }
-        let verdict = status.status().verdict();
+        let Scrape { node, totals, .. } = status.scrape(&mut |_| Vec::new());
+        let verdict = node.verdict_among(node.table.nodes.saturating_sub(1), totals.barred);
         if verdict != said && supervisor.status(&verdict) {
             said = verdict;
         }

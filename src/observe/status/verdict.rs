@@ -5,9 +5,15 @@ use super::{PeerStatus, Status};
 impl Status {
     /// The verdict, for whoever has room for one line.
     pub(crate) fn verdict(&self) -> String {
+        let silent = |peer: &&PeerStatus| peer.sealed.is_none() && !peer.plain;
+        self.verdict_among(self.peers.len(), self.peers.iter().filter(silent).count())
+    }
+
+    /// The same of a status without `peers`, of which `unsealed` get nothing for want of a session.
+    pub(crate) fn verdict_among(&self, peers: usize, unsealed: usize) -> String {
         let mut parts = Vec::new();
         match self.missing.as_slice() {
-            [] => parts.push(format!("ready; {}", count(self.peers.len(), "peer"))),
+            [] => parts.push(format!("ready; {}", count(peers, "peer"))),
             [first, rest @ ..] => {
                 parts.push(format!("not ready: {first}"));
                 if !rest.is_empty() {
@@ -15,8 +21,6 @@ impl Status {
                 }
             }
         }
-        let silent = |peer: &&PeerStatus| peer.sealed.is_none() && !peer.plain;
-        let unsealed = self.peers.iter().filter(silent).count();
         if unsealed > 0 {
             parts.push(format!("no session with {unsealed} of them"));
         }
@@ -53,6 +57,7 @@ mod tests {
         let table = TableStatus { current: true, ..TableStatus::default() };
         let well = Status { ready: true, table, ..Status::default() };
         assert_eq!(well.verdict(), "ready; 0 peers");
+        assert_eq!(well.verdict_among(3, 1), "ready; 3 peers; no session with 1 of them");
 
         let mut status = Status { hints: vec!["one".to_owned()], ..well.clone() };
         status.table.error = Some("two nodes have one address".to_owned());
