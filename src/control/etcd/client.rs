@@ -56,6 +56,8 @@ pub(super) enum CallError {
     Endpoint { url: String, error: tonic::transport::Error },
     #[error("connecting to {url}: {}", causes(.error))]
     Connect { url: String, error: tonic::transport::Error },
+    #[error("connecting to {url}: no answer in {PATIENCE:?}")]
+    Silent { url: String },
     #[error(
         "etcd.endpoints with https need etcd.ca_file: name the file with the certificate that signed \
          those of etcd's members"
@@ -101,11 +103,8 @@ impl Client {
         if let Some(tls) = secrets.tls {
             endpoint = endpoint.tls_config(tls).map_err(CallError::Tls)?;
         }
-        let channel = endpoint
-            .connect()
-            .await
-            .map_err(|error| CallError::Connect { url: url.to_owned(), error })?;
-        let grpc = Grpc::new(channel).max_decoding_message_size(LARGEST_MESSAGE);
+        let grpc = Grpc::new(channel(&endpoint, url, PATIENCE).await?)
+            .max_decoding_message_size(LARGEST_MESSAGE);
         let mut client = Self { grpc, token: None };
         if let Some((name, password)) = secrets.login {
             let request = AuthenticateRequest { name: name.clone(), password };
@@ -205,8 +204,7 @@ impl Client {
                 self.stream(WHAT, "/etcdserverpb.Lease/LeaseKeepAlive", requests).await?;
             responses.message().await.map_err(|status| refused(WHAT, status))
         };
-        let answer = tokio::time::timeout(PATIENCE, answered).await;
-        let response = answer.map_err(|_| CallError::Late { what: WHAT })??;
+        let response = in_time(WHAT, answered).await?;
         Ok(response.is_some_and(|response| response.ttl > 0))
     }
 
@@ -227,9 +225,7 @@ impl Client {
             let answer = self.grpc.unary(request, PathAndQuery::from_static(path), codec).await;
             answer.map_err(|status| refused(what, status))
         };
-        let answer = tokio::time::timeout(PATIENCE, called).await;
-        let answer = answer.map_err(|_| CallError::Late { what })??;
-        Ok(answer.into_inner())
+        Ok(in_time(what, called).await?.into_inner())
     }
 
     async fn stream<M, R>(
@@ -249,9 +245,7 @@ impl Client {
             let answer = self.grpc.streaming(request, PathAndQuery::from_static(path), codec).await;
             answer.map_err(|status| refused(what, status))
         };
-        let answer = tokio::time::timeout(PATIENCE, called).await;
-        let answer = answer.map_err(|_| CallError::Late { what })??;
-        Ok(answer.into_inner())
+        Ok(in_time(what, called).await?.into_inner())
     }
 
     fn request<M>(&self, message: M) -> Request<M> {
@@ -261,6 +255,23 @@ impl Client {
         }
         request
     }
+}
+
+/// Connects within `patience`, TLS included: a member that is stopped still takes connections, and
+/// the library's own limit ends where those begin.
+async fn channel(endpoint: &Endpoint, url: &str, patience: Duration) -> Result<Channel, CallError> {
+    match tokio::time::timeout(patience, endpoint.connect()).await {
+        Ok(channel) => channel.map_err(|error| CallError::Connect { url: url.to_owned(), error }),
+        Err(_elapsed) => Err(CallError::Silent { url: url.to_owned() }),
+    }
+}
+
+/// Waits for the answer to a call, but no longer than a member takes that is worth asking.
+async fn in_time<T>(
+    what: &'static str,
+    call: impl Future<Output = Result<T, CallError>>,
+) -> Result<T, CallError> {
+    tokio::time::timeout(PATIENCE, call).await.map_err(|_elapsed| CallError::Late { what })?
 }
 
 /// Says what etcd refused, and why.
@@ -314,4 +325,23 @@ fn tls(config: &Etcd) -> Result<ClientTlsConfig, CallError> {
         tls = tls.identity(identity);
     }
     Ok(tls)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::TcpListener;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn member_that_takes_connections_and_says_nothing_is_given_up() {
+        // The kernel takes connections for a process that is stopped.
+        let stopped = TcpListener::bind("127.0.0.1:0").unwrap();
+        let url = format!("https://{}", stopped.local_addr().unwrap());
+        let endpoint = Endpoint::from_shared(url.clone()).unwrap();
+        let endpoint = endpoint.tls_config(ClientTlsConfig::new()).unwrap();
+        let connecting = channel(&endpoint, &url, Duration::from_millis(100));
+        let outcome = tokio::time::timeout(PATIENCE, connecting).await.expect("it is given up");
+        assert!(matches!(outcome, Err(CallError::Silent { .. })), "{outcome:?}");
+    }
 }
