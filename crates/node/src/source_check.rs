@@ -342,34 +342,21 @@ pub fn leave(socket: &mut Socket, port: &PodPort) -> culvert_nft::Result<()> {
 /// When the kernel refuses.
 pub fn leave_unknown(socket: &mut Socket, device: &str) -> culvert_nft::Result<()> {
     let key = device_key(device);
-    let mut attempts = ATTEMPTS;
-    loop {
-        let generation = socket.generation()?;
+    let removal = |socket: &mut Socket| {
         let listing = match socket.listing(FAMILY, TABLE) {
-            Ok(Some(listing)) => listing,
-            Ok(None) => return Ok(()),
             // A kernel without bridge tables knows nothing of any device.
-            Err(error) if error.is_unsupported() => return Ok(()),
-            Err(error) => return Err(error),
+            Err(error) if error.is_unsupported() => None,
+            listing => listing?,
         };
-        let mut batch = Batch::new(FAMILY).at(generation);
-        for (set, found) in &listing.sets {
-            let stale: Vec<_> = found
-                .elements
-                .iter()
-                .filter(|element| element.key.starts_with(&key))
-                .cloned()
-                .collect();
-            batch.remove_elements(TABLE, set, &stale);
+        let mut batch = Batch::new(FAMILY);
+        for (set, found) in listing.iter().flat_map(|listing| &listing.sets) {
+            let elements = found.elements.iter();
+            let stale = elements.filter(|element| element.key.starts_with(&key));
+            batch.remove_elements(TABLE, set, &stale.cloned().collect::<Vec<_>>());
         }
-        if batch.is_empty() {
-            return Ok(());
-        }
-        match socket.commit(&batch) {
-            Err(error) if error.is_stale() && attempts > 0 => attempts -= 1,
-            outcome => return outcome,
-        }
-    }
+        Ok((!batch.is_empty()).then_some(batch))
+    };
+    socket.commit_seen(removal).map(|_was_there| ())
 }
 
 #[cfg(test)]

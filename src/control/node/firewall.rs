@@ -19,9 +19,6 @@ use super::ruleset;
 use crate::control::enforce;
 use crate::platform::netlink::Netlink;
 
-/// How often a repair is tried again because a pod came or went meanwhile.
-const ATTEMPTS: usize = 100;
-
 /// Both tables, as far as they are known.
 #[derive(Default)]
 pub(super) struct Firewall {
@@ -126,8 +123,9 @@ impl Firewall {
     /// Looks at the pods' tables.
     pub(super) fn look_at_pods(&mut self, pods: &Pods, bridge: &living::Bridge) -> Result<Ruleset> {
         self.strangers = Some(pods.has_strangers);
-        for (position, wanted) in tables(pods, bridge).iter().enumerate() {
-            if self.difference(position, wanted)?.is_some() {
+        let socket = opened(&mut self.socket)?;
+        for (wanted, known) in tables(pods, bridge).iter().zip(&self.pods) {
+            if difference(socket, wanted, known.as_ref())?.is_some() {
                 return Ok(Ruleset::Drifted);
             }
         }
@@ -163,27 +161,19 @@ impl Firewall {
         netlink: &mut Netlink,
         bridge: &living::Bridge,
     ) -> anyhow::Result<bool> {
-        let mut attempts = ATTEMPTS;
-        loop {
-            // The generation goes before the look at the pods: one that is entered in between
-            // changes it.
-            let generation = self.socket()?.generation()?;
+        let (socket, known) = (opened(&mut self.socket)?, &mut self.pods[position]);
+        let mut wanted = None;
+        let is_changed = socket.commit_seen(|socket| {
             let pods = pods(&netlink.socket.links()?, &bridge.name);
-            let wanted = &tables(&pods, bridge)[position];
-            let Some(batch) = self.difference(position, wanted)? else {
-                return Ok(false);
-            };
-            match self.socket()?.commit(&batch.at(generation)) {
-                Err(error) if error.is_stale() && attempts > 0 => attempts -= 1,
-                outcome => {
-                    outcome?;
-                    let listing = self.socket()?.listing(wanted.family, wanted.name)?;
-                    self.pods[position] =
-                        listing.map(|listing| (bare(wanted), listing.without_elements()));
-                    return Ok(true);
-                }
-            }
+            wanted = tables(&pods, bridge).into_iter().nth(position);
+            let Some(wanted) = &wanted else { return Ok(None) };
+            anyhow::Ok(difference(socket, wanted, known.as_ref())?)
+        })?;
+        if let Some(wanted) = wanted.filter(|_| is_changed) {
+            let listing = socket.listing(wanted.family, wanted.name)?;
+            *known = listing.map(|listing| (bare(&wanted), listing.without_elements()));
         }
+        Ok(is_changed)
     }
 
     /// Looks at the table of the ports of the node that lead to pods.
@@ -200,10 +190,8 @@ impl Firewall {
         run_dir: &Path,
         bridge: &living::Bridge,
     ) -> anyhow::Result<bool> {
-        let mut attempts = ATTEMPTS;
-        loop {
-            // As above: a pod that is entered in between changes the generation.
-            let generation = self.socket()?.generation()?;
+        let (socket, known) = (opened(&mut self.socket)?, &mut self.host_ports);
+        let is_changed = socket.commit_seen(|socket| {
             // The plugin writes a file while the device is there, so files go before devices.
             let pods = host_ports::all(run_dir)?;
             let living = devices(&netlink.socket.links()?);
@@ -213,19 +201,13 @@ impl Firewall {
                 bridge: &bridge.name,
                 subnets: &bridge.subnets,
             };
-            let actual = self.socket()?.listing(host_ports::FAMILY, host_ports::TABLE)?;
-            let batch = wanted.difference(actual.as_ref(), self.host_ports.as_ref());
-            let Some(batch) = batch else { return Ok(false) };
-            match self.socket()?.commit(&batch.at(generation)) {
-                Err(error) if error.is_stale() && attempts > 0 => attempts -= 1,
-                outcome => {
-                    outcome?;
-                    self.host_ports =
-                        self.socket()?.listing(host_ports::FAMILY, host_ports::TABLE)?;
-                    return Ok(true);
-                }
-            }
+            let actual = socket.listing(host_ports::FAMILY, host_ports::TABLE)?;
+            anyhow::Ok(wanted.difference(actual.as_ref(), known.as_ref()))
+        })?;
+        if is_changed {
+            *known = socket.listing(host_ports::FAMILY, host_ports::TABLE)?;
         }
+        Ok(is_changed)
     }
 
     /// Removes a table.
@@ -240,20 +222,29 @@ impl Firewall {
         Ok(self.socket()?.listing(family, table)?.is_some())
     }
 
-    /// What has to change for the table at `position` of the pods' to be `wanted`.
-    fn difference(&mut self, position: usize, wanted: &Table) -> Result<Option<Batch>> {
-        let actual = self.socket()?.listing(wanted.family, wanted.name)?;
-        let accepted = self.pods[position].as_ref().filter(|(table, _)| *table == bare(wanted));
-        let accepted = accepted.map(|(_table, listing)| listing);
-        Ok(Batch::difference(wanted, actual.as_ref(), accepted))
-    }
-
     fn socket(&mut self) -> Result<&mut Socket> {
-        match &mut self.socket {
-            Some(socket) => Ok(socket),
-            closed => Ok(closed.insert(Socket::open()?)),
-        }
+        opened(&mut self.socket)
     }
+}
+
+/// The socket, opened if it is not yet.
+fn opened(socket: &mut Option<Socket>) -> Result<&mut Socket> {
+    match socket {
+        Some(socket) => Ok(socket),
+        closed => Ok(closed.insert(Socket::open()?)),
+    }
+}
+
+/// What has to change for one of the pods' tables to be `wanted`; `known` is how the kernel listed
+/// it when we had put it there.
+fn difference(
+    socket: &mut Socket,
+    wanted: &Table,
+    known: Option<&(Table, Listing)>,
+) -> Result<Option<Batch>> {
+    let actual = socket.listing(wanted.family, wanted.name)?;
+    let accepted = known.filter(|(table, _)| *table == bare(wanted)).map(|(_, listing)| listing);
+    Ok(Batch::difference(wanted, actual.as_ref(), accepted))
 }
 
 /// The tables of the pods.

@@ -223,27 +223,16 @@ fn taken(listing: &Listing, pod: &PodPorts) -> Option<Taken> {
 ///
 /// When the kernel refuses.
 pub fn leave(socket: &mut Socket, device: &str) -> culvert_nft::Result<()> {
-    let mut attempts = ATTEMPTS;
-    loop {
-        let generation = socket.generation()?;
+    let removal = |socket: &mut Socket| {
         let listing = match socket.listing(FAMILY, TABLE) {
-            Ok(Some(listing)) => listing,
-            Ok(None) => return Ok(()),
-            Err(error) if error.is_unsupported() => return Ok(()),
-            Err(error) => return Err(error),
+            Err(error) if error.is_unsupported() => None,
+            listing => listing?,
         };
-        let mut batch = Batch::new(FAMILY).at(generation);
-        remove(&mut batch, &listing, device);
-        if batch.is_empty() {
-            return Ok(());
-        }
-        match socket.commit(&batch) {
-            Err(error) if (error.is_stale() || error.is_not_found()) && attempts > 0 => {
-                attempts -= 1;
-            }
-            outcome => return outcome,
-        }
-    }
+        let mut batch = Batch::new(FAMILY);
+        listing.iter().for_each(|listing| remove(&mut batch, listing, device));
+        Ok((!batch.is_empty()).then_some(batch))
+    };
+    socket.commit_seen(removal).map(|_was_there| ())
 }
 
 /// Whether the kernel has all that `pod` needs.
