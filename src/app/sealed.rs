@@ -242,8 +242,8 @@ impl Sealed {
     /// # Cancel safety
     ///
     /// Nothing is lost.
-    pub(super) async fn changed(&self) {
-        match &self.keys {
+    pub(super) async fn changed(&mut self) {
+        match &mut self.keys {
             Some(keys) => keys.files.changed().await,
             None => std::future::pending().await,
         }

@@ -107,6 +107,22 @@ fn what_a_dropped_future_gathered_is_reported_later() {
 }
 
 #[test]
+fn change_is_reported_to_whoever_listens_to_much_else() {
+    Namespace::new("restless").run(async || {
+        let mut events = KernelEvents::open().unwrap();
+        run("nft add table inet culvert");
+        let changes = timeout(QUIET, async {
+            loop {
+                if let Ok(changes) = timeout(Duration::from_millis(20), events.changed()).await {
+                    return changes.unwrap();
+                }
+            }
+        });
+        assert!(changes.await.expect("it is reported").nft);
+    });
+}
+
+#[test]
 fn lost_notices_count_as_a_change_of_everything() {
     Namespace::new("lost").run(async || {
         let mut events = KernelEvents::open().unwrap();

@@ -1,7 +1,8 @@
 //! When to look again: the kernel's notices, gathered into one wake-up.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
+use culvert_dataplane::platform::clock;
 use culvert_node::{living, source_check};
 
 use super::ruleset;
@@ -53,6 +54,8 @@ impl Changes {
 pub struct KernelEvents {
     notices: Notices,
     pending: Changes,
+    /// When what is pending is told at the latest.
+    until: Option<Instant>,
 }
 
 impl KernelEvents {
@@ -62,7 +65,8 @@ impl KernelEvents {
     ///
     /// When a socket cannot be opened.
     pub fn open() -> anyhow::Result<Self> {
-        Ok(Self { notices: Notices::open(TABLES)?, pending: Changes::default() })
+        let notices = Notices::open(TABLES)?;
+        Ok(Self { notices, pending: Changes::default(), until: None })
     }
 
     /// Waits until something changed and it has been quiet for a moment.
@@ -72,7 +76,7 @@ impl KernelEvents {
     ///
     /// # Cancel safety
     ///
-    /// What a dropped future had gathered is reported by the next call.
+    /// What a dropped future had gathered is reported by the next call, and no later than by it.
     ///
     /// # Errors
     ///
@@ -81,7 +85,8 @@ impl KernelEvents {
         if !self.pending.is_any() {
             self.pending.add(self.notices.next().await?);
         }
-        let patience = tokio::time::sleep(PATIENCE);
+        let until = *self.until.get_or_insert_with(|| clock::now() + PATIENCE);
+        let patience = tokio::time::sleep_until(until.into());
         tokio::pin!(patience);
         loop {
             tokio::select! {
@@ -92,6 +97,7 @@ impl KernelEvents {
                 }
             }
         }
+        self.until = None;
         Ok(std::mem::take(&mut self.pending))
     }
 }

@@ -8,9 +8,10 @@ mod change;
 mod ring;
 
 use std::path::PathBuf;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use culvert_claims::NodeKeys;
+use culvert_dataplane::platform::clock;
 use culvert_seal::keys::{Error, Psk};
 use culvert_seal::mesh::Identity;
 
@@ -72,6 +73,8 @@ pub(crate) struct SecretFiles {
     sealed: Sealed,
     paths: Vec<PathBuf>,
     seen: Vec<Option<Stamp>>,
+    /// When they are looked at next, whoever else is listened to meanwhile.
+    next_look: Instant,
 }
 
 impl SecretFiles {
@@ -80,7 +83,8 @@ impl SecretFiles {
     pub(crate) fn new(sealed: Sealed) -> Self {
         let keys = ring::files(&sealed.key_file);
         let paths: Vec<PathBuf> = keys.into_iter().chain(sealed.psk_files.clone()).collect();
-        Self { seen: vec![None; paths.len()], paths, sealed }
+        let next_look = clock::now() + INTERVAL;
+        Self { seen: vec![None; paths.len()], paths, sealed, next_look }
     }
 
     /// Reads them all, and makes this node's key if there is none yet.
@@ -109,9 +113,10 @@ impl SecretFiles {
     /// # Cancel safety
     ///
     /// Nothing is lost: the comparison is with what [`read`](Self::read) saw.
-    pub(crate) async fn changed(&self) {
+    pub(crate) async fn changed(&mut self) {
         loop {
-            tokio::time::sleep(INTERVAL).await;
+            tokio::time::sleep_until(self.next_look.into()).await;
+            self.next_look = clock::now() + INTERVAL;
             if self.is_changed() {
                 return;
             }

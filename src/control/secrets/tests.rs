@@ -192,3 +192,14 @@ fn a_key_that_is_gone_is_missed_and_not_made_anew_while_the_node_has_it() {
     assert!(error.contains("node.key"), "{error}");
     assert!(!stage.key_file().exists());
 }
+
+#[tokio::test]
+async fn change_is_noticed_by_whoever_listens_to_much_else() {
+    let stage = Stage::new();
+    let mut files = SecretFiles::new(stage.sealed(Vec::new()));
+    files.read_or_make().unwrap();
+    rotate(&stage.key_file()).unwrap();
+    let moment = INTERVAL / 10;
+    let noticed = async { while tokio::time::timeout(moment, files.changed()).await.is_err() {} };
+    tokio::time::timeout(INTERVAL * 5, noticed).await.expect("it is noticed");
+}
