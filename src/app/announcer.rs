@@ -5,6 +5,7 @@
 
 use std::io;
 use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use culvert_node::node_file::NodeFile;
 
@@ -12,7 +13,7 @@ use crate::lifecycle::{Need, Readiness};
 
 /// What was announced.
 pub(super) struct Announcer {
-    run_dir: PathBuf,
+    place: Arc<Place>,
     readiness: Readiness,
     /// The node file as it was last written, while it is true.
     written: Option<NodeFile>,
@@ -21,9 +22,29 @@ pub(super) struct Announcer {
     was_ready: bool,
 }
 
+/// Where the node file is, and whether that is over: a file that is being written when the daemon
+/// ends must not appear after its end.
+struct Place {
+    run_dir: PathBuf,
+    is_over: Mutex<bool>,
+}
+
+impl Place {
+    fn write(&self, file: &NodeFile) -> io::Result<()> {
+        let is_over = self.is_over.lock().unwrap_or_else(PoisonError::into_inner);
+        if *is_over { Ok(()) } else { file.write(&self.run_dir) }
+    }
+
+    fn end(&self) -> io::Result<()> {
+        *self.is_over.lock().unwrap_or_else(PoisonError::into_inner) = true;
+        NodeFile::remove(&self.run_dir)
+    }
+}
+
 impl Announcer {
     pub(super) fn new(run_dir: PathBuf, readiness: Readiness) -> Self {
-        Self { run_dir, readiness, written: None, is_there: false, was_ready: false }
+        let place = Arc::new(Place { run_dir, is_over: Mutex::new(false) });
+        Self { place, readiness, written: None, is_there: false, was_ready: false }
     }
 
     pub(super) fn is_ready(&self) -> bool {
@@ -58,8 +79,8 @@ impl Announcer {
             return false;
         }
         if self.written.as_ref() != Some(file) {
-            let (file, run_dir) = (file.clone(), self.run_dir.clone());
-            let written = tokio::task::spawn_blocking(move || file.write(&run_dir).map(|()| file));
+            let (file, place) = (file.clone(), Arc::clone(&self.place));
+            let written = tokio::task::spawn_blocking(move || place.write(&file).map(|()| file));
             match written.await.unwrap_or_else(|panic| Err(io::Error::other(panic))) {
                 Ok(file) => (self.written, self.is_there) = (Some(file), true),
                 Err(error) => {
@@ -77,7 +98,7 @@ impl Announcer {
     /// would be attached by what it says. Says what is wrong.
     fn give_up(&mut self, error: &io::Error) -> String {
         self.written = None;
-        let path = NodeFile::path(&self.run_dir);
+        let path = NodeFile::path(&self.place.run_dir);
         let why = format!("writing {} failed ({error}); make room for it or", path.display());
         let remedy = "make its directory writable, it is tried again";
         match self.remove() {
@@ -105,7 +126,7 @@ impl Announcer {
     }
 
     fn remove(&mut self) -> io::Result<()> {
-        NodeFile::remove(&self.run_dir)?;
+        NodeFile::remove(&self.place.run_dir)?;
         self.is_there = false;
         Ok(())
     }
@@ -118,13 +139,22 @@ impl Announcer {
     pub(super) fn stop(&mut self) -> io::Result<()> {
         self.readiness.set(Need::Daemon, Some("stopping".to_owned()));
         self.written = None;
-        NodeFile::remove(&self.run_dir)
+        self.place.end()
+    }
+}
+
+impl Drop for Announcer {
+    fn drop(&mut self) {
+        // A daemon that ends by a fault is nobody to rely on either. The fault is what is told.
+        let _ = self.place.end();
     }
 }
 
 #[cfg(test)]
 mod tests {
     use std::fs;
+    use std::path::Path;
+    use std::sync::mpsc;
 
     use culvert_node::whole_file;
 
@@ -184,5 +214,45 @@ mod tests {
         fs::write(&path, "old").unwrap();
         assert!(!announcer.announce(&file(1464)).await);
         assert!(!path.exists());
+    }
+    /// An announcer of a node that lacks nothing but its node file.
+    fn ready(run_dir: &Path) -> Announcer {
+        let announcer = Announcer::new(run_dir.to_owned(), Readiness::new());
+        announcer.set(Need::Table, None);
+        announcer.set(Need::Kernel, None);
+        announcer
+    }
+
+    #[tokio::test]
+    async fn node_file_goes_with_the_daemon_however_that_ends() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = NodeFile::path(directory.path());
+        let mut announcer = ready(directory.path());
+        assert!(announcer.announce(&file(1464)).await);
+        assert!(path.exists());
+        drop(announcer);
+        assert!(!path.exists(), "pods would be attached without a daemon");
+    }
+
+    #[test]
+    fn node_file_that_is_being_written_at_the_end_does_not_appear_after_it() {
+        let directory = tempfile::tempdir().unwrap();
+        let (mut announcer, file) = (ready(directory.path()), file(1464));
+        let mut runtime = tokio::runtime::Builder::new_current_thread();
+        let runtime = runtime.max_blocking_threads(1).build().unwrap();
+        runtime.block_on(async {
+            let (go_on, held) = mpsc::channel::<()>();
+            let slow = tokio::task::spawn_blocking(move || held.recv().is_err());
+            tokio::select! {
+                biased;
+                _ = announcer.announce(&file) => panic!("the disk is slow"),
+                () = std::future::ready(()) => {}
+            }
+            announcer.stop().unwrap();
+            drop(go_on);
+            assert!(slow.await.unwrap());
+            tokio::task::spawn_blocking(|| ()).await.unwrap();
+        });
+        assert!(!NodeFile::path(directory.path()).exists());
     }
 }
