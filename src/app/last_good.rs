@@ -33,11 +33,13 @@ pub(super) struct LastGood {
     source: String,
     written: Option<Instant>,
     outdated: bool,
+    /// Whether the last copy could not be written, which was said then.
+    is_failing: bool,
 }
 
 impl LastGood {
     pub(super) fn new(state_dir: PathBuf, node: String, source: String) -> Self {
-        Self { state_dir, node, source, written: None, outdated: false }
+        Self { state_dir, node, source, written: None, outdated: false, is_failing: false }
     }
 
     /// Takes note that another table is in force.
@@ -45,7 +47,8 @@ impl LastGood {
         self.outdated = true;
     }
 
-    /// Writes `proposal`, which is in force with `overlay`, if the copy is outdated.
+    /// Writes `proposal`, which is in force with `overlay`, if the copy is outdated. What fails is
+    /// tried again with the next call.
     pub(super) async fn keep(&mut self, proposal: &Proposal, overlay: &Overlay, when: When) {
         let now = clock::now();
         let is_young = |written| now.saturating_duration_since(written) < SAVE_EVERY;
@@ -53,7 +56,6 @@ impl LastGood {
         if !self.outdated || (may_wait && self.written.is_some_and(is_young)) {
             return;
         }
-        self.outdated = false;
         self.written = Some(now);
         let saved = Saved::of(&self.node, &self.source, Parameters::of(overlay), proposal);
         let state_dir = self.state_dir.clone();
@@ -63,9 +65,16 @@ impl LastGood {
             allocator::give_back();
             written
         });
-        let written = written.await;
-        if let Err(error) = written.map_err(anyhow::Error::new).and_then(std::convert::identity) {
-            tracing::warn!(error = format!("{error:#}"), "the last good table is not kept");
+        let written = written.await.map_err(anyhow::Error::new).flatten();
+        self.outdated = written.is_err();
+        let was_failing = std::mem::replace(&mut self.is_failing, written.is_err());
+        match written {
+            Err(error) if !was_failing => {
+                let error = format!("{error:#}");
+                tracing::warn!(error, "the last good table is not kept; trying again");
+            }
+            Ok(()) if was_failing => tracing::info!("the last good table is kept again"),
+            Ok(()) | Err(_) => {}
         }
     }
 
@@ -78,5 +87,28 @@ impl LastGood {
                 None
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::*;
+    use crate::app::fixture;
+
+    #[tokio::test]
+    async fn copy_that_could_not_be_written_is_written_later() {
+        let directory = tempfile::tempdir().unwrap();
+        let state_dir = directory.path().join("state");
+        let mut last_good = LastGood::new(state_dir.clone(), "node1".into(), "file t".into());
+        let members = fixture::table(&[("node1", 11)]);
+        // As on a full disk, but for root too.
+        fs::write(&state_dir, "").unwrap();
+        last_good.outdate();
+        last_good.keep(&Proposal::default(), members.overlay(), When::Due).await;
+        fs::remove_file(&state_dir).unwrap();
+        last_good.keep(&Proposal::default(), members.overlay(), When::Due).await;
+        assert!(last_good.read().is_some());
     }
 }
