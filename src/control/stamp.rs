@@ -4,6 +4,8 @@ use std::fs;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 
+use tokio::task::spawn_blocking;
+
 /// What changes when a file's content does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Stamp {
@@ -24,4 +26,10 @@ pub(super) fn stamp(path: &Path) -> Option<Stamp> {
         modified: (metadata.mtime(), metadata.mtime_nsec()),
         changed: (metadata.ctime(), metadata.ctime_nsec()),
     })
+}
+
+/// The same, on a thread that may wait: a network's file system may take its time.
+pub(super) async fn stamp_elsewhere(path: &Path) -> Option<Stamp> {
+    let path = path.to_owned();
+    spawn_blocking(move || stamp(&path)).await.ok().flatten()
 }

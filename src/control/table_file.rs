@@ -16,7 +16,7 @@ use serde::Deserialize;
 use toml::Spanned;
 
 use super::source::Proposal;
-use super::stamp::{Stamp, stamp};
+use super::stamp::{Stamp, stamp, stamp_elsewhere};
 use crate::config::{Complaint, line_of};
 
 /// How often the file is looked at: a change is to take effect within a second.
@@ -90,7 +90,7 @@ impl TableFile {
     pub async fn changed(&self) {
         loop {
             tokio::time::sleep(INTERVAL).await;
-            let now = stamp(&self.path);
+            let now = stamp_elsewhere(&self.path).await;
             if now != self.seen && (now.is_some() || stamp_again(&self.path).await.is_none()) {
                 return;
             }
@@ -101,7 +101,7 @@ impl TableFile {
 /// Looks once more: a file that is missing may be in the middle of being replaced.
 async fn stamp_again(path: &Path) -> Option<Stamp> {
     tokio::time::sleep(INTERVAL).await;
-    stamp(path)
+    stamp_elsewhere(path).await
 }
 
 /// What `text`, the content of the file at `path`, proposes.
