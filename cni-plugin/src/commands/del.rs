@@ -14,7 +14,7 @@ use super::{Call, own_table};
 use crate::error::{Error, Failure};
 use crate::fault::Step;
 use crate::netlink::{self, Socket};
-use culvert_node::ipam::Store;
+use culvert_node::ipam::{Record, Store};
 use culvert_node::living;
 use culvert_node::netns::Netns;
 use culvert_node::pod_port::PodPort;
@@ -30,11 +30,12 @@ pub(super) fn del(call: &Call<'_>) -> Result<(), Failure> {
         store.follow(&call.config.run_dir);
     }
     let records = store.as_mut().map(|store| store.records_of(&call.attachment));
-    let held = records.and_then(Result::ok).unwrap_or_default();
-    let held: Vec<_> = held.iter().map(|record| record.allocation.address).collect();
-    remove_devices(call, store.as_mut())?;
+    // A store that cannot be read says so when the addresses are released.
+    let records = records.and_then(Result::ok).unwrap_or_default();
+    remove_devices(call, &records)?;
     call.reached(Step::DevicesRemoved);
     // Before somebody else can get them.
+    let held: Vec<_> = records.iter().map(|record| record.allocation.address).collect();
     call.tell_of_leaving(&held);
     if let Some(Err(error)) = store.map(|mut store| store.release(&call.attachment)) {
         call.warn_of_held_addresses(&error.into());
@@ -74,15 +75,11 @@ impl Call<'_> {
     }
 }
 
-/// Removes our device and those that the store knows: a pod that was imported has another plugin's.
-fn remove_devices(call: &Call<'_>, store: Option<&mut Store>) -> Result<(), Error> {
+/// Removes our device and those of `records`: a pod that was imported has another plugin's.
+fn remove_devices(call: &Call<'_>, records: &[Record]) -> Result<(), Error> {
     let mut devices = BTreeSet::from([call.attachment.host_device()]);
-    if let Some(store) = store {
-        // A store that cannot be read says so when the addresses are released.
-        let records = store.records_of(&call.attachment).unwrap_or_default();
-        let known = records.into_iter().map(|record| record.host_device);
-        devices.extend(known.filter(|device| !device.is_empty()));
-    }
+    let known = records.iter().map(|record| &record.host_device);
+    devices.extend(known.filter(|device| !device.is_empty()).cloned());
     let (mut host, mut nftables) = (Socket::open()?, nftables()?);
     for device in devices {
         unplug(&mut host, nftables.as_mut(), &device, &|step| call.reached(step))?;

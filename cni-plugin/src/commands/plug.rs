@@ -134,12 +134,11 @@ impl Plug<'_> {
         self.call.reached(Step::VethCreated);
         self.enter_source_check(pod_mac, allocations)?;
         self.call.reached(Step::SourceChecked);
-        if self.node.policy {
-            let addresses: Vec<_> = allocations.iter().map(|given| given.address).collect();
-            self.call.admit(&addresses)?;
-            self.admitted = addresses;
-        }
         let addresses: Vec<_> = allocations.iter().map(|given| given.address).collect();
+        if self.node.policy {
+            self.call.admit(&addresses)?;
+            self.admitted.clone_from(&addresses);
+        }
         self.open_host_ports(&addresses)?;
         let device_has_ipv6 = kernel_has_ipv6() && u64::from(self.node.mtu) >= MIN_MTU_V6;
         if device_has_ipv6 {
