@@ -1,11 +1,11 @@
 //! The CNI plugin of Culvert: plugs one pod into the node's bridge and unplugs it again.
 //!
 //! Owns everything inside the pod's network namespace, the veth pair, and the record of which pod
-//! has which address. Never talks to the daemon (the node file is the whole contract), never runs
-//! an async runtime. One process serves one call of the container runtime, on its main thread,
-//! which enters the pod's namespace for an ADD and stays there; another may stay behind for some 20
-//! ms and wait for the kernel (`linger`). Stdout carries JSON only; everything for people goes to
-//! stderr.
+//! has which address. Never runs an async runtime, and talks to the daemon only where network
+//! policies are enforced: all else that it needs to know is in the node file. One process serves
+//! one call of the container runtime, on its main thread, which enters the pod's namespace for an
+//! ADD and stays there; another may stay behind for some 20 ms and wait for the kernel (`linger`).
+//! Stdout carries JSON only; everything for people goes to stderr.
 
 // Only `linger` has some.
 #![deny(unsafe_code)]
