@@ -54,23 +54,23 @@ impl Reconciler {
         if !report.failed.is_empty() {
             return report;
         }
-        self.remove_beside_ports(&links, &mut report);
+        self.remove_beside_ports(&links, Pods::Lose, &mut report);
         report
     }
 
-    /// The same, but for the pods: they stay plugged into a bridge that is somebody else's, who
-    /// guards them in his own way.
+    /// The same, but for the pods: they stay plugged into their bridge, whoever made it, and keep
+    /// its addresses as their gateway. It is somebody else's then, who guards them in his own way.
     #[cfg(feature = "databases")]
     pub(crate) fn leave_pods(&mut self) -> Cleanup {
         let mut report = Cleanup::default();
         match self.netlink.socket.links() {
-            Ok(links) => self.remove_beside_ports(&links, &mut report),
+            Ok(links) => self.remove_beside_ports(&links, Pods::Keep, &mut report),
             Err(error) => report.failed.push(error.into()),
         }
         report
     }
 
-    fn remove_beside_ports(&mut self, links: &[Link], report: &mut Cleanup) {
+    fn remove_beside_ports(&mut self, links: &[Link], pods: Pods, report: &mut Cleanup) {
         let mut actions = Vec::new();
         for (family, table) in enforce::TABLES {
             match self.firewall.has(family, table) {
@@ -96,8 +96,8 @@ impl Reconciler {
         }
         if actions.contains(&Action::DeleteHostPorts) {
             // A bridge that stays is to take nothing for 127.0.0.1 from pods, without the guard.
-            let adopted = links.iter().filter(|link| link.alias == ADOPTED_ALIAS);
-            let closed = adopted.map(|link| route_localnet(&link.name, "0", false).into());
+            let staying = links.iter().filter(|link| fate(link, links, pods) != Fate::Deleted);
+            let closed = staying.map(|link| route_localnet(&link.name, "0", false).into());
             actions.splice(0..0, closed);
         }
         match self.netlink.socket.routes(RouteFilter::Protocol(PROTOCOL)) {
@@ -108,7 +108,7 @@ impl Reconciler {
             report.failed.push(error.into());
             Vec::new()
         });
-        actions.extend(remove_devices(links, &addresses));
+        actions.extend(remove_devices(links, &addresses, pods));
         self.carry_out(actions, links, report);
         self.firewall = Firewall::default();
     }
@@ -149,30 +149,66 @@ fn remove_route(route: Route) -> Action {
     Action::RemoveRoute { route }
 }
 
-fn remove_devices(links: &[Link], addresses: &[Address]) -> Vec<Action> {
+/// What becomes of the pods that are plugged into the bridge.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Pods {
+    /// They lose a bridge that we made.
+    Lose,
+    /// They stay plugged in.
+    Keep,
+}
+
+/// What becomes of a device.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Fate {
+    /// It is none of ours.
+    Foreign,
+    /// It goes.
+    Deleted,
+    /// It stays, without our addresses.
+    Released,
+    /// It stays, with all that its pods need.
+    Left,
+}
+
+fn fate(link: &Link, links: &[Link], pods: Pods) -> Fate {
+    let is_bridge = link.kind == LinkKind::Bridge;
+    if !link.alias.starts_with(ALIAS_PREFIX) {
+        Fate::Foreign
+    } else if pods == Pods::Keep && is_bridge && ports_of(link, links) > 0 {
+        Fate::Left
+    } else if link.alias == ADOPTED_ALIAS {
+        Fate::Released
+    } else if is_bridge || link.kind == LinkKind::Tun {
+        Fate::Deleted
+    } else {
+        Fate::Foreign
+    }
+}
+
+fn ports_of(bridge: &Link, links: &[Link]) -> usize {
+    links.iter().filter(|port| port.controller == Some(bridge.index)).count()
+}
+
+fn remove_devices(links: &[Link], addresses: &[Address], pods: Pods) -> Vec<Action> {
     let mut actions = Vec::new();
     for link in links {
-        if !link.alias.starts_with(ALIAS_PREFIX) {
-            continue;
-        }
-        if link.alias == ADOPTED_ALIAS {
-            actions.extend(
-                addresses
-                    .iter()
-                    .filter(|address| {
-                        address.link == link.index && address.protocol == Some(PROTOCOL)
-                    })
-                    .map(|address| Action::RemoveAddress {
-                        device: link.name.clone(),
-                        address: address.net,
-                    }),
-            );
-            actions.push(Action::ReleaseBridge { device: link.name.clone() });
-        } else if matches!(link.kind, LinkKind::Tun | LinkKind::Bridge) {
-            actions.push(Action::DeleteLink {
-                device: link.name.clone(),
-                ports: links.iter().filter(|port| port.controller == Some(link.index)).count(),
-            });
+        let device = || link.name.clone();
+        match fate(link, links, pods) {
+            Fate::Foreign => {}
+            Fate::Deleted => {
+                actions.push(Action::DeleteLink { device: device(), ports: ports_of(link, links) });
+            }
+            Fate::Left => actions.push(Action::ReleaseBridge { device: device() }),
+            Fate::Released => {
+                let ours = addresses.iter().filter(|address| {
+                    address.link == link.index && address.protocol == Some(PROTOCOL)
+                });
+                actions.extend(
+                    ours.map(|it| Action::RemoveAddress { device: device(), address: it.net }),
+                );
+                actions.push(Action::ReleaseBridge { device: device() });
+            }
         }
     }
     actions
@@ -197,7 +233,7 @@ mod tests {
             Link { controller: Some(3), ..link(5, "culv12ab", LinkKind::Veth, "") },
         ];
         assert_eq!(
-            remove_devices(&links, &[]),
+            remove_devices(&links, &[], Pods::Lose),
             [
                 Action::DeleteLink { device: "culvert0".into(), ports: 0 },
                 Action::DeleteLink { device: "v-net-0".into(), ports: 1 },
@@ -234,7 +270,7 @@ mod tests {
         };
         let addresses = [address("192.168.7.1/24", None), address("10.244.1.1/24", Some(PROTOCOL))];
         assert_eq!(
-            remove_devices(&links, &addresses),
+            remove_devices(&links, &addresses, Pods::Lose),
             [
                 Action::RemoveAddress {
                     device: "v-net-0".into(),
@@ -243,5 +279,33 @@ mod tests {
                 Action::ReleaseBridge { device: "v-net-0".into() },
             ]
         );
+    }
+    /// Flannel's node that has started anew under Culvert has a bridge that we made, and an adopted
+    /// one may have had another address.
+    #[test]
+    fn pods_that_stay_keep_their_bridge_and_its_addresses_whoever_made_it() {
+        let gateway = Address {
+            link: 3,
+            net: "10.244.1.1/24".parse().unwrap(),
+            protocol: Some(PROTOCOL),
+            detection: Detection::default(),
+            has_route: true,
+        };
+        for alias in [BRIDGE_ALIAS, ADOPTED_ALIAS] {
+            let tun = link(2, "culvert0", LinkKind::Tun, TUN_ALIAS);
+            let bridge = link(3, "cni0", LinkKind::Bridge, alias);
+            let port = Link { controller: Some(3), ..link(5, "culv12ab", LinkKind::Veth, "") };
+            let delete = |device: &str| Action::DeleteLink { device: device.into(), ports: 0 };
+            let release = Action::ReleaseBridge { device: "cni0".into() };
+            let addresses = [gateway.clone()];
+            assert_eq!(
+                remove_devices(&[tun.clone(), bridge.clone(), port], &addresses, Pods::Keep),
+                [delete("culvert0"), release.clone()],
+            );
+            // Nobody misses one without pods.
+            let left = remove_devices(&[tun, bridge], &addresses, Pods::Keep);
+            assert_eq!(left.last() == Some(&release), alias == ADOPTED_ALIAS, "{left:?}");
+            assert_eq!(left.len(), if alias == ADOPTED_ALIAS { 3 } else { 2 });
+        }
     }
 }

@@ -2,9 +2,10 @@
 //! and to its Node what flannel v0.28 does, and follows the other Nodes; and what flannel's plugin
 //! has the stock plugins `bridge` and `host-local` do for a pod.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io::Write as _;
+use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::Arc;
@@ -171,6 +172,13 @@ impl Cni {
         );
         fs::write(&subnet_env, text).unwrap();
         Self { conf_dir, networks: root.join("networks"), subnet_env }
+    }
+
+    /// The addresses that host-local holds.
+    pub(super) fn held(&self) -> BTreeSet<String> {
+        let entries = fs::read_dir(self.networks.join("cbr0")).unwrap();
+        let names = entries.map(|entry| entry.unwrap().file_name().into_string().unwrap());
+        names.filter(|name| name.parse::<IpAddr>().is_ok()).collect()
     }
 
     /// Has the stock plugins plug in a pod, as flannel's plugin delegates it to them.

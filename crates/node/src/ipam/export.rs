@@ -1,6 +1,7 @@
 //! Allocations that go back to the directory of the `host-local` plugin.
 //!
-//! The opposite of an import: afterwards `host-local` holds what the store held, and nothing else.
+//! The opposite of an import: afterwards `host-local` holds what the store held, and of what it
+//! held itself only what is in use.
 
 use std::collections::BTreeSet;
 use std::fs::{self, File};
@@ -14,12 +15,18 @@ use crate::whole_file;
 /// What `host-local` locks its directory with.
 const LOCK: &str = "lock";
 
-/// Has `host-local` hold in `directory` what `records` say, under its own lock.
+/// Has `host-local` hold in `directory` what `records` say, under its own lock. What else it holds
+/// goes if `is_free` says so: the store may have been handed over before, and `host-local` have
+/// given addresses since.
 ///
 /// # Errors
 ///
 /// What the file system says; what was written by then stays, and does no harm twice.
-pub fn to_host_local(directory: &Path, records: &[Record]) -> io::Result<()> {
+pub fn to_host_local(
+    directory: &Path,
+    records: &[Record],
+    is_free: impl Fn(IpAddr) -> bool,
+) -> io::Result<()> {
     fs::create_dir_all(directory)?;
     let lock =
         File::options().create(true).truncate(false).write(true).open(directory.join(LOCK))?;
@@ -36,7 +43,7 @@ pub fn to_host_local(directory: &Path, records: &[Record]) -> io::Result<()> {
         let entry = entry?;
         let name = entry.file_name();
         let address = name.to_str().and_then(|name| name.parse::<IpAddr>().ok());
-        if address.is_some_and(|address| !held.contains(&address)) {
+        if address.is_some_and(|address| !held.contains(&address) && is_free(address)) {
             fs::remove_file(entry.path())?;
         }
     }
