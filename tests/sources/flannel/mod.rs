@@ -310,6 +310,47 @@ fn flannels_annotations_are_bounded_as_ours_are() {
     assert_eq!(names, ["node3", "node4", "node5", "node6"]);
 }
 
+/// As flannel with `--iface` has it, where nodes have several networks.
+#[test]
+fn an_address_that_only_flannel_knew_stays_when_nobody_reads_its_annotations() {
+    let server = ApiServer::start();
+    let mut node = api_server::node(1, "10.244.1.0/24");
+    for (key, value) in [
+        ("kube-subnet-manager", "true"),
+        ("backend-type", "vxlan"),
+        ("backend-data", "{\"VNI\":1,\"VtepMAC\":\"aa:00:00:00:00:01\"}"),
+        ("public-ip", "192.168.7.11"),
+    ] {
+        node["metadata"]["annotations"][format!("flannel.alpha.coreos.com/{key}")] = json!(value);
+    }
+    server.put(node);
+    let directory = TempDir::with_prefix("culvert-flannel-").unwrap();
+    let kubeconfig = directory.path().join("kubeconfig");
+    fs::write(&kubeconfig, server.kubeconfig()).unwrap();
+    let text = |more: &str| {
+        format!(
+            "[network]\ncidrs = [\"10.244.0.0/16\"]\n[node]\nname = \"node1\"\nstate_dir = \
+             \"{}\"\n[table]\nsource = \"kubernetes\"\n[kubernetes]\nkubeconfig = \"{}\"\n{more}",
+            directory.path().display(),
+            kubeconfig.display()
+        )
+    };
+    let own = |text: &str| {
+        let listener = Listener::start(text);
+        listener.until_names(&["node1"]);
+        listener.ready(true);
+        let said =
+            || server.node("node1")["metadata"]["annotations"]["culvert.dev/codec"].is_string();
+        wait_until(LIMIT, "what the node says", said).unwrap();
+        let heard = listener.until_names(&["node1"]);
+        let config = Config::parse(Path::new("test"), text, &Overrides::default()).unwrap();
+        let overlay = source::overlay(source::configured(&config).unwrap(), &config);
+        heard.proposal.members(&overlay, "node1").unwrap().0.local().address.to_string()
+    };
+    assert_eq!(own(&text("migrate_from = \"flannel\"\n")), "192.168.7.11");
+    assert_eq!(own(&text("")), "192.168.7.11", "after the change");
+}
+
 #[test]
 fn a_node_that_flannel_never_served_writes_its_annotations_once_it_is_ready() {
     let server = ApiServer::start();

@@ -15,7 +15,7 @@ use serde_json::Value;
 
 use super::failure::{Place, Refusal};
 use super::flannel::Lease;
-use super::node::{Node, Sight};
+use super::node::{ADDRESS, Node, Sight};
 use super::publish::Desired;
 use crate::{Candidate, HeldAddress, PodsUnknown, Proposal, Update};
 
@@ -434,12 +434,19 @@ impl Follower {
         if !self.was_ready || node.goes_back(self.identity.sight) {
             return None;
         }
-        // What flannel has said of this node stays: its nodes need not notice anything.
-        let is_new = node.lease(self.identity.sight).is_ok_and(|lease| lease.is_none());
-        let own = self.own.as_ref().filter(|_| is_new).map(|own| &own.entry);
-        let lease =
-            own.and_then(|own| Lease::of(own.address, own.tunnel_options.mac_at(own.address)));
-        Some(lease.map(|lease| lease.annotations(vni).into()).unwrap_or_default())
+        let own = || self.own.as_ref().map(|own| &own.entry);
+        Some(match node.lease(self.identity.sight) {
+            // What flannel has said of this node stays: its nodes need not notice anything.
+            Ok(Some(lease)) => {
+                let address = node.address_to_say(lease);
+                address.map(|it| (ADDRESS, it.to_string())).into_iter().collect()
+            }
+            Ok(None) => own()
+                .and_then(|own| Lease::of(own.address, own.tunnel_options.mac_at(own.address)))
+                .map(|lease| lease.annotations(vni).into())
+                .unwrap_or_default(),
+            Err(_) => Vec::new(),
+        })
     }
 }
 

@@ -189,6 +189,15 @@ impl Node {
             .ok_or(NodeProblem::NoAddress { key: ADDRESS })
     }
 
+    /// What the node has to be annotated with to keep the address of its `lease` when nobody reads
+    /// that any more; none if it has it anyway.
+    pub(super) fn address_to_say(&self, lease: Lease) -> Option<IpAddr> {
+        let address = IpAddr::from(lease.address);
+        let without = self.address(Some(Family::V4), None);
+        let is_said = self.metadata.annotations.contains_key(ADDRESS);
+        (!is_said && without != Ok(address)).then_some(address)
+    }
+
     /// The node's pod subnets.
     fn subnets(&self) -> Result<Vec<IpNet>, NodeProblem> {
         let one = std::slice::from_ref(&self.spec.pod_cidr);
@@ -394,6 +403,19 @@ mod tests {
             (None, Some(mac()))
         );
         assert_eq!(own.entry.address.to_string(), "192.168.7.11");
+    }
+
+    #[test]
+    fn an_address_that_only_flannel_says_is_to_be_said_by_us() {
+        let say = |node: Node| {
+            let lease = node.lease(changing()).unwrap().unwrap();
+            node.address_to_say(lease).map(|address| address.to_string())
+        };
+        assert_eq!(say(flannels(json!({}))), Some("192.168.7.11".to_owned()));
+        assert_eq!(say(flannels(json!({ADDRESS: "192.168.7.11"}))), None);
+        assert_eq!(say(flannels(json!({ADDRESS: "198.51.100.7"}))), None, "somebody else's word");
+        let usual = json!({"flannel.alpha.coreos.com/public-ip": "192.168.1.11"});
+        assert_eq!(say(flannels(usual)), None, "the kubelet says so");
     }
 
     #[test]

@@ -56,7 +56,8 @@ impl Desired {
         node: &Node,
         lease: &[(&'static str, String)],
     ) -> Option<Value> {
-        let said = self.annotations.iter().chain(lease);
+        // What the configuration says goes before.
+        let said = lease.iter().chain(&self.annotations);
         let wrong: Map<String, Value> = said
             .map(|(key, value)| (*key, Some(value)))
             .chain([(PUBLIC_KEY, self.public_keys.as_ref())])
