@@ -3,7 +3,7 @@
 use culvert_dataplane::platform::udp::SOCKET_MARK;
 use culvert_netlink::{Flow, Neighbour, Rtnetlink, Socket};
 
-use crate::control::node::{NodeSpec, Reconciler};
+use crate::control::node::{NodeSpec, Reconciler, narrow_subnets};
 use crate::observe::{PeerStatus, Setup};
 use crate::platform::sysctl::Sysctls;
 
@@ -58,6 +58,10 @@ fn node_spec(setup: &Setup, peers: &[PeerStatus]) -> NodeSpec {
         peers: peers.iter().map(flow).collect(),
         masquerade: setup.masquerade,
         sealed_only: setup.sealed_only,
+        narrow_subnets: narrow_subnets(
+            setup.mtu,
+            peers.iter().map(|peer| (&peer.subnets[..], peer.mtu)),
+        ),
         predecessor: None,
     }
 }

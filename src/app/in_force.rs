@@ -11,7 +11,7 @@ use overlay_proto::{CodecKind, Protocol, esp};
 use super::path_mtus::{Mtus, flows_to_peers};
 use super::sealed;
 use crate::config::{Config, PolicyMode};
-use crate::control::node::{NodeSpec, Predecessor, device_name};
+use crate::control::node::{NodeSpec, Predecessor, device_name, narrow_subnets};
 
 /// Peers whose routes tell whether the underlay leads anywhere: if none of so many can be sent to,
 /// the reason is here.
@@ -68,6 +68,10 @@ impl InForce {
             underlay_ports: self.underlay_ports(config).into_iter().collect(),
             codec_ports: codec_ports.chain(sealed::port(config, members)).collect(),
             remote_subnets: members.peers().flat_map(|peer| peer.subnets.iter().copied()).collect(),
+            narrow_subnets: narrow_subnets(
+                self.mtus.device.get(),
+                members.peers().map(|peer| (&peer.subnets[..], self.mtus.to(peer.address).get())),
+            ),
             peers: flows_to_peers(underlay_address(config, members), members)
                 .take(PEERS_ASKED)
                 .collect(),

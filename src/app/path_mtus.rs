@@ -365,7 +365,11 @@ impl Mtus {
     ) -> Table {
         let subnets = &members.local().subnets;
         let routers = subnets.iter().map(|subnet| node_file::gateway(subnet).addr()).collect();
-        let mtu_to = |peer| self.to.get(&peer).copied().unwrap_or(self.usual);
-        Table::compile_after(before, members, routers, mtu_to, registry)
+        Table::compile_after(before, members, routers, |peer| self.to(peer), registry)
+    }
+
+    /// The one toward `peer`.
+    pub(super) fn to(&self, peer: IpAddr) -> Mtu {
+        self.to.get(&peer).copied().unwrap_or(self.usual)
     }
 }

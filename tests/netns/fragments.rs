@@ -58,6 +58,34 @@ fn crosses_in_fragments(lab: &Lab, mtu: u64) {
     }
 }
 
+/// The node's kernel puts an IPv6 pod's fragments together, and must cut them again as they were.
+#[test]
+fn what_an_ipv6_pod_has_fragmented_crosses_a_narrow_path() {
+    let lab = lab("nt-frag6").up().unwrap();
+    let (one, two) = (lab.pod(1, 1), lab.pod(2, 1));
+    for number in [1, 2] {
+        let netns = lab.node(number).netns();
+        netns.set_sysctl("bridge/bridge-nf-call-ip6tables", "1").unwrap();
+    }
+    narrow(&lab, 1364);
+    // Both learn the path; IPv6 has its senders fragment by that.
+    for (from, to) in [(&one, &two), (&two, &one)] {
+        let answer =
+            probe::ping(from.netns(), to.ipv6().into(), &Ping::default().packet_len(1464)).unwrap();
+        assert!(matches!(answer, Answer::TooBig { mtu: 1364..=1368, .. }), "{answer:?}");
+    }
+    let timeout = Duration::from_secs(5);
+    // With 48 bytes of headers: shorter than the path, and between path and device, and longer.
+    for len in [1300, 1330, 1400, 1416, 3000, 60_000] {
+        let to = two.ipv6().into();
+        let echoed = probe::udp_echo(one.netns(), two.netns(), to, len, timeout);
+        assert!(echoed.is_ok(), "{len} bytes: {echoed:?}");
+    }
+    for (_, too_big) in counts(&lab) {
+        assert_eq!(too_big, 0, "the kernel cuts, and tells");
+    }
+}
+
 #[test]
 fn a_ping_that_fills_the_wider_direction_is_answered_by_the_narrower() {
     let lab = lab("nt-oneside").up().unwrap();

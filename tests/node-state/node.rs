@@ -171,6 +171,7 @@ pub(crate) fn spec() -> NodeSpec {
         peers: Vec::new(),
         masquerade: true,
         sealed_only: false,
+        narrow_subnets: Vec::new(),
         predecessor: None,
     }
 }

@@ -76,6 +76,8 @@ pub(super) struct Parameter {
 pub(super) struct DesiredRoute {
     pub(super) destination: IpNet,
     pub(super) source: Option<IpAddr>,
+    /// Largest packet, if not that of the device.
+    pub(super) mtu: Option<u16>,
 }
 
 impl DesiredRoute {
@@ -92,7 +94,7 @@ impl DesiredRoute {
             link: None,
             gateway: None,
             source: self.source,
-            mtu: None,
+            mtu: self.mtu.map(u32::from),
             advmss: None,
             direct: true,
         }
@@ -112,17 +114,7 @@ impl Desired {
             bridge_mac: bridge_mac(&spec.local_subnets),
             tx_queue_len: TUN_QUEUE_PACKETS,
             cluster_networks: spec.cluster_networks.clone(),
-            routes: spec
-                .cluster_networks
-                .iter()
-                .map(|network| DesiredRoute {
-                    destination: network.trunc(),
-                    source: tun_addresses
-                        .iter()
-                        .map(IpNet::addr)
-                        .find(|address| address.is_ipv4() == network.addr().is_ipv4()),
-                })
-                .collect(),
+            routes: routes(spec, &tun_addresses),
             connected: spec
                 .local_subnets
                 .iter()
@@ -130,6 +122,7 @@ impl Desired {
                 .map(|subnet| DesiredRoute {
                     destination: subnet.trunc(),
                     source: Some(gateway(subnet).addr()).filter(IpAddr::is_ipv4),
+                    mtu: None,
                 })
                 .collect(),
             sysctls: sysctls(spec),
@@ -193,6 +186,22 @@ fn tun_addresses(subnets: &[IpNet]) -> Vec<IpNet> {
             Some(IpNet::from(subnet.network()))
         })
         .collect()
+}
+
+/// Routes to the TUN: of each cluster network, and of each subnet of which the kernel has to know
+/// that its path is narrow (docs/decisions/0196).
+fn routes(spec: &NodeSpec, tun_addresses: &[IpNet]) -> Vec<DesiredRoute> {
+    let networks = spec.cluster_networks.iter().map(|network| (network, None));
+    let narrow = spec.narrow_subnets.iter().map(|(subnet, mtu)| (subnet, Some(*mtu)));
+    let route = |(network, mtu): (&IpNet, Option<u16>)| DesiredRoute {
+        destination: network.trunc(),
+        source: tun_addresses
+            .iter()
+            .map(IpNet::addr)
+            .find(|address| address.is_ipv4() == network.addr().is_ipv4()),
+        mtu,
+    };
+    networks.chain(narrow).map(route).collect()
 }
 
 /// A hardware address that follows from the first subnet, and so differs between nodes.
@@ -279,6 +288,7 @@ mod tests {
             peers: Vec::new(),
             masquerade: true,
             sealed_only: false,
+            narrow_subnets: Vec::new(),
             predecessor: None,
         }
     }
@@ -297,6 +307,17 @@ mod tests {
             sources,
             [Some("10.244.1.0".parse().unwrap()), Some("fd00:1::".parse().unwrap())]
         );
+    }
+
+    #[test]
+    fn subnets_behind_narrow_paths_have_routes_that_say_so() {
+        let spec = spec(&["fd00:1::/64"], &["fd00::/16"]);
+        let narrow_subnets = vec![("fd00:2::/64".parse().unwrap(), 1364)];
+        let desired = Desired::new(&NodeSpec { narrow_subnets, ..spec });
+        let routes: Vec<_> = desired.routes.iter().map(DesiredRoute::route).collect();
+        let seen: Vec<_> = routes.iter().map(|it| (it.destination.to_string(), it.mtu)).collect();
+        assert_eq!(seen, [("fd00::/16".to_owned(), None), ("fd00:2::/64".to_owned(), Some(1364))]);
+        assert_eq!(routes[0].source, routes[1].source);
     }
 
     #[test]

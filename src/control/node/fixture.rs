@@ -18,6 +18,7 @@ pub(super) fn spec() -> NodeSpec {
         peers: Vec::new(),
         masquerade: true,
         sealed_only: false,
+        narrow_subnets: Vec::new(),
         predecessor: None,
     }
 }

@@ -39,6 +39,7 @@ use culvert_netlink::{Flow, MAIN_TABLE, RouteFilter};
 use culvert_node::host_ports::PodPorts;
 use culvert_node::living;
 use ipnet::IpNet;
+use overlay_proto::Mtu;
 
 pub use self::action::Action;
 pub use self::cleanup::Cleanup;
@@ -103,6 +104,8 @@ pub struct NodeSpec {
     pub codec_ports: Vec<u16>,
     /// Pod subnets of the other nodes.
     pub remote_subnets: Vec<IpNet>,
+    /// See [`narrow_subnets`].
+    pub narrow_subnets: Vec<(IpNet, u16)>,
     /// Tunnel datagrams to some of the other nodes, as the sockets send them.
     pub peers: Vec<Flow>,
     /// Whether pods' traffic to outside the cluster leaves with the node's address.
@@ -111,6 +114,20 @@ pub struct NodeSpec {
     pub sealed_only: bool,
     /// What carried the node's packets before this daemon.
     pub predecessor: Option<Predecessor>,
+}
+
+/// The IPv6 subnets of `peers`, each with the MTU of the path to it, that are reached by less than
+/// the `device` carries, and by how much (see docs/decisions/0196). IPv6 promises its senders 1280
+/// bytes on every path.
+pub(crate) fn narrow_subnets<'a>(
+    device: u16,
+    peers: impl Iterator<Item = (&'a [IpNet], u16)>,
+) -> Vec<(IpNet, u16)> {
+    let all = peers.flat_map(|(subnets, mtu)| {
+        let subnets = subnets.iter().filter(|subnet| subnet.addr().is_ipv6());
+        subnets.map(move |subnet| (*subnet, mtu.max(Mtu::IPV6_MIN.get())))
+    });
+    all.filter(|(_, mtu)| *mtu < device).collect()
 }
 
 /// The tunnel's device of the network before this one, which may have our addresses and routes.

@@ -7,7 +7,7 @@ use ipnet::IpNet;
 use rtnetlink::RouteMessageBuilder;
 use rtnetlink::packet_core::{NLM_F_CREATE, NLM_F_EXCL, NLM_F_REPLACE};
 use rtnetlink::packet_route::route::{
-    RouteAttribute, RouteMessage, RouteProtocol, RouteScope, RouteType,
+    RouteAttribute, RouteMessage, RouteMetric, RouteProtocol, RouteScope, RouteType,
 };
 use rtnetlink::packet_route::{AddressFamily, RouteNetlinkMessage};
 
@@ -82,5 +82,7 @@ fn message(route: &Route) -> RouteMessageBuilder {
     message.header.destination_prefix_length = route.destination.prefix_len();
     message.attributes.push(RouteAttribute::Destination(route.destination.network().into()));
     message.attributes.extend(route.source.map(|ip| RouteAttribute::PrefSource(ip.into())));
+    let metrics = route.mtu.map(|mtu| RouteAttribute::Metrics(vec![RouteMetric::Mtu(mtu)]));
+    message.attributes.extend(metrics);
     builder
 }
