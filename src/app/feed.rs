@@ -180,7 +180,8 @@ impl Feed {
         }
     }
 
-    /// The next change that may concern the table; what came with it is taken note of.
+    /// The next change that may concern the table (`true`), or else how the source stands; what
+    /// came with it is taken note of.
     ///
     /// # Cancel safety
     ///
@@ -189,22 +190,29 @@ impl Feed {
         if let Some(taken) = self.taken {
             tokio::time::sleep_until((taken + PACE).into()).await;
         }
-        let updates = self.source.next().await;
-        if updates.is_empty() {
-            // The source has ended, which it does not before the daemon does.
-            std::future::pending::<()>().await;
+        loop {
+            let updates = self.source.next().await;
+            if updates.is_empty() {
+                // The source has ended, which it does not before the daemon does.
+                std::future::pending::<()>().await;
+            }
+            let (mut changed, mut stands) = (false, false);
+            for update in updates {
+                self.note(&update);
+                // Every node of a cluster reports every few minutes, and nearly always what is
+                // known: in a large one that is some dozens of times a second.
+                stands |= !matches!(update, Update::Put(_) | Update::Remove(_));
+                changed |= self.proposal.take(update);
+            }
+            if changed {
+                self.taken = Some(clock::now());
+                self.pending = true;
+            }
+            if changed || stands {
+                self.publish();
+                return changed;
+            }
         }
-        let mut changed = false;
-        for update in updates {
-            self.note(&update);
-            changed |= self.proposal.take(update);
-        }
-        if changed {
-            self.taken = Some(clock::now());
-            self.pending = true;
-        }
-        self.publish();
-        changed
     }
 
     /// The nodes that the table should have, with what they share. A daemon that runs, by

@@ -131,3 +131,23 @@ async fn what_is_refused_later_does_not_replace_the_last_good_table() {
     fs::remove_file(stage.table()).unwrap();
     assert_eq!(stage.start().first(&stage.readiness).await.unwrap(), good);
 }
+
+#[tokio::test]
+async fn a_node_that_reports_what_is_known_wakes_nobody() {
+    let stage = Stage::new();
+    stage.take(TABLE).await;
+    let mut feed = stage.start();
+    feed.first(&stage.readiness).await.unwrap();
+    let known: Vec<_> = feed.proposal.nodes().cloned().collect();
+    let (tell, told) = tokio::sync::mpsc::channel(8);
+    feed.source = Source::of(told);
+    tell.send(Update::Put(known[1].clone())).await.unwrap();
+    tell.send(Update::Remove("nobody".to_owned())).await.unwrap();
+    let waited = tokio::time::timeout(Duration::from_millis(200), feed.changed()).await;
+    assert!(waited.is_err(), "nothing has changed");
+    tell.send(Update::Contested(Some("taken".to_owned()))).await.unwrap();
+    assert!(!feed.changed().await, "how it stands, and not the table");
+    tell.send(Update::Put(known[1].clone())).await.unwrap();
+    tell.send(Update::Remove(known[1].entry.name.clone())).await.unwrap();
+    assert!(feed.changed().await);
+}

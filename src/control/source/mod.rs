@@ -108,6 +108,13 @@ impl Source {
         Self { updates, requests, task }
     }
 
+    /// A source that tells what a test has to tell.
+    #[cfg(test)]
+    pub fn of(updates: mpsc::Receiver<Update>) -> Self {
+        let (requests, _) = watch::channel(SourceRequests::default());
+        Self { updates, requests, task: tokio::spawn(std::future::pending()) }
+    }
+
     /// The next updates, at least one, in their order; none once the source has ended.
     ///
     /// # Cancel safety
