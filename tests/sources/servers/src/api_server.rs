@@ -8,6 +8,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::convert::Infallible;
 use std::net::{IpAddr, SocketAddr};
+use std::ops::Bound;
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -389,9 +390,18 @@ async fn list_or_watch_others(
         drop(cluster);
         return watch(shared, from, list);
     }
-    let items: Vec<&Value> =
-        cluster.others.get(&list).into_iter().flat_map(BTreeMap::values).collect();
-    let metadata = json!({"resourceVersion": cluster.version.to_string()});
+    let limit: usize = value("limit").map_or(usize::MAX, |limit| limit.parse().unwrap());
+    // A name has nothing else that is escaped.
+    let after = value("continue").map(|after| after.replace("%2F", "/"));
+    let after = after.map_or(Bound::Unbounded, Bound::Excluded);
+    let known = cluster.others.get(&list).into_iter();
+    let mut rest = known.flat_map(|known| known.range((after.clone(), Bound::Unbounded)));
+    let items: Vec<(&String, &Value)> = rest.by_ref().take(limit).collect();
+    let mut metadata = json!({"resourceVersion": cluster.version.to_string()});
+    if let (Some(_more), Some((last, _))) = (rest.next(), items.last()) {
+        metadata["continue"] = json!(last);
+    }
+    let items: Vec<&Value> = items.into_iter().map(|(_, item)| item).collect();
     Json(json!({"metadata": metadata, "items": items})).into_response()
 }
 
