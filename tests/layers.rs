@@ -276,7 +276,7 @@ fn machines_of_table_sources_have_no_io() {
 /// What policies mean is the same for a daemon, for a command and for a test.
 #[test]
 fn policies_have_no_io() {
-    is_pure("crates/policy", &["ipnet", "overlay-proto", "serde-saphyr", "serde_json"]);
+    is_pure("crates/policy", &["ipnet", "overlay-proto", "serde", "serde-saphyr", "serde_json"]);
 }
 
 /// A crate that uses these and nothing of the machine.

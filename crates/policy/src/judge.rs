@@ -47,7 +47,6 @@ pub enum Traffic {
 #[derive(Debug)]
 pub struct Judge<'w> {
     world: &'w World,
-    owners: HashMap<IpAddr, &'w Arc<Pod>>,
     nodes: HashMap<IpAddr, NodeView<'w>>,
     applying: RefCell<HashMap<(*const Pod, Direction), Rc<Applying>>>,
 }
@@ -65,13 +64,9 @@ impl<'w> Judge<'w> {
     /// One who judges by `world`.
     #[must_use]
     pub fn new(world: &'w World) -> Self {
-        let mut owners = HashMap::new();
-        for (address, pod) in world.claims() {
-            owners.entry(address).or_insert(pod);
-        }
         let nodes = world.nodes();
         let nodes = nodes.flat_map(|node| node.addresses().map(move |address| (address, node)));
-        Self { world, owners, nodes: nodes.collect(), applying: RefCell::default() }
+        Self { world, nodes: nodes.collect(), applying: RefCell::default() }
     }
 
     /// The pod whose policies count for `address`: also one of this node that has ended, or whose
@@ -84,7 +79,7 @@ impl<'w> Judge<'w> {
     /// The pod that has `address`, as peers see it.
     #[must_use]
     pub fn pod(&self, address: IpAddr) -> Option<&'w Arc<Pod>> {
-        self.owners.get(&address).copied()
+        self.world.owner(address)
     }
 
     /// What becomes of `packet`.

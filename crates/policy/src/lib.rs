@@ -28,4 +28,4 @@ pub use compile::{Compiler, Site};
 pub use judge::Judge;
 pub use openings::Openings;
 pub use plan::Plan;
-pub use world::{Applying, Member, NamespacedName, NodeView, World};
+pub use world::{Applying, Member, NamespacedName, NodeView, Shared, World};

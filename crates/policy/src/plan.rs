@@ -102,7 +102,8 @@ pub struct Plan {
     pub nets: BTreeMap<Name, Ranges>,
     /// Ports by number: `port-HASH`.
     pub ports: BTreeMap<Name, Ports>,
-    /// Where pods have a port of one name and protocol: `name-PORT-PROTOCOL`.
+    /// Where pods have a port of one name and protocol: all pods (`name-PORT-PROTOCOL`), which
+    /// rules of egress ask for, or those of the node (`own-PORT-PROTOCOL`), of ingress.
     pub named_ports: BTreeMap<Name, NamedPorts>,
     /// The rules of a policy in one direction (`i-NAMESPACE/NAME`, `e-NAMESPACE/NAME`), or of all
     /// ClusterNetworkPolicies of a tier that a class has (`i-admin-HASH`, `e-baseline-HASH`).

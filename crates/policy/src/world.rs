@@ -1,6 +1,7 @@
 //! Everything that there is, as far as this node knows.
 
 mod attachment;
+mod claims;
 mod dirty;
 mod node_view;
 mod shared;
@@ -10,7 +11,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use self::attachment::Attachment;
-use self::shared::Shared;
+use self::claims::Claims;
 use crate::object::{
     Change, ClusterNetworkPolicy, Key, Kind, Labels, Namespace, NetworkPolicy, Node, Object, Pod,
     PodAddresses, Tier,
@@ -19,6 +20,7 @@ use crate::plan::Direction;
 
 pub(crate) use self::dirty::Dirty;
 pub use self::node_view::NodeView;
+pub use self::shared::Shared;
 
 /// Namespace and name.
 pub type NamespacedName = (Arc<str>, Arc<str>);
@@ -29,6 +31,9 @@ pub type NamespacedName = (Arc<str>, Arc<str>);
 pub struct World {
     namespaces: BTreeMap<Arc<str>, Namespace>,
     pods: BTreeMap<Arc<str>, BTreeMap<Arc<str>, Arc<Pod>>>,
+    /// How many they are.
+    pod_count: usize,
+    claims: Claims,
     nodes: BTreeMap<Arc<str>, Node>,
     members: BTreeMap<Arc<str>, Member>,
     policies: BTreeMap<NamespacedName, Arc<NetworkPolicy>>,
@@ -109,8 +114,8 @@ impl World {
         }
     }
 
-    /// Takes a change.
-    pub fn apply(&mut self, change: Change) {
+    /// Takes a change; says whether anything is another than before.
+    pub fn apply(&mut self, change: Change) -> bool {
         match change {
             Change::Put(object) => self.put(object),
             Change::Delete(key) => self.delete(&key),
@@ -141,43 +146,63 @@ impl World {
         namespaces.chain(pods).chain(nodes).chain(policies).chain(cluster).collect()
     }
 
-    fn put(&mut self, object: Object) {
+    fn put(&mut self, object: Object) -> bool {
         match object {
             Object::Namespace(namespace) => {
-                let name = namespace.name.clone();
-                let is_new = self.namespaces.get(&name) != Some(&namespace);
-                self.dirty.namespaces |= is_new;
-                self.namespaces.insert(name, namespace);
+                let is_new = self.namespaces.get(&namespace.name) != Some(&namespace);
+                if is_new {
+                    let namespace = self.shared.namespace(namespace);
+                    self.soil_namespace(&namespace.name);
+                    self.namespaces.insert(namespace.name.clone(), namespace);
+                }
+                is_new
             }
             Object::Pod(pod) => self.put_pod(pod),
             Object::Node(node) => {
-                self.dirty.nodes |= self.nodes.get(&node.name) != Some(&node);
-                self.nodes.insert(node.name.clone(), node);
+                let is_new = self.nodes.get(&node.name) != Some(&node);
+                if is_new {
+                    self.dirty.nodes = true;
+                    self.nodes.insert(node.name.clone(), self.shared.node(node));
+                    self.shared.sweep();
+                }
+                is_new
             }
             Object::NetworkPolicy(policy) => {
                 let key = (policy.namespace.clone(), policy.name.clone());
                 // One that did not change stays the value that it was, by which it is known.
-                if self.policies.get(&key).is_none_or(|known| **known != policy) {
+                let is_new = self.policies.get(&key).is_none_or(|known| **known != policy);
+                if is_new {
                     self.dirty.policies = true;
                     self.policies.insert(key, policy.into());
                 }
+                is_new
             }
             Object::ClusterNetworkPolicy(policy) => {
                 let known = self.cluster.get(&policy.name);
-                if known.is_none_or(|known| **known != policy) {
+                let is_new = known.is_none_or(|known| **known != policy);
+                if is_new {
                     self.dirty.policies = true;
                     self.cluster.insert(policy.name.clone(), policy.into());
                 }
+                is_new
             }
         }
     }
 
-    fn put_pod(&mut self, mut pod: Pod) {
-        let shared = &mut self.shared;
-        pod.namespace = shared.text(pod.namespace);
-        pod.node = pod.node.map(|node| shared.text(node));
-        pod.labels = shared.labels(pod.labels);
-        pod.ports = shared.ports(pod.ports);
+    /// What a namespace is asked for is asked for its pods, which are dirty when it is another.
+    fn soil_namespace(&mut self, name: &str) {
+        let held = self.attached.values().filter(|attachment| *attachment.namespace == *name);
+        let held = held.filter_map(|attachment| attachment.last.clone());
+        let pods = self.pods.get(name).into_iter().flat_map(BTreeMap::values).cloned();
+        self.dirty.pods(pods.chain(held), self.pod_count);
+    }
+
+    fn soil_pods(&mut self, pods: impl IntoIterator<Item = Arc<Pod>>) {
+        self.dirty.pods(pods, self.pod_count);
+    }
+
+    fn put_pod(&mut self, pod: Pod) -> bool {
+        let mut pod = self.shared.pod(pod);
         let given: PodAddresses = self.given(&pod).collect();
         if !given.is_empty() {
             pod.addresses = given;
@@ -187,15 +212,23 @@ impl World {
         if let Some(known) = known.as_ref().filter(|known| ***known == pod) {
             let known = known.clone();
             self.remember(&known);
-            return;
+            return false;
         }
         let name = known.map_or_else(|| pod.name.clone(), |known| known.name.clone());
         pod.name = name.clone();
         let pod = Arc::new(pod);
-        self.dirty.pods([pod.clone()]);
-        self.dirty.pods(pods.insert(name, pod.clone()));
+        match pods.insert(name, pod.clone()) {
+            Some(known) => {
+                self.claims.remove(&known);
+                self.soil_pods([known]);
+            }
+            None => self.pod_count += 1,
+        }
+        self.claims.add(&pod);
+        self.soil_pods([pod.clone()]);
         self.remember(&pod);
         self.shared.sweep();
+        true
     }
 
     /// The addresses that `pod` was given on this node.
@@ -215,26 +248,41 @@ impl World {
         }
     }
 
-    fn delete(&mut self, key: &Key) {
+    fn delete(&mut self, key: &Key) -> bool {
         match key {
             Key::Namespace(name) => {
-                self.dirty.namespaces |= self.namespaces.remove(name).is_some();
+                let is_gone = self.namespaces.remove(name).is_some();
+                if is_gone {
+                    self.soil_namespace(name);
+                }
+                is_gone
             }
             Key::Pod(namespace, name) => {
-                let Some(pods) = self.pods.get_mut(namespace) else { return };
-                self.dirty.pods(pods.remove(name));
+                let Some(pods) = self.pods.get_mut(namespace) else { return false };
+                let Some(gone) = pods.remove(name) else { return false };
                 if pods.is_empty() {
                     self.pods.remove(namespace);
                 }
+                self.pod_count -= 1;
+                self.claims.remove(&gone);
+                self.soil_pods([gone]);
                 self.shared.sweep();
+                true
             }
-            Key::Node(name) => self.dirty.nodes |= self.nodes.remove(name).is_some(),
+            Key::Node(name) => {
+                let is_gone = self.nodes.remove(name).is_some();
+                self.dirty.nodes |= is_gone;
+                is_gone
+            }
             Key::NetworkPolicy(namespace, name) => {
                 let gone = self.policies.remove(&(namespace.clone(), name.clone()));
                 self.dirty.policies |= gone.is_some();
+                gone.is_some()
             }
             Key::ClusterNetworkPolicy(name) => {
-                self.dirty.policies |= self.cluster.remove(name).is_some();
+                let is_gone = self.cluster.remove(name).is_some();
+                self.dirty.policies |= is_gone;
+                is_gone
             }
         }
     }
@@ -277,7 +325,7 @@ impl World {
             let Some(attachment) = self.attached.remove(&address) else { continue };
             let Attachment { namespace, name, uid: _, last } = attachment;
             // Whose an address is depends on who was given it, too.
-            self.dirty.pods(last);
+            self.soil_pods(last);
             if let Some(names) = self.attached_names.get_mut(&namespace) {
                 if let Some(given) = names.get_mut(&name) {
                     given.remove(&address);
@@ -306,7 +354,7 @@ impl World {
     fn put_again(&mut self, namespace: &str, name: &str) {
         if let Some(pod) = self.pod(namespace, name).cloned() {
             // Whose an address is depends on who was given it, too.
-            self.dirty.pods([pod.clone()]);
+            self.soil_pods([pod.clone()]);
             self.put_pod(Pod::clone(&pod));
         }
     }
@@ -339,6 +387,12 @@ impl World {
     /// Every pod.
     pub fn pods(&self) -> impl Iterator<Item = &Arc<Pod>> {
         self.pods.values().flat_map(BTreeMap::values)
+    }
+
+    /// How many pods there are.
+    #[must_use]
+    pub const fn pod_count(&self) -> usize {
+        self.pod_count
     }
 
     /// The pods of a namespace.
@@ -423,33 +477,17 @@ impl World {
         applying
     }
 
-    /// Each address that a pod has, and the pods that say so, the one to believe first: the one
-    /// that was given it here, then one that is not about to end, then the newest.
-    pub(crate) fn claims(&self) -> Vec<(IpAddr, &Arc<Pod>)> {
-        let selectable = self.pods().filter(|pod| pod.is_selectable());
-        let mut claims: Vec<(IpAddr, &Arc<Pod>)> = selectable
-            .flat_map(|pod| pod.addresses.iter().map(move |address| (address, pod)))
-            .filter(|(address, pod)| self.may_have(pod, *address))
-            .collect();
-        claims.sort_by(|(one, pod), (other, another)| {
-            one.cmp(other).then_with(|| self.rank(pod).cmp(&self.rank(another)))
-        });
-        claims
+    /// The pods that have `address`, as their objects say, and that policies can select.
+    pub fn claiming(&self, address: IpAddr) -> impl Iterator<Item = &Arc<Pod>> {
+        self.claims.of(address)
     }
 
-    /// Of each of these addresses the pod whose it is, by the same order.
-    pub(crate) fn owners_of(&self, asked: &BTreeSet<IpAddr>) -> BTreeMap<IpAddr, &Arc<Pod>> {
-        let mut owners: BTreeMap<IpAddr, &Arc<Pod>> = BTreeMap::new();
-        for pod in self.pods().filter(|pod| pod.is_selectable()) {
-            let asked = pod.addresses.iter().filter(|address| asked.contains(address));
-            for address in asked.filter(|address| self.may_have(pod, *address)) {
-                let owner = owners.entry(address).or_insert(pod);
-                if self.rank(pod) < self.rank(owner) {
-                    *owner = pod;
-                }
-            }
-        }
-        owners
+    /// The pod whose `address` is, of those that have it: the one that was given it here, then one
+    /// that is not about to end, then the newest.
+    #[must_use]
+    pub fn owner(&self, address: IpAddr) -> Option<&Arc<Pod>> {
+        let claiming = self.claims.of(address).filter(|pod| self.may_have(pod, address));
+        claiming.min_by(|one, other| self.rank(one).cmp(&self.rank(other)))
     }
 
     /// What puts pods that claim one address in order.

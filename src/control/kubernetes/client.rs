@@ -14,6 +14,7 @@ use kube::api::{ListParams, PatchParams, Request, WatchEvent, WatchParams};
 use kube::client::{ClientBuilder, ConfigExt as _};
 use kube::config::{KubeConfigOptions, Kubeconfig, KubeconfigError};
 use serde::Deserialize;
+use serde::de::DeserializeOwned;
 use serde_json::Value;
 use thiserror::Error;
 use tokio::task::JoinError;
@@ -116,11 +117,11 @@ pub(in crate::control) struct Resource {
 
 /// What a watch of objects of any kind tells.
 #[derive(Debug)]
-pub(in crate::control) enum ObjectEvent {
+pub(in crate::control) enum ObjectEvent<T> {
     /// An object is new or another.
-    Put(Value),
+    Put(T),
     /// An object is gone; this is its last state.
-    Deleted(Value),
+    Deleted(T),
     /// Nothing changed up to this version.
     Bookmark(String),
     /// The server has forgotten changes; only a list helps.
@@ -205,17 +206,17 @@ impl Api {
         Ok(told.boxed())
     }
 
-    /// Every object of a kind as it is now, page by page as `take` gets them, and the version of
-    /// that.
-    pub(in crate::control) async fn list_objects(
+    /// Every object of a kind as it is now, or what `T` keeps of it, page by page as `take` gets
+    /// them, and the version of that.
+    pub(in crate::control) async fn list_objects<T: DeserializeOwned>(
         &self,
         resource: Resource,
-        mut take: impl FnMut(Value),
+        mut take: impl FnMut(T),
     ) -> Result<String, CallError> {
         let request = Request::new(resource.path);
         let mut params = ListParams::default().limit(PAGE);
         loop {
-            let page: Page<Value> = self.call(resource.listing, request.list(&params)).await?;
+            let page: Page<T> = self.call(resource.listing, request.list(&params)).await?;
             page.items.into_iter().for_each(&mut take);
             match page.metadata.r#continue.filter(|token| !token.is_empty()) {
                 Some(token) => params = ListParams::default().limit(PAGE).continue_token(&token),
@@ -225,17 +226,17 @@ impl Api {
     }
 
     /// The changes of objects of a kind after `version`.
-    pub(in crate::control) async fn watch_objects(
+    pub(in crate::control) async fn watch_objects<T: Clone + DeserializeOwned + Send + 'static>(
         &self,
         resource: Resource,
         version: &str,
-    ) -> Result<BoxStream<'static, Result<ObjectEvent, CallError>>, CallError> {
+    ) -> Result<BoxStream<'static, Result<ObjectEvent<T>, CallError>>, CallError> {
         let what = resource.watching;
         let seconds = u32::try_from(WATCH.as_secs()).unwrap_or(u32::MAX);
         let request = Request::new(resource.path);
         let request = request.watch(&WatchParams::default().timeout(seconds), version);
         let request = request.map_err(|error| CallError::Request { what, error })?;
-        let events = self.client.request_events::<Value>(request);
+        let events = self.client.request_events::<T>(request);
         let events = tokio::time::timeout(PATIENCE, events).await;
         let events = match events.map_err(|_| CallError::Late { what })? {
             Err(kube::Error::Api(status)) if status.code == GONE => {
@@ -316,7 +317,7 @@ impl Api {
         self.call::<Value>(WHAT, request).await.map(drop)
     }
 
-    async fn call<T: serde::de::DeserializeOwned>(
+    async fn call<T: DeserializeOwned>(
         &self,
         what: &'static str,
         request: Result<http::Request<Vec<u8>>, kube::core::request::Error>,

@@ -5,13 +5,15 @@
 //! server without ClusterNetworkPolicies has none. Of what it answers only what policies ask for is
 //! kept, at once.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use culvert_policy::object::{Change, Kind, Object};
-use culvert_policy::read::{self, Finding, Read};
+use culvert_policy::Shared;
+use culvert_policy::object::{Change, Key, Kind, Object};
+use culvert_policy::read::{self, Finding, Part, Read};
 use futures_util::StreamExt as _;
+use serde::de::DeserializeOwned;
 use serde_json::Value;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
@@ -23,6 +25,10 @@ use crate::control::source::Backoff;
 
 /// How long until an API server that does not know a kind is asked again.
 const UNKNOWN_KIND: Duration = Duration::from_secs(60);
+
+/// How long one pod is asked about: whoever waits for it does not wait much longer, and policies
+/// wait as well.
+const LOOK_UP: Duration = Duration::from_secs(1);
 
 /// What the tasks of kinds have to tell that waits at most.
 const QUEUE: usize = 256;
@@ -80,25 +86,23 @@ async fn session(api: &Arc<Api>, node: &str, link: &mut Link) -> Option<()> {
             Follower { api: api.clone(), kind, node: node.to_owned(), told: sender.clone() };
         tasks.spawn(follower.follow());
     }
-    let mut first: Option<BTreeMap<Kind, Read>> = Some(BTreeMap::new());
+    let mut first = Some(First::default());
     loop {
         tokio::select! {
             told = told.recv() => match told? {
                 Told::Lost(why) => link.say(PolicyUpdate::Lost(why)).await,
                 Told::Changed(changes, findings) => {
-                    let update = PolicyUpdate::Changes { changes, findings };
-                    // What a kind tells before all are known is in its list when that is told.
                     match &mut first {
-                        Some(lists) => merge(lists, update),
-                        None => link.say(update).await,
+                        Some(first) => first.change(changes, &findings),
+                        None => link.say(PolicyUpdate::Changes { changes, findings }).await,
                     }
                 }
                 Told::Listed(kind, read) => match &mut first {
                     Some(lists) => {
-                        lists.insert(kind, read);
-                        if lists.len() == Kind::ALL.len() {
+                        lists.list(kind, read);
+                        if lists.is_complete() {
                             let lists = first.take().unwrap_or_default();
-                            link.say(everything(lists)).await;
+                            link.say(lists.everything()).await;
                         }
                     }
                     None => {
@@ -110,7 +114,10 @@ async fn session(api: &Arc<Api>, node: &str, link: &mut Link) -> Option<()> {
             question = link.questions.recv() => match question? {
                 Question::Reload => return Some(()),
                 Question::Pod(namespace, name) => {
-                    if let Some(update) = look_up(api, &namespace, &name).await {
+                    // Nothing else is told meanwhile: what a watch has told must not be undone by
+                    // an answer from before.
+                    let asked = tokio::time::timeout(LOOK_UP, look_up(api, &namespace, &name));
+                    if let Ok(Some(update)) = asked.await {
                         link.say(update).await;
                     }
                 }
@@ -119,32 +126,57 @@ async fn session(api: &Arc<Api>, node: &str, link: &mut Link) -> Option<()> {
     }
 }
 
-/// Puts what changed into the lists that wait for the others.
-fn merge(lists: &mut BTreeMap<Kind, Read>, update: PolicyUpdate) {
-    let PolicyUpdate::Changes { changes, findings } = update else { return };
-    for change in changes {
-        let key = match &change {
-            Change::Put(object) => object.key(),
-            Change::Delete(key) => key.clone(),
-        };
-        let Some(list) = lists.get_mut(&key.kind()) else { continue };
-        list.objects.retain(|object| object.key() != key);
-        let name = key.to_string();
-        list.findings.retain(|finding| finding.object != name);
-        if let Change::Put(object) = change {
-            list.findings.extend(findings.iter().filter(|it| it.object == name).cloned());
-            list.objects.push(object);
-        }
-    }
+/// The first list of each kind, until all are there.
+#[derive(Default)]
+struct First {
+    lists: BTreeMap<Kind, Read>,
+    /// What has changed since its kind was listed: as it is, or that it is gone.
+    since: BTreeMap<Key, Read>,
 }
 
-fn everything(lists: BTreeMap<Kind, Read>) -> PolicyUpdate {
-    let (mut objects, mut findings) = (Vec::new(), Vec::new());
-    for list in lists.into_values() {
-        objects.extend(list.objects);
-        findings.extend(list.findings);
+impl First {
+    /// Takes a list, which has all that changed before.
+    fn list(&mut self, kind: Kind, read: Read) {
+        self.since.retain(|key, _| key.kind() != kind);
+        self.lists.insert(kind, read);
     }
-    PolicyUpdate::Everything { objects, findings }
+
+    /// Takes what a kind tells that was listed.
+    fn change(&mut self, changes: Vec<Change>, findings: &[Finding]) {
+        for change in changes {
+            let (key, object) = match change {
+                Change::Put(object) => (object.key(), Some(object)),
+                Change::Delete(key) => (key, None),
+            };
+            let name = key.to_string();
+            let of_it =
+                findings.iter().filter(|finding| object.is_some() && finding.object == name);
+            let findings = of_it.cloned().collect();
+            self.since.insert(key, Read { objects: object.into_iter().collect(), findings });
+        }
+    }
+
+    fn is_complete(&self) -> bool {
+        self.lists.len() == Kind::ALL.len()
+    }
+
+    fn everything(self) -> PolicyUpdate {
+        let Self { mut lists, since } = self;
+        // Nearly everything is pods, which stay where they are.
+        let Read { mut objects, mut findings } = lists.remove(&Kind::Pod).unwrap_or_default();
+        for list in lists.into_values() {
+            objects.extend(list.objects);
+            findings.extend(list.findings);
+        }
+        objects.retain(|object| !since.contains_key(&object.key()));
+        let names: BTreeSet<String> = since.keys().map(ToString::to_string).collect();
+        findings.retain(|finding| !names.contains(&finding.object));
+        for changed in since.into_values() {
+            objects.extend(changed.objects);
+            findings.extend(changed.findings);
+        }
+        PolicyUpdate::Everything { objects, findings }
+    }
 }
 
 /// One pod as it is now.
@@ -211,27 +243,44 @@ impl Follower {
 
     /// Follows until a list is needed again.
     async fn session(&self, backoff: &mut Backoff) -> Result<(), CallError> {
+        match self.kind {
+            Kind::Namespace | Kind::Pod | Kind::Node => self.session_of::<Part>(backoff).await,
+            Kind::NetworkPolicy | Kind::ClusterNetworkPolicy => {
+                self.session_of::<Value>(backoff).await
+            }
+        }
+    }
+
+    /// The same for objects of which `T` is read.
+    async fn session_of<T>(&self, backoff: &mut Backoff) -> Result<(), CallError>
+    where
+        T: Clone + DeserializeOwned + Into<Value> + Send + 'static,
+    {
         let resource = resource(self.kind);
-        let mut all = Read::default();
-        let take = |object| {
-            let Read { objects, findings } = self.read(&object);
-            all.objects.extend(objects);
+        // Pods of one kind differ in little but their names, and a large cluster has many of each.
+        let (mut all, mut shared) = (Read::default(), Shared::default());
+        let take = |object: T| {
+            let Read { objects, findings } = self.read(&object.into());
+            all.objects.extend(objects.into_iter().map(|object| shared.object(object)));
             all.findings.extend(findings);
         };
         let mut version = self.api.list_objects(resource, take).await?;
         self.say(Told::Listed(self.kind, all)).await;
+        drop(shared);
         loop {
-            let mut watch = self.api.watch_objects(resource, &version).await?;
+            let mut watch = self.api.watch_objects::<T>(resource, &version).await?;
             backoff.reset();
             while let Some(event) = watch.next().await {
                 match event? {
                     ObjectEvent::Put(object) => {
+                        let object = object.into();
                         version_of(&object, &mut version);
                         let Read { objects, findings } = self.read(&object);
                         let changes = objects.into_iter().map(Change::Put).collect();
                         self.say(Told::Changed(changes, findings)).await;
                     }
                     ObjectEvent::Deleted(object) => {
+                        let object = object.into();
                         version_of(&object, &mut version);
                         let objects = self.read(&object).objects.into_iter();
                         let changes = objects.map(|object| Change::Delete(object.key())).collect();
@@ -272,5 +321,54 @@ impl Follower {
 fn version_of(object: &Value, version: &mut String) {
     if let Some(now) = object["metadata"]["resourceVersion"].as_str() {
         now.clone_into(version);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn namespace(name: &str, team: &str) -> Read {
+        let labels =
+            json!({ "team": team, "number": if team.is_empty() { json!(1) } else { json!("1") } });
+        read::item(Kind::Namespace, &json!({ "metadata": { "name": name, "labels": labels } }))
+    }
+
+    fn put(first: &mut First, read: Read) {
+        let Read { objects, findings } = read;
+        first.change(objects.into_iter().map(Change::Put).collect(), &findings);
+    }
+
+    #[test]
+    fn what_changes_before_all_lists_are_there_is_in_what_is_told() {
+        let mut first = First::default();
+        let list = |parts: &[Read]| Read {
+            objects: parts.iter().flat_map(|read| read.objects.clone()).collect(),
+            findings: parts.iter().flat_map(|read| read.findings.clone()).collect(),
+        };
+        first.list(Kind::Namespace, list(&[namespace("a", ""), namespace("b", "")]));
+        put(&mut first, namespace("a", "red"));
+        put(&mut first, namespace("b", "red"));
+        // A list has everything of before.
+        first.list(Kind::Namespace, list(&[namespace("a", ""), namespace("b", "")]));
+        put(&mut first, namespace("b", "red"));
+        put(&mut first, namespace("b", "blue"));
+        put(&mut first, namespace("c", ""));
+        put(&mut first, namespace("d", ""));
+        first.change(vec![Change::Delete(Key::Namespace("d".into()))], &[]);
+        assert!(!first.is_complete());
+        for kind in Kind::ALL.into_iter().filter(|kind| *kind != Kind::Namespace) {
+            first.list(kind, Read::default());
+        }
+        assert!(first.is_complete());
+        let PolicyUpdate::Everything { objects, findings } = first.everything() else {
+            panic!("not everything")
+        };
+        let expected = list(&[namespace("a", ""), namespace("b", "blue"), namespace("c", "")]);
+        assert_eq!(objects, expected.objects);
+        assert_eq!(findings, expected.findings);
+        assert_eq!(findings.len(), 2, "of a and c, and of none that is another or gone");
     }
 }

@@ -5,12 +5,13 @@
 //! that came, went or changed are looked at again, and a chain is made again only if its policy is
 //! another.
 
-mod index;
 mod names;
 mod places;
 mod quick;
 mod ranges;
 mod rules;
+mod selected;
+mod sets;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::net::IpAddr;
@@ -21,10 +22,10 @@ use ipnet::IpNet;
 use crate::object::{ClusterNetworkPolicy, Pod, Tier};
 use crate::plan::{Action, Chain, Class, Direction, End, Name, Plan, Target};
 use crate::world::{Applying, Dirty, World};
-use index::Index;
 use names::Names;
 use places::Places;
-use rules::{ChainId, ChainKey, Sets};
+use rules::{ChainId, ChainKey};
+use sets::Sets;
 
 /// The node whose plan it is.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -130,13 +131,13 @@ impl Compiler {
         let kept: HashSet<ChainId> = used.chains.iter().map(ChainKey::id).collect();
         self.names.retain(|id| kept.contains(id));
         self.classes.retain(|key| used.classes.contains_key(key));
-        self.sets.fill(world, &Index::new(world), &mut plan);
+        self.sets.fill(world, places, &mut plan);
         plan
     }
 
     /// Forgets what `dirty` may have touched, or mends it where that is simple.
     fn forget(&mut self, world: &World, places: &Places, dirty: &Dirty) {
-        if dirty.namespaces || dirty.many_pods {
+        if dirty.many_pods {
             self.sets.forget_pods();
         } else if !dirty.pods.is_empty() {
             self.sets.renew(world, places, &dirty.pods);

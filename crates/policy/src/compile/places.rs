@@ -45,10 +45,9 @@ impl Places {
         };
         self.owned.retain(|address, _| !asked.contains(address));
         self.changed.clear();
-        if !asked.is_empty() {
-            let owners = world.owners_of(&asked).into_iter();
-            self.changed.extend(owners.map(|(address, pod)| (address, pod.clone())));
-        }
+        let owners = asked.into_iter();
+        let owners = owners.filter_map(|address| Some((address, world.owner(address)?.clone())));
+        self.changed.extend(owners);
         for (address, pod) in &self.changed {
             if self.local.get(&name(pod)).is_some_and(|local| Arc::ptr_eq(local, pod)) {
                 self.owned.insert(*address, pod.clone());

@@ -28,7 +28,7 @@ impl Compiler {
         dirty: &Dirty,
     ) -> Option<Plan> {
         let (last_site, last) = self.last.as_ref()?;
-        let is_more = dirty.policies || dirty.namespaces || dirty.nodes || dirty.many_pods;
+        let is_more = dirty.policies || dirty.nodes || dirty.many_pods;
         if is_more || last_site != site {
             return None;
         }
@@ -64,7 +64,7 @@ impl Compiler {
         if !left.iter().all(is_used) {
             return None;
         }
-        self.sets.refresh(&mut plan);
+        self.sets.refresh(places, &mut plan);
         Some(plan)
     }
 

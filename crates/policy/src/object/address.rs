@@ -10,15 +10,16 @@ pub struct PodAddresses {
     pub v4: Option<Ipv4Addr>,
     /// The first of IPv6.
     pub v6: Option<Ipv6Addr>,
-    /// All others, in the order in which they came. Most pods have none.
-    more: Vec<IpAddr>,
+    /// All others, in the order in which they came. Most pods have none, and a cluster has many
+    /// pods.
+    more: Option<Box<[IpAddr]>>,
 }
 
 impl PodAddresses {
     /// Each of them.
     pub fn iter(&self) -> impl Iterator<Item = IpAddr> {
         let first = self.v4.map(IpAddr::V4).into_iter().chain(self.v6.map(IpAddr::V6));
-        first.chain(self.more.iter().copied())
+        first.chain(self.more.iter().flatten().copied())
     }
 
     /// Whether there are none.
@@ -30,15 +31,16 @@ impl PodAddresses {
 
 impl FromIterator<IpAddr> for PodAddresses {
     fn from_iter<T: IntoIterator<Item = IpAddr>>(addresses: T) -> Self {
-        let mut pod = Self::default();
+        let (mut pod, mut more) = (Self::default(), Vec::new());
         for address in addresses {
             match address {
                 IpAddr::V4(address) if pod.v4.is_none() => pod.v4 = Some(address),
                 IpAddr::V6(address) if pod.v6.is_none() => pod.v6 = Some(address),
-                _ if pod.iter().any(|known| known == address) => {}
-                IpAddr::V4(_) | IpAddr::V6(_) => pod.more.push(address),
+                _ if pod.iter().any(|known| known == address) || more.contains(&address) => {}
+                IpAddr::V4(_) | IpAddr::V6(_) => more.push(address),
             }
         }
+        pod.more = (!more.is_empty()).then(|| more.into());
         pod
     }
 }

@@ -9,6 +9,7 @@ mod field;
 mod finding;
 mod kinds;
 mod network;
+mod part;
 mod selector;
 mod syntax;
 
@@ -20,6 +21,7 @@ use crate::object::{Kind, Object};
 use field::{At, Findings};
 
 pub use finding::{Finding, Gravity};
+pub use part::Part;
 
 /// Documents, nodes and events of YAML in one text at most: ten thousand pods, as a cluster writes
 /// them, have some hundred nodes each.

@@ -3,11 +3,11 @@
 use std::collections::HashSet;
 use std::sync::Arc;
 
-use crate::object::{ContainerPort, Labels};
+use crate::object::{ContainerPort, Labels, Namespace, Node, Object, Pod};
 
-/// What many objects have.
+/// What many objects have, so that each has it from here instead of for itself.
 #[derive(Debug, Default)]
-pub(super) struct Shared {
+pub struct Shared {
     texts: HashSet<Arc<str>>,
     labels: HashSet<Labels>,
     ports: HashSet<Arc<[ContainerPort]>>,
@@ -16,7 +16,36 @@ pub(super) struct Shared {
 }
 
 impl Shared {
-    pub(super) fn text(&mut self, text: Arc<str>) -> Arc<str> {
+    /// The same object. What policies say is theirs alone.
+    #[must_use]
+    pub fn object(&mut self, object: Object) -> Object {
+        match object {
+            Object::Namespace(namespace) => Object::Namespace(self.namespace(namespace)),
+            Object::Pod(pod) => Object::Pod(self.pod(pod)),
+            Object::Node(node) => Object::Node(self.node(node)),
+            Object::NetworkPolicy(_) | Object::ClusterNetworkPolicy(_) => object,
+        }
+    }
+
+    pub(super) fn pod(&mut self, pod: Pod) -> Pod {
+        Pod {
+            namespace: self.text(pod.namespace),
+            node: pod.node.map(|node| self.text(node)),
+            labels: self.labels(pod.labels),
+            ports: self.ports(pod.ports),
+            ..pod
+        }
+    }
+
+    pub(super) fn namespace(&mut self, namespace: Namespace) -> Namespace {
+        Namespace { labels: self.labels(namespace.labels), ..namespace }
+    }
+
+    pub(super) fn node(&mut self, node: Node) -> Node {
+        Node { labels: self.labels(node.labels), ..node }
+    }
+
+    fn text(&mut self, text: Arc<str>) -> Arc<str> {
         if let Some(known) = self.texts.get(&text) {
             return known.clone();
         }
@@ -24,7 +53,7 @@ impl Shared {
         text
     }
 
-    pub(super) fn labels(&mut self, labels: Labels) -> Labels {
+    fn labels(&mut self, labels: Labels) -> Labels {
         if let Some(known) = self.labels.get(&labels) {
             return known.clone();
         }
@@ -36,7 +65,7 @@ impl Shared {
         labels
     }
 
-    pub(super) fn ports(&mut self, ports: Arc<[ContainerPort]>) -> Arc<[ContainerPort]> {
+    fn ports(&mut self, ports: Arc<[ContainerPort]>) -> Arc<[ContainerPort]> {
         if let Some(known) = self.ports.get(&ports) {
             return known.clone();
         }
