@@ -86,6 +86,8 @@ pub(super) struct Keeper {
     drops: Drops,
     counters: Counters,
     memory: Memory,
+    /// Whether a round may have come to something of which nobody heard.
+    missed: bool,
     /// What was said of objects.
     complaints: BTreeSet<String>,
 }
@@ -107,6 +109,7 @@ impl Keeper {
             drops: Drops::default(),
             counters: Counters::default(),
             memory: Memory::default(),
+            missed: false,
             complaints: BTreeSet::new(),
         }
     }
@@ -161,7 +164,6 @@ impl Keeper {
             };
             error = None;
             self.complain(&findings);
-            self.memory.outdate();
             self.news.push(news);
             self.call_for_round();
         }
@@ -219,9 +221,12 @@ impl Keeper {
             })
             .collect();
         let (news, nodes) = (mem::take(&mut self.news), self.nodes.take());
-        let left = mem::take(&mut self.left);
+        let (left, missed) = (mem::take(&mut self.left), mem::take(&mut self.missed));
         self.sweeper.want(Sweep { forget: left.iter().copied().collect(), ..Sweep::default() });
         let round = self.ends.kernel.ask(move |policies| {
+            if missed {
+                policies.say_again();
+            }
             policies.take(news);
             if let Some(nodes) = nodes {
                 policies.set_nodes(nodes);
@@ -234,7 +239,11 @@ impl Keeper {
         });
         match round.await {
             Ok(round) => self.go_by(round),
-            Err(error) => self.fail(&error),
+            Err(error) => {
+                // What was begun is finished all the same.
+                self.missed = true;
+                self.fail(&error);
+            }
         }
         if let Some(until) = self.waiting.iter().map(|waiting| waiting.until).min() {
             self.begin_at(until.max(Instant::now() + QUIET));
@@ -247,7 +256,8 @@ impl Keeper {
     }
 
     fn go_by(&mut self, round: Round) {
-        let Round { admissions, settled, plan, size, lack } = round;
+        let Round { admissions, settled, plan, size, lack, outdated } = round;
+        self.memory.outdate(outdated);
         for (waiting, admission) in mem::take(&mut self.waiting).into_iter().zip(admissions) {
             let answer = match admission {
                 Admission::Unknown => {

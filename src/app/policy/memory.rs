@@ -2,19 +2,23 @@
 //!
 //! A copy is written when something has changed, a while after the one before: the longer that
 //! took, the later, so that it uses little of a processor and of a disk, however much there is and
-//! however often it changes. What a machine loses with its power are the changes of that while.
+//! however often it changes. What a machine loses with its power are the changes of that while. Of
+//! what its rules do not ask for, such as most pods of other nodes, it is a longer one.
 
 use std::time::Duration;
 
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep_until};
 
-use crate::control::enforce::PolicyThread;
+use crate::control::enforce::{Outdated, PolicyThread};
 use crate::platform::allocator;
 
 /// The shortest time between two copies, and how many times as long as writing one took it is.
 const PAUSE: Duration = Duration::from_secs(1);
-const TIMES: u32 = 20;
+const TIMES: u32 = 50;
+
+/// The time between two copies at least when this node's rules are the same.
+const ELSEWHERE: Duration = Duration::from_secs(300);
 
 /// What a copy came to: how long it took, and what went wrong.
 type Kept = (Duration, Option<String>);
@@ -22,7 +26,9 @@ type Kept = (Duration, Option<String>);
 /// When the copy is written.
 #[derive(Debug, Default)]
 pub(super) struct Memory {
-    is_outdated: bool,
+    outdated: Outdated,
+    /// When the last copy was done.
+    last: Option<Instant>,
     /// The next copy is not before this.
     next: Option<Instant>,
     /// The copy that is being written.
@@ -32,9 +38,9 @@ pub(super) struct Memory {
 }
 
 impl Memory {
-    /// Takes note that there is something else to be kept.
-    pub(super) fn outdate(&mut self) {
-        self.is_outdated = true;
+    /// Takes note of what has changed since the copy.
+    pub(super) fn outdate(&mut self, outdated: Outdated) {
+        self.outdated = self.outdated.max(outdated);
     }
 
     /// Waits until [`keep`](Self::keep) has something to do.
@@ -49,10 +55,19 @@ impl Memory {
             let kept = kept.unwrap_or_else(|error| (Duration::ZERO, Some(error.to_string())));
             self.note(kept, Instant::now());
         }
-        match (self.is_outdated, self.next) {
-            (true, Some(next)) => sleep_until(next).await,
-            (true, None) => {}
-            (false, _) => std::future::pending().await,
+        match self.due() {
+            Some(Some(due)) => sleep_until(due).await,
+            Some(None) => {}
+            None => std::future::pending().await,
+        }
+    }
+
+    /// When to write, if there is anything to be written; at once, if nothing was before.
+    fn due(&self) -> Option<Option<Instant>> {
+        match self.outdated {
+            Outdated::Nothing => None,
+            Outdated::Here => Some(self.next),
+            Outdated::Elsewhere => Some(self.next.max(self.last.map(|last| last + ELSEWHERE))),
         }
     }
 
@@ -62,21 +77,24 @@ impl Memory {
         {
             tracing::warn!(problem, "what policies say is not kept for the next start");
         }
-        self.is_outdated |= problem.is_some();
+        if problem.is_some() {
+            self.outdated = Outdated::Here;
+        }
         self.problem = problem;
+        self.last = Some(now);
         self.next = Some(now + PAUSE.max(took * TIMES));
     }
 
     /// Begins to write a copy.
     pub(super) async fn keep(&mut self, kernel: &PolicyThread) {
-        self.is_outdated = false;
+        let outdated = std::mem::take(&mut self.outdated);
         let memory = match kernel.ask(|policies| policies.memory()).await {
             Ok(Some(memory)) => memory,
             // The source has not told all yet.
             Ok(None) => return,
             Err(error) => {
                 tracing::debug!(error = format!("{error:#}"), "policies are not kept now");
-                self.is_outdated = true;
+                self.outdate(outdated);
                 self.next = Some(Instant::now() + PAUSE);
                 return;
             }
@@ -99,11 +117,26 @@ mod tests {
     fn next_copy_waits_as_long_as_the_last_one_was_long() {
         let mut memory = Memory::default();
         let now = Instant::now();
-        for (took, pause) in [(1, PAUSE), (500, Duration::from_secs(10))] {
+        for (took, pause) in [(1, PAUSE), (500, Duration::from_secs(25))] {
             memory.note((Duration::from_millis(took), None), now);
-            assert_eq!(memory.next, Some(now + pause));
-            assert!(!memory.is_outdated);
+            assert_eq!(memory.due(), None);
+            memory.outdate(Outdated::Here);
+            assert_eq!(memory.due(), Some(Some(now + pause)));
+            memory.outdated = Outdated::Nothing;
         }
+    }
+
+    #[test]
+    fn what_the_rules_do_not_ask_for_waits_longer() {
+        let mut memory = Memory::default();
+        let now = Instant::now();
+        memory.outdate(Outdated::Elsewhere);
+        assert_eq!(memory.due(), Some(None), "there is no copy yet");
+        memory.note((Duration::ZERO, None), now);
+        assert_eq!(memory.due(), Some(Some(now + ELSEWHERE)));
+        memory.outdate(Outdated::Here);
+        memory.outdate(Outdated::Elsewhere);
+        assert_eq!(memory.due(), Some(Some(now + PAUSE)));
     }
 
     #[test]
@@ -111,10 +144,9 @@ mod tests {
         let mut memory = Memory::default();
         let now = Instant::now();
         memory.note((Duration::ZERO, Some("the disk is full".to_owned())), now);
-        assert_eq!(memory.next, Some(now + PAUSE));
-        assert!(memory.is_outdated);
-        memory.is_outdated = false;
+        assert_eq!(memory.due(), Some(Some(now + PAUSE)));
+        memory.outdated = Outdated::Nothing;
         memory.note((Duration::ZERO, None), now);
-        assert!(!memory.is_outdated && memory.problem.is_none());
+        assert!(memory.due().is_none() && memory.problem.is_none());
     }
 }

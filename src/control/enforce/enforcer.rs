@@ -84,13 +84,21 @@ pub(crate) struct Enforcer {
     flags: TableFlags,
     logs: bool,
     known: Option<Known>,
+    /// Whether the rules in force are to be said although they are those of before.
+    owes_cut: bool,
 }
 
 impl Enforcer {
     /// Nothing is known of the kernel yet. The tables are to have `flags`, if the kernel knows
     /// them.
     pub(crate) const fn new(flags: TableFlags) -> Self {
-        Self { nft: None, netlink: None, flags, logs: true, known: None }
+        Self { nft: None, netlink: None, flags, logs: true, known: None, owes_cut: false }
+    }
+
+    /// Has [`settle`](Self::settle) say the rules in force once, whether they have changed or not:
+    /// nobody heard what it said last.
+    pub(super) const fn owe_cut(&mut self) {
+        self.owes_cut = true;
     }
 
     /// What the kernel has of `wanted`, as far as its own words say.
@@ -163,7 +171,8 @@ impl Enforcer {
             self.note_generation()?;
         }
         if let Some(known) = &self.known {
-            settled.cut = settled.changed.then(|| Arc::clone(&known.in_force));
+            let is_due = settled.changed || std::mem::take(&mut self.owes_cut);
+            settled.cut = is_due.then(|| Arc::clone(&known.in_force));
             settled.refused.clone_from(&known.refused);
             settled.is_steered = known.steering.is_some();
         }

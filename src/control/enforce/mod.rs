@@ -26,7 +26,7 @@ pub(crate) use self::door::{Door, Knock};
 pub(crate) use self::enforcer::{Enforcer, Settled, TABLES};
 pub(crate) use self::flows::{FlowThread, Sweep};
 pub(crate) use self::policies::{
-    Admission, Awaited, Candidate, Judged, News, Nodes, Policies, Round,
+    Admission, Awaited, Candidate, Judged, News, Nodes, Outdated, Policies, Round,
 };
 pub(crate) use self::render::LOG_GROUP;
 pub(crate) use self::thread::PolicyThread;

@@ -13,7 +13,7 @@ use anyhow::Context as _;
 use culvert_nft::Counted;
 use culvert_node::pod_admission::PodName;
 use culvert_policy::judge::Packet;
-use culvert_policy::object::{Change, Kind, Object};
+use culvert_policy::object::{Change, Key, Kind, Object};
 use culvert_policy::plan::Direction;
 use culvert_policy::{Compiler, Judge, Member, Plan, Site, World};
 use ipnet::IpNet;
@@ -79,6 +79,20 @@ pub(crate) struct Round {
     pub(crate) size: Size,
     /// Why the rules are not what they would be if everything was known.
     pub(crate) lack: Option<String>,
+    /// What has become of what is known since the round before.
+    pub(crate) outdated: Outdated,
+}
+
+/// How much of a copy of what is known is of before.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Outdated {
+    /// Nothing.
+    #[default]
+    Nothing,
+    /// Pods of other nodes, which this node's rules do not ask for.
+    Elsewhere,
+    /// What this node's rules or pods are made of.
+    Here,
 }
 
 /// What the policies of one end say of a packet.
@@ -155,6 +169,8 @@ pub(crate) struct Policies {
     place: memory::Place,
     /// Whether the plan may be another than what is known says.
     is_stale: bool,
+    /// What a copy of what is known lacks since the last round.
+    outdated: Outdated,
 }
 
 impl Policies {
@@ -190,6 +206,7 @@ impl Policies {
             footing,
             place,
             is_stale: true,
+            outdated: Outdated::Nothing,
         };
         for attached in policies.attachments.iter() {
             attach(&mut policies.world, attached);
@@ -204,21 +221,39 @@ impl Policies {
                 News::All(objects) => {
                     self.world.replace(objects);
                     self.told.extend(Kind::ALL);
+                    (self.is_stale, self.outdated) = (true, Outdated::Here);
                 }
                 News::Kind(kind, objects) => {
                     self.world.replace_kind(kind, objects);
                     self.told.insert(kind);
+                    (self.is_stale, self.outdated) = (true, Outdated::Here);
                 }
                 News::Changed(changes) => {
                     for change in changes {
-                        self.world.apply(change);
+                        self.change(change);
                     }
                 }
             }
-            self.is_stale = true;
         }
         if self.told.len() == Kind::ALL.len() {
             self.footing = Footing::Told;
+        }
+    }
+
+    fn change(&mut self, change: Change) {
+        let key = match &change {
+            Change::Put(object) => object.key(),
+            Change::Delete(key) => key.clone(),
+        };
+        let is_here = |world: &World| {
+            let Key::Pod(namespace, name) = &key else { return true };
+            world.pod(namespace, name).is_some_and(|pod| self.site.has(world, pod))
+        };
+        let was_here = is_here(&self.world);
+        if self.world.apply(change) {
+            let is_here = was_here || is_here(&self.world);
+            let outdated = if is_here { Outdated::Here } else { Outdated::Elsewhere };
+            (self.is_stale, self.outdated) = (true, self.outdated.max(outdated));
         }
     }
 
@@ -248,8 +283,15 @@ impl Policies {
                 }
             }
         }
-        let plan = Arc::clone(&self.plan);
-        Round { admissions, settled, plan, size: self.size(), lack: self.footing.lack() }
+        let (plan, outdated) = (Arc::clone(&self.plan), std::mem::take(&mut self.outdated));
+        Round { admissions, settled, plan, size: self.size(), lack: self.footing.lack(), outdated }
+    }
+
+    /// Has the next round say what the last one said to nobody: that there is something to be cut,
+    /// and to be kept.
+    pub(crate) fn say_again(&mut self) {
+        self.enforcer.owe_cut();
+        self.outdated = Outdated::Here;
     }
 
     /// What the source has told, to be kept; none before it has.
@@ -260,7 +302,7 @@ impl Policies {
     fn size(&self) -> Size {
         Size {
             policies: self.world.network_policies().count() + self.world.cluster_policies().count(),
-            pods: self.world.pods().count(),
+            pods: self.world.pod_count(),
         }
     }
 
@@ -282,6 +324,7 @@ impl Policies {
             // What is the same stays the value that the kernel is known to have.
             if *plan != *self.plan {
                 self.plan = plan;
+                self.outdated = Outdated::Here;
             }
             self.is_stale = false;
         }
@@ -345,12 +388,12 @@ impl Policies {
             attached.filter(|address| self.world.holder(*address).is_none()).collect();
         // Nobody has told of these: what was kept of pods is lost, or they are older.
         let strangers = self.ports.iter().filter(|address| !self.attachments.has(address));
-        let strangers: BTreeSet<IpAddr> = strangers.copied().collect();
-        if is_strict && !strangers.is_empty() {
-            let pods = self.world.pods();
-            let here = pods.filter(|pod| pod.is_selectable() && self.site.has(&self.world, pod));
-            let said: BTreeSet<IpAddr> = here.flat_map(|pod| pod.addresses.iter()).collect();
-            closed.extend(strangers.difference(&said));
+        let is_said_here = |address: &IpAddr| {
+            let mut claiming = self.world.claiming(*address);
+            claiming.any(|pod| self.site.has(&self.world, pod))
+        };
+        if is_strict {
+            closed.extend(strangers.filter(|address| !is_said_here(address)));
         }
         Ok(closed)
     }
@@ -493,3 +536,6 @@ fn unknown(pod: Option<&PodName>) -> String {
             .to_owned(),
     }
 }
+
+#[cfg(test)]
+mod tests;

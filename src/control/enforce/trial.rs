@@ -1,7 +1,9 @@
-//! What tests do to a daemon that enforces policies: have it die between two steps, or make a chain
-//! of which the kernel takes none. Only a development build looks.
+//! What tests do to a daemon that enforces policies: have it die or wait between two steps, or make
+//! a chain of which the kernel takes none. Only a development build looks.
 
 use std::fs;
+use std::thread;
+use std::time::Duration;
 
 /// How the name of the file begins that has the order; a dash and the number of the process follow.
 /// It may change while the daemon runs.
@@ -18,10 +20,13 @@ fn order(word: &str) -> Option<String> {
     (first == word).then(|| about.to_owned())
 }
 
-/// Dies here, as by SIGKILL, if that is the order.
+/// Dies here, as by SIGKILL, if that is the order, or waits until it is another one.
 pub(super) fn reached(step: &str) {
     if order("die").is_some_and(|about| about == step) {
         std::process::abort();
+    }
+    while order("stall").is_some_and(|about| about == step) {
+        thread::sleep(Duration::from_millis(10));
     }
 }
 

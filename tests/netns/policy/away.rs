@@ -12,7 +12,9 @@ use culvert_nft::{
 };
 
 use super::directory::Directory;
-use super::talk::{Server, assert_never, can_connect, eventually_connects, eventually_refuses};
+use super::talk::{
+    Server, assert_never, can_connect, connect, echoes, eventually_connects, eventually_refuses,
+};
 use super::{rules, wait_for_rules};
 use crate::harness::{REPAIR_LIMIT, SOON, run};
 
@@ -386,4 +388,30 @@ fn copy_on_disk_follows_within_seconds() {
         let has = || fs::read_to_string(memory(lab.node(1))).is_ok_and(|kept| kept.contains(&text));
         wait_until(Duration::from_secs(5), &text, has).unwrap();
     }
+}
+
+/// The daemon does not wait for ever for the rules of a change, which come into force all the same.
+#[test]
+fn what_a_change_forbids_that_takes_too_long_is_cut_all_the_same() {
+    const LATE: Duration = Duration::from_secs(40);
+    let orders = tempfile::tempdir().unwrap();
+    let order = orders.path().join("order");
+    let directory = Directory::new();
+    let lab = directory.lab("nt-policylate").pods(2);
+    let lab = lab.daemon_env("CULVERT_TEST_POLICY_ORDER", order.to_str().unwrap()).up().unwrap();
+    let (node, server, near) = (lab.node(1), lab.pod(1, 1), lab.pod(1, 2));
+    let _server = Server::start(server.netns(), 80);
+    directory.isolate("node1-pod1", "[{}]");
+    wait_for_rules(&lab, "default/node1-pod1 ingress[0]");
+    let mut stream = connect(near.netns(), server.ipv4(), 80).unwrap();
+    assert!(echoes(&mut stream));
+    order_to(node, &order, "stall rules");
+    directory.isolate("node1-pod1", "[]");
+    wait_until(LATE, "the daemon to stop waiting", || {
+        policy_error(node).contains("waiting for the rules")
+    })
+    .unwrap();
+    assert!(echoes(&mut stream), "nobody has gone through connections yet");
+    order_to(node, &order, "");
+    wait_until(SOON, "the connection to be cut", || !echoes(&mut stream)).unwrap();
 }
