@@ -204,7 +204,7 @@ impl<E: Entropy> Mesh<E> {
         let Some(&index) = self.by_address.get(&source) else { return };
         let Some(peer) = &mut self.peers[index] else { return };
         let lives = peer.current.is_some() && !peer.is_deaf(now.instant);
-        if lives || peer.is_shaking_hands() || !peer.restarts.take(now.instant) {
+        if lives || peer.expects_session(now.instant) || !peer.restarts.take(now.instant) {
             return;
         }
         if self.restarts.take(now.instant) {

@@ -29,9 +29,6 @@ const PATIENCE: Duration = Duration::from_secs(20);
 /// For how long nobody is told that there is no answer.
 const COMPLAIN: Duration = Duration::from_secs(5);
 
-/// For how long a session that was answered for is waited for before this node begins one itself.
-const TENTATIVE_FIRST: Duration = Duration::from_secs(1);
-
 impl<E: Entropy> Mesh<E> {
     /// Somebody waits for a session with the peer.
     pub(super) fn peer_wants(&mut self, index: Index, now: Now, out: &mut Output) {
@@ -46,8 +43,7 @@ impl<E: Entropy> Mesh<E> {
             }
             return self.schedule(index);
         }
-        let answered = peer.tentative.as_ref();
-        if answered.is_some_and(|it| now.instant < it.session.began + TENTATIVE_FIRST) {
+        if peer.has_just_answered(now.instant) {
             return;
         }
         self.begin(index, now.instant, now, out);
@@ -130,10 +126,11 @@ impl<E: Entropy> Mesh<E> {
         let ephemeral = Ephemeral::of_initiator(self.config.post_quantum, &self.secret())?;
         let peer = self.peers[index].as_mut().ok_or(Refused)?;
         let next = peer.next_pair.checked_rem(peer.begin_with).ok_or(Refused)?;
-        let pair = Arc::clone(&peer.pairs[next]);
         let interval = peer.attempt.as_ref().ok_or(Refused)?.interval;
-        let stamp = now.unix_nanos.max(peer.own_stamp.saturating_add(1));
-        peer.own_stamp = stamp;
+        let stamped = peer.pairs.get_mut(next).ok_or(Refused)?;
+        let pair = Arc::clone(&stamped.pair);
+        let stamp = now.unix_nanos.max(stamped.own.saturating_add(1));
+        stamped.own = stamp;
         let send_at = now.instant + self.jittered(interval);
         let slot = self.slot(index).ok_or(Refused)?;
         let header = pair.header(Message::Init, true);

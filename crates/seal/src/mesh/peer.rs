@@ -21,8 +21,11 @@ const INITS: Budget = Budget::new(20, Duration::from_millis(100));
 /// as he likes, and must not use up what is for new ones.
 const REPEATS: Budget = Budget::new(4, Duration::from_millis(250));
 
-/// Old INITs that are known again.
-const OLD_INITS: usize = 256;
+/// Answers that are looked at, each of which costs an agreement or two before it is refused.
+const RESPONSES: Budget = Budget::new(20, Duration::from_millis(100));
+
+/// Old handshake datagrams of a kind that are known again.
+const OLD: usize = 256;
 
 /// Handshakes with a peer that unknown SPIs may cause.
 const RESTARTS: Budget = Budget::new(5, Duration::from_millis(200));
@@ -30,37 +33,95 @@ const RESTARTS: Budget = Budget::new(5, Duration::from_millis(200));
 /// For how long a peer may be silent that was spoken to.
 const DEAF: Duration = Duration::from_secs(1);
 
+/// For how long a session that was answered for is waited for before this node begins one itself.
+const TENTATIVE_FIRST: Duration = Duration::from_secs(1);
+
+/// Sessions that still receive beside the one that serves: its predecessor, and one that the peer
+/// began at the same time.
+const MOST_BEFORE: usize = 2;
+
 #[derive(Debug)]
 pub(super) struct Peer {
     pub(super) link: Arc<PeerLink>,
     pub(super) address: SocketAddr,
     /// Of each of this node's keys with each of the peer's, those to begin with first.
-    pub(super) pairs: Vec<Arc<Pair>>,
+    pub(super) pairs: Vec<Stamped>,
     /// How many of them to begin with: those of this node's first key.
     pub(super) begin_with: usize,
     /// The one to begin with next.
     pub(super) next_pair: usize,
-    /// The newest stamp of this node's INITs to it.
-    pub(super) own_stamp: u64,
-    /// The newest stamp of its INITs, and the MAC of that INIT.
-    pub(super) stamp: u64,
-    pub(super) init_mac: [u8; MAC_LEN],
     /// Apart: at any moment few peers have one.
     pub(super) attempt: Option<Box<Attempt>>,
     pub(super) tentative: Option<Tentative>,
     pub(super) current: Option<Session>,
-    /// One that has a successor and still receives until then.
-    pub(super) previous: Option<(Session, Instant)>,
+    /// Those that still receive for a while, the oldest first.
+    pub(super) before: Vec<Before>,
     /// When a dummy was last sent, as [`PeerLink`]s have times.
     pub(super) dummy_ms: u64,
     /// Since when data was sent and nothing heard, and when something was heard before.
     pub(super) unanswered: Option<(Instant, Option<u64>)>,
     pub(super) inits: Budget,
     pub(super) repeats: Budget,
-    /// What ends the INITs that were older than another, the last ones.
-    old_inits: VecDeque<[u8; MAC_LEN]>,
+    pub(super) responses: Budget,
+    /// The INITs that were older than another.
+    pub(super) old_inits: Old,
+    /// The answers that were refused.
+    pub(super) old_responses: Old,
     pub(super) restarts: Budget,
     pub(super) last_failure: Option<Failure>,
+}
+
+/// A pair of keys, and when what was said with it. It goes with the keys: whoever had one of them
+/// and said that it was the end of time holds up nobody who has the next.
+#[derive(Debug)]
+pub(super) struct Stamped {
+    pub(super) pair: Arc<Pair>,
+    /// The newest stamp of this node's INITs.
+    pub(super) own: u64,
+    /// The newest stamp of the peer's INITs, and the MAC of that INIT.
+    pub(super) newest: u64,
+    pub(super) init_mac: [u8; MAC_LEN],
+}
+
+impl Stamped {
+    pub(super) fn new(pair: Arc<Pair>) -> Self {
+        Self { pair, own: 0, newest: 0, init_mac: [0; MAC_LEN] }
+    }
+
+    /// Whether `mac` ends the newest INIT of the peer's.
+    pub(super) fn is_newest(&self, mac: &[u8; MAC_LEN]) -> bool {
+        self.newest > 0 && self.init_mac == *mac
+    }
+}
+
+/// What ends datagrams that are of no use any more, the last ones: whoever has recorded them can
+/// send them as often as he likes.
+#[derive(Debug, Default)]
+pub(super) struct Old(VecDeque<[u8; MAC_LEN]>);
+
+impl Old {
+    pub(super) fn has(&self, mac: &[u8; MAC_LEN]) -> bool {
+        self.0.contains(mac)
+    }
+
+    pub(super) fn add(&mut self, mac: &[u8; MAC_LEN]) {
+        if self.has(mac) {
+            return;
+        }
+        if self.0.len() == OLD {
+            self.0.pop_front();
+        }
+        self.0.push_back(*mac);
+    }
+
+    pub(super) fn clear(&mut self) {
+        self.0.clear();
+    }
+
+    #[cfg(test)]
+    pub(super) fn len(&self) -> usize {
+        self.0.len()
+    }
 }
 
 /// A handshake that this node begins.
@@ -111,6 +172,18 @@ pub(super) struct Tentative {
     /// The RESP, for whoever has not got it.
     pub(super) response: Vec<u8>,
     pub(super) until: Instant,
+    /// Since when this node has answered and nobody has made use of it. Another answer does not
+    /// begin that anew: whoever has recorded INITs could have it wait for ever.
+    pub(super) unused_since: Instant,
+}
+
+/// A session that still receives.
+#[derive(Debug)]
+pub(super) struct Before {
+    pub(super) session: Session,
+    pub(super) until: Instant,
+    /// Whether this node has sealed with it. Else the peer began it while this node began another.
+    pub(super) has_served: bool,
 }
 
 /// A session.
@@ -133,37 +206,48 @@ impl Peer {
             pairs: Vec::new(),
             begin_with: 0,
             next_pair: 0,
-            own_stamp: 0,
-            stamp: 0,
-            init_mac: [0; MAC_LEN],
             attempt: None,
             tentative: None,
             current: None,
-            previous: None,
+            before: Vec::new(),
             dummy_ms: 0,
             unanswered: None,
             inits: INITS,
             repeats: REPEATS,
-            old_inits: VecDeque::new(),
+            responses: RESPONSES,
+            old_inits: Old::default(),
+            old_responses: Old::default(),
             restarts: RESTARTS,
             last_failure: None,
         }
     }
 
-    /// Whether the INIT that ends with `mac` was looked at before.
-    pub(super) fn has_seen(&self, mac: &[u8; MAC_LEN]) -> bool {
-        (self.init_mac == *mac && self.stamp > 0) || self.old_inits.contains(mac)
+    /// What is known of a pair; none if the table does not have it any more.
+    pub(super) fn stamped(&mut self, pair: &Pair) -> Option<&mut Stamped> {
+        self.pairs.iter_mut().find(|stamped| stamped.pair.ids() == pair.ids())
     }
 
-    /// Remembers an INIT that is older than another.
-    pub(super) fn remember_old(&mut self, mac: &[u8; MAC_LEN]) {
-        if self.has_seen(mac) {
-            return;
-        }
-        if self.old_inits.len() == OLD_INITS {
-            self.old_inits.pop_front();
-        }
-        self.old_inits.push_back(*mac);
+    /// Whether the INIT that ends with `mac` was looked at before.
+    pub(super) fn has_seen(&self, mac: &[u8; MAC_LEN]) -> bool {
+        self.pairs.iter().any(|stamped| stamped.is_newest(mac)) || self.old_inits.has(mac)
+    }
+
+    /// Lets a session receive for a while; returns those that do not any more.
+    pub(super) fn keep(&mut self, before: Before) -> impl Iterator<Item = Session> {
+        self.before.push(before);
+        let most = self.before.len().saturating_sub(MOST_BEFORE);
+        self.before.drain(..most).map(|before| before.session)
+    }
+
+    /// Whether a session may come of what has been said, so that there is nothing to begin.
+    pub(super) fn expects_session(&self, now: Instant) -> bool {
+        self.attempt.is_some() || self.has_just_answered(now)
+    }
+
+    /// Whether the peer may be about to use a session that it has begun.
+    pub(super) fn has_just_answered(&self, now: Instant) -> bool {
+        let answered = self.tentative.as_ref();
+        answered.is_some_and(|tentative| now < tentative.unused_since + TENTATIVE_FIRST)
     }
 
     pub(super) fn is_shaking_hands(&self) -> bool {
@@ -171,7 +255,7 @@ impl Peer {
     }
 
     pub(super) fn has_sessions(&self) -> bool {
-        self.current.is_some() || self.previous.is_some()
+        self.current.is_some() || !self.before.is_empty()
     }
 
     /// Whether it has been silent although it was spoken to.

@@ -6,7 +6,7 @@ use std::time::Duration;
 use overlay_proto::esp::handshake::{Header, Message};
 use overlay_proto::esp::{Lane, Slot};
 
-use super::peer::{Attempt, Session, Tentative};
+use super::peer::{Attempt, Before, Session, Tentative};
 use super::{Entropy, Failure, Index, Mesh, Now, Output, Role, What};
 use crate::handshake::{Answer, Draft, Offer, Pair, Stale, is_length_of, prologue};
 use crate::key_log::{LoggedKey, Way};
@@ -50,7 +50,7 @@ impl<E: Entropy> Mesh<E> {
         }
         match message {
             Message::Init => self.init(index, &header, pair, datagram, body, now, out),
-            Message::Response => self.response(index, pair, body, now, out),
+            Message::Response => self.response(index, pair, datagram, body, now, out),
             Message::Stale => self.stale(index, pair, body, now, out),
         }
         self.schedule(index);
@@ -74,11 +74,32 @@ impl<E: Entropy> Mesh<E> {
             peer.link.refuse_plain(now_ms);
         }
         let heard = |tentative: &mut Tentative| tentative.session.incoming.is_heard();
-        let Some(Tentative { session, .. }) = peer.tentative.take_if(heard) else { return };
+        let Some(Tentative { session, .. }) = peer.tentative.take_if(heard) else {
+            return self.settle(index, now, out);
+        };
         peer.link.refuse_plain(now_ms);
         // Whatever this node began is not needed any more.
         let slot = peer.attempt.take().and_then(|attempt| attempt.slot());
         slot.into_iter().for_each(|slot| self.free(slot));
+        let took = now.instant.saturating_duration_since(session.began);
+        self.serve(index, session, took, now, out);
+    }
+
+    /// Each end may have got its answer while that of the other was on its way, and seal with the
+    /// session that it has begun. That of the smaller name serves both, as of INITs that cross,
+    /// once something authentic has come in on it.
+    fn settle(&mut self, index: Index, now: Now, out: &mut Output) {
+        let Some(peer) = &mut self.peers[index] else { return };
+        let Some(current) = peer.current.as_ref().filter(|it| it.role == Role::Initiator) else {
+            return;
+        };
+        let own = current.pair.ids().0;
+        let is_of_peer = |before: &Before| {
+            let Session { incoming, pair, .. } = &before.session;
+            !before.has_served && incoming.is_heard() && pair.ids().1 < own
+        };
+        let Some(at) = peer.before.iter().position(is_of_peer) else { return };
+        let Before { session, .. } = peer.before.remove(at);
         let took = now.instant.saturating_duration_since(session.began);
         self.serve(index, session, took, now, out);
     }
@@ -99,11 +120,12 @@ impl<E: Entropy> Mesh<E> {
         out: &mut Output,
     ) {
         let Some(peer) = &mut self.peers[index] else { return };
-        let is_newest = datagram.ends_with(&peer.init_mac) && peer.stamp > 0;
+        let Some(mac) = datagram.last_chunk() else { return };
+        let Some(stamped) = peer.stamped(pair) else { return };
+        let (newest, is_newest) = (stamped.newest, stamped.is_newest(mac));
         if is_newest && peer.tentative.is_none() {
             return; // Answered, and the answer has arrived.
         }
-        let Some(mac) = datagram.last_chunk() else { return };
         if peer.has_seen(mac) {
             if !peer.repeats.take(now.instant) {
                 return;
@@ -124,9 +146,9 @@ impl<E: Entropy> Mesh<E> {
         let Some(offer) = Offer::decode(&payload) else {
             return self.fail(index, Role::Responder, Failure::WrongKeys, out);
         };
-        if offer.stamp <= peer.stamp {
-            peer.remember_old(mac);
-            let stale = Stale { newest: peer.stamp, refused: offer.stamp };
+        if offer.stamp <= newest {
+            peer.old_inits.add(mac);
+            let stale = Stale { newest, refused: offer.stamp };
             let mut draft = Draft::new(pair.header(Message::Stale, false));
             stale.write(&mut draft);
             out.datagrams.push((peer.address, draft.finish(pair)));
@@ -144,10 +166,12 @@ impl<E: Entropy> Mesh<E> {
         if self.answer(index, pair, responder, &offer, suite, now, out).is_err() {
             return self.fail(index, Role::Responder, Failure::WrongKeys, out);
         }
-        if let Some(peer) = &mut self.peers[index] {
-            let before = std::mem::replace(&mut peer.init_mac, *mac);
-            peer.stamp = offer.stamp;
-            peer.remember_old(&before);
+        if let Some(peer) = &mut self.peers[index]
+            && let Some(stamped) = peer.stamped(pair)
+        {
+            let before = std::mem::replace(&mut stamped.init_mac, *mac);
+            stamped.newest = offer.stamp;
+            peer.old_inits.add(&before);
         }
     }
 
@@ -189,7 +213,9 @@ impl<E: Entropy> Mesh<E> {
         // Whoever waits for this node's turn gets the peer's session.
         peer.attempt.take_if(|attempt| attempt.init.is_none());
         let until = now.instant + TENTATIVE;
-        let older = peer.tentative.replace(Tentative { session, response, until });
+        let older = peer.tentative.take();
+        let unused_since = older.as_ref().map_or(now.instant, |older| older.unused_since);
+        peer.tentative = Some(Tentative { session, response, until, unused_since });
         if let Some(older) = older {
             self.free(older.session.incoming.slot());
         }
@@ -200,6 +226,7 @@ impl<E: Entropy> Mesh<E> {
         &mut self,
         index: Index,
         pair: &Arc<Pair>,
+        datagram: &[u8],
         body: &[u8],
         now: Now,
         out: &mut Output,
@@ -207,8 +234,14 @@ impl<E: Entropy> Mesh<E> {
         let Some(peer) = &mut self.peers[index] else { return };
         let init = peer.attempt.as_ref().and_then(|attempt| attempt.init.as_ref());
         let Some(init) = init.filter(|init| init.pair.ids() == pair.ids()) else { return };
+        let Some(mac) = datagram.last_chunk() else { return };
+        // One that somebody has recorded has the right MAC too.
+        if peer.old_responses.has(mac) || !peer.responses.take(now.instant) {
+            return;
+        }
         let finished = init.initiator.finish(pair.own(), &self.identity.psks, body);
         let Ok((payload, split)) = finished else {
+            peer.old_responses.add(mac);
             return self.fail(index, Role::Initiator, Failure::WrongPsk, out);
         };
         let answer = Answer::decode(&payload);
@@ -250,7 +283,9 @@ impl<E: Entropy> Mesh<E> {
         };
         let Some(attempt) = peer.attempt.as_mut().filter(is_meant) else { return };
         attempt.stale += 1;
-        peer.own_stamp = peer.own_stamp.max(stale.newest);
+        if let Some(stamped) = peer.stamped(pair) {
+            stamped.own = stamped.own.max(stale.newest);
+        }
         self.tell(index, What::ClockBehind, out);
         self.begin_again(index, now, out);
     }
@@ -312,17 +347,14 @@ impl<E: Entropy> Mesh<E> {
         // Nobody waits any more; when this session has ended, the next who does is news.
         peer.link.activity().forget_want();
         let what = What::Established(session.role, session.outgoing.suite(), took);
-        // The other end may have taken the other of two sessions; it comes over with the first
-        // packet.
-        let tentative = peer.tentative.take().map(|tentative| tentative.session);
-        let older = peer.current.replace(session);
-        let mut before = older.into_iter().chain(tentative);
+        // The other end may have taken the other of two sessions; see `settle`.
+        let tentative = peer.tentative.take().map(|tentative| (tentative.session, false));
+        let older = peer.current.replace(session).map(|session| (session, true));
         let until = now.instant + limits::PREVIOUS;
         let mut freed = Vec::new();
-        if let Some(newest) = before.next_back() {
-            freed.extend(peer.previous.replace((newest, until)).map(|(session, _)| session));
+        for (session, has_served) in older.into_iter().chain(tentative) {
+            freed.extend(peer.keep(Before { session, until, has_served }));
         }
-        freed.extend(before);
         peer.unanswered = None;
         peer.last_failure = None;
         // Whoever began confirms the session by it, and whoever answered that it serves.

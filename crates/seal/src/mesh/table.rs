@@ -3,7 +3,7 @@
 use std::collections::HashSet;
 use std::sync::Arc;
 
-use super::peer::{Attempt, Peer, Session};
+use super::peer::{Attempt, Before, Peer, Session, Stamped};
 use super::{Entropy, Identity, Index, Mesh, Now, Output, PeerEntry, What};
 use crate::handshake::{Pair, Pairs};
 use crate::keys::KeyId;
@@ -23,7 +23,12 @@ impl<E: Entropy> Mesh<E> {
         now: Now,
         out: &mut Output,
     ) {
+        let has_other_psks = self.identity.psks != identity.psks;
         self.identity = identity;
+        if has_other_psks {
+            // What was refused may be taken now.
+            self.peers.iter_mut().flatten().for_each(|peer| peer.old_responses.clear());
+        }
         let known = self.shared.pairs.load_full();
         // One that was away in between is another: workers have another link to it.
         let staying: HashSet<*const PeerLink> =
@@ -97,7 +102,12 @@ impl<E: Entropy> Mesh<E> {
         let Some(peer) = &mut self.peers[index] else { return };
         peer.address = entry.address;
         peer.begin_with = pairs.iter().filter(|pair| begins(pair)).count();
-        peer.pairs = pairs;
+        let mut known = std::mem::take(&mut peer.pairs);
+        let stamped = |pair: Arc<Pair>| {
+            let at = known.iter().position(|stamped| stamped.pair.ids() == pair.ids());
+            at.map_or_else(|| Stamped::new(pair), |at| known.swap_remove(at))
+        };
+        peer.pairs = pairs.into_iter().map(stamped).collect();
         peer.next_pair = 0;
         let mut slots = Vec::new();
         let is_void = |attempt: &mut Box<Attempt>| {
@@ -111,9 +121,8 @@ impl<E: Entropy> Mesh<E> {
         if let Some(gone) = peer.tentative.take_if(|tentative| is_gone(&tentative.session)) {
             slots.push(gone.session.incoming.slot());
         }
-        if let Some((gone, _)) = peer.previous.take_if(|(session, _)| is_gone(session)) {
-            slots.push(gone.incoming.slot());
-        }
+        let before = peer.before.extract_if(.., |before: &mut Before| is_gone(&before.session));
+        slots.extend(before.map(|gone| gone.session.incoming.slot()));
         let ended = peer.current.take_if(|session| is_gone(session));
         if let Some(gone) = &ended {
             slots.push(gone.incoming.slot());
@@ -144,9 +153,9 @@ impl<E: Entropy> Mesh<E> {
             peer.attempt.and_then(|attempt| attempt.slot()),
             peer.tentative.map(|tentative| tentative.session.incoming.slot()),
             peer.current.map(|session| session.incoming.slot()),
-            peer.previous.map(|(session, _)| session.incoming.slot()),
         ];
-        sessions.into_iter().flatten().for_each(|slot| self.free(slot));
+        let before = peer.before.into_iter().map(|before| before.session.incoming.slot());
+        sessions.into_iter().flatten().chain(before).for_each(|slot| self.free(slot));
         self.schedule(index);
     }
 }

@@ -2,6 +2,7 @@
 
 mod crowd;
 mod load;
+mod recorded;
 
 use std::net::SocketAddr;
 use std::sync::Arc;

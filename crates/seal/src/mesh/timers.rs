@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use super::peer::Before;
 use super::receive::DUMMY_LANE;
 use super::{Entropy, IDLE_TICK, Index, Mesh, Now, Output, What};
 
@@ -54,16 +55,14 @@ impl<E: Entropy> Mesh<E> {
     /// Ends sessions whose time is over.
     fn end(&mut self, index: Index, now: Now, out: &mut Output) {
         let Some(peer) = &mut self.peers[index] else { return };
-        let previous = peer
-            .previous
-            .take_if(|(session, until)| now.instant >= *until || now.instant >= session.ends);
+        let is_over =
+            |before: &mut Before| now.instant >= before.until || now.instant >= before.session.ends;
+        let before: Vec<Before> = peer.before.extract_if(.., is_over).collect();
         let ended = peer.current.take_if(|session| now.instant >= session.ends);
         if ended.is_some() {
             peer.link.set_outgoing(None);
         }
-        if let Some((previous, _)) = previous {
-            self.free(previous.incoming.slot());
-        }
+        before.iter().for_each(|before| self.free(before.session.incoming.slot()));
         if let Some(ended) = ended {
             self.free(ended.incoming.slot());
             self.tell(index, What::Ended, out);
@@ -89,7 +88,7 @@ impl<E: Entropy> Mesh<E> {
         match peer.unanswered {
             _ if sent <= heard => peer.unanswered = None,
             Some((since, before)) if before == heard => {
-                if now.instant >= since + UNANSWERED && !peer.is_shaking_hands() {
+                if now.instant >= since + UNANSWERED && !peer.expects_session(now.instant) {
                     peer.unanswered = Some((now.instant, heard));
                     self.begin(index, now.instant, now, out);
                 }
@@ -107,7 +106,7 @@ impl<E: Entropy> Mesh<E> {
         let last = activity.sent_ms().max(activity.received_ms());
         let is_used =
             last.is_some_and(|last| Duration::from_millis(now_ms - last.min(now_ms)) < IDLE);
-        if is_due && is_used && !peer.is_shaking_hands() {
+        if is_due && is_used && !peer.expects_session(now.instant) {
             self.begin(index, now.instant + RENEWAL_WAITS, now, out);
         }
     }
