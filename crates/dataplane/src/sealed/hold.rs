@@ -4,7 +4,7 @@
 //! long and how many is bounded, for each peer and for the worker: packets that are held are the
 //! only ones that the data path allocates for.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -28,8 +28,9 @@ pub(crate) struct Hold {
     /// By the address of the peer's link in memory, which its queue keeps there.
     queues: HashMap<usize, HeldPackets, RandomState>,
     octets: usize,
-    /// No packet's time is over before. Nothing while none waits.
-    next_end: Option<Instant>,
+    /// When the time of each queue's first packet is over. A thousand queues end at a thousand
+    /// moments, at each of which only those are looked at that end then.
+    ends: BTreeSet<(Instant, usize)>,
 }
 
 /// What waits for one peer.
@@ -83,7 +84,9 @@ impl Hold {
         queue.packets.push_back(Held { until, bytes: bytes.into() });
         queue.octets += size;
         self.octets += size;
-        self.next_end.get_or_insert(until);
+        if kept == Kept::First {
+            self.ends.insert((until, place(link)));
+        }
         kept
     }
 
@@ -92,17 +95,19 @@ impl Hold {
         let ready = |_: &usize, queue: &mut HeldPackets| queue.link.outgoing().is_some();
         let ready: Vec<HeldPackets> =
             self.queues.extract_if(ready).map(|(_, queue)| queue).collect();
-        self.octets -= ready.iter().map(|queue| queue.octets).sum::<usize>();
-        if self.queues.is_empty() {
-            self.next_end = None;
+        for queue in &ready {
+            self.octets -= queue.octets;
+            if let Some(end) = queue.end() {
+                self.ends.remove(&end);
+            }
         }
         ready
     }
 
     /// Puts back what could not leave after all.
     pub(crate) fn put_back(&mut self, queue: HeldPackets) {
-        if let Some(first) = queue.packets.front() {
-            self.next_end = Some(self.next_end.map_or(first.until, |end| end.min(first.until)));
+        if let Some(end) = queue.end() {
+            self.ends.insert(end);
             self.octets += queue.octets;
             self.queues.insert(place(&queue.link), queue);
         }
@@ -111,22 +116,26 @@ impl Hold {
     /// Takes the packets that have waited for too long.
     pub(crate) fn take_late(&mut self, now: Instant) -> Vec<Box<[u8]>> {
         let mut late = Vec::new();
-        if self.next_end.is_none_or(|end| now < end) {
-            return late;
-        }
-        self.queues.retain(|_, queue| {
+        while let Some(&(end, place)) = self.ends.first()
+            && now >= end
+        {
+            self.ends.pop_first();
+            let Some(queue) = self.queues.get_mut(&place) else { continue };
+            let before = queue.octets;
             late.extend(std::iter::from_fn(|| queue.pop_late(now)));
-            !queue.packets.is_empty()
-        });
-        self.octets -= late.iter().map(|bytes| bytes.len() + OVERHEAD).sum::<usize>();
-        let fronts = self.queues.values().filter_map(|queue| queue.packets.front());
-        self.next_end = fronts.map(|held| held.until).min();
+            self.octets -= before - queue.octets;
+            if let Some(end) = queue.end() {
+                self.ends.insert(end);
+            } else {
+                self.queues.remove(&place);
+            }
+        }
         late
     }
 
     /// When somebody should look whether a packet has waited for too long.
     pub(crate) fn next_end(&self) -> Option<Instant> {
-        self.next_end
+        self.ends.first().map(|(end, _)| *end)
     }
 }
 
@@ -138,6 +147,11 @@ impl HeldPackets {
     /// Whether it is this peer that they are for.
     pub(crate) fn are_for(&self, link: &Arc<PeerLink>) -> bool {
         Arc::ptr_eq(&self.link, link)
+    }
+
+    /// When the time of the first packet is over, and whose it is.
+    fn end(&self) -> Option<(Instant, usize)> {
+        self.packets.front().map(|held| (held.until, place(&self.link)))
     }
 
     /// Takes the first packet, with the end of its time.
@@ -201,5 +215,26 @@ mod tests {
         assert_eq!(hold.take_late(now + PATIENCE * 2).len(), 2);
         assert!(hold.is_empty() && !hold.has(&one));
         assert_eq!((hold.octets, hold.next_end()), (0, None));
+    }
+
+    #[test]
+    fn each_packet_has_its_own_time_whosever_it_is_and_also_when_it_is_put_back() {
+        let (mut hold, start) = (Hold::default(), clock::now());
+        let moment = |step: u32| start + Duration::from_micros(1) * step;
+        let links: Vec<_> = std::iter::repeat_with(link).take(50).collect();
+        // Two of each peer, one after the other.
+        for (step, link) in (0..).zip(links.iter().chain(&links)) {
+            hold.push(link, &[0; 100], moment(step));
+        }
+        let queue = hold.queues.remove(&place(&links[7])).unwrap();
+        hold.ends.remove(&queue.end().unwrap());
+        hold.octets -= queue.octets;
+        hold.put_back(queue);
+        for step in 0..100 {
+            assert_eq!(hold.next_end(), Some(moment(step) + PATIENCE));
+            assert_eq!(hold.take_late(moment(step) + PATIENCE).len(), 1, "at {step}");
+            assert_eq!(hold.octets, (99 - step as usize) * (100 + OVERHEAD));
+        }
+        assert!(hold.is_empty() && hold.ends.is_empty());
     }
 }

@@ -38,10 +38,13 @@ impl<E: Entropy> Mesh<E> {
         }
         if let Some(attempt) = &mut peer.attempt {
             attempt.wanted_at = now.instant;
-            if let Place::Waits(needed) = &mut attempt.place {
-                *needed = now.instant.min(*needed);
+            if let Place::Waits(needed) = &mut attempt.place
+                && now.instant < *needed
+            {
+                *needed = now.instant;
+                self.schedule(index);
             }
-            return self.schedule(index);
+            return;
         }
         if peer.has_just_answered(now.instant) {
             return;

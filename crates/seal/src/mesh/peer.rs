@@ -254,6 +254,12 @@ impl Peer {
         self.attempt.is_some() || self.tentative.is_some()
     }
 
+    /// Whether it has a handshake that has not begun, and nothing else is going on.
+    pub(super) fn waits_for_its_turn(&self) -> bool {
+        let has_begun = |attempt: &Attempt| attempt.init.is_some();
+        self.tentative.is_none() && !self.attempt.as_deref().is_none_or(has_begun)
+    }
+
     pub(super) fn has_sessions(&self) -> bool {
         self.current.is_some() || !self.before.is_empty()
     }

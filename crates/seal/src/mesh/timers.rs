@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::peer::Before;
+use super::peer::{Before, Peer};
 use super::receive::DUMMY_LANE;
 use super::{Entropy, IDLE_TICK, Index, Mesh, Now, Output, What};
 
@@ -22,7 +22,12 @@ const UNANSWERED: Duration = Duration::from_secs(3);
 impl<E: Entropy> Mesh<E> {
     /// Does what is due.
     pub fn tick(&mut self, now: Now, out: &mut Output) {
-        let busy: Vec<Index> = self.busy.iter().copied().collect();
+        let sweeps = now.instant >= self.next_sweep;
+        // Those that wait for their turn are thousands at times, and in no hurry.
+        let is_due = |index: &Index| {
+            sweeps || !self.peers[*index].as_ref().is_some_and(Peer::waits_for_its_turn)
+        };
+        let busy: Vec<Index> = self.busy.iter().copied().filter(is_due).collect();
         for index in busy {
             self.confirm(index, now, out);
             self.repeat(index, now, out);
@@ -30,7 +35,7 @@ impl<E: Entropy> Mesh<E> {
             self.schedule(index);
         }
         self.proceed(now, out);
-        if now.instant < self.next_sweep {
+        if !sweeps {
             return;
         }
         self.next_sweep = now.instant + IDLE_TICK;
