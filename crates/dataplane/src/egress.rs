@@ -27,6 +27,11 @@ use crate::platform::tun::{MAX_READ_LEN, VNET_HEADER_LEN};
 const ROUND: usize = 64;
 const ROUND_BYTES: usize = 256 << 10;
 
+/// Datagrams that are made in one round before no more is read: twice what so many bytes come to
+/// in segments of 536. A pod chooses how short they are (packet(7), PACKET_VNET_HDR), and a
+/// super-packet may stand for 65,000.
+const ROUND_DATAGRAMS: usize = 1024;
+
 /// The egress half of a worker.
 pub struct Egress {
     packet: Box<[u8]>,
@@ -76,7 +81,12 @@ impl Egress {
         let mut outcome = Round::More;
         let (mut packets, mut octets) = (0, 0);
         self.look_after_held(engine, env);
-        while outcome == Round::More && packets < ROUND && octets < ROUND_BYTES {
+        let made = self.outbox.made();
+        while outcome == Round::More
+            && packets < ROUND
+            && octets < ROUND_BYTES
+            && self.outbox.made().wrapping_sub(made) < ROUND_DATAGRAMS
+        {
             match env.tun.recv(&mut self.packet) {
                 Ok(len) => {
                     packets += 1;

@@ -45,6 +45,8 @@ pub(super) struct Outbox {
     next_out: usize,
     /// Datagrams in one sending call: one where the kernel cannot cut trains apart.
     max_segments: usize,
+    /// Datagrams that it was given, modulo what fits.
+    made: usize,
 }
 
 impl Outbox {
@@ -54,7 +56,13 @@ impl Outbox {
             newest: 0,
             next_out: 0,
             max_segments: MAX_SEND_SEGMENTS,
+            made: 0,
         }
+    }
+
+    /// How many datagrams it was given so far, modulo what fits.
+    pub(super) fn made(&self) -> usize {
+        self.made
     }
 
     /// Sends each datagram by itself from now on.
@@ -94,6 +102,7 @@ impl Outbox {
         inner_len: Option<u16>,
         write: impl FnOnce(&mut [u8]) -> Result<(), DropReason>,
     ) {
+        self.made = self.made.wrapping_add(1);
         if !self.trains[self.newest].is_ahead_of(key) {
             self.turn_to(env, key);
         }

@@ -6,6 +6,24 @@ fn udp(payload: usize) -> Spec {
     Spec::outgoing(Family::V4, false, vec![7; payload])
 }
 
+/// A pod that writes virtio-net headers of its own chooses how many packets its bytes stand for.
+#[test]
+fn the_other_direction_has_its_turn_after_a_super_packet_of_very_many() {
+    let spec = Spec::outgoing(Family::V4, true, vec![7; 60_000]);
+    let mut bench = Bench::new(Offload::TcpUdp);
+    (0..4).for_each(|_| bench.pod_sends(&spec.vnet(1), &spec.build_partial()));
+    let mut env = Env::new(
+        &mut bench.tun,
+        &mut bench.underlay,
+        &bench.table,
+        &bench.counters,
+        &bench.notices,
+        clock::now(),
+    );
+    assert_eq!(bench.egress.round(&mut bench.engine, &mut env), Round::More);
+    assert_eq!(bench.tun.incoming.len(), 3);
+}
+
 #[test]
 fn packets_to_one_peer_leave_in_one_train() {
     let mut bench = Bench::new(Offload::TcpUdp);
