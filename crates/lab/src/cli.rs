@@ -304,10 +304,10 @@ fn show(lab: &Lab, out: Output) -> Result<()> {
     table.load_preset(presets::NOTHING);
     table.set_header(["NAMESPACE", "ADDRESS", "DAEMON"]);
     for node in lab.nodes() {
-        let daemon = match (node.pid(), node.run_dir().join("node.json").exists()) {
-            (Some(pid), true) => format!("{pid}, ready"),
-            (Some(pid), false) => format!("{pid}, not ready"),
-            (None, _) => "not running".to_owned(),
+        let standing = node.standing().as_str();
+        let daemon = match node.pid() {
+            Some(pid) => format!("{pid}, {standing}"),
+            None => standing.to_owned(),
         };
         table.add_row([node.netns().name(), &node.address().to_string(), &daemon]);
         for pod in node.pods() {
@@ -346,7 +346,7 @@ fn describe(lab: &Lab) -> Result<Value> {
                     })
                 })
                 .collect();
-            let pid = node.pid();
+            let (pid, state) = (node.pid(), node.standing().as_str());
             json!({
                 "name": node.name(),
                 "namespace": node.netns().name(),
@@ -354,7 +354,7 @@ fn describe(lab: &Lab) -> Result<Value> {
                 "subnets": node.subnets(),
                 "run_dir": node.run_dir(),
                 "log": node.log_path(),
-                "daemon": { "pid": pid, "alive": pid.is_some() },
+                "daemon": { "pid": pid, "alive": pid.is_some(), "state": state },
                 "pods": pods,
             })
         })

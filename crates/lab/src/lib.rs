@@ -43,7 +43,7 @@ pub use fault::Fault;
 pub use files::names;
 pub use netns::Netns;
 pub use network::Lab;
-pub use node::Node;
+pub use node::{Node, Standing};
 pub use plan::{Families, Place, Plan};
 pub use pod::{POD_INTERFACE, Pod};
 pub use policy::POD_NAMESPACE;

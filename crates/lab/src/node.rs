@@ -55,6 +55,35 @@ pub struct Node {
     daemon: Mutex<Daemon>,
 }
 
+/// How a daemon stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Standing {
+    /// It does not run.
+    Gone,
+    /// It stands still (SIGSTOP).
+    Stopped,
+    /// It runs and does not answer at [`render::OBSERVE_ADDRESS`].
+    Silent,
+    /// It says that it is not ready.
+    NotReady,
+    /// It says that it is ready.
+    Ready,
+}
+
+impl Standing {
+    /// In words.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Gone => "not running",
+            Self::Stopped => "stopped (SIGSTOP)",
+            Self::Silent => "silent on 127.0.0.1:4791",
+            Self::NotReady => "not ready",
+            Self::Ready => "ready",
+        }
+    }
+}
+
 /// What this process knows of the daemon it started.
 #[derive(Debug, Default)]
 struct Daemon {
@@ -250,6 +279,20 @@ impl Node {
     #[must_use]
     pub fn is_ready(&self) -> bool {
         self.pid().is_some() && self.http("/readyz").is_ok_and(|(code, _)| code == 200)
+    }
+
+    /// How the daemon stands.
+    #[must_use]
+    pub fn standing(&self) -> Standing {
+        match self.running() {
+            None => Standing::Gone,
+            Some((_, process)) if process.is_stopped() => Standing::Stopped,
+            Some(_) => match self.http("/readyz") {
+                Ok((200, _)) => Standing::Ready,
+                Ok(_) => Standing::NotReady,
+                Err(_) => Standing::Silent,
+            },
+        }
     }
 
     /// The daemon's process id, if it runs.

@@ -46,6 +46,13 @@ impl Process {
             .is_ok_and(|line| String::from_utf8_lossy(&line).contains(text))
     }
 
+    /// Whether it stands still: somebody has sent it SIGSTOP, or watches over it.
+    pub(crate) fn is_stopped(&self) -> bool {
+        let stat = fs::read_to_string(format!("/proc/{}/stat", self.id)).unwrap_or_default();
+        // The name before it, in brackets, may have any letter.
+        stat.rsplit_once(") ").is_some_and(|(_, rest)| rest.starts_with(['T', 't']))
+    }
+
     /// Sends `signal`; a process that is gone is no error.
     pub(crate) fn signal(&self, signal: Signal) -> io::Result<()> {
         match pidfd_send_signal(&self.fd, signal) {
@@ -133,6 +140,12 @@ mod tests {
 
         let process = Process::open(child.id()).unwrap();
         assert!(process.was_called_with("trap"));
+        assert!(!process.is_stopped());
+        process.signal(Signal::STOP).unwrap();
+        crate::wait::wait_for(KILL_GRACE, "the process to stop", || {
+            Ok(process.is_stopped().then_some(()))
+        })
+        .unwrap();
         assert!(terminate(&[process], Duration::from_millis(50)).is_empty());
         assert!(Process::open(child.id()).is_none(), "a zombie does not run");
         child.wait().unwrap();
