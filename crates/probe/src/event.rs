@@ -64,6 +64,8 @@ pub enum Hint {
     Refused,
     /// The peer was heard.
     Heard,
+    /// The path to it is no longer as narrow as it was found to be.
+    Wider,
 }
 
 /// Whether a peer answers.

@@ -173,7 +173,10 @@ impl Prober {
                 }
                 peer.trial = Some(Box::new(trial));
             }
-            Hint::Heard | Hint::Refused => return,
+            Hint::Wider if peer.mtu != 0 && peer.search.is_none() => {
+                peer.search_due = peer.search_due.min(now);
+            }
+            Hint::Heard | Hint::Refused | Hint::Wider => return,
         }
         self.peers.reschedule(address);
     }

@@ -84,3 +84,35 @@ fn another_node_at_the_address_of_a_peer_is_not_known() {
     assert_eq!(prober.view(PEER).unwrap().state, State::Unknown);
     assert_eq!(prober.views().count(), 1);
 }
+
+/// Lets some time pass on a path of this width.
+fn pass(prober: &mut Prober, now: &mut Moment, width: u16, seconds: u64) {
+    for _ in 0..seconds * 100 {
+        *now = *now + Duration::from_millis(10);
+        prober.on_traffic(PEER, *now);
+        while let Some(question) = prober.poll(*now) {
+            let Question { peer, sequence, nonce, form, packet_len, .. } = question;
+            if packet_len.is_none_or(|len| len <= width) {
+                prober.on_answer(&Arrived { peer, sequence, nonce, form }, *now, *now);
+            }
+        }
+    }
+}
+
+#[test]
+fn path_that_was_narrow_is_looked_at_again_when_somebody_asks() {
+    let (mut prober, mut now) = prober();
+    pass(&mut prober, &mut now, 1400, 30);
+    assert_eq!(prober.view(PEER).unwrap().mtu, Some(1400));
+    // By itself it is looked at every ten minutes.
+    pass(&mut prober, &mut now, 1500, 30);
+    assert_eq!(prober.view(PEER).unwrap().mtu, Some(1400));
+    prober.on_hint(PEER, Hint::Wider, now);
+    pass(&mut prober, &mut now, 1500, 1);
+    assert_eq!(prober.view(PEER).unwrap().mtu, None);
+    // It need not be true.
+    pass(&mut prober, &mut now, 1400, 30);
+    prober.on_hint(PEER, Hint::Wider, now);
+    pass(&mut prober, &mut now, 1400, 5);
+    assert_eq!(prober.view(PEER).unwrap().mtu, Some(1400));
+}
