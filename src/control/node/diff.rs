@@ -15,6 +15,9 @@ use super::desired::{
 };
 use super::notes::LostNote;
 
+/// Protocol number of the routes that the kernel makes by itself (`RTPROT_KERNEL`).
+const BY_KERNEL: u8 = 2;
+
 /// The part of a node's kernel state that is ours or that we depend on.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Actual {
@@ -146,7 +149,8 @@ pub(super) fn diff(desired: &Desired, actual: &Actual) -> Vec<Action> {
     let tun = actual.tun.as_ref().unwrap_or(&created);
     let bridge = actual.bridge.as_ref().unwrap_or(&created);
     set_up_tun(desired, tun, &mut actions);
-    set_up_bridge(desired, actual.bridge.as_ref(), &mut actions);
+    let bridge_mtu = bridge_mtu(desired, &actual.ports);
+    set_up_bridge(desired, actual.bridge.as_ref(), bridge_mtu, &mut actions);
     for device in &actual.advertised {
         // kernel: 1 is "unless this node forwards"; when forwarding is switched on, the routes that
         // were learned go, and no more are. 2 is "even so".
@@ -183,6 +187,7 @@ pub(super) fn diff(desired: &Desired, actual: &Actual) -> Vec<Action> {
     add_addresses(&desired.tun, tun, &mut actions);
     add_addresses(&desired.bridge, bridge, &mut actions);
     set_routes(&wanted_routes(desired, actual), &actual.routes, &mut actions);
+    narrow_connected(desired, actual, bridge_mtu, &mut actions);
     remove_addresses(&desired.tun, &tun_last, &mut actions);
     remove_addresses(&desired.bridge, &bridge_last, &mut actions);
 
@@ -222,7 +227,40 @@ fn set_up_tun(desired: &Desired, tun: &ActualDevice, actions: &mut Vec<Action>) 
     set_mtu(&desired.tun, tun, actions);
 }
 
-fn set_up_bridge(desired: &Desired, bridge: Option<&ActualDevice>, actions: &mut Vec<Action>) {
+/// The bridge's MTU: no less than that of a port, whose pod was attached when more fitted.
+///
+/// kernel: what pods of a node send each other in fragments is put together for the rules of IP
+/// (br_netfilter), and dropped without a word if a fragment was longer than the bridge's MTU (6.18).
+fn bridge_mtu(desired: &Desired, ports: &[Port]) -> u32 {
+    let ports = ports.iter().map(|port| port.mtu);
+    ports.max().unwrap_or_default().max(desired.bridge.mtu)
+}
+
+/// Has what the node itself sends or routes to its pods be no longer than the overlay's packets,
+/// where the bridge takes longer ones: a pod that was attached since gets no others.
+fn narrow_connected(
+    desired: &Desired,
+    actual: &Actual,
+    bridge_mtu: u32,
+    actions: &mut Vec<Action>,
+) {
+    let mtu = Some(desired.bridge.mtu).filter(|mtu| *mtu < bridge_mtu);
+    for connected in &desired.connected {
+        let is_kernels =
+            |is: &&Route| is.protocol == BY_KERNEL && is.destination == connected.destination;
+        if let Some(is) = actual.connected.iter().find(is_kernels).filter(|is| is.mtu != mtu) {
+            let (device, route) = (desired.bridge.name.clone(), Route { mtu, ..is.clone() });
+            actions.push(Action::ReplaceRoute { device, route });
+        }
+    }
+}
+
+fn set_up_bridge(
+    desired: &Desired,
+    bridge: Option<&ActualDevice>,
+    mtu: u32,
+    actions: &mut Vec<Action>,
+) {
     let device = || desired.bridge.name.clone();
     let alias = match bridge {
         None => Some(BRIDGE_ALIAS),
@@ -261,7 +299,7 @@ fn set_up_bridge(desired: &Desired, bridge: Option<&ActualDevice>, actions: &mut
         actions.push(Action::SetBridgeOptions { device: device() });
     }
     // kernel: only an MTU that is set after creation stops the bridge from following its ports.
-    set_mtu(&desired.bridge, bridge, actions);
+    set_mtu(&Device { mtu, ..desired.bridge.clone() }, bridge, actions);
 }
 
 fn set_mtu(wanted: &Device, is: &ActualDevice, actions: &mut Vec<Action>) {

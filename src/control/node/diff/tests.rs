@@ -336,11 +336,33 @@ fn unplugged_port_is_plugged_in_and_a_small_one_raised() {
                 port("culv01", 1464, true),
                 port("culv02", 1464, false),
                 port("culv03", 1400, true),
-                port("culv04", 1500, true),
             ];
         }),
         ["plug culv02 into v-net-0", "set mtu 1464 dev culv03",]
     );
+}
+
+#[test]
+fn bridge_takes_what_pods_send_that_were_attached_when_more_fitted() {
+    let mut actual = healthy();
+    actual.ports = vec![port("culv01", 1464, true), port("culv02", 1500, true)];
+    let actions = |actual: &Actual| diff(&desired(), actual);
+    let wide = actions(&actual);
+    let text: Vec<String> = wide.iter().map(Action::to_string).collect();
+    assert_eq!(text[0], "set mtu 1500 dev v-net-0");
+    // What is routed to pods fits those that were attached since.
+    assert!(text.len() > 1, "{text:?}");
+    assert!(text[1..].iter().all(|it| it.starts_with("replace route")), "{text:?}");
+    wide.iter().for_each(|action| apply(&mut actual, action));
+    assert!(actual.connected.iter().all(|route| route.mtu == Some(1464)));
+    assert_eq!(actions(&actual), []);
+    // The last of them goes.
+    actual.ports.pop();
+    let narrow = actions(&actual);
+    assert_eq!(narrow[0].to_string(), "set mtu 1464 dev v-net-0");
+    narrow.iter().for_each(|action| apply(&mut actual, action));
+    assert_eq!(actions(&actual), []);
+    assert!(actual.connected.iter().all(|route| route.mtu.is_none()));
 }
 
 fn port(device: &str, mtu: u32, plugged: bool) -> Port {

@@ -65,6 +65,13 @@ pub(super) fn apply(model: &mut Actual, action: &Action) {
             model.routes.push(ActualRoute { device: device.clone(), route: route.clone() });
         }
         Action::PrependRoute { .. } => panic!("only what packets do calls for it: {action}"),
+        Action::ReplaceRoute { route, .. } if route.protocol != PROTOCOL => {
+            let is = |is: &&mut Route| is.destination == route.destination;
+            // It went with an address.
+            if let Some(connected) = model.connected.iter_mut().find(is) {
+                connected.mtu = route.mtu;
+            }
+        }
         Action::ReplaceRoute { device, route } => {
             let new = ActualRoute { device: device.clone(), route: route.clone() };
             match same_place(model, route) {
