@@ -93,6 +93,25 @@ fn bundle_is_made_without_a_daemon_and_says_what_is_missing() {
 }
 
 #[test]
+fn configuration_that_is_wrong_is_told_without_what_is_in_it() {
+    let place = place();
+    let path = place.path().join("config.toml");
+    for wrong in [
+        "psk = \"s3cret-psk\"\n",
+        "psk = \"s3cret-psk\n",
+        "[etcd]\nlease_seconds = \"s3cret-etcd\"\n",
+    ] {
+        fs::write(&path, wrong).unwrap();
+        let name = format!("{}.tar", wrong.len());
+        let output = support(place.path(), &["--output", &name]);
+        assert!(output.status.success(), "{output:?}");
+        let about = file(&unpacked(place.path(), &name), "about.json").to_string();
+        assert!(about.contains("config.toml is not valid: `culvert check` says where"), "{about}");
+        fs::remove_dir_all(place.path().join("culvert-support")).unwrap();
+    }
+}
+
+#[test]
 fn what_a_daemon_says_is_chosen_by_field() {
     let place = place();
     let listener = UnixListener::bind(place.path().join(SOCKET_NAME)).unwrap();

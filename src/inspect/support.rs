@@ -8,7 +8,7 @@ mod archive;
 mod machine;
 mod part;
 
-use std::fs::OpenOptions;
+use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
@@ -68,7 +68,8 @@ pub(crate) fn run(args: &SupportArgs) -> anyhow::Result<ExitCode> {
     let status = bundle.add("status.json", observe::query(&args.run_dir), StatusPart::of);
     bundle.put("pods.json", observe::pods(&args.run_dir));
     let config = Config::read(&args.config, &Overrides::default());
-    let config = bundle.add("config.json", config.map_err(anyhow::Error::from), ConfigPart::of);
+    let config =
+        bundle.add("config.json", config.map_err(|_| unread(&args.config)), ConfigPart::of);
     bundle.put("machine.json", Ok(Machine::read()));
     bundle.put("networks.json", Networks::read());
     bundle.put("addresses-check.json", ipam::check(&args.state_dir, &args.run_dir, &[]));
@@ -93,6 +94,15 @@ pub(crate) fn run(args: &SupportArgs) -> anyhow::Result<ExitCode> {
         let _ = writeln!(io::stderr().lock(), "without {name}: {why}");
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// Why there is no configuration, without a word of what it says: a complaint shows what was written.
+fn unread(path: &Path) -> anyhow::Error {
+    let path_text = path.display();
+    match File::open(path) {
+        Err(error) => anyhow::anyhow!("{path_text}: {error}"),
+        Ok(_) => anyhow::anyhow!("{path_text} is not valid: `culvert check` says where"),
+    }
 }
 
 fn default_path(node: &str) -> PathBuf {

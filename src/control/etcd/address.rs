@@ -6,6 +6,7 @@ use http::Uri;
 use thiserror::Error;
 
 use crate::config::Config;
+use crate::control::source::without_login;
 
 /// Addresses that belong to nobody (RFC 5737, RFC 3849): the way to them is the default route.
 const ANYWHERE: [SocketAddr; 2] = [
@@ -16,7 +17,7 @@ const ANYWHERE: [SocketAddr; 2] = [
 /// Nothing tells by which address peers reach this node.
 #[derive(Debug, Error)]
 pub(super) enum NoAddress {
-    #[error("etcd.endpoints = \"{url}\" is not a URL: {error}")]
+    #[error("etcd.endpoints = \"{}\" is not a URL: {error}", without_login(.url))]
     Url { url: String, error: http::uri::InvalidUri },
     #[error("no route tells which address peers reach this node by; set node.address to it")]
     NoRoute,

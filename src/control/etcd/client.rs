@@ -28,6 +28,7 @@ use super::rpc::{
 };
 use crate::config::Etcd;
 use crate::control::causes::causes;
+use crate::control::source::without_login;
 
 /// How long connecting may take, and each call: a member that needs longer is in no state to ask.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -52,9 +53,9 @@ pub(super) struct Client {
 /// A call that failed.
 #[derive(Debug, Error)]
 pub(super) enum CallError {
-    #[error("etcd.endpoints = \"{url}\": {error}")]
+    #[error("etcd.endpoints = \"{}\": {error}", without_login(.url))]
     Endpoint { url: String, error: tonic::transport::Error },
-    #[error("connecting to {url}: {}", causes(.error))]
+    #[error("connecting to {}: {}", without_login(.url), causes(.error))]
     Connect { url: String, error: tonic::transport::Error },
     #[error("connecting to {url}: no answer in {PATIENCE:?}")]
     Silent { url: String },
@@ -69,7 +70,7 @@ pub(super) enum CallError {
     File { key: &'static str, path: PathBuf, error: io::Error },
     #[error("reading files: {0}")]
     Stopped(#[from] JoinError),
-    #[error("logging in to {url} as etcd.user {user}: {error}")]
+    #[error("logging in to {} as etcd.user {user}: {error}", without_login(.url))]
     Login { url: String, user: String, error: Box<Self> },
     #[error("the token that etcd gave: {0}")]
     Token(tonic::metadata::errors::InvalidMetadataValue),
@@ -81,7 +82,7 @@ pub(super) enum CallError {
     Late { what: &'static str },
     #[error("an answer without a header; is this etcd?")]
     NoHeader,
-    #[error("{url} ended the watch")]
+    #[error("{} ended the watch", without_login(.url))]
     WatchEnded { url: String },
 }
 

@@ -160,13 +160,42 @@ impl Drop for Source {
     }
 }
 
+/// The URL as it may be shown: without who logs in, and with what.
+pub(crate) fn without_login(url: &str) -> String {
+    let (scheme, rest) = url.split_once("://").unwrap_or(("", url));
+    let (authority, path) = rest.split_at(rest.find('/').unwrap_or(rest.len()));
+    let host = authority.rsplit('@').next().unwrap_or_default();
+    match scheme {
+        "" => format!("{host}{path}"),
+        scheme => format!("{scheme}://{host}{path}"),
+    }
+}
+
 /// What a source is called in logs and status.
 pub fn describe(source: &TableSource) -> String {
     match source {
         TableSource::File { path } => format!("file {}", path.display()),
         TableSource::Etcd(etcd) => {
-            format!("etcd {} under {}", etcd.endpoints.join(","), etcd.prefix)
+            let members: Vec<String> =
+                etcd.endpoints.iter().map(|url| without_login(url)).collect();
+            format!("etcd {} under {}", members.join(","), etcd.prefix)
         }
         TableSource::Kubernetes(_) => "kubernetes".to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn member_is_called_without_who_logs_in_there() {
+        for (url, shown) in [
+            ("http://192.0.2.8:2379", "http://192.0.2.8:2379"),
+            ("https://root:s3cret@etcd-0:2379/x@y", "https://etcd-0:2379/x@y"),
+            ("root:s3c@ret@[2001:db8::1]:2379", "[2001:db8::1]:2379"),
+        ] {
+            assert_eq!(without_login(url), shown);
+        }
     }
 }
