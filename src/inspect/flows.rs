@@ -117,6 +117,11 @@ impl<W: Write> Show<'_, W> {
         if self.args.follow {
             return Ok(());
         }
+        if self.sum.others() > 0 {
+            // Where standard error is gone there is nobody left to tell.
+            let others = counted(self.sum.others(), "packet");
+            let _ = writeln!(io::stderr().lock(), "{others} of more flows than are told apart");
+        }
         if self.args.json {
             for flow in self.sum.flows() {
                 serde_json::to_writer(&mut self.out, &flow).map_err(io::Error::from)?;

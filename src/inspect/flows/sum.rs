@@ -21,9 +21,17 @@ type Key = (
     [Option<u16>; 2],
 );
 
+/// Flows that are told apart: a hundred times what a worker tells apart in a second, in some tens
+/// of megabytes. Whoever looks for hours while ports are scanned sees more.
+const MOST: usize = 1 << 17;
+
 /// Flows with their counts over several seconds.
 #[derive(Debug, Default)]
-pub(super) struct Sum(BTreeMap<Key, FlowRecord>);
+pub(super) struct Sum {
+    flows: BTreeMap<Key, FlowRecord>,
+    /// Packets of flows that there was no room for.
+    others: u64,
+}
 
 impl Sum {
     pub(super) fn add(&mut self, flow: &FlowRecord) {
@@ -35,7 +43,8 @@ impl Sum {
             flow.protocol.clone(),
             [flow.source_port, flow.destination_port],
         );
-        match self.0.get_mut(&key) {
+        let is_full = self.flows.len() >= MOST;
+        match self.flows.get_mut(&key) {
             Some(known) => {
                 let (packets, bytes) = (known.packets, known.bytes);
                 // Names and time are the newest.
@@ -43,19 +52,25 @@ impl Sum {
                 known.packets = known.packets.saturating_add(packets);
                 known.bytes = known.bytes.saturating_add(bytes);
             }
+            None if is_full => self.others = self.others.saturating_add(flow.packets),
             None => {
-                self.0.insert(key, flow.clone());
+                self.flows.insert(key, flow.clone());
             }
         }
     }
 
     pub(super) fn is_empty(&self) -> bool {
-        self.0.is_empty()
+        self.flows.is_empty()
+    }
+
+    /// Packets of flows that there was no room for.
+    pub(super) const fn others(&self) -> u64 {
+        self.others
     }
 
     /// The flows, those with most bytes first.
     pub(super) fn flows(&self) -> Vec<FlowRecord> {
-        let mut flows: Vec<FlowRecord> = self.0.values().cloned().collect();
+        let mut flows: Vec<FlowRecord> = self.flows.values().cloned().collect();
         flows.sort_by_key(|flow| Reverse(flow.bytes));
         flows
     }
@@ -187,6 +202,18 @@ pub(super) mod tests {
         assert_eq!(flows.len(), 2);
         assert_eq!((flows[0].packets, flows[0].bytes), (128, 192_000));
         assert_eq!(flows[0].time, "2026-01-01T00:00:01Z");
+    }
+
+    #[test]
+    fn flows_beyond_all_measure_are_counted_and_not_kept() {
+        let mut sum = Sum::default();
+        for number in 0..MOST + 10 {
+            let [.., a, b, c] = number.to_be_bytes();
+            sum.add(&FlowRecord { destination: Some([10, a, b, c].into()), packets: 2, ..flow() });
+        }
+        assert_eq!((sum.flows.len(), sum.others()), (MOST, 20));
+        sum.add(&FlowRecord { destination: Some([10, 0, 0, 0].into()), packets: 2, ..flow() });
+        assert_eq!(sum.others(), 20, "that one is known");
     }
 
     #[test]
