@@ -12,7 +12,7 @@ use culvert_dataplane::engine::DropReason;
 const EVERY: Duration = Duration::from_secs(5);
 
 /// How far back is looked.
-const MINUTE: Duration = Duration::from_secs(60);
+pub(super) const MINUTE: Duration = Duration::from_secs(60);
 
 /// Counts of all reasons, in the order of [`DropReason::ALL`].
 pub(super) type Counts = [u64; DropReason::COUNT];

@@ -4,6 +4,7 @@
 //! waits for the thread that repairs the node, nor that for a question.
 
 use std::net::{IpAddr, SocketAddr};
+use std::path::Path;
 
 use anyhow::Context as _;
 use culvert_dataplane::platform::udp::SOCKET_MARK;
@@ -14,10 +15,11 @@ use culvert_nft::{Device, Fate, Hook, Packet, Rules, Stage, Transport};
 use culvert_node::pod_port::PodPort;
 use ipnet::IpNet;
 
-use super::examine::foreign_rules;
+use super::examine::{filters_frames, foreign_rules, frames_parameter, legacy_tables};
 use crate::explain::{
     Holder, Hurdle, Kernel, Passage, Protocol, Question, Redirected, Target, Underlay, Way,
 };
+use crate::platform::sysctl::Sysctls;
 
 /// Least letters that stand for a container's id.
 const LEAST: usize = 6;
@@ -31,8 +33,11 @@ pub(super) struct KernelFacts {
     bridge: Option<u32>,
     bridge_name: String,
     tun_name: String,
+    sysctls: Sysctls,
     /// The rules of other programs, once they were asked for.
     rules: Option<Rules>,
+    /// Tables of iptables-legacy, whose rules are not followed.
+    legacy: Vec<String>,
 }
 
 impl KernelFacts {
@@ -41,7 +46,7 @@ impl KernelFacts {
     /// # Errors
     ///
     /// The kernel refuses, or does not answer.
-    pub(super) fn read(bridge: &str, tun: &str) -> anyhow::Result<Self> {
+    pub(super) fn read(bridge: &str, tun: &str, sysctl_dir: &Path) -> anyhow::Result<Self> {
         let mut socket = Socket::open().context("asking the kernel about this node")?;
         let links = socket.links_despite_changes()?;
         let addresses = socket.addresses()?;
@@ -53,7 +58,9 @@ impl KernelFacts {
             bridge: index,
             bridge_name: bridge.to_owned(),
             tun_name: tun.to_owned(),
+            sysctls: Sysctls::at(sysctl_dir),
             rules: None,
+            legacy: Vec::new(),
         })
     }
 
@@ -132,6 +139,7 @@ impl KernelFacts {
     fn read_rules(&mut self) -> Result<(), String> {
         if self.rules.is_none() {
             self.rules = Some(foreign_rules().map_err(|error| format!("{error:#}"))?);
+            self.legacy = legacy_tables().0;
         }
         Ok(())
     }
@@ -211,6 +219,8 @@ impl KernelFacts {
             Passage::Bridged(question) => {
                 let frames = bridged(&[Hook::Prerouting, Hook::Forward, Hook::Postrouting]);
                 let stages = from(question.source).into_iter().chain(frames);
+                let is_filtered = self.has_filtered_frames(question.source.is_ipv4());
+                let stages = stages.chain(routed.into_iter().filter(|_| is_filtered));
                 let stages = stages.chain(into(question.destination));
                 (stages.collect(), packet(question, bridge, bridge))
             }
@@ -229,6 +239,13 @@ impl KernelFacts {
                 (enters.into_iter().chain(stages).collect(), packet)
             }
         }
+    }
+
+    /// Whether rules of IP see what the bridge forwards.
+    fn has_filtered_frames(&self, is_ipv4: bool) -> bool {
+        let parameter = self.sysctls.read(frames_parameter(is_ipv4)).ok().flatten();
+        let bridge = self.links.iter().find(|link| link.name == self.bridge_name);
+        bridge.is_some_and(|bridge| filters_frames(bridge, parameter.as_deref(), is_ipv4))
     }
 
     /// Whether something is behind the bridge of which nothing says its addresses.
@@ -325,11 +342,22 @@ impl Kernel for KernelFacts {
         Ok(Some(Redirected { by: first.by.to_string(), to, is_followed, is_sure }))
     }
 
+    fn filters_frames(&mut self, is_ipv4: bool) -> Result<bool, String> {
+        Ok(self.has_filtered_frames(is_ipv4))
+    }
+
     fn hurdles(&mut self, passage: &Passage<'_>) -> Result<Vec<Hurdle>, String> {
         self.read_rules()?;
         let Some(rules) = &self.rules else { return Ok(Vec::new()) };
         let (stages, packet) = self.passage(passage);
         let mut hurdles = Vec::new();
+        let program = if packet.source.is_ipv4() { "iptables" } else { "ip6tables" };
+        let filter = format!("{program} filter");
+        if stages.iter().any(|stage| matches!(stage, Stage::Ip(_))) && self.legacy.contains(&filter)
+        {
+            let by = format!("the table filter of {program}-legacy, whose rules are not followed,");
+            hurdles.push(Hurdle { by, is_sure: false });
+        }
         for stage in &stages {
             let (by, is_sure) = match rules.fate(stage, &packet) {
                 Fate::Passes => continue,

@@ -38,7 +38,8 @@ mod view;
 
 pub(crate) use checkup::Look;
 pub(crate) use examine::{
-    Action, Astray, Examination, PROTOCOL, examine, foreign_rules, neighbours,
+    Action, Astray, Examination, PROTOCOL, examine, filters_frames, foreign_rules,
+    frames_parameter, legacy_tables, neighbours,
 };
 #[cfg(feature = "databases")]
 pub(crate) use flannel::{

@@ -18,7 +18,7 @@ mod traffic;
 use std::collections::HashMap;
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use culvert_dataplane::DataPlane;
 use culvert_dataplane::engine::{Membership, NodeEntry, router_of};
@@ -70,8 +70,8 @@ struct Explained {
 pub(super) struct Known {
     pub(super) prober: Prober,
     pub(super) rtt: RttHistogram,
-    /// What peers of the table last said of themselves.
-    pub(super) digests: HashMap<IpAddr, Digest>,
+    /// What peers of the table last said of themselves, and when.
+    pub(super) digests: HashMap<IpAddr, (Instant, Digest)>,
     /// How often peers with traffic are asked; zero if nobody is.
     pub(super) interval: Duration,
 }

@@ -31,6 +31,8 @@ const MOST: usize = 512;
 struct Pending {
     socket: Option<Socket>,
     is_answered: bool,
+    /// Why it was not sent.
+    error: Option<String>,
 }
 
 /// Asks the pods behind the bridge.
@@ -55,8 +57,10 @@ pub(super) fn pods(setup: &Setup, links: &[Link]) -> Answer<Vec<AskedPod>> {
                     is_plugged: link.running || !link.up,
                     near: false,
                     far: None,
+                    unasked: None,
                     mac: port.mac,
                     neighbour: None,
+                    way_in: None,
                 },
                 [Some(Pending::open(own, address)), far.map(|far| Pending::open(far, address))],
             ));
@@ -65,6 +69,7 @@ pub(super) fn pods(setup: &Setup, links: &[Link]) -> Answer<Vec<AskedPod>> {
     settle(asked.iter_mut().flat_map(|(_, pending)| pending).flatten().collect());
     let neighbours = app::neighbours(bridge.index).unwrap_or_default();
     let found = asked.into_iter().map(|(pod, [near, far])| AskedPod {
+        unasked: near.as_ref().and_then(|near| near.error.clone()),
         near: near.is_some_and(|near| near.is_answered),
         far: far.map(|far| far.is_answered),
         neighbour: neighbour(&neighbours, pod.address),
@@ -89,12 +94,12 @@ fn neighbour(known: &[Neighbour], address: IpAddr) -> Option<Neighbour> {
 impl Pending {
     fn open(from: IpAddr, to: IpAddr) -> Self {
         match connect((from, 0), to) {
-            Ok(socket) => Self { socket: Some(socket), is_answered: false },
-            // This machine has a fault of its own, which other checks name.
-            Err(error) => {
-                let is_answered = error.kind() == io::ErrorKind::ConnectionRefused;
-                Self { socket: None, is_answered }
+            Ok(socket) => Self { socket: Some(socket), is_answered: false, error: None },
+            Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {
+                Self { socket: None, is_answered: true, error: None }
             }
+            // This machine has a fault of its own, which other checks name.
+            Err(error) => Self { socket: None, is_answered: false, error: Some(error.to_string()) },
         }
     }
 

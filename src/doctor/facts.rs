@@ -14,6 +14,7 @@ use crate::app::Examination;
 use crate::ipam::Check;
 use crate::observe::{PeerStatus, PeerTable, Setup, Status};
 use crate::platform::arp::Claim;
+use crate::platform::listener::Listener;
 
 /// An answer, or why there is none.
 pub(super) type Answer<T> = Result<T, String>;
@@ -25,6 +26,8 @@ pub(super) struct Facts {
     pub(super) daemon: Answer<Status>,
     /// What the system said when it was asked, if that is why.
     pub(super) unanswered: Option<io::ErrorKind>,
+    /// Who listens at the daemon's socket, if anybody does.
+    pub(super) listener: Option<Listener>,
     /// How the node is to be, by the daemon or by its configuration.
     pub(super) expected: Answer<Expected>,
     pub(super) kernel: Answer<Examination>,
@@ -35,10 +38,10 @@ pub(super) struct Facts {
     pub(super) overflows: Option<[u64; 2]>,
     /// Packets that the kernel could not queue for the daemon, at two moments.
     pub(super) tun_drops: Option<[u64; 2]>,
-    /// Connections that are tracked, and how many may be.
-    pub(super) tracked: Option<[u64; 2]>,
-    /// Parameters by name, those that checks ask for.
-    pub(super) parameters: Vec<(String, String)>,
+    /// Connections that are tracked, and how many may be; none where nothing is tracked.
+    pub(super) tracked: Answer<Option<[u64; 2]>>,
+    /// Parameters by name, those that checks ask for and that there are.
+    pub(super) parameters: Answer<Vec<(String, String)>>,
     pub(super) clock: Clock,
     /// Who else on the underlay's link says that he has this node's address, and who that he has a
     /// peer's.
@@ -80,10 +83,15 @@ pub(super) struct AskedPod {
     pub(super) near: bool,
     /// Whether it answered an address outside of its subnet; none if this node has none.
     pub(super) far: Option<bool>,
+    /// Why it could not be asked, if this machine is what is in the way.
+    pub(super) unasked: Option<String>,
     /// The hardware address that it was given.
     pub(super) mac: Mac,
     /// What the kernel knows of it.
     pub(super) neighbour: Option<Neighbour>,
+    /// The command before another that runs it where the pod is; known of those only with which
+    /// something is wrong.
+    pub(super) way_in: Option<String>,
 }
 
 /// How the node is to be.
@@ -187,9 +195,25 @@ impl Facts {
         self.daemon.as_ref().is_ok_and(|status| status.ready)
     }
 
+    /// What shows what the daemon is busy with, where it does not fetch what waits for it.
+    pub(super) fn busy(&self) -> String {
+        match self.listener {
+            Some(Listener { pid, state: Some('T') }) => {
+                format!("the daemon is stopped: kill -CONT {pid}")
+            }
+            Some(Listener { pid, .. }) => {
+                format!("the daemon has too little CPU: top -H -p {pid}; see its log")
+            }
+            None => {
+                "the daemon is stopped or has too little CPU: ps, top -H; see its log".to_owned()
+            }
+        }
+    }
+
     /// The value of a parameter, written with slashes.
     pub(super) fn parameter(&self, key: &str) -> Option<&str> {
-        let found = self.parameters.iter().find(|(name, _)| name == key);
+        let known = self.parameters.as_deref().unwrap_or_default();
+        let found = known.iter().find(|(name, _)| name == key);
         found.map(|(_, value)| value.as_str())
     }
 }
@@ -224,6 +248,7 @@ pub(super) mod fixture {
         };
         Facts {
             daemon: Ok(status),
+            listener: None,
             unanswered: None,
             expected: Ok(expected),
             kernel: Ok(Examination {
@@ -242,8 +267,8 @@ pub(super) mod fixture {
             sockets: Ok([vec![socket.clone()], vec![socket]]),
             overflows: Some([0, 0]),
             tun_drops: Some([0, 0]),
-            tracked: Some([10, 65_536]),
-            parameters: Vec::new(),
+            tracked: Ok(Some([10, 65_536])),
+            parameters: Ok(Vec::new()),
             clock: Clock { is_synchronised: Ok(true), future: None },
             holders: Ok(Vec::new()),
             pod_holders: Ok(Vec::new()),
@@ -258,7 +283,14 @@ pub(super) mod fixture {
     fn table_of(number: u8) -> PeerTable {
         let node = format!("node{number}");
         let table = Some("9f31c2aa".to_owned());
-        PeerTable { node, table, is_ready: Some(true), clock_ahead: Some(0.0), unasked: None }
+        PeerTable {
+            node,
+            table,
+            is_ready: Some(true),
+            clock_ahead: Some(0.0),
+            failing: Some(Vec::new()),
+            unasked: None,
+        }
     }
 
     fn pod(number: u8) -> AskedPod {
@@ -271,8 +303,10 @@ pub(super) mod fixture {
             is_plugged: true,
             near: true,
             far: Some(true),
+            unasked: None,
             mac: Mac::new([2, 0, 0, 0, 0, number]),
             neighbour: None,
+            way_in: None,
         }
     }
 

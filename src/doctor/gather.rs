@@ -7,6 +7,7 @@
 use std::fs;
 use std::io;
 use std::net::IpAddr;
+use std::os::fd::AsFd as _;
 use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::{Duration, UNIX_EPOCH};
@@ -20,12 +21,13 @@ use culvert_node::node_file::DEFAULT_STATE_DIR;
 use super::facts::{Answer, Clock, Expected, Facts, Firewall, Neighbours};
 use super::report::Heading;
 use super::sockets::{UdpSocket, transmit_drops, udp_sockets};
-use super::{ask, ask_pods};
+use super::{ask, ask_pods, inside};
 use crate::app;
 use crate::config::{Config, Overrides};
 use crate::ipam;
 use crate::observe::{self, PeerStatus, PeerTable, Setup, Status};
 use crate::platform::arp::{self, ArpQuestion, Claim};
+use crate::platform::listener::listener;
 use crate::platform::sysctl::Sysctls;
 use crate::platform::timekeeping;
 
@@ -73,6 +75,8 @@ pub(super) fn gather(place: &Place<'_>, asks: Asks) -> anyhow::Result<(Heading, 
         Overrides { node_name: place.node_name.map(str::to_owned), ..Overrides::default() };
     let config = Config::read(place.config, &overrides).map_err(|error| format!("{error:#}"));
     let (daemon, unanswered, expected) = expected(place, &config)?;
+    let door = observe::knock(place.run_dir, PATIENCE);
+    let listener = door.ok().and_then(|stream| listener(stream.as_fd()));
     let heading = heading(&daemon, &expected, &config);
 
     let facts = thread::scope(|scope| {
@@ -143,9 +147,12 @@ pub(super) fn gather(place: &Place<'_>, asks: Asks) -> anyhow::Result<(Heading, 
         let pod_holders = pod_holders.and_then(|asking| {
             asking.join().unwrap_or_else(|_| Err("asking the pods failed".to_owned()))
         });
-        let pods = pods.and_then(|asking| {
+        let mut pods = pods.and_then(|asking| {
             asking.join().unwrap_or_else(|_| Err("asking the pods failed".to_owned()))
         });
+        if let Ok(pods) = &mut pods {
+            inside::find(pods, pod_holders.as_deref().unwrap_or_default(), links);
+        }
         let neighbours = match (&kernel, &expected) {
             (Ok(kernel), Ok(expected)) => {
                 neighbours(&kernel.links, &kernel.addresses, expected.setup.address)
@@ -170,6 +177,7 @@ pub(super) fn gather(place: &Place<'_>, asks: Asks) -> anyhow::Result<(Heading, 
             neighbours,
             daemon,
             unanswered,
+            listener,
             expected: expected.clone(),
         }
     });
@@ -293,41 +301,35 @@ fn tun_drops(tun: &str) -> Option<u64> {
 
 fn firewall() -> Answer<Firewall> {
     let rules = app::foreign_rules().map_err(|error| format!("{error:#}"))?;
-    let (mut legacy, mut unread) = (Vec::new(), Vec::new());
-    for (program, file) in [("iptables", "ip_tables_names"), ("ip6tables", "ip6_tables_names")] {
-        let path = format!("/proc/thread-self/net/{file}");
-        match fs::read_to_string(&path) {
-            Ok(names) => {
-                legacy.extend(names.lines().map(|table| format!("{program} {table}")));
-            }
-            // A kernel without it.
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-            Err(error) => unread.push(format!("{program}: {path}: {error}")),
-        }
-    }
+    let (legacy, unread) = app::legacy_tables();
     Ok(Firewall { rules, legacy, unread })
 }
 
-/// The parameters of devices that checks ask for.
-fn parameters(sysctls: &Sysctls, links: &[Link]) -> Vec<(String, String)> {
-    let mut keys =
-        vec!["net/ipv4/conf/all/rp_filter".to_owned(), "net/ipv6/conf/all/forwarding".to_owned()];
+/// The parameters of devices that checks ask for; of those there are.
+fn parameters(sysctls: &Sysctls, links: &[Link]) -> Answer<Vec<(String, String)>> {
+    let of_all = ["net/ipv4/conf/all/rp_filter", "net/ipv6/conf/all/forwarding"];
+    let mut keys: Vec<String> = of_all.map(str::to_owned).into();
+    keys.extend([true, false].map(|is_ipv4| app::frames_parameter(is_ipv4).to_owned()));
     // Those of pods' cables nobody asks for.
     for link in links.iter().filter(|link| link.controller.is_none() && link.kind != LinkKind::Tun)
     {
         keys.push(format!("net/ipv4/conf/{}/rp_filter", link.name));
         keys.push(format!("net/ipv6/conf/{}/accept_ra", link.name));
     }
-    let read = |key: String| Some((key.clone(), sysctls.read(&key).ok()??));
+    let read = |key: String| match sysctls.read(&key) {
+        Ok(value) => value.map(|value| Ok((key, value))),
+        Err(error) => Some(Err(error.to_string())),
+    };
     keys.into_iter().filter_map(read).collect()
 }
 
-fn tracked(sysctls: &Sysctls) -> Option<[u64; 2]> {
+fn tracked(sysctls: &Sysctls) -> Answer<Option<[u64; 2]>> {
     let read = |name: &str| {
-        let value = sysctls.read(&format!("net/netfilter/nf_conntrack_{name}")).ok()??;
-        value.trim().parse().ok()
+        let value = sysctls.read(&format!("net/netfilter/nf_conntrack_{name}"));
+        let value = value.map_err(|error| error.to_string())?;
+        Ok::<_, String>(value.and_then(|value| value.trim().parse().ok()))
     };
-    Some([read("count")?, read("max")?])
+    Ok(read("count")?.zip(read("max")?).map(<[u64; 2]>::from))
 }
 
 fn time(expected: &Answer<Expected>, config: &Answer<Config>) -> Clock {

@@ -10,6 +10,7 @@ mod checks;
 mod facts;
 mod finding;
 mod gather;
+mod inside;
 mod report;
 mod sockets;
 

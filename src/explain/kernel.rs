@@ -46,6 +46,13 @@ pub trait Kernel {
         incoming: Option<&str>,
     ) -> Result<Option<Redirected>, String>;
 
+    /// Whether rules of IP see what the bridge forwards, as those of the bridge do.
+    ///
+    /// # Errors
+    ///
+    /// The kernel does not answer.
+    fn filters_frames(&mut self, is_ipv4: bool) -> Result<bool, String>;
+
     /// Which rules of other programs the packet meets on a part of its way that drop it, or may.
     ///
     /// # Errors

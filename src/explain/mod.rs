@@ -196,6 +196,19 @@ pub fn explain(
 }
 
 impl Question {
+    /// A short packet of TCP from one address to another.
+    pub(crate) const fn between(source: IpAddr, destination: IpAddr) -> Self {
+        Self {
+            source,
+            destination,
+            protocol: Protocol::Tcp,
+            source_port: 40_000,
+            destination_port: 80,
+            size: 100,
+            may_fragment: false,
+        }
+    }
+
     /// The packet that answers this one.
     #[must_use]
     pub fn answered(&self) -> Self {

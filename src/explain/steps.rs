@@ -98,6 +98,29 @@ impl<'a> Steps<'a> {
         false
     }
 
+    /// That the bridge delivers a packet which no rule has certainly dropped, and how far that was
+    /// looked at.
+    pub(super) fn delivered(&mut self, bridge: &str, is_ipv4: bool) {
+        let found = format!("{bridge} delivers it");
+        let answer = self.kernel.as_mut().map(|kernel| kernel.filters_frames(is_ipv4));
+        let filters = answer.and_then(|answer| self.answered("bridge", answer));
+        let is_asked = |step: &Step| step.what != "firewall" || step.by == Basis::Kernel;
+        let Some(filters) = filters.filter(|_| self.found.iter().all(is_asked)) else {
+            return self.assumed("delivery", found);
+        };
+        let why = match (self.unless.is_empty(), filters) {
+            (true, true) => {
+                ": no rule of the bridge drops it, nor one of IP, which see its frames too \
+                 (br_netfilter)"
+            }
+            (true, false) => {
+                ": no rule of the bridge drops it, and those of IP do not see its frames"
+            }
+            (false, _) => ", if those rules let it pass",
+        };
+        self.kernel("delivery", found + why);
+    }
+
     /// Where the datagram to a peer goes; why it goes nowhere, if it does not.
     pub(super) fn underlay(&mut self, local: IpAddr, peer: SocketAddr) -> Result<(), String> {
         let Some(kernel) = self.kernel.as_mut() else { return Ok(()) };

@@ -60,6 +60,8 @@ struct Healthy {
     firewall: Option<(&'static str, bool)>,
     underlay: Option<Underlay>,
     trouble: Option<&'static str>,
+    /// Whether rules of IP see frames of the bridge.
+    filters_frames: bool,
     /// Where the service 10.96.0.10 leads.
     endpoints: &'static [&'static str],
 }
@@ -69,6 +71,7 @@ const HEALTHY: Healthy = Healthy {
     firewall: None,
     underlay: None,
     trouble: None,
+    filters_frames: false,
     endpoints: &["10.244.2.3:5353"],
 };
 
@@ -123,6 +126,10 @@ impl Kernel for Healthy {
         let by = "chain ip kube-proxy service-dns (rule 7)".to_owned();
         let redirected = Redirected { by, to: to.collect(), is_followed: true, is_sure: true };
         Ok(is_service.then_some(redirected))
+    }
+
+    fn filters_frames(&mut self, _is_ipv4: bool) -> Result<bool, String> {
+        Ok(self.filters_frames)
     }
 
     fn hurdles(&mut self, _passage: &Passage<'_>) -> Result<Vec<Hurdle>, String> {
@@ -210,6 +217,28 @@ fn firewall_that_was_not_followed_is_a_doubt() {
         assert_eq!(answer.ways[0].unless, ["chain inet fw f (policy drop) drops it"], "{answer}");
         assert!(answer.to_string().contains("; unless chain inet fw f"), "{answer}");
     }
+}
+
+#[test]
+fn delivery_by_the_bridge_says_what_was_looked_at() {
+    let step = |kernel: Option<Healthy>| {
+        let mut kernel = kernel;
+        let kernel = kernel.as_mut().map(|kernel| kernel as &mut dyn Kernel);
+        let question = question("10.244.1.2", "10.244.1.2", 100);
+        let answer = explain(&table(), &node(), kernel, &question).unwrap();
+        assert_eq!(answer.ways[0].verdict, Verdict::Local, "{answer}");
+        answer.ways[0].steps.last().unwrap().clone()
+    };
+    let asked = step(Some(HEALTHY));
+    assert_eq!(asked.by, Basis::Kernel);
+    assert!(asked.found.ends_with("those of IP do not see its frames"), "{asked:?}");
+    let filtered = step(Some(Healthy { filters_frames: true, ..HEALTHY }));
+    assert!(filtered.found.contains("nor one of IP, which see its frames too"), "{filtered:?}");
+    let doubt = Some(("chain inet fw f (policy drop)", false));
+    let doubtful = step(Some(Healthy { firewall: doubt, ..HEALTHY }));
+    assert!(doubtful.found.ends_with("if those rules let it pass"), "{doubtful:?}");
+    let unasked = step(None);
+    assert_eq!((unasked.by, unasked.found.as_str()), (Basis::Assumed, "v-net-0 delivers it"));
 }
 
 #[test]

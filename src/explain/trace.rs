@@ -161,7 +161,7 @@ fn leaves(table: &Table, node: &Node, sent: &Sent<'_>, mut steps: Steps<'_>) -> 
         let verdict = if is_nobodys(destination, &mut steps) || steps.is_stopped(&passage) {
             Verdict::KernelDrops
         } else {
-            steps.assumed("delivery", format!("{bridge} delivers it"));
+            steps.delivered(bridge, destination.is_ipv4());
             Verdict::Local
         };
         return Trace {

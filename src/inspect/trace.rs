@@ -1,6 +1,6 @@
 //! `culvert trace`: a packet's way through both nodes, and that of the answer to it.
 
-use std::io::{self, Write as _};
+use std::io::{self, IsTerminal as _, Write as _};
 use std::net::IpAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -11,7 +11,7 @@ use culvert_node::words::plain;
 
 use super::ends::ends;
 use crate::explain::{Protocol, Question};
-use crate::observe::{self, FailingChecks, TraceHalf, TraceReport};
+use crate::observe::{self, CUT, FailingChecks, TraceHalf, TraceReport};
 
 /// What `culvert trace` takes.
 #[derive(Debug, Args)]
@@ -74,7 +74,8 @@ pub(crate) fn run(args: &TraceArgs) -> anyhow::Result<ExitCode> {
     if args.json {
         writeln!(out, "{}", observe::Document::first(&report).text()?)?;
     } else {
-        write!(out, "{}", plain(&text(&question, &report)))?;
+        let columns = out.is_terminal().then_some(COLUMNS);
+        write!(out, "{}", plain(&text(&question, &report, columns)))?;
     }
     Ok(if is_good(&report) { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
@@ -83,20 +84,46 @@ pub(crate) fn run(args: &TraceArgs) -> anyhow::Result<ExitCode> {
 fn is_good(report: &TraceReport) -> bool {
     let passes =
         |half: &TraceHalf| ["forward", "deliver", "local"].contains(&half.verdict.as_str());
-    report.silence.is_none() && report.there.iter().chain(&report.back).all(passes)
+    // What is sent to another node is good only if that node says so.
+    let is_sent = report.there.first().is_some_and(|half| half.verdict == "forward");
+    let is_whole = !is_sent || report.there.len() > 1 && !report.back.is_empty();
+    let mut all = report.there.iter().chain(&report.back);
+    report.silence.is_none() && is_whole && all.all(passes)
 }
 
-fn text(question: &Question, report: &TraceReport) -> String {
+/// Columns that every terminal has.
+const COLUMNS: usize = 80;
+
+/// The report for people, on lines of `columns` if they are to be so short.
+fn text(question: &Question, report: &TraceReport, columns: Option<usize>) -> String {
     let mut text = String::new();
+    let halves = || report.there.iter().chain(&report.back);
+    let widest = |of: fn(&TraceHalf) -> &str| {
+        halves().map(|half| of(half).chars().count()).max().unwrap_or_default()
+    };
+    let (node_width, verdict_width) =
+        (widest(|half| half.node.as_str()), widest(|half| half.verdict.as_str()));
+    let indent = 2 + node_width + 2 + verdict_width + 2;
+    let room = columns.map_or(usize::MAX, |columns| columns.saturating_sub(indent).max(20));
     let mut way = |from: IpAddr, to: IpAddr, halves: &[TraceHalf]| {
         text.push_str(&format!("{from} > {to}\n"));
         for TraceHalf { node, verdict, found } in halves {
-            text.push_str(&format!("  {node:<12} {verdict:<24} {found}\n"));
+            text.push_str(&format!("  {node:<node_width$}  {verdict:<verdict_width$}  "));
+            let lines = wrapped(found, room).join(&format!("\n{:indent$}", ""));
+            text.push_str(&lines);
+            text.push('\n');
         }
     };
     way(question.source, question.destination, &report.there);
     if !report.back.is_empty() {
         way(question.destination, question.source, &report.back);
+    }
+    if let Some(cut) = halves().find(|half| half.found.ends_with(CUT)) {
+        let (from, to) = (question.source, question.destination);
+        let node = &cut.node;
+        text.push_str(&format!(
+            "{CUT}: an answer is short; culvert explain {from} {to} on {node} says all\n"
+        ));
     }
     for FailingChecks { node, checks } in report.failing.iter().filter(|it| !it.checks.is_empty()) {
         let checks = checks.join(", ");
@@ -106,6 +133,21 @@ fn text(question: &Question, report: &TraceReport) -> String {
         text.push_str(&format!("the other node: {silence}\n"));
     }
     text
+}
+
+/// The text on lines of at most `room` letters, broken between words.
+fn wrapped(text: &str, room: usize) -> Vec<String> {
+    let mut lines: Vec<String> = Vec::new();
+    for word in text.split(' ') {
+        match lines.last_mut() {
+            Some(line) if line.chars().count() + 1 + word.chars().count() <= room => {
+                line.push(' ');
+                line.push_str(word);
+            }
+            Some(_) | None => lines.push(word.to_owned()),
+        }
+    }
+    lines
 }
 
 #[cfg(test)]
@@ -127,7 +169,31 @@ mod tests {
         assert!(is_good(&good));
         let dropped = TraceReport { back: vec![half("node2", "kernel_drops")], ..good.clone() };
         assert!(!is_good(&dropped));
-        let silent = TraceReport { silence: Some("no answer".to_owned()), ..good };
+        let silent = TraceReport { silence: Some("no answer".to_owned()), ..good.clone() };
         assert!(!is_good(&silent));
+        let half_told = TraceReport { there: vec![half("node1", "forward")], ..good.clone() };
+        assert!(!is_good(&half_told), "nobody says what becomes of it there");
+        let local = TraceReport { there: vec![half("node1", "local")], back: Vec::new(), ..good };
+        assert!(is_good(&local));
+    }
+
+    #[test]
+    fn nothing_of_a_long_answer_is_lost_and_what_a_node_has_cut_is_said() {
+        let found =
+            "chain inet firewall-of-the-company forward (policy drop) drops it, and so do others";
+        let long = TraceHalf { found: found.to_owned(), ..half("node2", "kernel_drops") };
+        let report =
+            TraceReport { there: vec![half("node1", "forward"), long], ..TraceReport::default() };
+        let question = Question::between([10, 244, 1, 2].into(), [10, 244, 2, 2].into());
+        let whole = text(&question, &report, None);
+        assert!(whole.contains(&format!("  node2  kernel_drops  {found}\n")), "{whole}");
+        let narrow = text(&question, &report, Some(60));
+        assert!(narrow.lines().all(|line| line.chars().count() <= 60), "{narrow}");
+        assert_eq!(narrow.split_whitespace().count(), whole.split_whitespace().count());
+        assert!(!whole.contains("says all"), "{whole}");
+        let mut report = report;
+        report.there[1].found.push(CUT);
+        let cut = text(&question, &report, None);
+        assert!(cut.contains("culvert explain 10.244.1.2 10.244.2.2 on node2 says all"), "{cut}");
     }
 }

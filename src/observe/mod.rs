@@ -21,7 +21,8 @@ mod trace;
 
 pub use admin::{AdminSocket, CaptureQuery, Services};
 pub(crate) use admin::{
-    CaptureStream, ask, examine, find, open_capture, open_flows, ping, pods, query, tables, trace,
+    CaptureStream, ask, examine, find, knock, open_capture, open_flows, ping, pods,
+    query, tables, trace,
 };
 pub(crate) use document::Document;
 pub(crate) use flows::protocol_name;
@@ -41,7 +42,7 @@ pub use status::{
 };
 pub(crate) use status::{Selection, Sort};
 pub use tables::PeerTable;
-pub use trace::{FailingChecks, TraceHalf, TraceReport};
+pub use trace::{CUT, FailingChecks, TraceHalf, TraceReport};
 
 use std::net::IpAddr;
 use std::os::unix::net::UnixStream;

@@ -117,6 +117,9 @@ pub struct LastDrop {
     /// Whom it was from: a machine of the underlay if it came from the wire, else a pod; none where
     /// that is not known.
     pub from: Option<IpAddr>,
+    /// Whom those of the last minute were from, the newest first: eight at most.
+    #[serde(default)]
+    pub senders: Vec<IpAddr>,
 }
 
 /// How many addresses of a subnet are given to pods.

@@ -16,6 +16,9 @@ pub struct PeerTable {
     /// took.
     #[serde(default)]
     pub clock_ahead: Option<f64>,
+    /// The checks of `culvert doctor` that fail there, if it says so: as of some seconds ago.
+    #[serde(default)]
+    pub failing: Option<Vec<String>>,
     /// Why it was not asked, if it was not.
     pub unasked: Option<String>,
 }

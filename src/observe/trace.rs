@@ -2,6 +2,9 @@
 
 use serde::{Deserialize, Serialize};
 
+/// What a text ends with that a node has cut, since its answer has to be short.
+pub const CUT: char = '…';
+
 /// A packet's way, and that of the answer to it, as both nodes see them.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TraceReport {

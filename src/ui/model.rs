@@ -106,8 +106,11 @@ fn by_hearsay(peer: &PeerStatus) -> Value {
         None if peer.path.state == "answers" => "answers",
         None => "unknown",
     };
+    // Of what is well nobody asks; what changes all the time would be sent all the time.
+    let ago = told.filter(|told| !told.ready).map(|told| told.seconds_ago.round());
     json!({
         "state": state,
+        "ago": ago,
         "address": peer.address,
         "subnets": peer.subnets,
         "version": told.map(|told| &told.version),

@@ -114,7 +114,7 @@ fn each_fault_of_a_node_is_found_and_nothing_else_is() {
             &["forward"],
             &[
                 "chain ip filter FORWARD (policy drop)",
-                "iptables -I FORWARD -s 10.244.0.0/16 -j ACCEPT",
+                "iptables -I DOCKER-USER -s 10.244.0.0/16 -j ACCEPT",
             ],
         ),
         (

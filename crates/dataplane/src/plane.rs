@@ -1,5 +1,6 @@
 //! The workers as one thing that control can start, direct and stop.
 
+use std::cmp::Reverse;
 use std::net::IpAddr;
 use std::sync::atomic::Ordering;
 use std::sync::mpsc::{SyncSender, sync_channel};
@@ -415,10 +416,19 @@ impl DataPlane {
         self.sum(|counters| counters.drops.count(reason))
     }
 
-    /// The newest of the packets dropped for `reason`, by whichever worker; none if there was none.
-    pub fn last_drop(&self, reason: DropReason) -> Option<LastDrop> {
-        let of_each = self.workers.iter().filter_map(|worker| worker.counters.drops.last(reason));
-        of_each.max_by_key(|last| last.at)
+    /// The newest packets dropped for `reason` by whichever worker, one of each sender that is
+    /// remembered, the newest first.
+    pub fn last_drops(&self, reason: DropReason) -> Vec<LastDrop> {
+        let of_each = self.workers.iter().flat_map(|worker| worker.counters.drops.last(reason));
+        let mut all: Vec<LastDrop> = of_each.flatten().collect();
+        all.sort_by_key(|last| Reverse(last.at));
+        let mut seen = Vec::new();
+        all.retain(|last| {
+            let is_new = !seen.contains(&last.from);
+            seen.push(last.from);
+            is_new
+        });
+        all
     }
 
     /// Packets dropped so far, for whatever reason.

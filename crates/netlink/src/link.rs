@@ -54,9 +54,9 @@ pub struct Link {
     pub learning_limit: Option<u32>,
     /// Whether a bridge learns from frames to the group addresses that it does not forward.
     pub learns_from_groups: bool,
-    /// Whether the frames that a bridge forwards pass the rules and the address translation of IP
-    /// only if a parameter of the whole machine says so.
-    pub skips_translation: bool,
+    /// Whether the frames that a bridge forwards pass the rules and the address translation of
+    /// IPv4, and those of IPv6, only if a parameter of the whole machine says so.
+    pub skips_rules: [bool; 2],
     /// The number of the group of devices that it is in.
     pub group: u32,
     /// What a bridge does for the port that the device is.
@@ -277,10 +277,10 @@ impl Link {
                         self.multicast_snooping = snooping;
                     } else if let InfoBridge::VlanFiltering(filtering) = option {
                         self.vlan_filtering = filtering;
-                    } else if let InfoBridge::NfCallIpTables(calls)
-                    | InfoBridge::NfCallIp6Tables(calls) = option
-                    {
-                        self.skips_translation |= !calls;
+                    } else if let InfoBridge::NfCallIpTables(calls) = option {
+                        self.skips_rules[0] = !calls;
+                    } else if let InfoBridge::NfCallIp6Tables(calls) = option {
+                        self.skips_rules[1] = !calls;
                     } else if let InfoBridge::FdbMaxLearned(limit) = option {
                         self.learning_limit = Some(limit);
                     } else if let InfoBridge::MultiBoolOpt(options) = option {

@@ -132,6 +132,14 @@ impl Rules {
         self.chains.values().any(|chain| chain.hook.is_some())
     }
 
+    /// Whether there is a chain of that name, whoever leads packets to it.
+    #[must_use]
+    pub fn has_chain(&self, family: &str, table: &str, name: &str) -> bool {
+        let is_it =
+            |(its, of, called): &Key| family_name(*its) == family && of == table && called == name;
+        self.chains.keys().any(|key| is_it(key))
+    }
+
     /// The chains at a hook that packets of the family pass, in any order.
     fn at(&self, hook: Hook, is_ipv4: bool) -> impl Iterator<Item = &Key> {
         self.called(move |family, chain| {

@@ -131,8 +131,14 @@ mod tests {
     fn peer(number: u16) -> (PeerTable, Option<IpAddr>) {
         let node = format!("node{number}");
         let [high, low] = number.to_be_bytes();
-        let unknown =
-            PeerTable { node, table: None, is_ready: None, clock_ahead: None, unasked: None };
+        let unknown = PeerTable {
+            node,
+            table: None,
+            is_ready: None,
+            clock_ahead: None,
+            failing: None,
+            unasked: None,
+        };
         (unknown, Some([10, 0, high, low].into()))
     }
 

@@ -224,7 +224,7 @@ impl Task {
         };
         known.rtt.add(rtt);
         if let Some(digest) = digest.filter(|_| self.targets.contains_key(&peer)) {
-            known.digests.insert(peer, digest);
+            known.digests.insert(peer, (clock::now(), digest));
         }
     }
 
@@ -427,7 +427,13 @@ impl Task {
         if !self.census.join(reply) {
             return;
         }
-        let known = locked(&self.known);
+        let now = self.moment(clock::now());
+        let mut known = locked(&self.known);
+        // Whoever asks about all peers wants to know how it is now, and not how it was lately.
+        let narrow: Vec<IpAddr> = known.prober.narrow().map(|(address, _)| address).collect();
+        for address in narrow {
+            known.prober.on_hint(address, Hint::Wider, now);
+        }
         let peer = |node: &Arc<NodeEntry>| {
             let address = node.address;
             let knows_stamp =
@@ -444,6 +450,7 @@ impl Task {
                 table: None,
                 is_ready: None,
                 clock_ahead: None,
+                failing: None,
                 unasked: unasked.map(str::to_owned),
             };
             (table, unasked.is_none().then_some(address))

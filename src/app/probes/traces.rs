@@ -3,13 +3,14 @@
 //! Everything is text of at most 200 bytes, so that a later version can say more. A question is
 //! always as long as it may be, and so no answer is longer.
 
+use std::borrow::Cow;
 use std::collections::HashMap;
 use std::net::IpAddr;
 
 use overlay_proto::oam::MAX_TRACE_LEN;
 
 use crate::explain::{Explanation, Protocol, Question, Trace};
-use crate::observe::TraceHalf;
+use crate::observe::{CUT, TraceHalf};
 
 /// How often a peer is answered in a second: the kernel is asked for each.
 const ANSWERS: u32 = 10;
@@ -112,11 +113,11 @@ pub(super) fn answer(
         Ok(explanation) => explanation.ways.iter().map(words).collect(),
         Err(error) => vec![format!("unknown: {error:#}")],
     };
-    let share = (room.saturating_sub(FORM.len()) / lines.len().max(1)).saturating_sub(1);
+    let shares = shares(&lines, room.saturating_sub(FORM.len()));
     let mut text = FORM.to_owned();
-    for line in &lines {
+    for (line, share) in lines.iter().zip(shares) {
         text.push('\n');
-        text.push_str(cut(line, share));
+        text.push_str(&cut(line, share));
     }
     text.push_str(&checks);
     text.into_bytes()
@@ -144,13 +145,37 @@ pub(in crate::app) struct Answered {
     pub(in crate::app) failing: Option<Vec<String>>,
 }
 
-/// The begin of a text, of at most so many bytes.
-fn cut(text: &str, len: usize) -> &str {
-    let mut end = len.min(text.len());
-    while !text.is_char_boundary(end) {
-        end -= 1;
+/// How many bytes of `room` each line gets, an end of line before each: the short ones what they
+/// need, and the others alike.
+fn shares(lines: &[String], room: usize) -> Vec<usize> {
+    let mut order: Vec<usize> = (0..lines.len()).collect();
+    order.sort_by_key(|index| lines[*index].len());
+    let mut shares = vec![0; lines.len()];
+    let mut left = room;
+    for (done, index) in order.into_iter().enumerate() {
+        let share = (left / (lines.len() - done)).saturating_sub(1);
+        shares[index] = share.min(lines[index].len());
+        left = left.saturating_sub(shares[index] + 1);
     }
-    text.get(..end).unwrap_or_default()
+    shares
+}
+
+/// The begin of a text, of at most so many bytes, and with a sign where it was cut.
+fn cut(text: &str, len: usize) -> Cow<'_, str> {
+    if text.len() <= len {
+        return text.into();
+    }
+    let begin = |len: usize| {
+        let mut end = len;
+        while !text.is_char_boundary(end) {
+            end -= 1;
+        }
+        text.get(..end).unwrap_or_default()
+    };
+    match len.checked_sub(CUT.len_utf8()) {
+        Some(len) => format!("{}{CUT}", begin(len).trim_end()).into(),
+        None => begin(len).into(),
+    }
 }
 
 /// The ways that an answer has, as `node` says them. What came over the wire is shown as it is
@@ -250,6 +275,9 @@ mod tests {
         let verdicts: Vec<_> = halves.iter().map(|half| half.verdict.as_str()).collect();
         assert_eq!(verdicts, ["kernel_drops", "forward"]);
         assert_eq!(halves[1].found, "10.244.1.0/24 is node1's");
+        // What one does not need the other gets, and what is cut is seen to be.
+        let long = &halves[0].found;
+        assert!(long.ends_with('…') && long.len() > 90, "{long}");
         assert_eq!(read_answer("node2", b"\xff\x1b[2J"), Answered::default());
     }
 

@@ -22,7 +22,7 @@ pub(super) fn with_paths<'a>(
     let age = now.saturating_duration_since(facts.started).as_secs_f64();
     let ports = facts.plane.get().map(|plane| plane.source_ports()).unwrap_or_default();
     peers.map(move |peer| PeerStatus {
-        path: path_status(peer, facts, &ports),
+        path: path_status(peer, facts, &ports, now),
         ..peer_status(peer, age, now)
     })
 }
@@ -67,7 +67,7 @@ pub(super) fn count_sessions(peers: &[Peer], now: Instant, totals: &mut PeerTota
 }
 
 /// What is known of the paths to a peer.
-fn path_status(peer: &Peer, facts: &Facts, ports: &[u16]) -> PathStatus {
+fn path_status(peer: &Peer, facts: &Facts, ports: &[u16], now: Instant) -> PathStatus {
     let known = facts.probes.get().map(|(known, _)| {
         let known = locked(known);
         let address = peer.address();
@@ -93,9 +93,10 @@ fn path_status(peer: &Peer, facts: &Facts, ports: &[u16]) -> PathStatus {
         lost_of_peer: numbers(view.lost_answers).map(|path| path + 1).collect(),
         rtt_seconds: view.rtt.map(|rtt| rtt.as_secs_f64()),
         mtu_from: origin.unwrap_or(MtuOrigin::Route).as_str().to_owned(),
-        told: digest.map(|digest| {
+        told: digest.map(|(at, digest)| {
             let [major, minor, patch] = digest.version;
             Told {
+                seconds_ago: now.saturating_duration_since(at).as_secs_f64(),
                 version: format!("{major}.{minor}.{patch}"),
                 table: format!("{:08x}", digest.table),
                 ready: digest.is_ready,

@@ -2,16 +2,21 @@
 
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::Context as _;
+use culvert_dataplane::engine::{Peer, Table};
+use culvert_node::node_file::gateway;
+use ipnet::IpNet;
+use tokio::task::JoinSet;
 
 use super::{Facts, locked, own_netns};
 use crate::app::kernel_facts::KernelFacts;
 use crate::app::policy::judgements;
-use crate::app::probes::own_half;
+use crate::app::probes::{Pinger, own_half};
 use crate::config::{Config, TableSource};
 use crate::control::node::NodeSpec;
-use crate::explain::{Node, Verdict, explain};
+use crate::explain::{Node, Question, Verdict, explain};
 use crate::observe::{
     ExplainSource, FailingChecks, FindSource, PingSource, Setup, SetupSource, TablesSource,
     TraceReport, TraceSource,
@@ -25,12 +30,63 @@ pub(in crate::app) fn ping_source(facts: Arc<Facts>) -> PingSource {
     })
 }
 
-/// Makes the function that asks all peers for their tables.
+/// Peers that are asked what is wrong with them, each of which looks at its kernel for it; of more,
+/// none is.
+const FEW: usize = 16;
+
+/// How long they may take: their kernels are waited for.
+const LOOK_PATIENCE: Duration = Duration::from_millis(1200);
+
+/// Makes the function that asks all peers for their tables, and a few for what is wrong with them.
 pub(in crate::app) fn tables_source(facts: Arc<Facts>) -> TablesSource {
     Arc::new(move || {
         let facts = Arc::clone(&facts);
-        Box::pin(async move { facts.pinger()?.tables().await })
+        Box::pin(async move {
+            let (pinger, table) = (facts.pinger()?, facts.plane()?.table());
+            let failing = failing(pinger.clone(), between_bridges(&table));
+            let (tables, failing) = tokio::join!(pinger.tables(), failing);
+            let mut tables = tables?;
+            for peer in &mut tables {
+                let its = failing.iter().find(|it| it.node == peer.node);
+                peer.failing = its.map(|it| it.checks.clone());
+            }
+            Ok(tables)
+        })
     })
+}
+
+/// A question about a packet from this node's bridge to that of each peer; none where there are too
+/// many.
+fn between_bridges(table: &Table) -> Vec<Question> {
+    let first = |subnets: &[IpNet], is_ipv4: bool| {
+        let of_family = subnets.iter().find(|subnet| subnet.addr().is_ipv4() == is_ipv4);
+        of_family.map(|subnet| gateway(subnet).addr())
+    };
+    let own = &table.local().subnets;
+    let question = |peer: &Peer| {
+        let ends = |is_ipv4| first(own, is_ipv4).zip(first(peer.subnets(), is_ipv4));
+        let (source, destination) = ends(true).or_else(|| ends(false))?;
+        Some(Question::between(source, destination))
+    };
+    match table.peers() {
+        few if few.len() <= FEW => few.iter().filter_map(question).collect(),
+        _ => Vec::new(),
+    }
+}
+
+/// The checks that fail on the nodes of the destinations, of those that say so in time.
+async fn failing(pinger: Pinger, questions: Vec<Question>) -> Vec<FailingChecks> {
+    let mut asking = JoinSet::new();
+    for question in questions {
+        let pinger = pinger.clone();
+        asking.spawn(tokio::time::timeout(LOOK_PATIENCE, async move {
+            let answered = pinger.trace(question).await.ok()?;
+            let node = answered.halves.first()?.node.clone();
+            Some(FailingChecks { node, checks: answered.failing? })
+        }));
+    }
+    let answers = asking.join_all().await;
+    answers.into_iter().filter_map(|answer| answer.ok()?).collect()
 }
 
 /// Makes the function that follows a packet through both nodes.
@@ -54,6 +110,10 @@ pub(in crate::app) fn trace_source(facts: Arc<Facts>, explain: ExplainSource) ->
                 report.silence = Some(format!("{error:#}"));
                 Default::default()
             });
+            if is_sent && remote.halves.is_empty() && report.silence.is_none() {
+                report.silence =
+                    Some("it answered nothing that this version understands".to_owned());
+            }
             let other = remote.halves.first().map(|half| half.node.clone());
             for (node, failing) in [(Some(there.node.clone()), failing), (other, remote.failing)] {
                 let known = node.zip(failing);
@@ -114,11 +174,12 @@ pub(in crate::app) fn explain_source(config: &Config, facts: Arc<Facts>) -> Expl
         masquerade: config.egress.masquerade,
         source_ports: Vec::new(),
     };
+    let sysctl_dir = config.node.sysctl_dir.clone();
     Arc::new(move |question| {
         let plane = facts.plane()?;
         let table = plane.table();
         let node = Node { source_ports: plane.source_ports(), ..node.clone() };
-        let mut kernel = KernelFacts::read(&node.bridge, &node.tun)?;
+        let mut kernel = KernelFacts::read(&node.bridge, &node.tun, &sysctl_dir)?;
         let mut explanation = explain(&table, &node, Some(&mut kernel), question)?;
         if let Some(policies) = facts.policies.get() {
             // Whoever asks is on a thread that may wait.
@@ -135,9 +196,10 @@ pub(in crate::app) fn explain_source(config: &Config, facts: Arc<Facts>) -> Expl
 /// where policies are enforced any by namespace and name. It waits for the kernel.
 pub(in crate::app) fn find_source(config: &Config, facts: Arc<Facts>) -> FindSource {
     let (bridge, tun) = (config.bridge.name.clone(), config.tun.name.clone());
+    let sysctl_dir = config.node.sysctl_dir.clone();
     Arc::new(move |name| {
         let Some((namespace, pod)) = name.split_once('/') else {
-            return KernelFacts::read(&bridge, &tun)?.find(name);
+            return KernelFacts::read(&bridge, &tun, &sysctl_dir)?.find(name);
         };
         let known = facts.policies.get().map(|policies| {
             let asked = (namespace.to_owned(), pod.to_owned());

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Instant;
 
-use culvert_dataplane::engine::{DropReason, Local, Table};
+use culvert_dataplane::engine::{DropReason, Local, SENDERS_KEPT, Table};
 use culvert_dataplane::platform::clock;
 use culvert_dataplane::{DataPlane, HandshakeTimes};
 use culvert_node::ipam::Range;
@@ -16,6 +16,7 @@ use ipnet::IpNet;
 
 use super::peers::{count_paths, count_sessions, tally, with_paths};
 use super::{Facts, locked};
+use crate::app::drop_history::MINUTE;
 use crate::app::feed::Following;
 use crate::app::probes::BOUNDS;
 use crate::config::Config;
@@ -159,11 +160,15 @@ fn last_drops(
     let Some(plane) = plane else { return BTreeMap::new() };
     let history = locked(&facts.drop_history);
     let of = |reason| {
-        let last = plane.last_drop(reason)?;
+        let newest = plane.last_drops(reason);
+        let last = newest.first()?;
+        let age = |at| now.saturating_duration_since(at);
+        let lately = newest.iter().filter(|it| age(it.at) <= MINUTE);
         Some(LastDrop {
-            seconds_ago: now.saturating_duration_since(last.at).as_secs_f64(),
+            seconds_ago: age(last.at).as_secs_f64(),
             last_minute: history.in_last_minute(reason, plane.drops(reason), now),
             from: last.from,
+            senders: lately.filter_map(|it| it.from).take(SENDERS_KEPT).collect(),
         })
     };
     DropReason::ALL.into_iter().filter_map(|reason| Some((reason, of(reason)?))).collect()

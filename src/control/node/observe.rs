@@ -244,7 +244,7 @@ fn device(link: &Link, wanted: &Device, addresses: &[Address]) -> ActualDevice {
         tx_queue_len: link.tx_queue_len,
         plain: !link.spanning_tree
             && !link.multicast_snooping
-            && !link.skips_translation
+            && link.skips_rules == [false; 2]
             && !link.learns_from_groups
             && link.learning_limit != Some(0),
         addresses: addresses

@@ -30,6 +30,9 @@ pub(super) fn check(facts: &Facts) -> Vec<Finding> {
             }
         }
     }
+    if let (true, Err(why)) = (findings.is_empty(), &facts.parameters) {
+        return vec![Finding::skip(why)];
+    }
     if findings.is_empty() {
         findings.push(Finding::ok("no pod can configure this node"));
     }

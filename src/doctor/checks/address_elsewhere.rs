@@ -30,8 +30,9 @@ pub(super) fn check(facts: &Facts) -> Vec<Finding> {
     if holder.detection == Detection::Duplicate {
         let found = format!("the kernel found that another machine has {own}");
         let remedy = format!(
-            "give one of them another address; then ip address del {own} dev {device}, \
-                              and add it again"
+            "give one of them another address; then ip address del {} dev {device}, and add it \
+             again",
+            holder.net
         );
         return vec![Finding::fail(found, remedy)];
     }

@@ -13,7 +13,14 @@ pub(super) fn check(facts: &Facts) -> Vec<Finding> {
         return vec![Finding::skip(why)];
     }
     let mut findings = missing::of(facts, Part::Conntrack);
-    let Some([count, most]) = facts.tracked else {
+    let tracked = match &facts.tracked {
+        Ok(tracked) => tracked,
+        Err(why) => {
+            findings.push(Finding::skip(format!("how full the table of connections is: {why}")));
+            return findings;
+        }
+    };
+    let Some([count, most]) = *tracked else {
         if findings.is_empty() {
             let found = "the table inet culvert is in place; nothing is tracked here";
             findings.push(Finding::ok(found));
@@ -45,11 +52,19 @@ mod tests {
     use crate::doctor::finding::Verdict;
 
     #[test]
+    fn table_that_cannot_be_looked_at_is_not_called_empty() {
+        let with = |tracked| said("conntrack", &Facts { tracked, ..healthy() }).remove(0);
+        let unread = with(Err("permission denied".to_owned()));
+        assert_eq!(unread.verdict, Verdict::Skip, "{unread:?}");
+        assert_eq!(with(Ok(None)).verdict, Verdict::Ok);
+    }
+
+    #[test]
     fn full_table_fails_and_a_filling_one_warns() {
         for (count, verdict) in
             [(10, Verdict::Ok), (850, Verdict::Warn), (985, Verdict::Fail), (1000, Verdict::Fail)]
         {
-            let facts = Facts { tracked: Some([count, 1000]), ..healthy() };
+            let facts = Facts { tracked: Ok(Some([count, 1000])), ..healthy() };
             assert_eq!(said("conntrack", &facts)[0].verdict, verdict, "{count}");
         }
     }

@@ -5,7 +5,7 @@
 
 use std::net::IpAddr;
 
-use culvert_dataplane::engine::DropReason;
+use culvert_dataplane::engine::{DropReason, SENDERS_KEPT};
 use culvert_node::words::counted;
 use overlay_proto::DecodeError;
 
@@ -28,8 +28,9 @@ pub(super) fn check(facts: &Facts) -> Vec<Finding> {
         .iter()
         .filter_map(|(reason, last)| {
             let from = Sender::of(facts, last.from);
-            let cause = cause(facts, *reason, &from)?;
-            Some(Drop { reason: *reason, last, from, cause })
+            let spread = Spread::of(facts, last);
+            let cause = cause(facts, *reason, &from, &spread)?;
+            Some(Drop { reason: *reason, last, from, cause, spread })
         })
         .collect();
     drops.sort_by(|one, other| one.last.seconds_ago.total_cmp(&other.last.seconds_ago));
@@ -54,16 +55,18 @@ struct Drop<'a> {
     last: &'a LastDrop,
     from: Sender,
     cause: Cause,
+    spread: Spread,
 }
 
 fn finding(drop: &Drop<'_>) -> Finding {
-    let Drop { reason, last, from, cause } = drop;
+    let Drop { reason, last, from, cause, spread } = drop;
     let found = format!(
-        "{}: {} in the last minute, the last {} ago{}: {}",
+        "{}: {} in the last minute, the last {} ago{}{}: {}",
         reason.as_str(),
         counted(last.last_minute, "packet"),
         age(last.seconds_ago),
         from.text(),
+        spread.text(),
         cause.what
     );
     let finding = if cause.is_certain && last.seconds_ago <= NOW {
@@ -72,8 +75,52 @@ fn finding(drop: &Drop<'_>) -> Finding {
         Finding::warn(found, &cause.remedy)
     };
     match from {
-        Sender::Peer(name, _) => finding.about(name),
-        Sender::OfPeer(..) | Sender::Pod(..) | Sender::Other(_) | Sender::Unknown => finding,
+        Sender::Peer(name, _) if spread.peers < 2 => finding.about(name),
+        Sender::Peer(..)
+        | Sender::OfPeer(..)
+        | Sender::Pod(..)
+        | Sender::Other(_)
+        | Sender::Unknown => finding,
+    }
+}
+
+/// How many peers sent what was dropped in the last minute.
+#[derive(Default)]
+struct Spread {
+    peers: usize,
+    /// Others that did: pods, or strangers.
+    others: usize,
+    /// Whether there may be more: so many are remembered.
+    is_least: bool,
+    all: usize,
+}
+
+impl Spread {
+    fn of(facts: &Facts, last: &LastDrop) -> Self {
+        let peers = facts.expected.as_ref().map_or(&[][..], |expected| &expected.peers);
+        let is_peer = |sender: &&IpAddr| peers.iter().any(|peer| peer.address == **sender);
+        let found = last.senders.iter().filter(is_peer).count();
+        Self {
+            peers: found,
+            others: last.senders.len() - found,
+            is_least: last.senders.len() >= SENDERS_KEPT,
+            all: peers.len(),
+        }
+    }
+
+    /// Whether all peers, and not one of several, send what is dropped: as many as can be told.
+    const fn is_of_all(&self) -> bool {
+        self.all > 1 && (self.peers == self.all || self.is_least && self.peers == SENDERS_KEPT)
+    }
+
+    /// Behind the newest sender.
+    fn text(&self) -> String {
+        let Self { peers, all, .. } = self;
+        match (peers, all) {
+            (_, 0 | 1) | (0, _) => String::new(),
+            _ if self.is_least && peers < all => format!(" ({peers} or more of {all} peers)"),
+            _ => format!(" ({peers} of {all} peers)"),
+        }
     }
 }
 
@@ -158,8 +205,10 @@ impl Cause {
 }
 
 /// Why packets are dropped for it; none where that is no harm.
-fn cause(facts: &Facts, reason: DropReason, from: &Sender) -> Option<Cause> {
+fn cause(facts: &Facts, reason: DropReason, from: &Sender, spread: &Spread) -> Option<Cause> {
     let there = from.place();
+    // What one of many does is not what all others do.
+    let odd = if spread.is_of_all() { "; this node is the odd one out" } else { "" };
     let ports = facts.expected.as_ref().map_or(&[][..], |expected| &expected.setup.underlay_ports);
     let ports = ports.iter().map(|port| format!("udp port {port}")).collect::<Vec<_>>();
     let watch = format!("see what it is: tcpdump -nX -i any {}", ports.join(" or "));
@@ -180,12 +229,14 @@ fn cause(facts: &Facts, reason: DropReason, from: &Sender) -> Option<Cause> {
             Cause::likely("longer than anything that a node sends: a stranger's", watch)
         }
         DropReason::WrongCodec => Cause::certain(
-            "they come to the port of another codec than the sender's entry says",
+            format!("they come to the port of another codec than the sender's entry says{odd}"),
             "make codec and port of that entry the same in every table, and those that it listens on",
         ),
         DropReason::PlaintextRefused => Cause::certain(
-            "they are in plain, and that peer has keys or must have: it seals no more, or somebody sends \
-             under its address",
+            format!(
+                "they are in plain, and that peer has keys or must have{odd}: it seals no more, or \
+                 somebody sends under its address"
+            ),
             format!("see sealed.mode and culvert keys show on {there}, and compare with its entry"),
         ),
         DropReason::UnknownSpi => Cause::likely(
@@ -203,22 +254,27 @@ fn cause(facts: &Facts, reason: DropReason, from: &Sender) -> Option<Cause> {
         ),
         DropReason::Header(DecodeError::Vni) => {
             let own = facts.daemon.as_ref().map(|status| status.vni).unwrap_or_default();
+            let where_ = if odd.is_empty() { "" } else { " here" };
             Cause::certain(
                 format!(
-                    "they are of another virtual network than {own}, this node's: network.vni differs \
-                     between the two, or two clusters have each other's addresses"
+                    "they are of another virtual network than {own}, this node's{odd}: network.vni \
+                     differs between the two, or two clusters have each other's addresses"
                 ),
                 format!(
-                    "compare VNI in culvert status here and on {there}; correct network.vni and restart \
-                     the daemon"
+                    "compare VNI in culvert status here and on {there}; correct network.vni{where_} and \
+                     restart the daemon"
                 ),
             )
         }
-        DropReason::Header(DecodeError::TooShort) => Cause::likely(
-            "shorter than a header: culvert doctor --peers of a node that gets no answer asks so; else \
-             something else sends to this port",
-            watch,
-        ),
+        // Its own culvert doctor --peers, which got no answer, asked so whether anybody is here.
+        DropReason::Header(DecodeError::TooShort)
+            if matches!(from, Sender::Peer(..)) && spread.others == 0 =>
+        {
+            return None;
+        }
+        DropReason::Header(DecodeError::TooShort) => {
+            Cause::likely("shorter than a header: something else sends to this port", watch)
+        }
         DropReason::Header(DecodeError::EtherType | DecodeError::DestinationMac) => Cause::likely(
             "frames that are no IP packets for this node, of a peer that is not Culvert: it lacks entries \
              for our bridge, or has old ones",
@@ -241,13 +297,19 @@ fn cause(facts: &Facts, reason: DropReason, from: &Sender) -> Option<Cause> {
         }
         DropReason::SpoofedSource => Cause::certain(
             format!(
-                "what they carry is from an address that is none of {there}'s: a pod there has an address \
-                 of another node, or the tables differ"
+                "what they carry is from an address that is none of {there}'s{odd}: a pod there has an \
+                 address of another node, or the tables differ"
             ),
             format!("{}, with the address; {compare}", drops(reason)),
         ),
         DropReason::NotOurDestination => Cause::certain(
-            format!("they are for pods that this node does not have: {there} has another table"),
+            if odd.is_empty() {
+                format!("they are for pods that this node does not have: {there} has another table")
+            } else {
+                format!(
+                    "they are for pods that this node does not have{odd}: its table is not theirs"
+                )
+            },
             compare,
         ),
         DropReason::ForeignSource => match from {
@@ -315,9 +377,40 @@ mod tests {
         let mut facts = healthy();
         let status = facts.daemon.as_mut().unwrap();
         status.vni = 7;
-        let from = from.parse().ok();
-        status.last_drops = [(reason, LastDrop { seconds_ago, last_minute: 31, from })].into();
+        let from: Option<IpAddr> = from.parse().ok();
+        let senders = from.into_iter().collect();
+        let last = LastDrop { seconds_ago, last_minute: 31, from, senders };
+        status.last_drops = [(reason, last)].into();
         said("drops", &facts).remove(0)
+    }
+
+    #[test]
+    fn who_differs_from_all_others_is_named_and_not_the_newest_of_them() {
+        const VNI: DropReason = DropReason::Header(DecodeError::Vni);
+        let with = |senders: &[&str]| {
+            let senders: Vec<IpAddr> = senders.iter().map(|it| it.parse().unwrap()).collect();
+            let mut facts = healthy();
+            let from = senders.first().copied();
+            let last = LastDrop { seconds_ago: 1.0, last_minute: 9, from, senders };
+            facts.daemon.as_mut().unwrap().last_drops = [(VNI, last)].into();
+            said("drops", &facts).remove(0)
+        };
+        let all = with(&["192.168.1.13", "192.168.1.12"]);
+        assert_eq!((all.verdict, all.peer.as_deref()), (Verdict::Fail, None));
+        let words = "from 192.168.1.13 (2 of 2 peers): they are of another virtual network than 0, this \
+                     node's; this node is the odd one out";
+        assert!(all.found.contains(words), "{all:?}");
+        assert!(all.remedy.unwrap().contains("correct network.vni here"));
+        let one = with(&["192.168.1.12"]);
+        assert_eq!(one.peer.as_deref(), Some("node2"));
+        assert!(one.found.contains("(1 of 2 peers)") && !one.found.contains("odd"), "{one:?}");
+    }
+
+    #[test]
+    fn what_a_peers_doctor_asks_so_is_no_warning_here() {
+        const SHORT: DropReason = DropReason::Header(DecodeError::TooShort);
+        assert_eq!(with(SHORT, 1.0, "192.168.1.12").verdict, Verdict::Ok);
+        assert_eq!(with(SHORT, 1.0, "192.168.1.99").verdict, Verdict::Warn);
     }
 
     #[test]
@@ -359,7 +452,7 @@ mod tests {
         let facts = healthy();
         let causes = DropReason::ALL
             .into_iter()
-            .filter_map(|reason| cause(&facts, reason, &Sender::Unknown));
+            .filter_map(|reason| cause(&facts, reason, &Sender::Unknown, &Spread::default()));
         let causes: Vec<Cause> = causes.collect();
         assert_eq!(causes.len(), DropReason::COUNT - 3);
         assert!(causes.iter().all(|it| it.what.len() > 10 && it.remedy.len() > 10));

@@ -1,11 +1,11 @@
 //! `forward`: whether this machine forwards packets of pods, and its firewalls let them pass.
 
-use culvert_nft::{Device, End, Hook, Obstacle, Packet, Stage, Transport, What};
+use culvert_nft::{Device, End, Hook, Obstacle, Packet, Rules, Stage, Transport, What};
 use ipnet::IpNet;
 
 use super::missing::{self, Part};
 use super::passage::{self, ASKED, Case};
-use crate::app::Examination;
+use crate::app::{self, Examination};
 use crate::doctor::facts::{Expected, Facts};
 use crate::doctor::finding::Finding;
 
@@ -20,9 +20,10 @@ pub(super) fn check(facts: &Facts) -> Vec<Finding> {
     };
     let mut findings = missing::of(facts, Part::Forward);
     let networks = &expected.setup.cluster_networks;
-    let cases = cases(expected, kernel);
-    findings
-        .extend(passage::through(firewall, &cases, "packets of pods", |by| remedy(by, networks)));
+    let cases = cases(facts, expected, kernel);
+    findings.extend(passage::through(firewall, &cases, "packets of pods", |by| {
+        remedy(by, networks, &firewall.rules)
+    }));
     findings.extend(translation(firewall, &cases));
     if findings.is_empty() {
         let has_chains = firewall.rules.has_chains();
@@ -37,7 +38,7 @@ pub(super) fn check(facts: &Facts) -> Vec<Finding> {
 
 /// Packets in both directions and families: of all pods here with those of each node, with those of
 /// all, and among each other. An address is known only as far as the subnet says it.
-fn cases(expected: &Expected, kernel: &Examination) -> Vec<Case> {
+fn cases(facts: &Facts, expected: &Expected, kernel: &Examination) -> Vec<Case> {
     let setup = &expected.setup;
     let (bridge, tun) = (&setup.bridge, &setup.tun);
     let device = |name: &String| {
@@ -72,8 +73,12 @@ fn cases(expected: &Expected, kernel: &Examination) -> Vec<Case> {
         .chain([Hook::Output, Hook::Postrouting].map(Stage::Bridge))
         .chain(to_pods.iter().cloned())
         .collect();
-    let bridged: Vec<Stage> =
-        [Hook::Prerouting, Hook::Forward, Hook::Postrouting].map(Stage::Bridge).into();
+    let hooks = [Hook::Prerouting, Hook::Forward, Hook::Postrouting];
+    let link = kernel.links.iter().find(|link| link.name == *bridge);
+    let filters = |is_ipv4| {
+        let parameter = facts.parameter(app::frames_parameter(is_ipv4));
+        link.is_some_and(|link| app::filters_frames(link, parameter, is_ipv4))
+    };
     let mut cases = Vec::new();
     for own in &setup.local_subnets {
         let mut with = |remote: &IpNet, peer: Option<&String>| {
@@ -96,8 +101,9 @@ fn cases(expected: &Expected, kernel: &Examination) -> Vec<Case> {
         for (remote, name) in remote.filter(|(subnet, _)| is_like(subnet)).take(ASKED) {
             with(remote, Some(name));
         }
-        let among =
-            Case { stages: bridged.clone(), packet: packet(own, own, bridge, bridge), peer: None };
+        let by_ip = hooks.map(Stage::Ip).into_iter().filter(|_| filters(own.addr().is_ipv4()));
+        let bridged = hooks.map(Stage::Bridge).into_iter().chain(by_ip).collect();
+        let among = Case { stages: bridged, packet: packet(own, own, bridge, bridge), peer: None };
         cases.push(among);
     }
     cases
@@ -143,7 +149,7 @@ fn translation(firewall: &crate::doctor::facts::Firewall, cases: &[Case]) -> Vec
 }
 
 /// The commands that let the pod networks pass.
-fn remedy(by: &Obstacle, networks: &[IpNet]) -> String {
+fn remedy(by: &Obstacle, networks: &[IpNet], rules: &Rules) -> String {
     let Obstacle { family, table, chain, what } = by;
     if let What::Rule(handle) = what {
         return format!(
@@ -161,10 +167,15 @@ fn remedy(by: &Obstacle, networks: &[IpNet]) -> String {
         match (*family, program) {
             ("ip", _) if !is_ipv4 => None,
             ("ip6", _) if is_ipv4 => None,
-            (_, Some(program)) => Some(format!(
-                "{program} -I FORWARD -s {network} -j ACCEPT; {program} -I FORWARD -d {network} -j \
-                 ACCEPT"
-            )),
+            (_, Some(program)) => {
+                // Docker puts its own rules anew before all others of FORWARD, but for this chain.
+                let users = "DOCKER-USER";
+                let chain = if rules.has_chain(family, table, users) { users } else { "FORWARD" };
+                Some(format!(
+                    "{program} -I {chain} -s {network} -j ACCEPT; {program} -I {chain} -d {network} \
+                     -j ACCEPT"
+                ))
+            }
             (_, None) => {
                 let ip = if is_ipv4 { "ip" } else { "ip6" };
                 let insert = format!("nft insert rule {family} {table} {chain} {ip}");
@@ -205,16 +216,18 @@ mod tests {
     fn remedy_is_written_for_the_program_that_made_the_chain() {
         let networks: Vec<IpNet> =
             vec!["10.244.0.0/16".parse().unwrap(), "fd00:10::/32".parse().unwrap()];
-        let docker = remedy(&by("ip", "filter", "FORWARD", What::Policy), &networks);
+        let none = Rules::default();
+        let remedy = |by: &Obstacle| remedy(by, &networks, &none);
+        let docker = remedy(&by("ip", "filter", "FORWARD", What::Policy));
         assert_eq!(
             docker,
             "iptables -I FORWARD -s 10.244.0.0/16 -j ACCEPT; iptables -I FORWARD -d 10.244.0.0/16 -j \
              ACCEPT"
         );
-        let both = remedy(&by("inet", "fw", "f", What::Policy), &networks);
+        let both = remedy(&by("inet", "fw", "f", What::Policy));
         assert!(both.starts_with("nft insert rule inet fw f ip saddr 10.244.0.0/16 accept; "));
         assert!(both.contains("nft insert rule inet fw f ip6 daddr fd00:10::/32 accept"));
-        let rule = remedy(&by("inet", "fw", "f", What::Rule(7)), &networks);
+        let rule = remedy(&by("inet", "fw", "f", What::Rule(7)));
         assert!(rule.starts_with("nft delete rule inet fw f handle 7"));
     }
 }

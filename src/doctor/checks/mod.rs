@@ -36,46 +36,55 @@ use super::facts::{Expected, Facts};
 use super::finding::Finding;
 
 /// A check.
-type Check = fn(&Facts) -> Vec<Finding>;
+enum Check {
+    /// Of the facts alone.
+    Of(fn(&Facts) -> Vec<Finding>),
+    /// Of the facts, and of what was found before.
+    After(fn(&Facts, &[Finding]) -> Vec<Finding>),
+}
 
 /// Every check with its name, in the order of a packet's way.
 const ALL: [(&str, Check); 27] = [
-    ("daemon", daemon::check),
-    ("devices", devices::check),
-    ("pods", pods::check),
-    ("routes", routes::check),
-    ("rules", rules::check),
-    ("forward", forward::check),
-    ("input", input::check),
-    ("output", output::check),
-    ("rp_filter", rp_filter::check),
-    ("accept_ra", accept_ra::check),
-    ("conntrack", conntrack::check),
-    ("receive", receive::check),
-    ("tun", tun::check),
-    ("offload", offload::check),
-    ("drops", drops::check),
-    ("mtu", mtu::check),
-    ("blackhole", blackhole::check),
-    ("port", port::check),
-    ("address_elsewhere", address_elsewhere::check),
-    ("neighbours", neighbours::check),
-    ("table", table::check),
-    ("ipam", ipam::check),
-    ("clock", clock::check),
-    ("peer", peer::check),
-    ("path", path::check),
-    ("keys", keys::check),
-    ("policy", policy::check),
+    ("daemon", Check::Of(daemon::check)),
+    ("devices", Check::Of(devices::check)),
+    ("pods", Check::Of(pods::check)),
+    ("routes", Check::Of(routes::check)),
+    ("rules", Check::Of(rules::check)),
+    ("forward", Check::Of(forward::check)),
+    ("input", Check::Of(input::check)),
+    ("output", Check::Of(output::check)),
+    ("rp_filter", Check::Of(rp_filter::check)),
+    ("accept_ra", Check::Of(accept_ra::check)),
+    ("conntrack", Check::Of(conntrack::check)),
+    ("receive", Check::Of(receive::check)),
+    ("tun", Check::Of(tun::check)),
+    ("offload", Check::Of(offload::check)),
+    ("drops", Check::Of(drops::check)),
+    ("mtu", Check::Of(mtu::check)),
+    ("blackhole", Check::Of(blackhole::check)),
+    ("port", Check::Of(port::check)),
+    ("address_elsewhere", Check::Of(address_elsewhere::check)),
+    ("neighbours", Check::Of(neighbours::check)),
+    ("table", Check::Of(table::check)),
+    ("ipam", Check::Of(ipam::check)),
+    ("clock", Check::Of(clock::check)),
+    ("peer", Check::After(peer::check)),
+    ("path", Check::Of(path::check)),
+    ("keys", Check::Of(keys::check)),
+    ("policy", Check::Of(policy::check)),
 ];
 
 /// What all checks say.
 pub(super) fn all(facts: &Facts) -> Vec<Finding> {
-    let say = |(name, check): &(&'static str, Check)| {
-        let found = check(facts);
-        found.into_iter().map(|finding| Finding { check: name, ..finding }).collect::<Vec<_>>()
-    };
-    ALL.iter().flat_map(say).collect()
+    let mut all = Vec::new();
+    for (name, check) in &ALL {
+        let found = match check {
+            Check::Of(check) => check(facts),
+            Check::After(check) => check(facts, &all),
+        };
+        all.extend(found.into_iter().map(|finding| Finding { check: name, ..finding }));
+    }
+    all
 }
 
 /// At most so many findings of one kind are shown.
@@ -155,7 +164,8 @@ mod tests {
             sockets: Err("the kernel is asleep".to_owned()),
             overflows: None,
             tun_drops: None,
-            tracked: None,
+            tracked: Err("the kernel is asleep".to_owned()),
+            parameters: Err("the kernel is asleep".to_owned()),
             holders: Err("the kernel is asleep".to_owned()),
             pod_holders: Err("the kernel is asleep".to_owned()),
             ipam: Err("the kernel is asleep".to_owned()),
@@ -170,6 +180,13 @@ mod tests {
             let is_known = ["table", "daemon"].contains(&finding.check);
             assert!(finding.verdict == Verdict::Skip || is_known, "{finding:?}");
             assert!(!finding.found.is_empty());
+        }
+    }
+    #[test]
+    fn parameters_that_cannot_be_read_are_not_called_right() {
+        let facts = Facts { parameters: Err("permission denied".to_owned()), ..healthy() };
+        for check in ["rp_filter", "accept_ra"] {
+            assert_eq!(said(check, &facts)[0].verdict, Verdict::Skip, "{check}");
         }
     }
 }

@@ -1,5 +1,7 @@
 //! `pods`: whether each pod of this node has its address alone, and finds its way back.
 
+use std::net::IpAddr;
+
 use culvert_netlink::Standing;
 use culvert_node::words::counted;
 
@@ -73,7 +75,10 @@ fn taken(facts: &Facts, pods: &[AskedPod], claim: &Claim) -> Option<Finding> {
             format!(
                 "take it from {}: {}",
                 taker.name,
-                inside(&format!("ip address del {address} dev eth0"))
+                inside(
+                    taker,
+                    &format!("ip address del {address}{} dev eth0", len(facts, *address))
+                )
             ),
         ),
         None => Finding::fail(
@@ -87,8 +92,16 @@ fn taken(facts: &Facts, pods: &[AskedPod], claim: &Claim) -> Option<Finding> {
 }
 
 /// A command that is to be run where the pod is.
-fn inside(command: &str) -> String {
-    format!("in the pod's namespace (nsenter -n -t PID): {command}")
+fn inside(pod: &AskedPod, command: &str) -> String {
+    let way = pod.way_in.as_deref().unwrap_or("nsenter -n -t PID");
+    format!("in the pod's namespace ({way}): {command}")
+}
+
+/// The length of the subnet that has the address, which pods write behind theirs.
+fn len(facts: &Facts, address: IpAddr) -> String {
+    let subnets = facts.expected.as_ref().map_or(&[][..], |it| &it.setup.local_subnets);
+    let subnet = subnets.iter().find(|subnet| subnet.contains(&address));
+    subnet.map_or_else(String::new, |subnet| format!("/{}", subnet.prefix_len()))
 }
 
 fn trouble(pod: &AskedPod) -> Option<Finding> {
@@ -96,11 +109,14 @@ fn trouble(pod: &AskedPod) -> Option<Finding> {
     if pod.near && pod.far != Some(false) || pod.far == Some(true) {
         return None;
     }
+    if let Some(why) = &pod.unasked {
+        return Some(Finding::skip(format!("{name} ({address}) could not be asked: {why}")));
+    }
     if !pod.is_plugged {
         let found = format!("{name} ({address}) has its interface down: {port} has no carrier");
         return Some(Finding::fail(
             found,
-            inside("ip link set eth0 up, and its default route again"),
+            inside(pod, "ip link set eth0 up, and its default route again"),
         ));
     }
     if pod.near {
@@ -111,7 +127,7 @@ fn trouble(pod: &AskedPod) -> Option<Finding> {
         let remedy = format!(
             "ip route; without a default: ip route add default via {gateway}; else nft list ruleset"
         );
-        return Some(Finding::warn(found, inside(&remedy)));
+        return Some(Finding::warn(found, inside(pod, &remedy)));
     }
     let standing = pod.neighbour.map(|neighbour| (neighbour.standing, neighbour.mac));
     Some(match standing {
@@ -135,7 +151,7 @@ fn trouble(pod: &AskedPod) -> Option<Finding> {
                 "{name} ({address}) answers nothing: a firewall of its own, or a wrong entry for its \
                  gateway {gateway}"
             ),
-            inside("nft list ruleset; ip neigh; ip address"),
+            inside(pod, "nft list ruleset; ip neigh; ip address"),
         ),
     })
 }
@@ -175,6 +191,12 @@ mod tests {
         let taken = with(&[claim(2), claim(3)]);
         assert_eq!(taken.verdict, Verdict::Fail);
         assert!(taken.found.starts_with("10.244.1.2 is of pod2 (culv2), and pod3 ("), "{taken:?}");
+        let del = "(nsenter -n -t PID): ip address del 10.244.1.2/24 dev eth0";
+        assert!(taken.remedy.unwrap().ends_with(del));
+        let mut known = Facts { pod_holders: Ok([claim(2), claim(3)].into()), ..healthy() };
+        known.pods.as_mut().unwrap()[1].way_in = Some("nsenter -n -t 4711".to_owned());
+        let known = said("pods", &known).remove(0);
+        assert!(known.remedy.unwrap().contains("(nsenter -n -t 4711): ip address del"));
         let stranger = with(&[claim(9)]);
         assert!(stranger.found.contains("02:02:02:02:02:02 behind another port"), "{stranger:?}");
         let unasked = Facts { pod_holders: Err("no right to it".to_owned()), ..healthy() };
@@ -191,6 +213,14 @@ mod tests {
         assert_eq!(with(|pod| pod.far = None).0, Verdict::Ok, "nothing beyond to ask from");
         let (verdict, found) = with(|pod| pod.far = Some(false));
         assert!(verdict == Verdict::Warn && found.contains("default route"), "{found}");
+        let (verdict, found) = with(|pod| {
+            silent(pod);
+            pod.unasked = Some("Too many open files".to_owned());
+        });
+        assert!(
+            verdict == Verdict::Skip && found.contains("could not be asked: Too many"),
+            "{found}"
+        );
         let (verdict, found) = with(|pod| {
             silent(pod);
             pod.is_plugged = false;

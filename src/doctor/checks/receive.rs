@@ -35,15 +35,14 @@ pub(super) fn check(facts: &Facts) -> Vec<Finding> {
     let [had_none, have_none] = facts.overflows.unwrap_or([0, u64::MAX]);
     let new = dropped_now.saturating_sub(dropped).min(have_none.saturating_sub(had_none));
     let late = dropped_now.min(have_none);
-    let busy = "the daemon is stopped or has too little CPU: ps, top -H; see its log";
     if new > 0 {
         let found =
             format!("{} dropped while this looked: nobody fetched them", counted(new, "datagram"));
-        return vec![Finding::fail(found, busy)];
+        return vec![Finding::fail(found, facts.busy())];
     }
     if waited >= MUCH && waits >= waited {
         let found = format!("{waits} bytes of datagrams wait, and nobody fetches them");
-        return vec![Finding::fail(found, busy)];
+        return vec![Finding::fail(found, facts.busy())];
     }
     if late > 0 {
         let found = format!("{} dropped since the sockets were opened", counted(late, "datagram"));

@@ -27,8 +27,7 @@ pub(super) fn check(facts: &Facts) -> Vec<Finding> {
     if new > 0 {
         let found =
             format!("{} of pods dropped while this looked: {tun} is full", counted(new, "packet"));
-        let remedy = "the daemon is stopped or has too little CPU: ps, top -H; see its log";
-        return vec![Finding::fail(found, remedy)];
+        return vec![Finding::fail(found, facts.busy())];
     }
     if after > 0 {
         let found = format!("{} of pods dropped since {tun} was made", counted(after, "packet"));

@@ -46,6 +46,15 @@ pub(crate) fn examine(
     Ok((status, setup))
 }
 
+/// Connects to the admin socket of `run_dir` and asks nothing.
+///
+/// # Errors
+///
+/// Nobody listens there, or there is no place within `patience`.
+pub(crate) fn knock(run_dir: &Path, patience: Duration) -> io::Result<UnixStream> {
+    connect(&run_dir.join(FILE_NAME), patience)
+}
+
 /// Asks the daemon of `run_dir` what happens to a packet.
 ///
 /// # Errors

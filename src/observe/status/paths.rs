@@ -29,8 +29,11 @@ pub struct PathStatus {
 }
 
 /// What the daemon of a peer says of itself.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Told {
+    /// How long ago it was, in seconds.
+    #[serde(default)]
+    pub seconds_ago: f64,
     /// Its version.
     pub version: String,
     /// The hash of its table.

@@ -15,8 +15,8 @@ use super::{
     TunnelStatus, UnderlayStatus,
 };
 
-/// Peers without a session that are listed for people.
-const FAILING_SHOWN: usize = 8;
+/// Things of one kind that are listed for people.
+const SHOWN: usize = 8;
 
 /// Peers that are shown unless all are asked for.
 const PEERS_SHOWN: usize = 20;
@@ -97,9 +97,8 @@ impl Status {
         if let Some(error) = error {
             facts.add_row(["", error]);
         }
-        for failing in failing.iter().take(FAILING_SHOWN) {
-            facts.add_row(["", &format!("no session with {failing}")]);
-        }
+        let failing = failing.iter().map(|failing| format!("no session with {failing}"));
+        add_some(&mut facts, "", failing);
         let policy = &self.policy;
         if policy.mode == "on" {
             let PolicyStatus { policies, isolated, source, .. } = policy;
@@ -108,9 +107,7 @@ impl Status {
                 &format!("{policies} from {source}, isolating {}", counted(*isolated, "address")),
             ]);
             let remarks = policy.source_error.iter().chain(&policy.error).chain(&policy.refused);
-            for remark in remarks {
-                facts.add_row(["", remark]);
-            }
+            add_some(&mut facts, "", remarks.cloned());
         }
         facts.add_row([
             "offload",
@@ -127,9 +124,7 @@ impl Status {
         for (index, remark) in self.path_remarks().iter().enumerate() {
             facts.add_row([if index == 0 { "peers" } else { "" }, remark]);
         }
-        for stranded in &self.stranded {
-            facts.add_row(["pod", stranded]);
-        }
+        add_some(&mut facts, "pod", self.stranded.iter().cloned());
         for hint in &self.hints {
             facts.add_row(["hint", hint]);
         }
@@ -152,8 +147,10 @@ impl Status {
         for (reason, count) in found {
             let [lately, ago, from] = self.last_drops.get(reason).map_or_else(
                 Default::default,
-                |LastDrop { seconds_ago, last_minute, from }| {
-                    let from = from.map_or_else(String::new, |from| self.named(from));
+                |LastDrop { seconds_ago, last_minute, from, senders }| {
+                    let more = senders.iter().filter(|sender| Some(**sender) != *from).count();
+                    let more = if more > 0 { format!(" and {more} more") } else { String::new() };
+                    let from = from.map_or_else(String::new, |from| self.named(from) + &more);
                     [last_minute.to_string(), format!("{} ago", duration(*seconds_ago)), from]
                 },
             );
@@ -309,6 +306,18 @@ fn spoken(peer: &PeerStatus) -> String {
     }
 }
 
+/// Adds the first rows of a kind, and how many more there are.
+fn add_some(facts: &mut Table, name: &str, rows: impl Iterator<Item = String>) {
+    let mut rows = rows;
+    for row in rows.by_ref().take(SHOWN) {
+        facts.add_row([name, &row]);
+    }
+    let more = rows.count();
+    if more > 0 {
+        facts.add_row([name, &format!("{more} more (`culvert status --json`)")]);
+    }
+}
+
 fn table<const N: usize>(header: [&str; N]) -> Table {
     let mut table = Table::new();
     table.load_preset(presets::NOTHING);
@@ -408,6 +417,17 @@ mod tests {
     }
 
     #[test]
+    fn no_list_of_faults_fills_the_screen() {
+        let many = || (0..500).map(|number| format!("fault {number}")).collect::<Vec<_>>();
+        let mut status = Status { stranded: many(), ..Status::default() };
+        (status.policy.mode, status.policy.refused) = ("on".to_owned(), many());
+        status.sealed.failing = many();
+        let text = status.text(&Selection::default()).to_string();
+        assert!(text.lines().count() < 50, "{text}");
+        assert_eq!(text.matches("492 more (`culvert status --json`)").count(), 3, "{text}");
+    }
+
+    #[test]
     fn whoever_asks_for_a_peer_is_told_of_its_session() {
         let mut one = peer("node2", 1, None);
         one.session = Some(SessionStatus {
@@ -452,17 +472,19 @@ mod tests {
     #[test]
     fn drop_is_shown_with_its_time_and_whom_it_was_from() {
         let vni = DropReason::Header(overlay_proto::DecodeError::Vni);
-        let from = Some("192.168.1.12".parse().unwrap());
+        let [from, other] = ["192.168.1.12", "192.168.1.13"].map(|it| it.parse().unwrap());
+        let senders = vec![from, other];
+        let last = LastDrop { seconds_ago: 2.0, last_minute: 7, from: Some(from), senders };
         let status = Status {
             peers: vec![peer("node2", 1, None)],
             drops: [(vni, 31), (DropReason::NoOwner, 0)].into(),
-            last_drops: [(vni, LastDrop { seconds_ago: 2.0, last_minute: 7, from })].into(),
+            last_drops: [(vni, last)].into(),
             ..Status::default()
         };
         let text = status.text(&Selection::default()).to_string();
         let line = text.lines().find(|line| line.contains("vni")).unwrap();
         let words: Vec<&str> = line.split_whitespace().collect();
-        assert_eq!(words, ["vni", "31", "7", "2.0", "s", "ago", "192.168.1.12", "(node2)"]);
+        assert_eq!(words.join(" "), "vni 31 7 2.0 s ago 192.168.1.12 (node2) and 1 more");
     }
 
     #[test]

@@ -253,12 +253,19 @@ pub struct LastDrop {
     pub from: Option<IpAddr>,
 }
 
+/// Senders that are remembered for each reason: enough to tell one from several, and in a small
+/// cluster several from all.
+pub const SENDERS_KEPT: usize = 8;
+
+/// The newest packets that were dropped for a reason, one of each sender, the newest first.
+pub type LastDrops = [Option<LastDrop>; SENDERS_KEPT];
+
 /// How many packets were dropped for each reason, and the newest of them. Shared by the worker that
 /// counts and by those who look.
 #[derive(Debug)]
 pub struct DropCounters {
     counts: [AtomicU64; DropReason::COUNT],
-    last: [Mutex<Option<LastDrop>>; DropReason::COUNT],
+    last: [Mutex<LastDrops>; DropReason::COUNT],
 }
 
 impl DropCounters {
@@ -266,7 +273,7 @@ impl DropCounters {
     pub fn new() -> Self {
         Self {
             counts: [const { AtomicU64::new(0) }; DropReason::COUNT],
-            last: [const { Mutex::new(None) }; DropReason::COUNT],
+            last: [const { Mutex::new([None; SENDERS_KEPT]) }; DropReason::COUNT],
         }
     }
 
@@ -274,8 +281,11 @@ impl DropCounters {
     /// one stays.
     pub fn add(&self, reason: DropReason, packets: u64, last: LastDrop) {
         self.counts[reason.index()].fetch_add(packets, Ordering::Relaxed);
-        if let Ok(mut place) = self.last[reason.index()].try_lock() {
-            *place = Some(last);
+        if let Ok(mut places) = self.last[reason.index()].try_lock() {
+            let is_its = |place: &Option<LastDrop>| place.is_none_or(|it| it.from == last.from);
+            let place = places.iter().position(is_its).unwrap_or(SENDERS_KEPT - 1);
+            places[..=place].rotate_right(1);
+            places[0] = Some(last);
         }
     }
 
@@ -284,8 +294,8 @@ impl DropCounters {
         self.counts[reason.index()].load(Ordering::Relaxed)
     }
 
-    /// The newest; none if there was none.
-    pub fn last(&self, reason: DropReason) -> Option<LastDrop> {
+    /// The newest of the newest senders.
+    pub fn last(&self, reason: DropReason) -> LastDrops {
         *self.last[reason.index()].lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -319,8 +329,28 @@ mod tests {
         counters.add(DropReason::TooBig, 3, last);
         let total: u64 = DropReason::ALL.into_iter().map(|reason| counters.count(reason)).sum();
         assert_eq!((counters.count(DropReason::TooBig), total), (3, 3));
-        assert_eq!(counters.last(DropReason::TooBig), Some(last));
-        assert_eq!(counters.last(DropReason::NoKey), None);
+        assert_eq!(counters.last(DropReason::TooBig)[0], Some(last));
+        assert_eq!(counters.last(DropReason::NoKey), [None; SENDERS_KEPT]);
+    }
+
+    #[test]
+    fn newest_of_each_sender_is_kept_and_the_longest_ago_goes_first() {
+        let counters = DropCounters::new();
+        let start = clock::now();
+        let from = |second: u64, sender: u8| {
+            let at = start + std::time::Duration::from_secs(second);
+            LastDrop { at, from: Some([10, 0, 0, sender].into()) }
+        };
+        for (second, sender) in [(0, 1), (1, 2), (2, 1)] {
+            counters.add(DropReason::NoKey, 1, from(second, sender));
+        }
+        let kept = || counters.last(DropReason::NoKey).into_iter().flatten().collect::<Vec<_>>();
+        assert_eq!(kept(), [from(2, 1), from(1, 2)]);
+        for sender in 3..=9 {
+            counters.add(DropReason::NoKey, 1, from(sender.into(), sender));
+        }
+        assert_eq!(kept().len(), SENDERS_KEPT);
+        assert_eq!((kept()[0], kept()[SENDERS_KEPT - 1]), (from(9, 9), from(2, 1)));
     }
 
     #[test]
@@ -331,7 +361,7 @@ mod tests {
         drop(looking);
         assert_eq!(
             (counters.count(DropReason::TooBig), counters.last(DropReason::TooBig)),
-            (1, None)
+            (1, [None; SENDERS_KEPT])
         );
     }
 }

@@ -21,7 +21,7 @@ pub use culvert_membership::{
     Changes, Digest, Fault, Foreign, MAX_PORTS, Membership, NodeEntry, Overlay, Place, Rejected,
     TableError, Tunnel, TunnelOptions, reserved,
 };
-pub use drop_reason::{DropCounters, DropReason, LastDrop};
+pub use drop_reason::{DropCounters, DropReason, LastDrop, LastDrops, SENDERS_KEPT};
 pub use egress::EgressVerdict;
 pub use ingress::Delivery;
 pub use oam::router_of;

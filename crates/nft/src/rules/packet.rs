@@ -26,6 +26,12 @@ impl End {
         Self { address, bits }
     }
 
+    /// Whether it is one of IPv4.
+    #[must_use]
+    pub const fn is_ipv4(&self) -> bool {
+        self.address.is_ipv4()
+    }
+
     /// The byte at `offset` of the address, if all of it is known.
     fn byte(&self, offset: usize) -> Option<u8> {
         if 8 * (offset + 1) > usize::from(self.bits) {
@@ -95,7 +101,7 @@ const ICMPV6: u8 = 58;
 impl Packet {
     /// Whether it is of IPv4.
     pub(super) const fn is_ipv4(&self) -> bool {
-        self.source.address.is_ipv4()
+        self.source.is_ipv4()
     }
 
     /// Its upper protocol, if that is known.
