@@ -7,7 +7,7 @@ if command docker version >/dev/null 2>&1; then
 elif [ "$(id -u)" != 0 ] && sudo -n docker version >/dev/null 2>&1; then
     as_owner=(sudo -E)
 else
-    echo "no container engine answers here: \`make compose-prerequisites\` installs and starts one" >&2
+    echo "no container engine answers here: \`deploy/prerequisites compose\` installs and starts one" >&2
     exit 1
 fi
 
@@ -16,7 +16,7 @@ if "${as_owner[@]}" docker compose version >/dev/null 2>&1; then
 elif command -v docker-compose >/dev/null; then
     compose_program=(docker-compose)
 else
-    echo "Compose is missing: \`make compose-prerequisites\` installs it" >&2
+    echo "Compose is missing: \`deploy/prerequisites compose\` installs it" >&2
     exit 1
 fi
 

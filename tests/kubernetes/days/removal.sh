@@ -22,7 +22,9 @@ for node in "${nodes[@]}"; do
 done
 documents | kubectl delete -f - >/dev/null
 "$here/install" | kubectl delete --ignore-not-found -f - >/dev/null
-kubectl annotate nodes --all culvert.dev/address- culvert.dev/port- culvert.dev/public-key- >/dev/null
+kubectl annotate nodes --all culvert.dev/{address,codec,port,public-key}- >/dev/null
+! kubectl get nodes -o 'jsonpath={.items[*].metadata.annotations}' | grep culvert.dev/ ||
+    fail "Nodes have annotations of ours"
 echo "| removal | nothing left on three nodes | | |"
 
 # And in again, with the pods that were there made anew.
