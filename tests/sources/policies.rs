@@ -15,6 +15,8 @@ use tempfile::TempDir;
 
 use crate::listener::LIMIT;
 
+const KUBECONFIG: &str = "kubeconfig";
+
 fn pod(name: &str, node: &str, address: &str) -> Value {
     json!({
         "metadata": {"namespace": "shop", "name": name, "uid": format!("uid-{name}")},
@@ -42,13 +44,13 @@ struct Follower {
     source: PolicySource,
     world: World,
     updates: Vec<PolicyUpdate>,
-    _directory: TempDir,
+    directory: TempDir,
 }
 
 impl Follower {
     async fn start(server: &ApiServer) -> Self {
         let directory = TempDir::with_prefix("culvert-policies-").unwrap();
-        let kubeconfig = directory.path().join("kubeconfig");
+        let kubeconfig = directory.path().join(KUBECONFIG);
         fs::write(&kubeconfig, server.kubeconfig()).unwrap();
         let text = format!(
             "[network]\ncidrs = [\"10.244.0.0/16\"]\n[node]\nname = \"node1\"\n[table]\nsource = \
@@ -58,7 +60,7 @@ impl Follower {
         let config = Config::parse(Path::new("test"), &text, &Overrides::default()).unwrap();
         let source = PolicySource::start(&config).unwrap();
         let world = World::default();
-        let mut follower = Self { source, world, updates: Vec::new(), _directory: directory };
+        let mut follower = Self { source, world, updates: Vec::new(), directory };
         follower.until(|world| world.network_policies().count() > 0).await;
         follower
     }
@@ -130,6 +132,17 @@ async fn watches_that_break_are_taken_up_again() {
     let mut follower = Follower::start(&server).await;
     server.drop_watches();
     server.put_other(NETWORK_POLICIES, policy("other"));
+    follower.until(|world| world.network_policies().count() == 2).await;
+}
+
+#[tokio::test]
+async fn another_server_is_followed_once_the_kubeconfig_names_it() {
+    let server = cluster();
+    let mut follower = Follower::start(&server).await;
+    let other = cluster();
+    other.put_other(NETWORK_POLICIES, policy("other"));
+    fs::write(follower.directory.path().join(KUBECONFIG), other.kubeconfig()).unwrap();
+    drop(server);
     follower.until(|world| world.network_policies().count() == 2).await;
 }
 

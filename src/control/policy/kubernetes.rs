@@ -1,11 +1,12 @@
 //! Policies, pods, namespaces and nodes of a Kubernetes cluster.
 //!
-//! Each kind is listed and then watched by a task of its own, over one client; the first lists are
-//! told together, so that nothing is thought of a cluster of which only a part is known. An API
-//! server without ClusterNetworkPolicies has none. Of what it answers only what policies ask for is
-//! kept, at once.
+//! Each kind is listed and then watched by a task of its own, over one client, which is made anew
+//! once it has failed; the first lists are told together, so that nothing is thought of a cluster
+//! of which only a part is known. An API server without ClusterNetworkPolicies has none. Of what it
+//! answers only what policies ask for is kept, at once.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -15,7 +16,7 @@ use culvert_policy::read::{self, Finding, Part, Read};
 use futures_util::StreamExt as _;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
-use tokio::sync::mpsc;
+use tokio::sync::{Mutex, mpsc};
 use tokio::task::JoinSet;
 
 use super::{Link, PolicyUpdate, Question};
@@ -61,29 +62,45 @@ const fn resource(kind: Kind) -> Resource {
 
 /// Follows the API server for ever.
 pub(super) async fn follow(kubernetes: Kubernetes, node: String, mut link: Link) {
-    let mut backoff = Backoff::new();
     loop {
-        let api = match Api::connect(kubernetes.kubeconfig.as_deref()).await {
-            Ok(api) => Arc::new(api),
-            Err(error) => {
-                link.say(PolicyUpdate::Lost(error.to_string())).await;
-                tokio::time::sleep(backoff.wait().max(error.wait())).await;
-                continue;
-            }
-        };
-        if session(&api, &node, &mut link).await.is_none() {
+        let kubeconfig = kubernetes.kubeconfig.clone();
+        let connection = Arc::new(Connection { kubeconfig, api: Mutex::default() });
+        if session(&connection, &node, &mut link).await.is_none() {
             return;
         }
     }
 }
 
+/// The client that all kinds share.
+struct Connection {
+    kubeconfig: Option<PathBuf>,
+    api: Mutex<Option<Arc<Api>>>,
+}
+
+impl Connection {
+    /// The one there is, or else one that is made by what kubeconfig and certificates are now.
+    async fn api(&self) -> Result<Arc<Api>, CallError> {
+        let mut known = self.api.lock().await;
+        if let Some(api) = &*known {
+            return Ok(api.clone());
+        }
+        let api = Arc::new(Api::connect(self.kubeconfig.as_deref()).await?);
+        Ok(known.insert(api).clone())
+    }
+
+    /// Whoever asks next gets another than `api`: server, authority or identity may have changed.
+    async fn forget(&self, api: &Arc<Api>) {
+        self.api.lock().await.take_if(|known| Arc::ptr_eq(known, api));
+    }
+}
+
 /// Follows every kind until somebody asks for everything anew; none if nobody listens.
-async fn session(api: &Arc<Api>, node: &str, link: &mut Link) -> Option<()> {
+async fn session(connection: &Arc<Connection>, node: &str, link: &mut Link) -> Option<()> {
     let (sender, mut told) = mpsc::channel(QUEUE);
     let mut tasks = JoinSet::new();
     for kind in Kind::ALL {
-        let follower =
-            Follower { api: api.clone(), kind, node: node.to_owned(), told: sender.clone() };
+        let (connection, told) = (connection.clone(), sender.clone());
+        let follower = Follower { connection, kind, node: node.to_owned(), told };
         tasks.spawn(follower.follow());
     }
     let mut first = Some(First::default());
@@ -116,8 +133,8 @@ async fn session(api: &Arc<Api>, node: &str, link: &mut Link) -> Option<()> {
                 Question::Pod(namespace, name) => {
                     // Nothing else is told meanwhile: what a watch has told must not be undone by
                     // an answer from before.
-                    let asked = tokio::time::timeout(LOOK_UP, look_up(api, &namespace, &name));
-                    if let Ok(Some(update)) = asked.await {
+                    let asked = look_up(connection, &namespace, &name);
+                    if let Ok(Some(update)) = tokio::time::timeout(LOOK_UP, asked).await {
                         link.say(update).await;
                     }
                 }
@@ -180,7 +197,7 @@ impl First {
 }
 
 /// One pod as it is now.
-async fn look_up(api: &Api, namespace: &str, name: &str) -> Option<PolicyUpdate> {
+async fn look_up(connection: &Connection, namespace: &str, name: &str) -> Option<PolicyUpdate> {
     // Whoever asks got the names from a runtime: they must not lead to another place.
     let is_name = |text: &str| {
         !text.is_empty()
@@ -191,7 +208,11 @@ async fn look_up(api: &Api, namespace: &str, name: &str) -> Option<PolicyUpdate>
         return None;
     }
     let path = format!("/api/v1/namespaces/{namespace}/pods/{name}");
-    match api.object(&path).await {
+    let object = match connection.api().await {
+        Ok(api) => api.object(&path).await,
+        Err(error) => Err(error),
+    };
+    match object {
         Ok(object) => {
             let Read { objects, findings } = read::item(Kind::Pod, &object?);
             let changes = objects.into_iter().map(Change::Put).collect();
@@ -206,7 +227,7 @@ async fn look_up(api: &Api, namespace: &str, name: &str) -> Option<PolicyUpdate>
 
 /// Follows one kind.
 struct Follower {
-    api: Arc<Api>,
+    connection: Arc<Connection>,
     kind: Kind,
     node: String,
     told: mpsc::Sender<Told>,
@@ -243,16 +264,24 @@ impl Follower {
 
     /// Follows until a list is needed again.
     async fn session(&self, backoff: &mut Backoff) -> Result<(), CallError> {
-        match self.kind {
-            Kind::Namespace | Kind::Pod | Kind::Node => self.session_of::<Part>(backoff).await,
-            Kind::NetworkPolicy | Kind::ClusterNetworkPolicy => {
-                self.session_of::<Value>(backoff).await
+        let api = self.connection.api().await?;
+        let ended = match self.kind {
+            Kind::Namespace | Kind::Pod | Kind::Node => {
+                self.session_with::<Part>(&api, backoff).await
             }
+            Kind::NetworkPolicy | Kind::ClusterNetworkPolicy => {
+                self.session_with::<Value>(&api, backoff).await
+            }
+        };
+        // That a kind is missing is an answer as good as any.
+        if ended.as_ref().is_err_and(|error| error.code() != Some(MISSING)) {
+            self.connection.forget(&api).await;
         }
+        ended
     }
 
-    /// The same for objects of which `T` is read.
-    async fn session_of<T>(&self, backoff: &mut Backoff) -> Result<(), CallError>
+    /// The same with `api`, for objects of which `T` is read.
+    async fn session_with<T>(&self, api: &Api, backoff: &mut Backoff) -> Result<(), CallError>
     where
         T: Clone + DeserializeOwned + Into<Value> + Send + 'static,
     {
@@ -264,11 +293,11 @@ impl Follower {
             all.objects.extend(objects.into_iter().map(|object| shared.object(object)));
             all.findings.extend(findings);
         };
-        let mut version = self.api.list_objects(resource, take).await?;
+        let mut version = api.list_objects(resource, take).await?;
         self.say(Told::Listed(self.kind, all)).await;
         drop(shared);
         loop {
-            let mut watch = self.api.watch_objects::<T>(resource, &version).await?;
+            let mut watch = api.watch_objects::<T>(resource, &version).await?;
             backoff.reset();
             while let Some(event) = watch.next().await {
                 match event? {
