@@ -51,6 +51,23 @@ fn nodes_come_change_and_go() {
 }
 
 #[test]
+fn nodes_that_are_new_after_a_backup_was_restored_are_told() {
+    let server = cluster();
+    let (listener, _directory) = listen(&server);
+    for _version in 0..100 {
+        server.put(node(3, "10.244.3.0/24"));
+    }
+    listener.until_names(&["node1", "node2", "node3"]);
+    let (_lists, watches) = server.asked();
+    server.restore(|_list, object| object["metadata"]["name"] != "node3");
+    // From a version that the server will come to much later.
+    wait_until(LIMIT, "another watch", || server.asked().1 > watches).unwrap();
+    server.put(node(4, "10.244.4.0/24"));
+    server.drop_watches();
+    listener.until_names(&["node1", "node2", "node4"]);
+}
+
+#[test]
 fn a_node_annotates_its_keys_and_takes_them_away() {
     let server = cluster();
     let (listener, _directory) = listen(&server);

@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::path::Path;
+use std::time::Duration;
 
 use culvert::config::{Config, Overrides};
 use culvert::control::policy::{PolicySource, PolicyUpdate};
@@ -133,6 +134,31 @@ async fn watches_that_break_are_taken_up_again() {
     server.drop_watches();
     server.put_other(NETWORK_POLICIES, policy("other"));
     follower.until(|world| world.network_policies().count() == 2).await;
+}
+
+#[tokio::test]
+async fn what_is_new_after_a_backup_was_restored_is_told() {
+    let server = cluster();
+    let mut follower = Follower::start(&server).await;
+    for number in 0..100 {
+        server.put_other(NETWORK_POLICIES, policy(&format!("later-{number}")));
+    }
+    follower.until(|world| world.network_policies().count() == 101).await;
+    server.restore(|_, object| {
+        object["metadata"]["name"].as_str().is_some_and(|name| !name.starts_with("later"))
+    });
+    server.put_other(NETWORK_POLICIES, policy("new"));
+    // The server ends each watch from time to time, also the one from a version to come.
+    let ending = async {
+        loop {
+            tokio::time::sleep(Duration::from_millis(100)).await;
+            server.drop_watches();
+        }
+    };
+    tokio::select! {
+        () = ending => {}
+        () = follower.until(|world| world.network_policies().count() == 2) => {}
+    }
 }
 
 #[tokio::test]

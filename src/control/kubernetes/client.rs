@@ -6,15 +6,16 @@ use std::time::Duration;
 use culvert_claims::kubernetes::{Node, Patch, TIMES, Watched};
 use culvert_node::bounded_file;
 use futures_util::StreamExt as _;
+use futures_util::future::BoxFuture;
 use futures_util::stream::{self, BoxStream};
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::TokioExecutor;
 use kube::Client;
-use kube::api::{ListParams, PatchParams, Request, WatchEvent, WatchParams};
+use kube::api::{ListParams, PatchParams, Request, VersionMatch, WatchEvent, WatchParams};
 use kube::client::{ClientBuilder, ConfigExt as _};
 use kube::config::{KubeConfigOptions, Kubeconfig, KubeconfigError};
 use serde::Deserialize;
-use serde::de::DeserializeOwned;
+use serde::de::{DeserializeOwned, IgnoredAny};
 use serde_json::Value;
 use thiserror::Error;
 use tokio::task::JoinError;
@@ -54,6 +55,9 @@ const WRITER: &str = "culvert";
 /// HTTP's word for a version that the server does not have any more.
 const GONE: u16 = 410;
 
+/// What a server says that has not come to the version that it was asked for.
+const NOT_YET: u16 = 504;
+
 /// HTTP's word for what is not there.
 pub(in crate::control) const MISSING: u16 = 404;
 
@@ -90,6 +94,7 @@ pub(in crate::control) enum CallError {
 }
 
 /// The API server.
+#[derive(Clone)]
 pub(in crate::control) struct Api {
     client: Client,
     nodes: Request,
@@ -203,7 +208,7 @@ impl Api {
             };
             Some((event, events))
         });
-        Ok(told.boxed())
+        Ok(doubted(told.boxed(), Watched::Gone, self.has_reached(&self.nodes, version)))
     }
 
     /// Every object of a kind as it is now, or what `T` keeps of it, page by page as `take` gets
@@ -233,8 +238,8 @@ impl Api {
     ) -> Result<BoxStream<'static, Result<ObjectEvent<T>, CallError>>, CallError> {
         let what = resource.watching;
         let seconds = u32::try_from(WATCH.as_secs()).unwrap_or(u32::MAX);
-        let request = Request::new(resource.path);
-        let request = request.watch(&WatchParams::default().timeout(seconds), version);
+        let all = Request::new(resource.path);
+        let request = all.watch(&WatchParams::default().timeout(seconds), version);
         let request = request.map_err(|error| CallError::Request { what, error })?;
         let events = self.client.request_events::<T>(request);
         let events = tokio::time::timeout(PATIENCE, events).await;
@@ -262,7 +267,20 @@ impl Api {
             };
             Some((event, events))
         });
-        Ok(told.boxed())
+        Ok(doubted(told.boxed(), ObjectEvent::Gone, self.has_reached(&all, version)))
+    }
+
+    /// Whether the server has come to `version`, as far as it says. One object at most is asked
+    /// for, which the database answers, and not a server's memory: that lags behind where nothing
+    /// changes.
+    fn has_reached(&self, all: &Request, version: &str) -> BoxFuture<'static, bool> {
+        let params = ListParams::default().limit(1).at(version);
+        let request = all.list(&params.matching(VersionMatch::NotOlderThan));
+        let api = self.clone();
+        Box::pin(async move {
+            let page = api.call::<Page<IgnoredAny>>("asking for a version", request).await;
+            !page.is_err_and(|error| error.code() == Some(NOT_YET))
+        })
     }
 
     /// The pods of the node `name`.
@@ -327,6 +345,26 @@ impl Api {
         let answer = answer.map_err(|_| CallError::Late { what })?;
         answer.map_err(|error| refused(what, error))
     }
+}
+
+/// What `events` tell, and `gone` where they end without a word because the server has not come to
+/// the version that they began at. That is so after etcd was restored from a backup: the server
+/// tells such a watch nothing, for as long as it takes to come there, which may be a day.
+fn doubted<E: Send + 'static>(
+    events: BoxStream<'static, Result<E, CallError>>,
+    gone: E,
+    has_reached: BoxFuture<'static, bool>,
+) -> BoxStream<'static, Result<E, CallError>> {
+    let silent = (events, Some((gone, has_reached)));
+    let told = stream::unfold(Some(silent), |state| async {
+        let (mut events, doubt) = state?;
+        if let Some(event) = events.next().await {
+            return Some((event, Some((events, None))));
+        }
+        let (gone, has_reached) = doubt?;
+        if has_reached.await { None } else { Some((Ok(gone), None)) }
+    });
+    told.boxed()
 }
 
 /// What an event of the server's tells.

@@ -234,7 +234,20 @@ impl ApiServer {
         });
     }
 
-    /// Breaks every watch in the middle.
+    /// Becomes what a backup of long ago holds: `keep` says which objects of a list are there.
+    pub fn restore(&self, keep: impl Fn(&str, &Value) -> bool) {
+        self.change(|cluster| {
+            cluster.version = 1;
+            cluster.log.clear();
+            cluster.nodes.retain(|_, node| keep(NODES, node));
+            for (list, objects) in &mut cluster.others {
+                objects.retain(|_, object| keep(list, object));
+            }
+        });
+        self.drop_watches();
+    }
+
+    /// Ends every watch.
     pub fn drop_watches(&self) {
         let _ = self.shared.drop_watches.send(());
     }
@@ -347,6 +360,9 @@ async fn list_or_watch(
         drop(cluster);
         return watch(shared, from, NODES.to_owned());
     }
+    if query.get("resourceVersion").is_some_and(|version| is_ahead(version, &cluster)) {
+        return refusal(StatusCode::GATEWAY_TIMEOUT, "Timeout");
+    }
     cluster.lists += 1;
     let limit: usize = query.get("limit").map_or(usize::MAX, |limit| limit.parse().unwrap());
     let after = query.get("continue").cloned().unwrap_or_default();
@@ -390,6 +406,9 @@ async fn list_or_watch_others(
         drop(cluster);
         return watch(shared, from, list);
     }
+    if value("resourceVersion").is_some_and(|version| is_ahead(&version, &cluster)) {
+        return refusal(StatusCode::GATEWAY_TIMEOUT, "Timeout");
+    }
     let limit: usize = value("limit").map_or(usize::MAX, |limit| limit.parse().unwrap());
     // A name has nothing else that is escaped.
     let after = value("continue").map(|after| after.replace("%2F", "/"));
@@ -403,6 +422,11 @@ async fn list_or_watch_others(
     }
     let items: Vec<&Value> = items.into_iter().map(|(_, item)| item).collect();
     Json(json!({"metadata": metadata, "items": items})).into_response()
+}
+
+/// Whether a version is one that the database has not come to.
+fn is_ahead(version: &str, cluster: &Cluster) -> bool {
+    version.parse::<u64>().unwrap() > cluster.version
 }
 
 async fn read_pod(
