@@ -187,10 +187,12 @@ fn the_daemon_may_follow_nodes_and_policies_and_say_what_it_is_and_nothing_else(
     ];
     let followed = followed
         .into_iter()
-        .flat_map(|(group, resource)| ["get", "list", "watch"].map(|verb| (group, resource, verb)));
+        .flat_map(|(group, resource)| ["list", "watch"].map(|verb| (group, resource, verb)));
     let changed = [("", "nodes", "patch"), ("", "nodes/status", "patch"), ("", "events", "create")];
     let expected = followed
         .chain(changed)
+        // One that starts before the watch has told of it.
+        .chain([("", "pods", "get")])
         .map(|(group, resource, verb)| (group.to_owned(), resource.to_owned(), verb.to_owned()));
     assert_eq!(rules, expected.collect());
 }
@@ -539,6 +541,13 @@ fn what_removes_all_has_no_more_rights_and_other_places_than_what_installs() {
     assert_eq!(uninstall.security_context, installer.security_context);
     assert_eq!(uninstall.volume_mounts, installer.volume_mounts);
     assert_eq!(cleanup.security_context, install.containers[0].security_context);
+    // By the runtime's system calls alone, and with SELinux as whoever deals with the node.
+    assert_eq!(pod_spec.security_context, install.security_context);
+    assert_eq!(
+        install.security_context.unwrap().se_linux_options.unwrap().type_.as_deref(),
+        Some("spc_t")
+    );
+    assert_eq!(pod_spec.priority_class_name, install.priority_class_name);
     for volume in pod_spec.volumes.iter().flatten() {
         assert!(install.volumes.as_ref().unwrap().contains(volume), "{}", volume.name);
     }
