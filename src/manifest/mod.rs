@@ -1,4 +1,5 @@
-//! `culvert kubernetes manifest`: what a cluster takes, for whoever has neither kustomize nor Helm.
+//! `culvert kubernetes manifest`: what a cluster takes, for whoever has neither kustomize nor Helm,
+//! and what takes all of it away, for whoever has no kustomize.
 //!
 //! Owns the command line, and what may be asked of a cluster before (`--discover`). The objects are
 //! those of `deploy/kubernetes`, with what [`values`] say in place of what is written there. Speaks
@@ -32,7 +33,8 @@ enum Command {
     /// Print what installs Culvert in a cluster: objects for kubectl apply.
     #[command(after_help = "Examples:\n  \
         culvert kubernetes manifest --discover --set image=registry.example/culvert:0.1.0 | kubectl apply -f -\n  \
-        culvert kubernetes manifest --for k3s --set image=… --set cidrs=10.42.0.0/16\n\n\
+        culvert kubernetes manifest --for k3s --set image=… --set cidrs=10.42.0.0/16\n  \
+        culvert kubernetes manifest --remove --for k3s --set image=… | kubectl apply -f -\n\n\
         KEY is one of image, cidrs, serviceCidrs, cniBinDir, cniConfDir, surge, ownNode, sealed; lists \
         are separated by commas. The Helm chart in deploy/helm has the same.")]
     Manifest {
@@ -46,6 +48,10 @@ enum Command {
         /// --set names them.
         #[arg(long)]
         discover: bool,
+        /// Print what takes it off every node instead, once the DaemonSet `culvert` is deleted: see
+        /// docs/kubernetes.md.
+        #[arg(long, conflicts_with = "discover")]
+        remove: bool,
     },
 }
 
@@ -55,7 +61,7 @@ enum Command {
 ///
 /// A value makes no sense, or the cluster does not say what it is asked.
 pub(crate) fn run(args: KubernetesArgs) -> Result<ExitCode> {
-    let Command::Manifest { set, distribution, discover } = args.command;
+    let Command::Manifest { set, distribution, discover, remove } = args.command;
     let mut values = Values::of(distribution);
     for word in &set {
         values.set(word)?;
@@ -67,7 +73,7 @@ pub(crate) fn run(args: KubernetesArgs) -> Result<ExitCode> {
         let named = Named { cidrs: is_named("cidrs"), service_cidrs: is_named("serviceCidrs") };
         discover::put(&mut values, named, &mut discover::kubectl)?;
     }
-    let text = render::manifest(&values)?;
+    let text = if remove { render::removal(&values) } else { render::manifest(&values) }?;
     io::stdout().lock().write_all(text.as_bytes())?;
     Ok(ExitCode::SUCCESS)
 }

@@ -16,6 +16,7 @@ const OWN_NODE: &str = include_str!("../../deploy/kubernetes/own-node.yaml");
 const OWN_EVENTS: &str = include_str!("../../deploy/kubernetes/own-events.yaml");
 const DAEMONSET: &str = include_str!("../../deploy/kubernetes/daemonset.yaml");
 const CONFIG: &str = include_str!("../../deploy/kubernetes/config.toml");
+const REMOVE: &str = include_str!("../../deploy/kubernetes/remove/daemonset.yaml");
 
 /// Everything, as documents of one file.
 pub(super) fn manifest(values: &Values) -> Result<String> {
@@ -28,6 +29,13 @@ pub(super) fn manifest(values: &Values) -> Result<String> {
     documents.push(daemonset(values, &config)?);
     let text: Vec<&str> = documents.iter().map(|document| document.trim_end()).collect();
     Ok(text.join("\n---\n") + "\n")
+}
+
+/// What takes all of it off the nodes again, in the place of the daemons.
+pub(super) fn removal(values: &Values) -> Result<String> {
+    let mut text = REMOVE.to_owned();
+    place(&mut text, values)?;
+    Ok(text)
 }
 
 /// The daemon's configuration, which it would take.
@@ -68,9 +76,7 @@ fn config_map(config: &str) -> String {
 
 fn daemonset(values: &Values, config: &str) -> Result<String> {
     let mut text = DAEMONSET.to_owned();
-    change(&mut text, 2, "image: culvert\n", &format!("image: \"{}\"\n", values.image))?;
-    change(&mut text, 1, " path: /opt/cni/bin\n", &path(BIN_DIR, &values.cni_bin_dir))?;
-    change(&mut text, 1, " path: /etc/cni/net.d\n", &path(CONF_DIR, &values.cni_conf_dir))?;
+    place(&mut text, values)?;
     if !values.surge {
         change(
             &mut text,
@@ -86,6 +92,13 @@ fn daemonset(values: &Values, config: &str) -> Result<String> {
     );
     change(&mut text, 1, "\n  template:\n    metadata:\n", &annotated)?;
     Ok(text)
+}
+
+/// Says which image it is, and where the nodes have plugins.
+fn place(text: &mut String, values: &Values) -> Result<()> {
+    change(text, 2, "image: culvert\n", &format!("image: \"{}\"\n", values.image))?;
+    change(text, 1, " path: /opt/cni/bin\n", &path(BIN_DIR, &values.cni_bin_dir))?;
+    change(text, 1, " path: /etc/cni/net.d\n", &path(CONF_DIR, &values.cni_conf_dir))
 }
 
 fn path(known: &str, wanted: &str) -> String {

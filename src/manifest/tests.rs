@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use serde_json::{Value, json};
 
-use super::render::{config, manifest};
+use super::render::{config, manifest, removal};
 use super::*;
 
 fn deploy(path: &str) -> PathBuf {
@@ -108,6 +108,20 @@ fn distributions_differ_by_directories() {
         assert_eq!(volumes[5]["hostPath"]["path"], other.directories().0);
         assert_eq!(volumes[6]["hostPath"]["path"], other.directories().1);
     }
+}
+
+#[test]
+fn removal_has_the_image_and_the_directories_that_were_installed() {
+    let mut values = Values::of(Distribution::K3s);
+    values.set("image=registry.example/culvert:0.1.0").unwrap();
+    let found = objects(&removal(&values).unwrap());
+    assert!(found.keys().eq(["DaemonSet/culvert-remove"]), "{found:?}");
+    let pod = &found["DaemonSet/culvert-remove"]["spec"]["template"]["spec"];
+    for container in ["initContainers", "containers"] {
+        assert_eq!(pod[container][0]["image"], "registry.example/culvert:0.1.0");
+    }
+    let installed = &set(&values)["spec"]["template"]["spec"]["volumes"];
+    assert_eq!(pod["volumes"], json!([installed[5], installed[6]]));
 }
 
 #[test]

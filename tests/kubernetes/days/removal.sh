@@ -2,7 +2,7 @@
 # no plugin.
 
 documents() {
-    sed -e "s#image: culvert\$#image: $IMAGE#" "$repository/deploy/kubernetes/remove/daemonset.yaml"
+    "$repository/target/debug/culvert" kubernetes manifest --remove --set "image=$IMAGE"
 }
 kubectl -n culvert delete daemonset culvert --ignore-not-found >/dev/null
 no_daemon() {
