@@ -17,12 +17,53 @@ readonly pki=$state/pki log=$state/log
 readonly prefix=culvert-k8s
 readonly nodes=(1 2 3)
 
-readonly POD_CIDR=10.244.0.0/16
-readonly SERVICE_CIDR=10.96.0.0/12 API_SERVICE=10.96.0.1 DNS_SERVICE=10.96.0.10
-# The network between the nodes; the switch is .1, node N is .1N, and the control plane is on node
-# 1.
-readonly UNDERLAY=192.168.66
-readonly API=https://$UNDERLAY.11:6443
+# The families of addresses of nodes, pods and Services, the first one first: 4, 6, 46 or 64.
+readonly families=${KUBE_FAMILIES:-4}
+
+# by_family IPV4 IPV6: what of it belongs to the families that there are, with commas between.
+by_family() {
+    local place all=
+    for ((place = 0; place < ${#families}; place++)); do
+        if [ "${families:place:1}" = 4 ]; then all+=,$1; else all+=,$2; fi
+    done
+    echo "${all:1}"
+}
+
+# The network between the nodes: the switch ends with 1, node N with 1N. The control plane is on
+# node 1.
+node_addresses() {
+    by_family "192.168.66.1$1" "fd00:192:168:66::1$1"
+}
+# node_address N: its first one.
+node_address() {
+    local all
+    all=$(node_addresses "$1")
+    echo "${all%%,*}"
+}
+# assign NAMESPACE DEVICE ADDRESSES: gives these to a device, with commas between them.
+assign() {
+    local address all
+    IFS=, read -ra all <<<"$3"
+    for address in "${all[@]}"; do
+        if [[ $address == *:* ]]; then
+            ip -n "$1" addr add "$address/64" dev "$2" nodad
+        else
+            ip -n "$1" addr add "$address/24" dev "$2"
+        fi
+    done
+}
+# with_port ADDRESS PORT
+with_port() {
+    if [[ $1 == *:* ]]; then echo "[$1]:$2"; else echo "$1:$2"; fi
+}
+
+POD_CIDR=$(by_family 10.244.0.0/16 fd00:10:244::/56)
+SERVICE_CIDR=$(by_family 10.96.0.0/12 fd00:10:96::/112)
+API_SERVICE=$(by_family 10.96.0.1 fd00:10:96::1)
+DNS_SERVICE=$(by_family 10.96.0.10 fd00:10:96::a)
+SWITCH=$(by_family 192.168.66.1 fd00:192:168:66::1)
+API=https://$(with_port "$(node_address 1)" 6443)
+readonly POD_CIDR SERVICE_CIDR SWITCH API API_SERVICE=${API_SERVICE%%,*} DNS_SERVICE=${DNS_SERVICE%%,*}
 
 # The image of Culvert under two names, so that there is a version to change to.
 readonly IMAGE=culvert:test-1 OTHER_IMAGE=culvert:test-2
@@ -40,6 +81,11 @@ minor() {
     version=$("$bin/kubelet" --version)
     version=${version#*v1.}
     echo "${version%%.*}"
+}
+
+# Whether a feature gate has Kubernetes know of two families.
+is_dual_by_gate() {
+    [ ${#families} = 2 ] && [ "$(minor)" -lt 23 ]
 }
 
 # outside COMMAND…: beside the nodes, at the switch, where people with a kubeconfig are.
@@ -116,4 +162,12 @@ culvert() {
 # Whether every daemon is the wanted one, and ready.
 rolled_out() {
     kubectl -n culvert rollout status daemonset culvert --timeout="${1:-120}s" >/dev/null
+}
+
+# import_images N: what a node would pull.
+import_images() {
+    local archive
+    for archive in "$state"/images/*.tar "$bin"/images/*.tar; do
+        on "$1" ctr --namespace k8s.io images import "$archive" >/dev/null
+    done
 }

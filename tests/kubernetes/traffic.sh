@@ -25,10 +25,15 @@ YAML
     kubectl -n days rollout status daemonset pod --timeout=120s >/dev/null
 }
 
-# address N: of the pod on a node.
-address() {
+# addresses N: of the pod on a node, of each family, a line each.
+addresses() {
     kubectl -n days get pods -l app=pod --field-selector "spec.nodeName=node$1,status.phase=Running" \
-        -o 'jsonpath={.items[0].status.podIP}'
+        -o 'jsonpath={range .items[0].status.podIPs[*]}{.ip}{"\n"}{end}'
+}
+
+# address N: of the pod on a node, the first one.
+address() {
+    addresses "$1" | head -1
 }
 
 # network N ADDRESS: the file in which the runtime of a node keeps the network of a pod.
@@ -48,9 +53,9 @@ loss() {
     near=(nsenter --target "$(holder "$from")" --net --mount --uts -- nsenter "--net=$(network "$from" "$source")" --)
     far=(nsenter --target "$(holder "$to")" --net --mount --uts -- nsenter "--net=$(network "$to" "$target")" --)
     rm -f "$end"
-    "${far[@]}" "$tools" echo "$target:7000" &
+    "${far[@]}" "$tools" echo "$(with_port "$target" 7000)" &
     echo=$!
-    "${near[@]}" "$tools" stream "$target:7000" --until "$end" >"$log/stream" 2>&1 &
+    "${near[@]}" "$tools" stream "$(with_port "$target" 7000)" --until "$end" >"$log/stream" 2>&1 &
     stream=$!
     "${near[@]}" ping -n -q -i 0.01 "$target" >"$log/ping" 2>&1 &
     ping=$!
@@ -85,9 +90,10 @@ is_ready() {
 
 # talk FROM TO: whether the pods of two nodes hear one another, whatever addresses they have now.
 talk() {
-    local source target
-    source=$(address "$1") && target=$(address "$2") && [ -n "$source" ] && [ -n "$target" ] || return 1
-    on "$1" nsenter --net="$(network "$1" "$source")" ping -n -q -c 1 -W 1 "$target"
+    local source target targets
+    source=$(address "$1") && targets=$(addresses "$2") && [ -n "$source" ] && [ -n "$targets" ] || return 1
+    source=$(network "$1" "$source") || return 1
+    for target in $targets; do on "$1" nsenter --net="$source" ping -n -q -c 1 -W 1 "$target" || return 1; done
 }
 
 all_talk() {
@@ -95,4 +101,20 @@ all_talk() {
     for one in "${nodes[@]}"; do
         for other in "${nodes[@]}"; do [ "$one" = "$other" ] || talk "$one" "$other" || return 1; done
     done
+}
+
+# in_pod N COMMAND…: in the network of the pod on a node.
+in_pod() {
+    local network
+    network=$(network "$1" "$(address "$1")") || return 1
+    on "$1" nsenter --net="$network" -- "${@:2}"
+}
+
+# says POD ADDRESS PORT WHERE…: whether that pod's agnhost answers there.
+says() {
+    local said
+    # shellcheck disable=SC2016 # expanded where it runs
+    said=$("${@:4}" bash -c 'exec 3<>"/dev/tcp/$0/$1"; printf "GET /hostname HTTP/1.0\r\n\r\n" >&3
+        tail -1 <&3' "$2" "$3")
+    [ "$said" = "$1" ]
 }

@@ -40,7 +40,7 @@ works "kubectl culvert explain" node3 beside kubectl culvert explain node1 "days
 works "kubectl culvert trace" node3 beside kubectl culvert trace node1 "days/$one" "days/$three"
 works "kubectl culvert support" "status" beside bash -c 'kubectl culvert support node1 --output - | tar -tf -'
 works "culvert test kubernetes" "node3" beside culvert test kubernetes
-works "culvert kubernetes manifest --discover" "$SERVICE_CIDR" beside culvert kubernetes manifest --discover \
+works "culvert kubernetes manifest --discover" "${SERVICE_CIDR%%,*}" beside culvert kubernetes manifest --discover \
     --set "cidrs=$POD_CIDR" --set "serviceCidrs=$SERVICE_CIDR"
 
 # What the page shows: three daemons, each ready. The program is started as `beside` does it, but in a

@@ -15,7 +15,7 @@ for node in "${nodes[@]}"; do
     left=$(
         on "$node" ip -br link | grep -E "^culvert" || true
         on "$node" nft list tables | grep culvert || true
-        on "$node" ip route | grep "${POD_CIDR%.*.*}" || true
+        on "$node" bash -c 'ip route; ip -6 route' | grep -e "^10\.244\." -e "^fd00:10:244:" || true
         on "$node" ls /etc/cni/net.d /opt/cni/bin | grep -v -e ':$' -e '^$' || true
     )
     [ -z "$left" ] || fail "node$node has still: $left"
