@@ -136,7 +136,7 @@ test-kubernetes: ## A Kubernetes of three nodes: its own tests, days of its life
 	@$(MAKE) --no-print-directory dist
 	@$(MAKE) --no-print-directory build
 	$(SUDO) env KUBE_BIN="$(abspath $(KUBE_BIN))" KEEP="$(KEEP)" KUBE_PROXY_MODE="$(KUBE_PROXY_MODE)" \
-	    KUBE_FAMILIES="$(KUBE_FAMILIES)" tests/kubernetes/run $(DAY)
+	    KUBE_FAMILIES="$(KUBE_FAMILIES)" KUBE_OTHER_DIST="$(KUBE_OTHER_DIST)" tests/kubernetes/run $(DAY)
 
 .PHONY: without-compose
 without-compose:

@@ -118,3 +118,20 @@ says() {
         tail -1 <&3' "$2" "$3")
     [ "$said" = "$1" ]
 }
+
+none_talk() {
+    ! talk 1 3 && ! talk 2 1 && ! talk 3 2
+}
+
+# A policy comes into force, and goes again: what each daemon hears of the API server.
+policies_hold() {
+    kubectl apply -f - >/dev/null <<'YAML'
+apiVersion: networking.k8s.io/v1
+kind: NetworkPolicy
+metadata: {name: nobody, namespace: days}
+spec: {podSelector: {matchLabels: {app: pod}}, policyTypes: [Ingress]}
+YAML
+    await 30 "policy in force" none_talk
+    kubectl -n days delete networkpolicy nobody >/dev/null
+    await 30 "pods that talk without a policy" all_talk
+}
