@@ -27,8 +27,8 @@ use super::{
 use crate::explain::Question;
 
 pub(crate) use self::client::{
-    CaptureStream, ask, examine, find, knock, open_capture, open_flows, ping, pods,
-    query, tables, trace,
+    CaptureStream, ask, examine, find, knock, open_capture, open_flows, ping, pods, query, tables,
+    trace,
 };
 
 /// Name of the socket under the run directory.

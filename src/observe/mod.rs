@@ -21,8 +21,8 @@ mod trace;
 
 pub use admin::{AdminSocket, CaptureQuery, Services};
 pub(crate) use admin::{
-    CaptureStream, ask, examine, find, knock, open_capture, open_flows, ping, pods,
-    query, tables, trace,
+    CaptureStream, ask, examine, find, knock, open_capture, open_flows, ping, pods, query, tables,
+    trace,
 };
 pub(crate) use document::Document;
 pub(crate) use flows::protocol_name;

@@ -137,7 +137,7 @@ impl Rules {
     pub fn has_chain(&self, family: &str, table: &str, name: &str) -> bool {
         let is_it =
             |(its, of, called): &Key| family_name(*its) == family && of == table && called == name;
-        self.chains.keys().any(|key| is_it(key))
+        self.chains.keys().any(is_it)
     }
 
     /// The chains at a hook that packets of the family pass, in any order.
