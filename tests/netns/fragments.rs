@@ -71,13 +71,13 @@ fn what_an_ipv6_pod_has_fragmented_crosses_a_narrow_path() {
     // Both learn the path; IPv6 has its senders fragment by that.
     for (from, to) in [(&one, &two), (&two, &one)] {
         let answer =
-            probe::ping(from.netns(), to.ipv6().into(), &Ping::default().packet_len(1464)).unwrap();
+            probe::ping(from.netns(), to.ipv6(), &Ping::default().packet_len(1464)).unwrap();
         assert!(matches!(answer, Answer::TooBig { mtu: 1364..=1368, .. }), "{answer:?}");
     }
     let timeout = Duration::from_secs(5);
     // With 48 bytes of headers: shorter than the path, and between path and device, and longer.
     for len in [1300, 1330, 1400, 1416, 3000, 60_000] {
-        let to = two.ipv6().into();
+        let to = two.ipv6();
         let echoed = probe::udp_echo(one.netns(), two.netns(), to, len, timeout);
         assert!(echoed.is_ok(), "{len} bytes: {echoed:?}");
     }
