@@ -169,7 +169,9 @@ async fn another_server_is_followed_once_the_kubeconfig_names_it() {
     other.put_other(NETWORK_POLICIES, policy("other"));
     fs::write(follower.directory.path().join(KUBECONFIG), other.kubeconfig()).unwrap();
     drop(server);
-    follower.until(|world| world.network_policies().count() == 2).await;
+    // That the former one is away is told again and again.
+    let followed = follower.until(|world| world.network_policies().count() == 2);
+    tokio::time::timeout(LIMIT, followed).await.unwrap();
 }
 
 #[tokio::test]
