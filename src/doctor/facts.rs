@@ -261,6 +261,7 @@ pub(super) mod fixture {
                     detection: culvert_netlink::Detection::Passed,
                     has_route: true,
                 }],
+                ways: vec![vec!["eth0".to_owned()]; 2],
                 ..Examination::default()
             }),
             firewall: Ok(Firewall::default()),

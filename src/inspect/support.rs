@@ -96,7 +96,8 @@ pub(crate) fn run(args: &SupportArgs) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// Why there is no configuration, without a word of what it says: a complaint shows what was written.
+/// Why there is no configuration, without a word of what it says: a complaint shows what was
+/// written.
 fn unread(path: &Path) -> anyhow::Error {
     let path_text = path.display();
     match File::open(path) {

@@ -230,7 +230,8 @@ fn set_up_tun(desired: &Desired, tun: &ActualDevice, actions: &mut Vec<Action>) 
 /// The bridge's MTU: no less than that of a port, whose pod was attached when more fitted.
 ///
 /// kernel: what pods of a node send each other in fragments is put together for the rules of IP
-/// (br_netfilter), and dropped without a word if a fragment was longer than the bridge's MTU (6.18).
+/// (br_netfilter), and dropped without a word if a fragment was longer than the bridge's MTU
+/// (6.18).
 fn bridge_mtu(desired: &Desired, ports: &[Port]) -> u32 {
     let ports = ports.iter().map(|port| port.mtu);
     ports.max().unwrap_or_default().max(desired.bridge.mtu)

@@ -419,9 +419,9 @@ mod tests {
         let now = with(VNI, 2.0, "192.168.1.12");
         assert_eq!((now.verdict, now.peer.as_deref()), (Verdict::Fail, Some("node2")));
         assert!(now.found.starts_with(
-            "vni: 31 packets in the last minute, the last 2 s ago, from 192.168.1.12: they are of \
-             another virtual network than 7"
-        ));
+            "vni: 31 packets in the last minute, the last 2 s ago, from 192.168.1.12 (1 of 2 peers): \
+             they are of another virtual network than 7"
+        ), "{now:?}");
         assert!(now.remedy.unwrap().contains("network.vni"));
         assert_eq!(with(VNI, 40.0, "192.168.1.12").verdict, Verdict::Warn);
         let over = with(VNI, 7200.0, "192.168.1.12");
