@@ -78,7 +78,9 @@ impl Follower {
                         self.world.replace_kind(kind, objects);
                     }
                     PolicyUpdate::Changes { changes, .. } => {
-                        changes.into_iter().for_each(|change| self.world.apply(change));
+                        for change in changes {
+                            self.world.apply(change);
+                        }
                     }
                     PolicyUpdate::Refused(_) | PolicyUpdate::Lost(_) => {}
                 }
