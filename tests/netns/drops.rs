@@ -27,7 +27,7 @@ fn peer_of_another_virtual_network_is_named_while_it_sends() {
     assert_said(subject, &[], "drops", "fail", &words);
     let words = ["\"peer\":\"node1\"", "from 192.168.1.11", "network than 2,", "network.vni"];
     assert_said(peer, &[], "drops", "fail", &words);
-    assert_said(subject, &["--peers"], "peer", "fail", &["node2", "another VNI"]);
+    assert_said(subject, &["--peers"], "peer", "fail", &["node2", "likelier cause: drops"]);
     // What daemons ask each other is told apart as well.
     assert!(!doctor(subject, &[], "drops").iter().any(|(_, text)| text.contains("flags: ")));
     let text = subject.culvert(&["status"]).unwrap();
@@ -84,9 +84,11 @@ fn strangers_and_damaged_datagrams_are_warnings_with_their_sender() {
         .unwrap();
     };
     send(lab.switch(), "unknown_peer", &in_overlay(VNI, &[]));
-    send(lab.node(3).netns(), "too_short", &[1, 2, 3]);
+    let mut damaged = in_overlay(VNI, &[]);
+    damaged[0] = 0;
+    send(lab.node(3).netns(), "flags", &damaged);
     assert_said(subject, &[], "drops", "warn", &["unknown_peer: ", "no node of this table"]);
-    let words = ["\"peer\":\"node3\"", "too_short: ", "tcpdump"];
+    let words = ["\"peer\":\"node3\"", "flags: ", "tcpdump"];
     assert_said(subject, &[], "drops", "warn", &words);
     assert!(doctor(subject, &[], "drops").iter().all(|(verdict, _)| verdict == "warn"));
 }

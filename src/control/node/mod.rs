@@ -104,7 +104,7 @@ pub struct NodeSpec {
     pub codec_ports: Vec<u16>,
     /// Pod subnets of the other nodes.
     pub remote_subnets: Vec<IpNet>,
-    /// See [`narrow_subnets`].
+    /// IPv6 pod subnets of other nodes toward which less fits than the MTU, and how much does.
     pub narrow_subnets: Vec<(IpNet, u16)>,
     /// Tunnel datagrams to some of the other nodes, as the sockets send them.
     pub peers: Vec<Flow>,
