@@ -49,6 +49,20 @@ pub(super) fn check(facts: &Facts) -> Vec<Finding> {
     }));
     for peer in &expected.peers {
         let address = peer.address;
+        if let Some(here) = kernel.addresses.iter().find(|has| has.net.addr() == address) {
+            let link = kernel.links.iter().find(|link| link.index == here.link);
+            let device = link.map_or("DEVICE", |link| link.name.as_str());
+            let finding = Finding::fail(
+                format!(
+                    "{address} is {}'s by the table, and this machine has it too: what is for that \
+                     node stays here",
+                    peer.name
+                ),
+                format!("ip address del {} dev {device}, or correct the table", here.net),
+            );
+            findings.push(finding.about(&peer.name));
+            continue;
+        }
         if let [one, other, ..] = facts.holders_of(address)[..] {
             let finding = Finding::warn(
                 format!(
@@ -72,6 +86,7 @@ pub(super) fn check(facts: &Facts) -> Vec<Finding> {
 
 #[cfg(test)]
 mod tests {
+    use culvert_netlink::Address;
     use overlay_proto::Mac;
 
     use super::super::tests::said;
@@ -96,5 +111,16 @@ mod tests {
         let two = with([192, 168, 1, 12], 2);
         assert_eq!((two.verdict, two.peer.as_deref()), (Verdict::Warn, Some("node2")));
         assert!(two.found.contains("02:00:00:00:00:00 and at 02:00:00:00:00:01"), "{two:?}");
+    }
+
+    #[test]
+    fn address_of_a_peer_on_a_device_of_this_machine_fails() {
+        let mut facts = healthy();
+        let kernel = facts.kernel.as_mut().unwrap();
+        let own = kernel.addresses[0].clone();
+        kernel.addresses.push(Address { net: "192.168.1.12/24".parse().unwrap(), ..own });
+        let finding = said("address_elsewhere", &facts).remove(0);
+        assert_eq!((finding.verdict, finding.peer.as_deref()), (Verdict::Fail, Some("node2")));
+        assert!(finding.remedy.unwrap().starts_with("ip address del 192.168.1.12/24 dev"));
     }
 }

@@ -32,7 +32,9 @@ pub(super) fn check(facts: &Facts) -> Vec<Finding> {
         findings.push(match (answered, judged.len()) {
             (0, 0) => Finding::skip("no peer was asked: too many, or none with a bridge like ours"),
             (0, _) => {
-                Finding::skip("no peer's kernel says what arrives (it limits its ICMP errors)")
+                Finding::skip(
+                    "no peer's kernel says what arrives: it limits its ICMP errors, or nothing reaches it",
+                )
             }
             (answered, _) => {
                 let nodes = counted(peers.len(), "node");

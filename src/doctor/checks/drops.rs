@@ -349,7 +349,7 @@ fn cause(facts: &Facts, reason: DropReason, from: &Sender, spread: &Spread) -> O
             "set tun.offload = false, restart the daemon, and report it",
         ),
         DropReason::UnderlayFull => Cause::likely(
-            "the network card does not keep up",
+            "the network card does not keep up, or a way that has become narrow takes none as long",
             "nothing for short bursts; else ip -s link, and more capacity",
         ),
         DropReason::UnderlayRefused => Cause::likely(

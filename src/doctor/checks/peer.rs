@@ -52,7 +52,9 @@ pub(super) fn check(facts: &Facts, before: &[Finding]) -> Vec<Finding> {
             let best = times.min().unwrap_or_default();
             let failing = told(facts, peer).and_then(|told| told.failing.as_ref());
             let own = match failing {
-                Some(failing) if failing.is_empty() => "; its own doctor fails nothing",
+                Some(failing) if failing.is_empty() => {
+                    "; its own doctor fails nothing, and did not ask its pods"
+                }
                 Some(_) | None => "",
             };
             let found = format!("answers in {:.1} ms{own}", best.as_secs_f64() * 1e3);
@@ -113,7 +115,8 @@ fn trouble(facts: &Facts, before: &[Finding], peer: &Asked) -> Option<Finding> {
     }
     let error = peer.questions.iter().find_map(|question| question.error.as_ref());
     let own = own_failures(before, name).join(", ");
-    let finding = if peer.is_refused {
+    // Where this machine has the peer's address it is its own kernel that refuses.
+    let finding = if peer.is_refused && !own.contains("address_elsewhere") {
         refused(facts, peer)
     } else if !own.is_empty() {
         let error = error.map_or_else(String::new, |error| format!(" ({error})"));
@@ -137,8 +140,7 @@ fn trouble(facts: &Facts, before: &[Finding], peer: &Asked) -> Option<Finding> {
         )
     } else {
         let causes = causes(facts, before, peer).join(", ");
-        let there =
-            format!("culvert doctor on {name}: its checks daemon, drops and input say which");
+        let there = format!("culvert doctor on {name} says which");
         Finding::fail(
             format!("no answer on UDP {port}, and nobody refuses: {causes}"),
             match silent(facts) {
@@ -304,7 +306,7 @@ mod tests {
         let of_node3 = findings.last().unwrap();
         assert_eq!(of_node3.found, "answers in 1.0 ms", "it has not said how it is");
         let well = said("peer", &healthy()).remove(0);
-        assert!(well.found.ends_with("its own doctor fails nothing"), "{well:?}");
+        assert!(well.found.ends_with("fails nothing, and did not ask its pods"), "{well:?}");
     }
 
     #[test]
@@ -330,6 +332,12 @@ mod tests {
         // Nor is anything of this node, where the peer's kernel answers.
         facts.peers.as_mut().unwrap().as_mut().unwrap()[0].is_refused = true;
         assert!(of_peer(&facts).found.contains("no daemon there"));
+        // But this one is.
+        let kernel = kernel_of(&mut facts);
+        let address = kernel.addresses[0].clone();
+        let net = "192.168.1.12/24".parse().unwrap();
+        kernel.addresses.push(culvert_netlink::Address { net, ..address });
+        assert!(of_peer(&facts).found.ends_with("routes, address_elsewhere"));
     }
 
     fn kernel_of(facts: &mut Facts) -> &mut crate::app::Examination {

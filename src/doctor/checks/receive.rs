@@ -52,7 +52,12 @@ pub(super) fn check(facts: &Facts) -> Vec<Finding> {
              net.core.rmem_max=16777216 and restart the daemon; or more workers: tun.queues",
         )];
     }
-    vec![Finding::ok("no datagram was dropped for want of room, and none waits")]
+    let waiting = if waits > 0 {
+        format!("{waits} bytes wait to be fetched")
+    } else {
+        "none waits".to_owned()
+    };
+    vec![Finding::ok(format!("no datagram was dropped for want of room, and {waiting}"))]
 }
 
 #[cfg(test)]

@@ -35,5 +35,26 @@ pub(super) fn check(facts: &Facts) -> Vec<Finding> {
                       tun.queues";
         return vec![Finding::warn(found, remedy)];
     }
+    if let Err(why) = &facts.daemon {
+        // A daemon that is stopped holds it open all the same.
+        let found =
+            format!("no packet was dropped, and whether anybody reads {tun} is open: {why}");
+        return vec![Finding::skip(found)];
+    }
     vec![Finding::ok(format!("{tun} is read, and no packet was dropped"))]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::tests::said;
+    use super::*;
+    use crate::doctor::facts::fixture::healthy;
+    use crate::doctor::finding::Verdict;
+
+    #[test]
+    fn device_of_a_daemon_that_does_not_answer_is_not_called_read() {
+        assert_eq!(said("tun", &healthy())[0].verdict, Verdict::Ok);
+        let facts = Facts { daemon: Err("it does not answer".to_owned()), ..healthy() };
+        assert_eq!(said("tun", &facts)[0].verdict, Verdict::Skip);
+    }
 }
