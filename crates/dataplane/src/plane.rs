@@ -1,15 +1,17 @@
 //! The workers as one thing that control can start, direct and stop.
 
-use std::cmp::Reverse;
+mod counts;
+mod probing;
+mod sealing;
+
 use std::net::IpAddr;
-use std::sync::atomic::Ordering;
 use std::sync::mpsc::{SyncSender, sync_channel};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
-use culvert_seal::mesh::{Config, Event, Identity, SystemEntropy};
+use culvert_seal::mesh::{Config, SystemEntropy};
 use overlay_proto::esp::Lane;
 use tokio::sync::mpsc;
 
@@ -17,31 +19,25 @@ use super::busy_poll::BusyPoll;
 use super::capture::{self, Capture, CaptureFilter, MAX_CAPTURES, Taps};
 use super::counters::WorkerCounters;
 use super::flows::{self, FlowWatch};
-use super::path_claim::notice_of;
-use super::probe::{Ask, ProbeArrival, Probes, Unsent, Way};
+use super::probe::{ProbeArrival, Probes};
 use super::round::{Notice, Notices};
-use super::sealed::{Keeper, KeyThread, SealedCounters, SealedOptions, SealedWorker};
-use super::underlay::{SENDERS, Sockets, Underlay, bucket};
+use super::sealed::{Keeper, KeyThread, SealedOptions, SealedWorker};
+use super::underlay::{SENDERS, Sockets, Underlay};
 use super::worker::{Command, Worker};
 use super::{Egress, Ingress};
-use crate::engine::{
-    DropReason, LastDrop, Peer, PeerKeys, Seal, SealedMode, Sealing, Table, Tunnel,
-};
+use crate::engine::{Sealing, Table, Tunnel};
 use crate::platform::clock;
 use crate::platform::overflows::overflows;
 use crate::platform::tun::{Offload, TunQueue};
-use crate::platform::udp::{Gro, Sender};
+use crate::platform::udp::Gro;
 use crate::platform::wake::{WaitSet, Waker};
 use crate::platform::{Error, Result};
+
+pub use self::counts::ReceiveDrops;
 
 /// Commands that wait for a worker at most. Control sends one at a time and workers look whenever
 /// woken; this is room for several while a worker handles one batch.
 const COMMANDS: usize = 16;
-
-/// How often a question is offered to the kernel, and reports that are looked at after each time:
-/// as trains are.
-const ATTEMPTS: usize = 3;
-const MAX_REPORTS: usize = 32;
 
 /// How the data path is set up; does not change while it runs.
 #[derive(Clone, Debug)]
@@ -69,15 +65,6 @@ pub struct Ends {
     pub tunnels: Vec<Tunnel>,
     /// Whether the port for what is sealed is one of them, on a node that seals.
     pub is_sealing: bool,
-}
-
-/// Datagrams that the kernel dropped at sockets.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct ReceiveDrops {
-    /// No worker fetched them in time.
-    pub late: u64,
-    /// Their checksum was wrong.
-    pub damaged: u64,
 }
 
 /// Bound sockets that no worker reads yet.
@@ -201,72 +188,6 @@ impl DataPlane {
         self.table.store(Arc::new(table));
     }
 
-    /// Changes what this node proves who it is with, and the peers that have keys: all of the table
-    /// that is published next. Sessions with keys that are not there any more end now. Peers of the
-    /// table in force that have got keys are sealed from now on; those that have lost theirs get
-    /// nothing until another table is published, so that it does not matter which of the two is
-    /// first for what is sealed in both. Nothing happens on a node that does not seal.
-    pub fn set_keys(&self, identity: Identity, peers: Vec<PeerKeys>) {
-        let Some(sealed) = &self.sealed else { return };
-        let mut sealing = locked(&sealed.sealing);
-        let next = sealing.with(&peers);
-        let in_force = self.table.load();
-        let has_got_keys =
-            |peer: &Peer| !matches!(peer.seal, Seal::Keyed(_)) && next.has(peer.name());
-        if in_force.peers().iter().any(has_got_keys) {
-            let table = Table::clone(&in_force).seal(&next.or(&sealing));
-            self.table.store(Arc::new(table));
-        }
-        sealed.keys.set_table(identity, next.entries(peers));
-        *sealing = next;
-    }
-
-    /// How strict the node is with the tables that are published from now on. Nothing happens on a
-    /// node that does not seal.
-    pub fn set_sealed_mode(&self, mode: SealedMode) {
-        let Some(sealed) = &self.sealed else { return };
-        let mut sealing = locked(&sealed.sealing);
-        *sealing = sealing.clone().with_mode(mode);
-    }
-
-    /// Has a session made with every peer of the table in force that has keys and may still send in
-    /// plain, and names those peers. Not all are asked at once where there are many: whoever wants
-    /// to see the list become empty calls again.
-    pub fn seek_sessions(&self) -> Vec<String> {
-        let Some(worker) = &self.prober else { return Vec::new() };
-        let now_ms = worker.ms(clock::now());
-        let table = self.table.load();
-        let link = |peer: &'_ Peer| match &peer.seal {
-            Seal::Keyed(keyed) => Some(Arc::clone(&keyed.link)),
-            Seal::Plain | Seal::NoKey => None,
-        };
-        let links = table.peers().iter().filter_map(link);
-        let open = links.filter(|link| !link.refuses_plain(now_ms));
-        open.map(|link| {
-            if link.outgoing().is_none() {
-                worker.want(&link);
-            }
-            link.name().to_owned()
-        })
-        .collect()
-    }
-
-    /// What people should know of handshakes and sessions, for the first who asks. Whoever does not
-    /// take events loses them: 256 wait at most.
-    pub fn take_sealed_events(&self) -> Option<mpsc::Receiver<Event>> {
-        self.sealed.as_ref()?.keys.take_events()
-    }
-
-    /// What is counted of handshakes and sessions, on a node that seals.
-    pub fn sealed_counters(&self) -> Option<&SealedCounters> {
-        self.sealed.as_ref().map(|sealed| sealed.keys.counters())
-    }
-
-    /// Handshake datagrams that were no peer's, or more than are looked at.
-    pub fn refused_handshakes(&self) -> u64 {
-        self.sum(|counters| counters.refused_handshakes.load(Ordering::Relaxed))
-    }
-
     /// The table that workers decide by.
     pub fn table(&self) -> Arc<Table> {
         self.table.load_full()
@@ -339,130 +260,6 @@ impl DataPlane {
         *self.offload.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// What comes of questions to peers, for the first who asks.
-    pub fn take_probe_arrivals(&self) -> Option<mpsc::Receiver<ProbeArrival>> {
-        locked(&self.probe_arrivals).take()
-    }
-
-    /// What this node tells of itself in its answers, and by what its questions are known.
-    pub fn probes(&self) -> &Probes {
-        &self.probes
-    }
-
-    /// Sends a question to a peer, by one of the source ports of its packets. What the kernel has
-    /// been told of datagrams that left before becomes notices.
-    ///
-    /// # Errors
-    ///
-    /// Why it was not sent.
-    pub fn ask(&self, ask: &Ask<'_>) -> std::result::Result<(), Unsent> {
-        let table = self.table.load();
-        let peer = table.peer(table.sender(ask.peer).ok_or(Unsent::NoWay)?);
-        let senders = self.senders();
-        let way = Way { peer, path: ask.path, worker: self.prober.as_ref(), now: clock::now() };
-        ask.send(&way, &mut |hash, transmit| {
-            let sender = &senders[bucket(hash)];
-            let mut attempts = 0;
-            loop {
-                let sent = sender.send(transmit);
-                attempts += 1;
-                let reports = sent.is_err() && self.notice(sender, &table);
-                if sent.is_ok() || !reports || attempts == ATTEMPTS {
-                    return sent;
-                }
-            }
-        })
-    }
-
-    /// Makes notices of what the network says of datagrams that left.
-    pub fn look_for_reports(&self) {
-        let (table, senders) = (self.table.load(), self.senders());
-        for sender in &*senders {
-            self.notice(sender, &table);
-        }
-    }
-
-    /// The source ports of the tunnel, by the numbers of the paths: a flow leaves by the one of its
-    /// [`bucket`].
-    pub fn source_ports(&self) -> Vec<u16> {
-        self.senders().iter().map(Sender::port).collect()
-    }
-
-    fn senders(&self) -> Arc<[Sender]> {
-        Arc::clone(locked(&self.sockets).senders())
-    }
-
-    /// Takes what waits at a socket; says whether anything did.
-    fn notice(&self, sender: &Sender, table: &Table) -> bool {
-        let mut found = false;
-        for report in std::iter::from_fn(|| sender.report().ok()).take(MAX_REPORTS) {
-            found = true;
-            if let Some(notice) = notice_of(&report, table) {
-                self.notices.send(notice);
-            }
-        }
-        found
-    }
-
-    /// Questions of other nodes that were answered, and those that were too many.
-    pub fn probes_answered(&self) -> (u64, u64) {
-        let answered = self.sum(|counters| counters.probes_answered.load(Ordering::Relaxed));
-        let refused = self.sum(|counters| counters.probes_refused.load(Ordering::Relaxed));
-        (answered, refused)
-    }
-
-    /// Packets dropped so far for `reason`, by all workers.
-    pub fn drops(&self, reason: DropReason) -> u64 {
-        self.sum(|counters| counters.drops.count(reason))
-    }
-
-    /// The newest packets dropped for `reason` by whichever worker, one of each sender that is
-    /// remembered, the newest first.
-    pub fn last_drops(&self, reason: DropReason) -> Vec<LastDrop> {
-        let of_each = self.workers.iter().flat_map(|worker| worker.counters.drops.last(reason));
-        let mut all: Vec<LastDrop> = of_each.flatten().collect();
-        all.sort_by_key(|last| Reverse(last.at));
-        let mut seen = Vec::new();
-        all.retain(|last| {
-            let is_new = !seen.contains(&last.from);
-            seen.push(last.from);
-            is_new
-        });
-        all
-    }
-
-    /// Packets dropped so far, for whatever reason.
-    pub fn all_drops(&self) -> u64 {
-        DropReason::ALL.into_iter().map(|reason| self.drops(reason)).sum()
-    }
-
-    /// Datagrams that the kernel dropped at the receiving sockets since they were bound; none where
-    /// it does not tell.
-    pub fn receive_drops(&self) -> Option<ReceiveDrops> {
-        let dropped = locked(&self.sockets).dropped()?;
-        let overflows = overflows().zip(self.overflows_before);
-        // Other programs' sockets may have had no room either, and no more than all is ours.
-        let late =
-            overflows.map_or(dropped, |(now, before)| now.saturating_sub(before).min(dropped));
-        Some(ReceiveDrops { late, damaged: dropped - late })
-    }
-
-    /// ICMP errors sent to pods so far.
-    pub fn replies(&self) -> u64 {
-        self.sum(|counters| counters.replies.load(Ordering::Relaxed))
-    }
-
-    /// Packets that were fragmented so far, and the fragments that they became.
-    pub fn fragmented(&self) -> (u64, u64) {
-        let packets = self.sum(|counters| counters.fragmented.load(Ordering::Relaxed));
-        (packets, self.sum(|counters| counters.fragments.load(Ordering::Relaxed)))
-    }
-
-    /// Times that an offload was refused and given up.
-    pub fn degraded(&self) -> u64 {
-        self.sum(|counters| counters.degraded.load(Ordering::Relaxed))
-    }
-
     /// Lets somebody look at packets until the capture is dropped.
     ///
     /// # Errors
@@ -524,10 +321,6 @@ impl DataPlane {
         };
         self.workers.iter().any(failed)
             || self.sealed.as_ref().is_some_and(|sealed| sealed.keys.has_failed())
-    }
-
-    fn sum(&self, count: impl Fn(&WorkerCounters) -> u64) -> u64 {
-        self.workers.iter().map(|worker| count(&worker.counters)).sum()
     }
 }
 
