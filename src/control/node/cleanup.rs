@@ -280,6 +280,7 @@ mod tests {
             ]
         );
     }
+
     /// Flannel's node that has started anew under Culvert has a bridge that we made, and an adopted
     /// one may have had another address.
     #[test]

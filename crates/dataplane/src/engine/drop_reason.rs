@@ -294,7 +294,7 @@ impl DropCounters {
         self.counts[reason.index()].load(Ordering::Relaxed)
     }
 
-    /// The newest of the newest senders.
+    /// The newest drop of each sender that is remembered, the newest first.
     pub fn last(&self, reason: DropReason) -> LastDrops {
         *self.last[reason.index()].lock().unwrap_or_else(PoisonError::into_inner)
     }
