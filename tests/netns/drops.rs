@@ -27,7 +27,7 @@ fn peer_of_another_virtual_network_is_named_while_it_sends() {
     assert_said(subject, &[], "drops", "fail", &words);
     let words = ["\"peer\":\"node1\"", "from 192.168.1.11", "network than 2,", "network.vni"];
     assert_said(peer, &[], "drops", "fail", &words);
-    assert_said(subject, &["--peers"], "peer", "fail", &["node2", "likelier cause: drops"]);
+    assert_said(subject, &["--peers"], "peer", "fail", &["node2", "see drops above"]);
     // What daemons ask each other is told apart as well.
     assert!(!doctor(subject, &[], "drops").iter().any(|(_, text)| text.contains("flags: ")));
     let text = subject.culvert(&["status"]).unwrap();

@@ -182,6 +182,7 @@ mod tests {
             assert!(!finding.found.is_empty());
         }
     }
+
     #[test]
     fn parameters_that_cannot_be_read_are_not_called_right() {
         let facts = Facts { parameters: Err("permission denied".to_owned()), ..healthy() };

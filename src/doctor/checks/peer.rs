@@ -87,6 +87,8 @@ fn unwell(facts: &Facts, peer: &Asked) -> Option<Finding> {
             format!("it answers, and says that it is not ready; its own doctor fails: {failing}")
         }
         (_, "") => return None,
+        // Of whomever: this node may be well with it.
+        (_, "drops") => "it answers, and its own doctor fails: drops".to_owned(),
         (_, failing) => format!(
             "it answers, and its own doctor fails: {failing}; what is for its pods may not arrive there"
         ),
@@ -126,6 +128,11 @@ fn trouble(facts: &Facts, before: &[Finding], peer: &Asked) -> Option<Finding> {
             ),
             format!("mend that first, and run this again; then culvert doctor on {name}"),
         )
+    } else if before.iter().any(|finding| is_drop_of(finding, name)) {
+        Finding::fail(
+            "no answer, and this node drops what it sends: see drops above",
+            format!("what drops says above; culvert doctor on {name} has its side"),
+        )
     } else if let Some(error) = error {
         Finding::fail(
             format!("no answer: the kernel of this node does not send the question ({error})"),
@@ -160,10 +167,18 @@ fn own_failures(before: &[Finding], name: &str) -> Vec<&'static str> {
         finding.verdict == Verdict::Fail
             && ON_THE_WAY.contains(&finding.check)
             && finding.peer.as_ref().is_none_or(|peer| peer == name)
+            && !is_drop_of(finding, name)
     };
     let mut own: Vec<&str> = before.iter().filter(is_own).map(|finding| finding.check).collect();
     own.dedup();
     own
+}
+
+/// Whether it is of what the peer sends and this node drops, which either of them may have wrong.
+fn is_drop_of(finding: &Finding, name: &str) -> bool {
+    finding.check == "drops"
+        && finding.verdict == Verdict::Fail
+        && finding.peer.as_deref() == Some(name)
 }
 
 /// How many peers were asked, if none of them answers; else one, which stands for itself.
@@ -338,6 +353,19 @@ mod tests {
         let net = "192.168.1.12/24".parse().unwrap();
         kernel.addresses.push(culvert_netlink::Address { net, ..address });
         assert!(of_peer(&facts).found.ends_with("routes, address_elsewhere"));
+    }
+
+    #[test]
+    fn what_a_peer_sends_and_this_node_drops_is_no_failure_of_this_node() {
+        let mut facts = healthy();
+        let peer = &mut facts.peers.as_mut().unwrap().as_mut().unwrap()[0];
+        peer.questions.iter_mut().for_each(|question| question.answered = None);
+        peer.is_heard = false;
+        let drop = Finding { check: "drops", ..Finding::fail("vni", "").about("node2") };
+        let of_node2 = |before: &[Finding]| check(&facts, before).remove(0);
+        assert!(of_node2(&[drop.clone()]).found.ends_with("see drops above"));
+        let of_all = Finding { peer: None, ..drop };
+        assert!(of_node2(&[of_all]).found.contains("this node itself fails above"));
     }
 
     fn kernel_of(facts: &mut Facts) -> &mut crate::app::Examination {
