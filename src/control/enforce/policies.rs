@@ -398,13 +398,32 @@ impl Policies {
         Ok(closed)
     }
 
-    fn is_known(&self, name: &PodName) -> bool {
-        let pod = self.world.pod(&name.namespace, &name.name);
-        pod.filter(|pod| !pod.host_network).is_some_and(|pod| match (&pod.uid, &name.uid) {
-            (Some(known), Some(told)) => **known == **told,
+    /// Why nothing is known of the pod that the runtime names; none if it is known.
+    fn unknown(&self, name: Option<&PodName>) -> Option<String> {
+        let Some(PodName { namespace, name, uid }) = name else {
+            let why = "the runtime does not say which pod it is (K8S_POD_NAMESPACE and \
+                       K8S_POD_NAME in CNI_ARGS); set policy.unknown_pods to start such pods";
+            return Some(why.to_owned());
+        };
+        let remedy = "wait for it, or write one, or set policy.unknown_pods";
+        let Some(pod) = self.world.pod(namespace, name) else {
+            return Some(format!(
+                "there is no pod {namespace}/{name} among the objects that this node knows; {remedy}"
+            ));
+        };
+        if pod.host_network {
+            return Some(format!(
+                "the pod {namespace}/{name} that this node knows uses the network of its node; {remedy}"
+            ));
+        }
+        match (&pod.uid, uid) {
+            (Some(known), Some(told)) if **known != **told => Some(format!(
+                "the pod {namespace}/{name} that this node knows has the uid {known}, and the one \
+                 that the runtime starts has {told}; {remedy}"
+            )),
             // Whoever writes objects by hand gives them no number.
-            (Some(_), None) | (None, _) => true,
-        })
+            _ => None,
+        }
     }
 
     fn consider(&mut self, candidate: &Candidate) -> Admission {
@@ -412,12 +431,14 @@ impl Policies {
             let why = "the policies are not known yet; `culvert status` says what is missing";
             return Admission::Refused(why.to_owned());
         }
-        let is_known = candidate.pod.as_ref().is_some_and(|pod| self.is_known(pod));
-        if !is_known && !candidate.is_last_chance {
-            return Admission::Unknown;
-        }
-        if !is_known && self.unknown_pods == UnknownPods::Refuse {
-            return Admission::Refused(unknown(candidate.pod.as_ref()));
+        let unknown = self.unknown(candidate.pod.as_ref());
+        let is_known = unknown.is_none();
+        match unknown {
+            Some(_) if !candidate.is_last_chance => return Admission::Unknown,
+            Some(why) if self.unknown_pods == UnknownPods::Refuse => {
+                return Admission::Refused(why);
+            }
+            _ => {}
         }
         let attached = Attached {
             pod: candidate.pod.clone(),
@@ -521,19 +542,6 @@ fn attach(world: &mut World, attached: &Attached) {
     if let Some(pod) = &attached.pod {
         let addresses = attached.addresses.iter().copied();
         world.attach(&pod.namespace, &pod.name, pod.uid.as_deref(), addresses);
-    }
-}
-
-/// Why a pod is refused of which nothing is known.
-fn unknown(pod: Option<&PodName>) -> String {
-    match pod {
-        Some(PodName { namespace, name, .. }) => format!(
-            "there is no pod {namespace}/{name} among the objects that this node knows; wait for it, \
-             or write one, or set policy.unknown_pods"
-        ),
-        None => "the runtime does not say which pod it is (K8S_POD_NAMESPACE and K8S_POD_NAME in \
-                 CNI_ARGS); set policy.unknown_pods to start such pods"
-            .to_owned(),
     }
 }
 

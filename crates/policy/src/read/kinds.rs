@@ -16,6 +16,9 @@ use crate::object::{ContainerPort, Labels, Namespace, Node, Pod};
 /// The label that every namespace has, with its name.
 const NAME_LABEL: &str = "kubernetes.io/metadata.name";
 
+/// The annotation of an object that shows a static pod, with the uid by which the kubelet knows it.
+pub(super) const MIRROR: &str = "kubernetes.io/config.mirror";
+
 /// What all objects have.
 pub(super) struct Metadata {
     pub(super) namespace: Arc<str>,
@@ -93,12 +96,11 @@ pub(super) fn pod(at: &At<'_>) -> Option<Pod> {
     let Metadata { namespace, name, labels } = metadata(at, true)?;
     let object = at.value();
     let (spec, status) = (&object["spec"], &object["status"]);
-    let text = |value: &Value| value.as_str().map(str::to_owned);
     let ended = matches!(status["phase"].as_str(), Some("Succeeded" | "Failed"));
     Some(Pod {
         namespace,
         name,
-        uid: text(&object["metadata"]["uid"]).map(Into::into),
+        uid: uid(&object["metadata"]).map(Into::into),
         labels,
         addresses: addresses(at).into_iter().collect(),
         ports: ports(spec).into(),
@@ -108,6 +110,14 @@ pub(super) fn pod(at: &At<'_>) -> Option<Pod> {
         has_ended: ended,
         is_terminating: object["metadata"]["deletionTimestamp"].is_string(),
     })
+}
+
+/// What tells a pod from another that had its name before, to the runtime too. To that a static
+/// pod is the one of a file on the node: the object that shows it has a uid of its own, which the
+/// runtime never hears of.
+fn uid(metadata: &Value) -> Option<&str> {
+    let of_file = metadata["annotations"][MIRROR].as_str();
+    of_file.or_else(|| metadata["uid"].as_str())
 }
 
 fn addresses(at: &At<'_>) -> Vec<IpAddr> {

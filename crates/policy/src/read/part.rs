@@ -11,6 +11,8 @@ use serde::de::{
 };
 use serde_json::{Map, Value};
 
+use super::kinds::MIRROR;
+
 /// The part of a pod, a namespace or a node that is read here. What a policy says is never read in
 /// part: whatever is not understood of it has to be seen.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -44,6 +46,7 @@ const METADATA: Fields = Fields(&[
     ("creationTimestamp", ALL),
     ("deletionTimestamp", ALL),
     ("labels", ALL),
+    ("annotations", Fields(&[(MIRROR, ALL)])),
 ]);
 
 const SPEC: Fields = Fields(&[
@@ -152,6 +155,7 @@ mod tests {
         let pod = json!({
             "metadata": {
                 "namespace": "shop", "name": "web-1", "uid": "1", "labels": { "app": "web" },
+                "annotations": { MIRROR: "2", "other": "3" },
                 "creationTimestamp": "2026-01-02T03:04:05Z",
                 "deletionTimestamp": "2026-01-02T03:04:06Z",
                 "managedFields": [{ "manager": "kubelet", "fieldsV1": { "f:status": {} } }],

@@ -261,3 +261,16 @@ status: {phase: Running, podIP: 10.244.1.2, podIPs: [{ip: 10.244.1.2}, {ip: 'fd0
     assert_eq!((pod.uid.as_deref(), pod.node.as_deref()), (Some("u-1"), Some("node1")));
     assert!(pod.is_selectable() && !pod.is_terminating && pod.created > 0);
 }
+
+#[test]
+fn a_static_pod_has_the_uid_that_its_kubelet_gave_it() {
+    let yaml = "
+apiVersion: v1
+kind: Pod
+metadata:
+  {name: web-node1, uid: u-1, annotations: {kubernetes.io/config.mirror: u-2, kubernetes.io/config.hash: u-2}}
+";
+    let objects = text(yaml).unwrap().objects;
+    let [Object::Pod(pod)] = objects.as_slice() else { panic!() };
+    assert_eq!(pod.uid.as_deref(), Some("u-2"));
+}

@@ -52,3 +52,22 @@ fn pods_of_other_nodes_are_kept_later_and_all_else_at_once() {
     let policy = Change::Delete(Key::NetworkPolicy("default".into(), "server".into()));
     assert_eq!(after(&mut policies, policy), (true, Outdated::Here));
 }
+
+#[test]
+fn why_a_pod_is_not_known_is_said() {
+    let directory = tempfile::tempdir().unwrap();
+    let mut policies = policies(directory.path());
+    let client = Pod { uid: Some("u-1".into()), ..pod(&policies, "client") };
+    let in_the_nodes = Pod { name: "proxy".into(), host_network: true, ..client.clone() };
+    after(&mut policies, Change::Put(Object::Pod(client)));
+    after(&mut policies, Change::Put(Object::Pod(in_the_nodes)));
+    let why = |name: &str, uid: Option<&str>| {
+        let uid = uid.map(str::to_owned);
+        policies.unknown(Some(&PodName { namespace: "default".into(), name: name.into(), uid }))
+    };
+    assert_eq!((why("client", Some("u-1")), why("client", None)), (None, None));
+    assert!(why("client", Some("u-2")).unwrap().contains("has the uid u-1"));
+    assert!(why("proxy", None).unwrap().contains("uses the network of its node"));
+    assert!(why("nobody", None).unwrap().contains("there is no pod default/nobody"));
+    assert!(policies.unknown(None).unwrap().contains("CNI_ARGS"));
+}
