@@ -26,7 +26,7 @@ kubectl -n days wait --for=condition=Ready pod/chained --timeout=60s >/dev/null
 await 15 "answer by portmap" says chained "$(node_address 2)" 54323 outside
 await 15 "answer by portmap to a pod" says chained "$(node_address 2)" 54323 in_pod 1
 no_port() {
-    ! on 2 bash -c 'iptables-save; ip6tables-save; nft list ruleset' 2>/dev/null | grep 54323
+    ! on 2 bash -c 'iptables-save; ip6tables-save; nft list ruleset' 2>/dev/null | grep 54323 >/dev/null
 }
 ! no_port || fail "nobody has the port"
 kubectl -n days delete pod chained --wait >/dev/null
