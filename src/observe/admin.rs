@@ -113,12 +113,14 @@ impl AdminSocket {
     /// Another daemon answers on it, or the directory cannot be written.
     pub fn bind(run_dir: &Path) -> anyhow::Result<Self> {
         let path = run_dir.join(FILE_NAME);
-        if UnixStream::connect(&path).is_ok() {
-            anyhow::bail!(
+        match private_socket::connect(&path, PATIENCE) {
+            // One that is stopped, with a full queue, is there as well.
+            Err(error) if error.kind() != io::ErrorKind::WouldBlock => {}
+            _ => anyhow::bail!(
                 "another daemon answers on {}: stop it, or set node.stand_by to take over when it \
                  ends",
                 path.display()
-            );
+            ),
         }
         match std::fs::remove_file(&path) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => {
@@ -265,7 +267,7 @@ mod tests {
     use culvert_dataplane::platform::clock;
     use socket2::{Domain, SockAddr, Socket, Type};
 
-    use super::client::{answer_within, connect, refused, unanswered};
+    use super::client::{answer_within, refused, unanswered};
     use super::*;
 
     fn status_of(serve: impl FnOnce(UnixStream) + Send + 'static) -> String {
@@ -312,8 +314,9 @@ mod tests {
         let stopped = Socket::new(Domain::UNIX, Type::STREAM, None).unwrap();
         stopped.bind(&SockAddr::unix(&path).unwrap()).unwrap();
         stopped.listen(0).unwrap();
-        let held: Vec<_> =
-            (0..8).map_while(|_| connect(&path, Duration::from_millis(50)).ok()).collect();
+        let held: Vec<_> = (0..8)
+            .map_while(|_| private_socket::connect(&path, Duration::from_millis(50)).ok())
+            .collect();
         assert!(held.len() < 8, "nobody is kept waiting");
         let since = clock::now();
         let error = answer_within(&Request::Status, directory.path(), patience).unwrap_err();

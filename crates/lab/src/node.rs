@@ -8,7 +8,6 @@ use std::env;
 use std::ffi::OsString;
 use std::fs::{self, OpenOptions};
 use std::net::{IpAddr, SocketAddr};
-use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ExitStatus, Output, Stdio};
@@ -17,6 +16,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, anyhow, bail, ensure};
 use culvert_node::node_file::SOCKET_NAME;
+use culvert_node::private_socket;
 use ipnet::IpNet;
 use overlay_proto::Family;
 use rustix::net::sockopt::socket_peercred;
@@ -38,6 +38,10 @@ const READY_LIMIT: Duration = Duration::from_secs(20);
 
 /// How long a daemon may take to drain and stop.
 const STOP_LIMIT: Duration = Duration::from_secs(10);
+
+/// How long a daemon may keep whoever wants to know which process it is: one that stands still
+/// accepts nobody.
+const KNOCK: Duration = Duration::from_secs(1);
 
 /// Lines of a daemon's log that an error shows.
 const LOG_TAIL: usize = 15;
@@ -513,7 +517,7 @@ impl Node {
 
     /// The process behind the admin socket: a daemon that somebody started by hand.
     fn listening(&self) -> Option<(u32, Process)> {
-        let socket = UnixStream::connect(self.run_dir().join(SOCKET_NAME)).ok()?;
+        let socket = private_socket::connect(&self.run_dir().join(SOCKET_NAME), KNOCK).ok()?;
         let id = socket_peercred(&socket).ok()?.pid.as_raw_nonzero().get();
         let id = u32::try_from(id).ok()?;
         Process::open(id).map(|process| (id, process))

@@ -6,11 +6,12 @@
 
 use std::io::{self, BufRead as _, BufReader, Read as _, Write as _};
 use std::net::IpAddr;
-use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
+
+use crate::private_socket;
 
 /// Name of the socket under the run directory.
 pub const SOCKET_NAME: &str = "policy.sock";
@@ -64,15 +65,15 @@ pub enum Answer {
     },
 }
 
-/// Asks the daemon of `run_dir`.
+/// Asks the daemon of `run_dir`, which takes the question within `patience`, and answers within
+/// another.
 ///
 /// # Errors
 ///
-/// No daemon answers there within `patience`, or it answers something else.
+/// No daemon answers there in time, or it answers something else.
 pub fn ask(run_dir: &Path, request: &Request, patience: Duration) -> io::Result<Answer> {
-    let mut stream = UnixStream::connect(run_dir.join(SOCKET_NAME))?;
+    let mut stream = private_socket::connect(&run_dir.join(SOCKET_NAME), patience)?;
     stream.set_read_timeout(Some(patience))?;
-    stream.set_write_timeout(Some(patience))?;
     let mut line = serde_json::to_vec(request)?;
     line.push(b'\n');
     stream.write_all(&line)?;
@@ -108,6 +109,15 @@ mod tests {
         assert_eq!(answer, Answer::Refused { why: "unknown".into() });
         let asked: Request = serde_json::from_str(&daemon.join().unwrap()).unwrap();
         assert_eq!(asked, request);
+    }
+
+    #[test]
+    fn stopped_daemon_keeps_nobody_waiting() {
+        let directory = tempfile::tempdir().unwrap();
+        let _stopped = private_socket::listen_stopped(&directory.path().join(SOCKET_NAME));
+        let request = Request::Left { addresses: Vec::new() };
+        let error = ask(directory.path(), &request, Duration::from_millis(50)).unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::WouldBlock);
     }
 
     #[test]

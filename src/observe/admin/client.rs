@@ -2,14 +2,13 @@
 
 use std::io::{self, BufRead as _, BufReader, Read as _, Write as _};
 use std::net::IpAddr;
-use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
 use culvert_dataplane::platform::clock;
-use socket2::{Domain, SockAddr, Socket, Type};
+use culvert_node::private_socket;
 
 use super::{CaptureQuery, FILE_NAME, Found, PATIENCE, Refusal, Request};
 use crate::explain::{Explanation, Question};
@@ -52,7 +51,7 @@ pub(crate) fn examine(
 ///
 /// Nobody listens there, or there is no place within `patience`.
 pub(crate) fn knock(run_dir: &Path, patience: Duration) -> io::Result<UnixStream> {
-    connect(&run_dir.join(FILE_NAME), patience)
+    private_socket::connect(&run_dir.join(FILE_NAME), patience)
 }
 
 /// Asks the daemon of `run_dir` what happens to a packet.
@@ -250,7 +249,7 @@ pub(super) fn unanswered(error: &io::Error, run_dir: &Path, patience: Duration) 
 
 fn send(request: &Request, run_dir: &Path, patience: Duration) -> anyhow::Result<UnixStream> {
     let path = run_dir.join(FILE_NAME);
-    let mut stream = match connect(&path, patience) {
+    let mut stream = match private_socket::connect(&path, patience) {
         Ok(stream) => stream,
         Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
             return Err(unanswered(&error, run_dir, patience));
@@ -274,15 +273,6 @@ fn send(request: &Request, run_dir: &Path, patience: Duration) -> anyhow::Result
     line.push(b'\n');
     stream.write_all(&line).map_err(|error| unanswered(&error, run_dir, patience))?;
     Ok(stream)
-}
-
-/// Connects, and waits no longer than `patience` for a place: one who is stopped takes nobody in.
-pub(super) fn connect(path: &Path, patience: Duration) -> io::Result<UnixStream> {
-    let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
-    // kernel: a connection waits for a place as long as a write may take (6.18).
-    socket.set_write_timeout(Some(patience))?;
-    socket.connect(&SockAddr::unix(path)?)?;
-    Ok(OwnedFd::from(socket).into())
 }
 
 /// The longest answer that is taken: a status of ten thousand peers has a tenth of it.
