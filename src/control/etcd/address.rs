@@ -1,6 +1,8 @@
 //! The address by which peers reach this node, where nobody has written it down.
 
+use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
+use std::time::Duration;
 
 use http::Uri;
 use thiserror::Error;
@@ -13,6 +15,10 @@ const ANYWHERE: [SocketAddr; 2] = [
     SocketAddr::new(IpAddr::V4(Ipv4Addr::new(192, 0, 2, 1)), 9),
     SocketAddr::new(IpAddr::V6(Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 1)), 9),
 ];
+
+/// How long a resolver may take for the addresses of etcd. They are a better hint than the default
+/// route, and no more than that: the session with etcd, whose lease runs, does not wait longer.
+const PATIENCE: Duration = Duration::from_secs(2);
 
 /// Nothing tells by which address peers reach this node.
 #[derive(Debug, Error)]
@@ -43,14 +49,22 @@ pub(super) async fn own_address(
     }
     let uri: Uri = url.parse().map_err(|error| NoAddress::Url { url: url.to_owned(), error })?;
     let host = uri.host().unwrap_or_default().trim_matches(['[', ']']).to_owned();
-    let members: Vec<SocketAddr> =
-        tokio::net::lookup_host((host, 9)).await.map(Iterator::collect).unwrap_or_default();
-    members
+    found_in(PATIENCE, tokio::net::lookup_host((host, 9)))
+        .await
         .into_iter()
         .chain(ANYWHERE)
         .filter_map(source_toward)
         .find(|address| !address.is_loopback())
         .ok_or(NoAddress::NoRoute)
+}
+
+/// The addresses that `lookup` finds within `patience`; none, if it fails or takes longer.
+async fn found_in<Found: Iterator<Item = SocketAddr>>(
+    patience: Duration,
+    lookup: impl Future<Output = io::Result<Found>>,
+) -> Vec<SocketAddr> {
+    let found = tokio::time::timeout(patience, lookup).await;
+    found.ok().and_then(Result::ok).map(Iterator::collect).unwrap_or_default()
 }
 
 /// The source of what would be sent there. Connecting a UDP socket sends nothing.
@@ -62,4 +76,17 @@ fn source_toward(destination: SocketAddr) -> Option<IpAddr> {
     let socket = UdpSocket::bind((any, 0)).ok()?;
     socket.connect(destination).ok()?;
     Some(socket.local_addr().ok()?.ip())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn resolver_that_does_not_answer_is_not_waited_for() {
+        let never = std::future::pending::<io::Result<std::vec::IntoIter<SocketAddr>>>();
+        assert_eq!(found_in(Duration::from_millis(20), never).await, []);
+        let at_once = std::future::ready(Ok(ANYWHERE.into_iter()));
+        assert_eq!(found_in(Duration::from_secs(60), at_once).await, ANYWHERE);
+    }
 }
