@@ -5,7 +5,7 @@
 //! limited time. One request is under way at a time and none queues; what is not waited for any
 //! more is still finished. The thread ends with the process, or once nobody can ask any more.
 
-use std::sync::{Arc, mpsc};
+use std::sync::{Arc, Mutex, PoisonError, mpsc};
 use std::time::Duration;
 
 use tokio::sync::{Semaphore, oneshot};
@@ -21,6 +21,13 @@ pub(in crate::control) enum NoAnswer {
     /// The thread has panicked.
     #[error("the thread that talks to the kernel has ended; this is a bug")]
     Gone,
+}
+
+/// A job that may not have been done, and what it was to take along: none once it has begun.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Returned<L, E> {
+    pub(crate) error: E,
+    pub(crate) load: Option<L>,
 }
 
 /// The way to a thread that owns an `S`.
@@ -72,6 +79,25 @@ impl<S: Send + 'static> Worker<S> {
             Err(_elapsed) => Err(NoAnswer::Late(self.patience)),
         }
     }
+
+    /// As [`ask`](Self::ask), for a job that takes `load` along. A job that has not begun when its
+    /// time is over never begins, and its load comes back.
+    pub(in crate::control) async fn hand<L: Send + 'static, T: Send + 'static>(
+        &self,
+        load: L,
+        job: impl FnOnce(&mut S, L) -> T + Send + 'static,
+    ) -> Result<T, Returned<L, NoAnswer>> {
+        let place = Arc::new(Mutex::new(Some(load)));
+        let taken = Arc::clone(&place);
+        let asked = self.ask(move |state| take(&taken).map(|load| job(state, load))).await;
+        let done = asked.and_then(|done| done.ok_or(NoAnswer::Gone));
+        done.map_err(|error| Returned { error, load: take(&place) })
+    }
+}
+
+/// Whoever comes first gets it.
+fn take<L>(place: &Mutex<Option<L>>) -> Option<L> {
+    place.lock().unwrap_or_else(PoisonError::into_inner).take()
 }
 
 #[cfg(test)]
@@ -96,6 +122,24 @@ mod tests {
         go_on.send(()).unwrap();
         let patient = Worker { patience: Duration::from_secs(60), ..worker };
         assert_eq!(patient.ask(|state| *state).await, Ok(1));
+    }
+
+    #[tokio::test]
+    async fn load_of_a_job_that_never_began_comes_back() {
+        let worker = Worker::start("test", Vec::new(), SHORT).unwrap();
+        let (go_on, stalled) = mpsc::channel::<()>();
+        let begun = worker.hand("begun", move |state: &mut Vec<&str>, load| {
+            let _released = stalled.recv();
+            state.push(load);
+        });
+        let error = NoAnswer::Late(SHORT);
+        assert_eq!(begun.await, Err(Returned { error, load: None }));
+        let waits = worker.hand("waits", |state, load| state.push(load));
+        assert_eq!(waits.await, Err(Returned { error, load: Some("waits") }));
+        go_on.send(()).unwrap();
+        let patient = Worker { patience: Duration::from_secs(60), ..worker };
+        assert_eq!(patient.hand("again", |state, load| state.push(load)).await, Ok(()));
+        assert_eq!(patient.ask(|state| state.clone()).await, Ok(vec!["begun", "again"]));
     }
 
     #[tokio::test]

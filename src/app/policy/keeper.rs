@@ -22,6 +22,7 @@ use super::counters::Counters;
 use super::drops::Drops;
 use super::memory::Memory;
 use super::sweeper::{Sweeper, Swept};
+use super::untold::Untold;
 use crate::app::view::Facts;
 use crate::control::enforce::{
     Admission, Awaited, Candidate, FlowThread, Knock, News, Nodes, PolicyThread, Refusal, Round,
@@ -71,11 +72,8 @@ struct Waiting {
 /// The task.
 pub(super) struct Keeper {
     ends: Ends,
-    /// What the thread has not been told yet.
-    news: Vec<News>,
-    nodes: Option<Nodes>,
+    untold: Untold,
     waiting: Vec<Waiting>,
-    left: Vec<IpAddr>,
     /// When the next round begins, and when what calls for it began.
     due: Option<Instant>,
     since: Option<Instant>,
@@ -86,8 +84,6 @@ pub(super) struct Keeper {
     drops: Drops,
     counters: Counters,
     memory: Memory,
-    /// Whether a round may have come to something of which nobody heard.
-    missed: bool,
     /// What was said of objects.
     complaints: BTreeSet<String>,
 }
@@ -99,17 +95,14 @@ impl Keeper {
             sweeper: Sweeper::new(flows),
             sweep_error: None,
             ends,
-            news: Vec::new(),
-            nodes: Some(nodes),
+            untold: Untold { nodes: Some(nodes), ..Untold::default() },
             waiting: Vec::new(),
-            left: Vec::new(),
             due: None,
             since: None,
             plan: Arc::default(),
             drops: Drops::default(),
             counters: Counters::default(),
             memory: Memory::default(),
-            missed: false,
             complaints: BTreeSet::new(),
         }
     }
@@ -119,10 +112,12 @@ impl Keeper {
         let mut full_check = ticks(FULL_CHECK);
         loop {
             tokio::select! {
-                updates = next_updates(&mut self.ends.source) => self.hear(updates),
+                updates = next_updates(&mut self.ends.source), if self.untold.has_room() => {
+                    self.hear(updates);
+                }
                 Some(knock) = self.ends.knocks.recv() => self.open(knock),
                 Ok(()) = self.ends.nodes.changed() => {
-                    self.nodes = Some(self.ends.nodes.borrow_and_update().clone());
+                    self.untold.nodes = Some(self.ends.nodes.borrow_and_update().clone());
                     self.call_for_round();
                 }
                 notice = self.ends.notices.next() => {
@@ -164,7 +159,7 @@ impl Keeper {
             };
             error = None;
             self.complain(&findings);
-            self.news.push(news);
+            self.untold.news.push(news);
             self.call_for_round();
         }
         if self.ends.status.source_error != error {
@@ -199,7 +194,7 @@ impl Keeper {
                 self.begin_at(Instant::now());
             }
             Request::Left { addresses } => {
-                self.left.extend(addresses);
+                self.untold.left.extend(addresses);
                 // Whoever goes does not wait.
                 let _gone = answer.send(Answer::Admitted);
                 self.call_for_round();
@@ -220,29 +215,20 @@ impl Keeper {
                 is_last_chance: waiting.until <= now,
             })
             .collect();
-        let (news, nodes) = (mem::take(&mut self.news), self.nodes.take());
-        let (left, missed) = (mem::take(&mut self.left), mem::take(&mut self.missed));
-        self.sweeper.want(Sweep { forget: left.iter().copied().collect(), ..Sweep::default() });
-        let round = self.ends.kernel.ask(move |policies| {
-            if missed {
-                policies.say_again();
-            }
-            policies.take(news);
-            if let Some(nodes) = nodes {
-                policies.set_nodes(nodes);
-            }
-            let forgotten = if left.is_empty() { Ok(()) } else { policies.left(&left) };
-            if let Err(error) = forgotten {
-                tracing::warn!(error = format!("{error:#}"), "a pod that left is remembered");
-            }
+        let untold = mem::take(&mut self.untold);
+        let forget = untold.left.iter().copied().collect();
+        self.sweeper.want(Sweep { forget, ..Sweep::default() });
+        let round = self.ends.kernel.hand(untold, move |policies, untold: Untold| {
+            untold.tell(policies);
             policies.round(&candidates)
         });
         match round.await {
             Ok(round) => self.go_by(round),
-            Err(error) => {
-                // What was begun is finished all the same.
-                self.missed = true;
-                self.fail(&error);
+            Err(returned) => {
+                // What was begun is finished all the same; what was not is told the next time.
+                let untold = returned.load.unwrap_or_default();
+                self.untold = Untold { missed: true, ..untold };
+                self.fail(&returned.error);
             }
         }
         if let Some(until) = self.waiting.iter().map(|waiting| waiting.until).min() {

@@ -11,6 +11,7 @@ mod keeper;
 mod memory;
 mod nodes;
 mod sweeper;
+mod untold;
 
 use std::sync::Arc;
 
