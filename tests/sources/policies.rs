@@ -59,7 +59,7 @@ impl Follower {
             kubeconfig.display()
         );
         let config = Config::parse(Path::new("test"), &text, &Overrides::default()).unwrap();
-        let source = PolicySource::start(&config).unwrap();
+        let source = PolicySource::start(&config, Vec::new());
         let world = World::default();
         let mut follower = Self { source, world, updates: Vec::new(), directory };
         follower.until(|world| world.network_policies().count() > 0).await;
@@ -82,7 +82,7 @@ impl Follower {
                             self.world.apply(change);
                         }
                     }
-                    PolicyUpdate::Refused(_) | PolicyUpdate::Lost(_) => {}
+                    PolicyUpdate::Refused(_) | PolicyUpdate::Lost { .. } => {}
                 }
             }
         }

@@ -21,6 +21,7 @@ use tokio::time::{Instant, Interval, MissedTickBehavior, interval, sleep_until};
 use super::counters::Counters;
 use super::drops::Drops;
 use super::memory::Memory;
+use super::source_errors::SourceErrors;
 use super::sweeper::{Sweeper, Swept};
 use super::untold::Untold;
 use crate::app::view::Facts;
@@ -73,6 +74,7 @@ struct Waiting {
 pub(super) struct Keeper {
     ends: Ends,
     untold: Untold,
+    source_errors: SourceErrors,
     waiting: Vec<Waiting>,
     /// When the next round begins, and when what calls for it began.
     due: Option<Instant>,
@@ -96,6 +98,7 @@ impl Keeper {
             sweep_error: None,
             ends,
             untold: Untold { nodes: Some(nodes), ..Untold::default() },
+            source_errors: SourceErrors::default(),
             waiting: Vec::new(),
             due: None,
             since: None,
@@ -144,30 +147,27 @@ impl Keeper {
     }
 
     fn hear(&mut self, updates: Vec<PolicyUpdate>) {
-        let mut error = self.ends.status.source_error.clone();
         for update in updates {
+            self.source_errors.hear(&update);
             let (news, findings) = match update {
                 PolicyUpdate::Everything { objects, findings } => (News::All(objects), findings),
                 PolicyUpdate::Kind { kind, objects, findings } => {
                     (News::Kind(kind, objects), findings)
                 }
                 PolicyUpdate::Changes { changes, findings } => (News::Changed(changes), findings),
-                PolicyUpdate::Refused(why) | PolicyUpdate::Lost(why) => {
-                    error = Some(why);
-                    continue;
-                }
+                PolicyUpdate::Refused(_) | PolicyUpdate::Lost { .. } => continue,
             };
-            error = None;
             self.complain(&findings);
             self.untold.news.push(news);
             self.call_for_round();
         }
-        if self.ends.status.source_error != error {
-            match &error {
+        let error = self.source_errors.first();
+        if self.ends.status.source_error.as_ref() != error {
+            match error {
                 Some(error) => tracing::warn!(error, "policies stay as they were"),
                 None => tracing::info!("policies are followed again"),
             }
-            self.ends.status.source_error = error;
+            self.ends.status.source_error = error.cloned();
             self.show();
         }
     }

@@ -10,6 +10,7 @@ mod explained;
 mod keeper;
 mod memory;
 mod nodes;
+mod source_errors;
 mod sweeper;
 mod untold;
 
@@ -25,7 +26,7 @@ pub(super) use self::explained::judgements;
 use self::keeper::Keeper;
 use self::nodes::{change, nodes};
 use super::view::Facts;
-use crate::config::Config;
+use crate::config::{Config, PolicyMode};
 use crate::control::enforce::{
     Door, Enforcer, FlowThread, LOG_GROUP, Nodes, Policies, PolicyThread, TABLES,
 };
@@ -77,14 +78,14 @@ impl Enforcement {
         let mode = config.policy.mode;
         let status = PolicyStatus { mode: mode.as_str().to_owned(), ..PolicyStatus::default() };
         facts.show_policy(status.clone());
-        let Some(source) = PolicySource::start(config) else {
+        if mode == PolicyMode::Off {
             let removed =
                 tokio::task::spawn_blocking(|| Enforcer::new(TableFlags::None).remove()).await?;
             if removed.context("policies are off (policy.mode)")? {
                 tracing::info!("removed the rules of policies, which are off (policy.mode)");
             }
             return Ok(Self { nodes: None, news, tasks: Vec::new() });
-        };
+        }
         readiness.set(Need::Policy, Some("not in force yet".to_owned()));
         let policies = Policies::new(
             &config.node.name,
@@ -94,6 +95,7 @@ impl Enforcement {
             config.policy.unknown_pods,
             Enforcer::new(table_flags()),
         );
+        let source = PolicySource::start(config, policies.cluster_policies());
         let log = match PacketLog::open(LOG_GROUP).await {
             Ok(log) => Some(log),
             Err(error) => {

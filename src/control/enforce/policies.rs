@@ -214,6 +214,12 @@ impl Policies {
         policies
     }
 
+    /// The ClusterNetworkPolicies that are known, for the source that may have none.
+    pub(crate) fn cluster_policies(&self) -> Vec<Object> {
+        let policies = self.world.cluster_policies();
+        policies.map(|policy| Object::ClusterNetworkPolicy((**policy).clone())).collect()
+    }
+
     /// Takes what a source tells.
     pub(crate) fn take(&mut self, news: Vec<News>) {
         for news in news {

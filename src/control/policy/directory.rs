@@ -85,7 +85,9 @@ pub(super) async fn follow(path: PathBuf, mut link: Link) {
 
 fn told(contents: Result<Contents, DirectoryError>) -> PolicyUpdate {
     match contents {
-        Err(DirectoryError::Unreadable(complaint)) => PolicyUpdate::Lost(complaint.to_string()),
+        Err(DirectoryError::Unreadable(complaint)) => {
+            PolicyUpdate::Lost { kind: None, why: complaint.to_string() }
+        }
         Err(DirectoryError::Malformed(complaint)) => PolicyUpdate::Refused(complaint.to_string()),
         Ok(Contents { objects, findings }) => {
             let wrong = findings.iter().find(|(_, finding)| finding.gravity == Gravity::Wrong);

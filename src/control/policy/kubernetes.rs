@@ -2,14 +2,18 @@
 //!
 //! Each kind is listed and then watched by a task of its own, over one client, which is made anew
 //! once it has failed; the first lists are told together, so that nothing is thought of a cluster
-//! of which only a part is known. An API server without ClusterNetworkPolicies has none. Of what it
-//! answers only what policies ask for is kept, at once.
+//! of which only a part is known. An API server without ClusterNetworkPolicies has none, which is
+//! believed late where there were some (`missing`). Of what it answers only what policies ask for
+//! is kept, at once.
+
+mod missing;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use culvert_dataplane::platform::clock;
 use culvert_policy::Shared;
 use culvert_policy::object::{Change, Key, Kind, Object};
 use culvert_policy::read::{self, Finding, Part, Read};
@@ -19,13 +23,11 @@ use serde_json::Value;
 use tokio::sync::{Mutex, mpsc};
 use tokio::task::JoinSet;
 
+use self::missing::Missing;
 use super::{Link, PolicyUpdate, Question};
 use crate::config::Kubernetes;
 use crate::control::kubernetes::client::{Api, CallError, MISSING, ObjectEvent, Resource};
 use crate::control::source::Backoff;
-
-/// How long until an API server that does not know a kind is asked again.
-const UNKNOWN_KIND: Duration = Duration::from_secs(60);
 
 /// How long one pod is asked about: whoever waits for it does not wait much longer, and policies
 /// wait as well.
@@ -35,10 +37,11 @@ const LOOK_UP: Duration = Duration::from_secs(1);
 const QUEUE: usize = 256;
 
 /// What the task of one kind tells.
+#[derive(Debug)]
 enum Told {
     Listed(Kind, Read),
     Changed(Vec<Change>, Vec<Finding>),
-    Lost(String),
+    Lost(Kind, String),
 }
 
 const fn resource(kind: Kind) -> Resource {
@@ -61,11 +64,17 @@ const fn resource(kind: Kind) -> Resource {
 }
 
 /// Follows the API server for ever.
-pub(super) async fn follow(kubernetes: Kubernetes, node: String, mut link: Link) {
+pub(super) async fn follow(
+    kubernetes: Kubernetes,
+    node: String,
+    known: Vec<Object>,
+    mut link: Link,
+) {
+    let missing = Arc::new(Mutex::new(Missing::new(known)));
     loop {
         let kubeconfig = kubernetes.kubeconfig.clone();
         let connection = Arc::new(Connection { kubeconfig, api: Mutex::default() });
-        if session(&connection, &node, &mut link).await.is_none() {
+        if session(&connection, &missing, &node, &mut link).await.is_none() {
             return;
         }
     }
@@ -95,19 +104,27 @@ impl Connection {
 }
 
 /// Follows every kind until somebody asks for everything anew; none if nobody listens.
-async fn session(connection: &Arc<Connection>, node: &str, link: &mut Link) -> Option<()> {
+async fn session(
+    connection: &Arc<Connection>,
+    missing: &Arc<Mutex<Missing>>,
+    node: &str,
+    link: &mut Link,
+) -> Option<()> {
     let (sender, mut told) = mpsc::channel(QUEUE);
     let mut tasks = JoinSet::new();
     for kind in Kind::ALL {
         let (connection, told) = (connection.clone(), sender.clone());
-        let follower = Follower { connection, kind, node: node.to_owned(), told };
+        let missing = (kind == Kind::ClusterNetworkPolicy).then(|| missing.clone());
+        let follower = Follower { connection, kind, missing, node: node.to_owned(), told };
         tasks.spawn(follower.follow());
     }
     let mut first = Some(First::default());
     loop {
         tokio::select! {
             told = told.recv() => match told? {
-                Told::Lost(why) => link.say(PolicyUpdate::Lost(why)).await,
+                Told::Lost(kind, why) => {
+                    link.say(PolicyUpdate::Lost { kind: Some(kind), why }).await;
+                }
                 Told::Changed(changes, findings) => {
                     match &mut first {
                         Some(first) => first.change(changes, &findings),
@@ -229,6 +246,8 @@ async fn look_up(connection: &Connection, namespace: &str, name: &str) -> Option
 struct Follower {
     connection: Arc<Connection>,
     kind: Kind,
+    /// For a kind without which a cluster may be.
+    missing: Option<Arc<Mutex<Missing>>>,
     node: String,
     told: mpsc::Sender<Told>,
 }
@@ -237,27 +256,27 @@ impl Follower {
     /// Lists, watches, and starts over when the watch is left behind or fails.
     async fn follow(self) {
         let mut backoff = Backoff::new();
-        let mut is_missing = false;
+        let mut is_listed = false;
         loop {
             let wait = match self.session(&mut backoff).await {
                 Ok(()) => continue,
-                Err(error)
-                    if error.code() == Some(MISSING) && self.kind == Kind::ClusterNetworkPolicy =>
-                {
-                    // Once is enough for the daemon; afterwards there still are none.
-                    if !std::mem::replace(&mut is_missing, true) {
-                        self.say(Told::Listed(self.kind, Read::default())).await;
+                Err(error) => match &self.missing {
+                    Some(missing) if error.code() == Some(MISSING) => {
+                        let (told, wait) = missing.lock().await.answer(clock::now(), is_listed);
+                        is_listed = true;
+                        for told in told {
+                            let _ = self.told.send(told).await;
+                        }
+                        tokio::time::sleep(wait).await;
+                        continue;
                     }
-                    tokio::time::sleep(UNKNOWN_KIND).await;
-                    continue;
-                }
-                Err(error) => {
-                    let wait = error.wait();
-                    self.say(Told::Lost(error.to_string())).await;
-                    wait
-                }
+                    _ => {
+                        let wait = error.wait();
+                        self.say(Told::Lost(self.kind, error.to_string())).await;
+                        wait
+                    }
+                },
             };
-            is_missing = false;
             tokio::time::sleep(backoff.wait().max(wait)).await;
         }
     }
@@ -343,6 +362,9 @@ impl Follower {
     }
 
     async fn say(&self, told: Told) {
+        if let Some(missing) = &self.missing {
+            missing.lock().await.note(&told);
+        }
         let _ = self.told.send(told).await;
     }
 }

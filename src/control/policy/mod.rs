@@ -15,7 +15,7 @@ use culvert_policy::read::Finding;
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
-use crate::config::{Config, PolicyMode};
+use crate::config::Config;
 
 /// Updates that wait for the daemon at most; the source waits when there are more.
 const QUEUE: usize = 256;
@@ -51,8 +51,13 @@ pub enum PolicyUpdate {
     },
     /// What the source has makes no sense; what it had before stays in force.
     Refused(String),
-    /// The source cannot be followed, for this reason; it is tried again.
-    Lost(String),
+    /// The source cannot be followed; it is tried again.
+    Lost {
+        /// Of which kind it does not tell; none, if of no kind.
+        kind: Option<Kind>,
+        /// Why.
+        why: String,
+    },
 }
 
 /// What the daemon asks of a source.
@@ -86,13 +91,10 @@ pub struct PolicySource {
 }
 
 impl PolicySource {
-    /// Starts following the source that `config` names, on the current tokio runtime; none if no
-    /// policies are enforced.
+    /// Starts following the source that `config` names, on the current tokio runtime. Of
+    /// ClusterNetworkPolicies `known` are in force.
     #[must_use]
-    pub fn start(config: &Config) -> Option<Self> {
-        if config.policy.mode == PolicyMode::Off {
-            return None;
-        }
+    pub fn start(config: &Config, known: Vec<Object>) -> Self {
         let (sender, updates) = mpsc::channel(QUEUE);
         let (questions, asked) = mpsc::channel(QUESTIONS);
         let link = Link { updates: sender, questions: asked };
@@ -100,12 +102,16 @@ impl PolicySource {
             #[cfg(feature = "databases")]
             (crate::config::TableSource::Kubernetes(kubernetes), _) => {
                 let node = config.node.name.clone();
-                tokio::spawn(kubernetes::follow(kubernetes.clone(), node, link))
+                tokio::spawn(kubernetes::follow(kubernetes.clone(), node, known, link))
             }
-            (_, Some(path)) => tokio::spawn(directory::follow(path.clone(), link)),
+            // Files are there, or not, as a whole.
+            (_, Some(path)) => {
+                drop(known);
+                tokio::spawn(directory::follow(path.clone(), link))
+            }
             (_, None) => unreachable!("the configuration refuses a mode without policies"),
         };
-        Some(Self { updates, questions, task })
+        Self { updates, questions, task }
     }
 
     /// The next updates, at least one, in their order; none once the source has ended.

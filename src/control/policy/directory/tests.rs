@@ -60,10 +60,13 @@ fn faults_are_named_with_their_file() {
     let missing = told(read(&directory.path().join("missing")));
     assert_eq!(
         missing,
-        PolicyUpdate::Lost(format!(
-            "{path}/missing: cannot be read: No such file or directory (os error 2); create it, or \
-             name another directory"
-        ))
+        PolicyUpdate::Lost {
+            kind: None,
+            why: format!(
+                "{path}/missing: cannot be read: No such file or directory (os error 2); create it, \
+                 or name another directory"
+            ),
+        }
     );
 }
 
