@@ -41,6 +41,10 @@ const PATIENCE: Duration = Duration::from_millis(100);
 /// How long a pod waits for its object: less than the plugin waits for an answer.
 const FOR_OBJECT: Duration = Duration::from_secs(4);
 
+/// How often the source is asked for that object: an answer that does not help is news as well, and
+/// would call for the next question.
+const ASK_AGAIN: Duration = Duration::from_millis(500);
+
 /// How often everything is looked at although nothing called for it, and how long after a failure.
 const FULL_CHECK: Duration = Duration::from_secs(10);
 const RETRY: Duration = Duration::from_secs(1);
@@ -67,7 +71,20 @@ struct Waiting {
     pod: Option<PodName>,
     addresses: Vec<IpAddr>,
     until: Instant,
+    /// When the source is asked for its object.
+    ask_at: Instant,
     answer: oneshot::Sender<Answer>,
+}
+
+impl Waiting {
+    /// Whether it is time to ask the source for its object, which then is not asked for a while.
+    fn asks(&mut self, now: Instant) -> bool {
+        let is_time = self.ask_at <= now;
+        if is_time {
+            self.ask_at = now + ASK_AGAIN;
+        }
+        is_time
+    }
 }
 
 /// The task.
@@ -188,10 +205,11 @@ impl Keeper {
         let Knock { request, answer } = knock;
         match request {
             Request::Admit { pod, addresses } => {
-                let until = Instant::now() + FOR_OBJECT;
-                self.waiting.push(Waiting { pod, addresses, until, answer });
+                let now = Instant::now();
+                let until = now + FOR_OBJECT;
+                self.waiting.push(Waiting { pod, addresses, until, ask_at: now, answer });
                 // Whoever asks waits: what others have to say comes with the next round.
-                self.begin_at(Instant::now());
+                self.begin_at(now);
             }
             Request::Left { addresses } => {
                 self.untold.left.extend(addresses);
@@ -231,8 +249,9 @@ impl Keeper {
                 self.fail(&returned.error);
             }
         }
-        if let Some(until) = self.waiting.iter().map(|waiting| waiting.until).min() {
-            self.begin_at(until.max(Instant::now() + QUIET));
+        let next = self.waiting.iter().map(|waiting| waiting.until.min(waiting.ask_at)).min();
+        if let Some(next) = next {
+            self.begin_at(next.max(Instant::now() + QUIET));
         }
     }
 
@@ -244,11 +263,14 @@ impl Keeper {
     fn go_by(&mut self, round: Round) {
         let Round { admissions, settled, plan, size, lack, outdated } = round;
         self.memory.outdate(outdated);
-        for (waiting, admission) in mem::take(&mut self.waiting).into_iter().zip(admissions) {
+        let now = Instant::now();
+        for (mut waiting, admission) in mem::take(&mut self.waiting).into_iter().zip(admissions) {
             let answer = match admission {
                 Admission::Unknown => {
                     // A source may be slow to tell, and quick to answer.
-                    if let Some(pod) = &waiting.pod {
+                    if waiting.asks(now)
+                        && let Some(pod) = &waiting.pod
+                    {
                         self.ends.source.ask_pod(&pod.namespace, &pod.name);
                     }
                     self.waiting.push(waiting);
@@ -446,4 +468,20 @@ async fn next_logged(log: &mut Option<PacketLog>) -> Vec<Logged> {
         *log = None;
         Vec::new()
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn source_is_not_asked_anew_for_a_pod_by_each_of_its_answers() {
+        let now = Instant::now();
+        let (answer, _answered) = oneshot::channel();
+        let until = now + FOR_OBJECT;
+        let mut waiting = Waiting { pod: None, addresses: Vec::new(), until, ask_at: now, answer };
+        // A round every ten milliseconds, as when each answer calls for one.
+        let rounds = (0..400).map(|round| now + QUIET * round);
+        assert_eq!(rounds.filter(|time| waiting.asks(*time)).count(), 8);
+    }
 }

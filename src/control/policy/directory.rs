@@ -13,7 +13,7 @@ use culvert_node::bounded_file;
 use culvert_policy::object::{Key, Namespace, Object};
 use culvert_policy::read::{self, Finding, Gravity};
 
-use super::{Link, PolicyUpdate};
+use super::{Link, PolicyUpdate, Question};
 use crate::config::Complaint;
 use crate::control::stamp::{Stamp, stamp};
 use crate::platform::allocator;
@@ -64,19 +64,23 @@ pub(super) async fn follow(path: PathBuf, mut link: Link) {
         let Ok((seen, contents)) = reader.await else { return };
         link.say(told(contents)).await;
         loop {
-            tokio::select! {
-                () = tokio::time::sleep(INTERVAL) => {
+            let asked = tokio::select! {
+                () = tokio::time::sleep(INTERVAL) => None,
+                question = link.questions.recv() => match question {
+                    Some(question) => Some(question),
+                    None => return,
+                }
+            };
+            match asked {
+                Some(Question::Reload) => break,
+                // A pod can only be new here if a file is.
+                Some(Question::Pod(..)) | None => {
                     let looking = path.clone();
                     let now = tokio::task::spawn_blocking(move || look(&looking).ok()).await;
                     let Ok(now) = now else { return };
                     if now != seen {
                         break;
                     }
-                }
-                // A pod can only be new here if a file is.
-                question = link.questions.recv() => match question {
-                    Some(_) => break,
-                    None => return,
                 }
             }
         }
