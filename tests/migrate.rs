@@ -9,7 +9,7 @@ mod validator;
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
-use std::process::{Command, Output};
+use std::process::{Child, Command, Output};
 
 use serde_json::json;
 use tempfile::TempDir;
@@ -148,6 +148,34 @@ fn a_node_is_told_first_and_changed_only_with_apply() {
     // Again, as after a step that failed: what is done stays so.
     let again = node.migrate(&["node", "--apply"]);
     assert!(again.status.success(), "{}", String::from_utf8_lossy(&again.stderr));
+}
+
+/// A plugin's call of this name and this script.
+fn call(node: &Node, name: &str, script: &str) -> Child {
+    let program = node.path(name);
+    fs::copy("/bin/sh", &program).unwrap();
+    Command::new(program).args(["-c", script]).current_dir(node.0.path()).spawn().unwrap()
+}
+
+#[test]
+fn an_address_that_a_call_under_way_gives_is_imported_also_by_a_command_that_is_repeated() {
+    let node = Node::new();
+    // As a command leaves it that was killed once it had set the configuration aside.
+    let list = node.path("net.d/10-flannel.conflist");
+    fs::rename(&list, list.with_extension("conflist.before-culvert")).unwrap();
+    let script = "sleep 0.5; printf 'pod2\\r\\neth0' > networks/cbr0/10.244.1.3";
+    let mut plugin = call(&node, "flannel", script);
+    let reaping = std::thread::spawn(move || plugin.wait().unwrap());
+    let done = node.migrate(&["node", "--apply"]);
+    assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
+    assert!(reaping.join().unwrap().success());
+    let held = Command::new(env!("CARGO_BIN_EXE_culvert"))
+        .args(["ipam", "list", "--state-dir"])
+        .arg(node.path("state"))
+        .output()
+        .unwrap();
+    let text = String::from_utf8(held.stdout).unwrap();
+    assert!(text.contains("10.244.1.2") && text.contains("10.244.1.3"), "{text}");
 }
 
 #[test]

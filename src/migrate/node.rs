@@ -63,8 +63,7 @@ impl List {
         }
         let (from, to) = (self.path.clone(), self.aside());
         plan.then(format!("set {} aside as {}", from.display(), to.display()), move || {
-            fs::rename(from, to)?;
-            wait_for_calls(PLUGIN)
+            Ok(fs::rename(from, to)?)
         });
     }
 
@@ -121,7 +120,8 @@ fn processes(name: &str) -> Vec<u32> {
 }
 
 /// Waits for calls of a plugin that began before its configuration was taken away: none is to give
-/// an address when the addresses have been read.
+/// an address when the addresses have been read. Whoever reads them waits himself, because the
+/// command that took the configuration away may have been killed before it waited.
 fn wait_for_calls(plugin: &str) -> Result<()> {
     let end = clock::now() + CALL;
     let mut calls = processes(plugin);
@@ -166,13 +166,15 @@ pub(super) fn over(args: &NodeArgs) -> Result<Plan> {
     list.set_aside(&mut plan);
     let directory = args.host_local_dir.join(&list.network);
     let (state_dir, run_dir) = (args.state_dir.clone(), args.run_dir.clone());
-    if directory.exists() {
+    // A call that is under way may be the first to make it.
+    if directory.exists() || !processes(PLUGIN).is_empty() {
         let what = format!(
             "import the addresses of {} in {subnet} into the store under {}",
             directory.display(),
             state_dir.display()
         );
         plan.then(what, move || {
+            wait_for_calls(PLUGIN)?;
             let directories = (state_dir.as_path(), run_dir.as_path());
             ipam::import(&directory, Some(OUR_NETWORK), directories, &[subnet], false).map(drop)
         });
@@ -194,15 +196,16 @@ pub(super) fn back(args: &NodeArgs) -> Result<Plan> {
     list.set_aside(&mut plan);
     let ours = args.conf_dir.join(OUR_LIST);
     if ours.exists() {
-        plan.then(format!("remove {}", ours.display()), move || {
-            fs::remove_file(ours)?;
-            wait_for_calls(OUR_PLUGIN)
-        });
+        plan.then(format!("remove {}", ours.display()), move || Ok(fs::remove_file(ours)?));
     }
     let device = app::flannel_device(vni);
     plan.then(
         format!("set {device} up, and remove Culvert's devices, routes and rules"),
-        move || app::give_back(vni),
+        move || {
+            // It would plug a pod into what is taken away.
+            wait_for_calls(OUR_PLUGIN)?;
+            app::give_back(vni)
+        },
     );
     let directory = args.host_local_dir.join(&list.network);
     let state_dir = args.state_dir.clone();
@@ -211,7 +214,11 @@ pub(super) fn back(args: &NodeArgs) -> Result<Plan> {
         state_dir.display(),
         directory.display()
     );
-    plan.then(what, move || hand_over(&state_dir, &directory));
+    plan.then(what, move || {
+        wait_for_calls(OUR_PLUGIN)?;
+        wait_for_calls(PLUGIN)?;
+        hand_over(&state_dir, &directory)
+    });
     let (from, to) = (list.aside(), list.path.clone());
     plan.then(format!("put {} in its place", to.display()), move || Ok(fs::rename(from, to)?));
     Ok(plan)
