@@ -8,7 +8,7 @@ mod archive;
 mod machine;
 mod part;
 
-use std::fs::{File, OpenOptions};
+use std::fs::OpenOptions;
 use std::io::{self, Write};
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
@@ -18,6 +18,7 @@ use std::time::Duration;
 use anyhow::Context as _;
 use clap::Args;
 use culvert_dataplane::platform::clock;
+use culvert_node::bounded_file;
 use culvert_node::node_file::{DEFAULT_RUN_DIR, DEFAULT_STATE_DIR};
 use serde::Serialize;
 
@@ -100,7 +101,7 @@ pub(crate) fn run(args: &SupportArgs) -> anyhow::Result<ExitCode> {
 /// written.
 fn unread(path: &Path) -> anyhow::Error {
     let path_text = path.display();
-    match File::open(path) {
+    match bounded_file::read(path, bounded_file::LARGE) {
         Err(error) => anyhow::anyhow!("{path_text}: {error}"),
         Ok(_) => anyhow::anyhow!("{path_text} is not valid: `culvert check` says where"),
     }
@@ -175,5 +176,21 @@ impl Bundle {
         }
         archive.finish()?;
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use rustix::fs::{CWD, FileType, Mode, mknodat};
+
+    use super::*;
+
+    #[test]
+    fn configuration_that_is_no_file_is_said_to_be_none_and_not_waited_for() {
+        let directory = tempfile::tempdir().unwrap();
+        let fifo = directory.path().join("config.toml");
+        mknodat(CWD, &fifo, FileType::Fifo, Mode::from_raw_mode(0o600), 0).unwrap();
+        let why = unread(&fifo).to_string();
+        assert!(why.contains("a FIFO"), "{why}");
     }
 }
