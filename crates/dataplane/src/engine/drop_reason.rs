@@ -11,179 +11,134 @@ use overlay_proto::esp::EspError;
 use overlay_proto::{DecodeError, InnerError};
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
-/// Why a packet went no further.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum DropReason {
+/// Makes [`DropReason`] of a table: a row has what it means, the variant, and its name in metrics
+/// and status. A reason that has an error with it takes a place in [`DropReason::ALL`] for each
+/// error.
+macro_rules! drop_reasons {
+    ($($(#[doc = $doc:literal])+ $reason:ident $(($error:ident: $Error:ident))? = $name:expr,)+) => {
+        /// Why a packet went no further.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+        pub enum DropReason {
+            $($(#[doc = $doc])+ $reason $(($Error))?,)+
+        }
+
+        /// The rows of the table.
+        enum Row {
+            $($reason,)+
+        }
+
+        /// How many places each row takes.
+        const PLACES: &[usize] = &[$(drop_reasons!(@places $($Error)?)),+];
+
+        impl DropReason {
+            /// Every reason, in the order in which a packet may meet them, ingress first.
+            pub const ALL: [Self; Self::COUNT] = {
+                let mut all = [Self::UnknownPeer; Self::COUNT];
+                $(drop_reasons!(@fill all[FIRST[Row::$reason as usize]] $reason $($Error)?);)+
+                all
+            };
+
+            /// The reason's name in metrics and status.
+            pub const fn as_str(self) -> &'static str {
+                match self {
+                    $(Self::$reason $(($error))? => $name,)+
+                }
+            }
+
+            /// The reason's place in [`ALL`](Self::ALL). Who sends what is dropped chooses how
+            /// often this is asked, so it must not be a search.
+            pub const fn index(self) -> usize {
+                match self {
+                    $(Self::$reason $(($error))? => {
+                        FIRST[Row::$reason as usize] $(+ $error as usize)?
+                    })+
+                }
+            }
+        }
+    };
+    (@places) => { 1 };
+    (@places $Error:ident) => { $Error::ALL.len() };
+    (@fill $all:ident[$first:expr] $reason:ident) => { $all[$first] = Self::$reason };
+    (@fill $all:ident[$first:expr] $reason:ident $Error:ident) => {{
+        let mut error = 0;
+        while error < $Error::ALL.len() {
+            $all[$first + error] = Self::$reason($Error::ALL[error]);
+            error += 1;
+        }
+    }};
+}
+
+drop_reasons! {
     /// The outer source is no node of the table.
-    UnknownPeer,
+    UnknownPeer = "unknown_peer",
     /// The datagram was longer than any the overlay sends.
-    DatagramTruncated,
+    DatagramTruncated = "datagram_truncated",
     /// The datagram came to the port of another codec than its sender's.
-    WrongCodec,
+    WrongCodec = "wrong_codec",
     /// The datagram was sent in plain by a peer that seals, or has to.
-    PlaintextRefused,
+    PlaintextRefused = "plaintext_refused",
     /// The datagram is of no session of this node's.
-    UnknownSpi,
+    UnknownSpi = "unknown_spi",
     /// The datagram is no ESP as we send it.
-    EspFormat,
+    EspFormat = "esp_format",
     /// The datagram was opened before, or is too far behind to tell.
-    Replayed,
+    Replayed = "replayed",
     /// The datagram was sealed with another key, or changed on the way.
-    BadTag,
+    BadTag = "bad_tag",
     /// What was sealed does not end as it should.
-    BadTrailer,
+    BadTrailer = "bad_trailer",
     /// The overlay header is not what we send.
-    Header(DecodeError),
+    Header(error: DecodeError) = error.as_str(),
     /// What was carried is not one whole IP packet.
-    Inner(InnerError),
+    Inner(error: InnerError) = error.as_str(),
     /// The inner source does not belong to the node that sent it.
-    SpoofedSource,
+    SpoofedSource = "spoofed_source",
     /// The inner destination is not in a subnet of this node.
-    NotOurDestination,
+    NotOurDestination = "not_our_destination",
     /// Congestion was marked on a packet whose sender does not understand marks (RFC 6040 §4.2).
-    Congestion,
+    Congestion = "congestion",
     /// A packet to a multicast group: groups do not span nodes. The kernel itself sends such
     /// packets when a device comes up.
-    Multicast,
+    Multicast = "multicast",
     /// A packet to the overlay whose source is not in a subnet of this node.
-    ForeignSource,
+    ForeignSource = "foreign_source",
     /// A packet to the overlay for a subnet of this node: no pod has the address.
-    OwnSubnet,
+    OwnSubnet = "own_subnet",
     /// No node owns the destination; its sender is told, within limits.
-    NoOwner,
+    NoOwner = "no_owner",
     /// Longer than the path to the peer carries; its sender is told, within limits.
-    TooBig,
+    TooBig = "too_big",
     /// The peer must not be spoken to in plain and has no key; its sender is told, within limits.
-    NoKey,
+    NoKey = "no_key",
     /// The peer has not answered handshakes for as long as packets to it wait, or more came than
     /// may wait; its sender is told, within limits.
-    NoSession,
+    NoSession = "no_session",
     /// A virtio-net header that contradicts its packet.
-    VnetHeader,
+    VnetHeader = "vnet_header",
     /// The underlay's queue was full.
-    UnderlayFull,
+    UnderlayFull = "underlay_full",
     /// The underlay refused the datagram: no route, filtered, address gone.
-    UnderlayRefused,
+    UnderlayRefused = "underlay_refused",
     /// The pods' side took no more packets.
-    TunFull,
+    TunFull = "tun_full",
     /// The TUN device refused the packet: it is down or gone.
-    TunRefused,
+    TunRefused = "tun_refused",
 }
+
+/// The first place of each row in [`DropReason::ALL`].
+const FIRST: [usize; PLACES.len()] = {
+    let mut first = [0; PLACES.len()];
+    let mut row = 1;
+    while row < first.len() {
+        first[row] = first[row - 1] + PLACES[row - 1];
+        row += 1;
+    }
+    first
+};
 
 impl DropReason {
     /// How many reasons there are.
-    pub const COUNT: usize = 39;
-
-    /// Every reason, in the order in which a packet may meet them, ingress first.
-    pub const ALL: [Self; Self::COUNT] = [
-        Self::UnknownPeer,
-        Self::DatagramTruncated,
-        Self::WrongCodec,
-        Self::PlaintextRefused,
-        Self::UnknownSpi,
-        Self::EspFormat,
-        Self::Replayed,
-        Self::BadTag,
-        Self::BadTrailer,
-        Self::Header(DecodeError::ALL[0]),
-        Self::Header(DecodeError::ALL[1]),
-        Self::Header(DecodeError::ALL[2]),
-        Self::Header(DecodeError::ALL[3]),
-        Self::Header(DecodeError::ALL[4]),
-        Self::Header(DecodeError::ALL[5]),
-        Self::Header(DecodeError::ALL[6]),
-        Self::Header(DecodeError::ALL[7]),
-        Self::Inner(InnerError::ALL[0]),
-        Self::Inner(InnerError::ALL[1]),
-        Self::Inner(InnerError::ALL[2]),
-        Self::Inner(InnerError::ALL[3]),
-        Self::Inner(InnerError::ALL[4]),
-        Self::Inner(InnerError::ALL[5]),
-        Self::Inner(InnerError::ALL[6]),
-        Self::SpoofedSource,
-        Self::NotOurDestination,
-        Self::Congestion,
-        Self::Multicast,
-        Self::ForeignSource,
-        Self::OwnSubnet,
-        Self::NoOwner,
-        Self::TooBig,
-        Self::NoKey,
-        Self::NoSession,
-        Self::VnetHeader,
-        Self::UnderlayFull,
-        Self::UnderlayRefused,
-        Self::TunFull,
-        Self::TunRefused,
-    ];
-
-    /// The reason's name in metrics and status.
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::UnknownPeer => "unknown_peer",
-            Self::DatagramTruncated => "datagram_truncated",
-            Self::WrongCodec => "wrong_codec",
-            Self::PlaintextRefused => "plaintext_refused",
-            Self::UnknownSpi => "unknown_spi",
-            Self::EspFormat => "esp_format",
-            Self::Replayed => "replayed",
-            Self::BadTag => "bad_tag",
-            Self::BadTrailer => "bad_trailer",
-            Self::Header(error) => error.as_str(),
-            Self::Inner(error) => error.as_str(),
-            Self::SpoofedSource => "spoofed_source",
-            Self::NotOurDestination => "not_our_destination",
-            Self::Congestion => "congestion",
-            Self::Multicast => "multicast",
-            Self::ForeignSource => "foreign_source",
-            Self::OwnSubnet => "own_subnet",
-            Self::NoOwner => "no_owner",
-            Self::TooBig => "too_big",
-            Self::NoKey => "no_key",
-            Self::NoSession => "no_session",
-            Self::VnetHeader => "vnet_header",
-            Self::UnderlayFull => "underlay_full",
-            Self::UnderlayRefused => "underlay_refused",
-            Self::TunFull => "tun_full",
-            Self::TunRefused => "tun_refused",
-        }
-    }
-
-    /// The reason's place in [`ALL`](Self::ALL). Who sends what is dropped chooses how often this
-    /// is asked, so it must not be a search.
-    pub const fn index(self) -> usize {
-        const HEADER: usize = 9;
-        const INNER: usize = HEADER + DecodeError::ALL.len();
-        const REST: usize = INNER + InnerError::ALL.len();
-        match self {
-            Self::UnknownPeer => 0,
-            Self::DatagramTruncated => 1,
-            Self::WrongCodec => 2,
-            Self::PlaintextRefused => 3,
-            Self::UnknownSpi => 4,
-            Self::EspFormat => 5,
-            Self::Replayed => 6,
-            Self::BadTag => 7,
-            Self::BadTrailer => 8,
-            Self::Header(error) => HEADER + error as usize,
-            Self::Inner(error) => INNER + error as usize,
-            Self::SpoofedSource => REST,
-            Self::NotOurDestination => REST + 1,
-            Self::Congestion => REST + 2,
-            Self::Multicast => REST + 3,
-            Self::ForeignSource => REST + 4,
-            Self::OwnSubnet => REST + 5,
-            Self::NoOwner => REST + 6,
-            Self::TooBig => REST + 7,
-            Self::NoKey => REST + 8,
-            Self::NoSession => REST + 9,
-            Self::VnetHeader => REST + 10,
-            Self::UnderlayFull => REST + 11,
-            Self::UnderlayRefused => REST + 12,
-            Self::TunFull => REST + 13,
-            Self::TunRefused => REST + 14,
-        }
-    }
+    pub const COUNT: usize = FIRST[FIRST.len() - 1] + PLACES[PLACES.len() - 1];
 }
 
 /// By name, as people look for them.
