@@ -363,7 +363,7 @@ mod tests {
         peer.is_heard = false;
         let drop = Finding { check: "drops", ..Finding::fail("vni", "").about("node2") };
         let of_node2 = |before: &[Finding]| check(&facts, before).remove(0);
-        assert!(of_node2(&[drop.clone()]).found.ends_with("see drops above"));
+        assert!(of_node2(std::slice::from_ref(&drop)).found.ends_with("see drops above"));
         let of_all = Finding { peer: None, ..drop };
         assert!(of_node2(&[of_all]).found.contains("this node itself fails above"));
     }
