@@ -1,13 +1,14 @@
 //! Calls to the API server, each with a limit on its time.
 
 use std::path::{Path, PathBuf};
+use std::pin::pin;
 use std::time::Duration;
 
 use culvert_claims::kubernetes::{Node, Patch, TIMES, Watched};
 use culvert_node::bounded_file;
-use futures_util::StreamExt as _;
 use futures_util::future::BoxFuture;
 use futures_util::stream::{self, BoxStream};
+use futures_util::{AsyncReadExt as _, StreamExt as _};
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::TokioExecutor;
 use kube::Client;
@@ -133,13 +134,16 @@ pub(in crate::control) enum ObjectEvent<T> {
     Gone,
 }
 
+/// What a page says of the list that it is of.
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "camelCase")]
-struct PageMeta {
+pub(in crate::control) struct PageMeta {
+    /// The version that the list is of.
     #[serde(default)]
-    resource_version: String,
+    pub(in crate::control) resource_version: String,
+    /// By what the next page is asked for; none or an empty text on the last one.
     #[serde(default)]
-    r#continue: Option<String>,
+    pub(in crate::control) r#continue: Option<String>,
 }
 
 impl Api {
@@ -173,15 +177,13 @@ impl Api {
     /// Every node as it is now, and the version of that.
     pub(super) async fn list(&self) -> Result<(Vec<Node>, String), CallError> {
         let mut nodes = Vec::new();
-        let mut params = ListParams::default().limit(PAGE);
-        loop {
-            let page: Page<Node> = self.call("listing nodes", self.nodes.list(&params)).await?;
+        let read = |text: &[u8]| {
+            let page: Page<Node> = serde_json::from_slice(text)?;
             nodes.extend(page.items.into_iter().map(Node::slim));
-            match page.metadata.r#continue.filter(|token| !token.is_empty()) {
-                Some(token) => params = ListParams::default().limit(PAGE).continue_token(&token),
-                None => return Ok((nodes, page.metadata.resource_version)),
-            }
-        }
+            Ok(page.metadata)
+        };
+        let version = self.pages("listing nodes", &self.nodes, read).await?;
+        Ok((nodes, version))
     }
 
     /// The changes after `version`.
@@ -211,21 +213,31 @@ impl Api {
         Ok(doubted(told.boxed(), Watched::Gone, self.has_reached(&self.nodes, version)))
     }
 
-    /// Every object of a kind as it is now, or what `T` keeps of it, page by page as `take` gets
-    /// them, and the version of that.
-    pub(in crate::control) async fn list_objects<T: DeserializeOwned>(
+    /// Every object of a kind as it is now, page by page as `read` gets their text, and the version
+    /// of that.
+    pub(in crate::control) async fn list_objects(
         &self,
         resource: Resource,
-        mut take: impl FnMut(T),
+        read: impl FnMut(&[u8]) -> serde_json::Result<PageMeta>,
     ) -> Result<String, CallError> {
-        let request = Request::new(resource.path);
+        self.pages(resource.listing, &Request::new(resource.path), read).await
+    }
+
+    async fn pages(
+        &self,
+        what: &'static str,
+        all: &Request,
+        mut read: impl FnMut(&[u8]) -> serde_json::Result<PageMeta>,
+    ) -> Result<String, CallError> {
+        // A page is long, and one place does for all.
+        let mut text = Vec::new();
         let mut params = ListParams::default().limit(PAGE);
         loop {
-            let page: Page<T> = self.call(resource.listing, request.list(&params)).await?;
-            page.items.into_iter().for_each(&mut take);
-            match page.metadata.r#continue.filter(|token| !token.is_empty()) {
+            self.text(what, all.list(&params), &mut text).await?;
+            let page = read(&text).map_err(|it| refused(what, kube::Error::SerdeError(it)))?;
+            match page.r#continue.filter(|token| !token.is_empty()) {
                 Some(token) => params = ListParams::default().limit(PAGE).continue_token(&token),
-                None => return Ok(page.metadata.resource_version),
+                None => return Ok(page.resource_version),
             }
         }
     }
@@ -333,6 +345,25 @@ impl Api {
             .body(event.to_string().into_bytes())
             .map_err(kube::core::request::Error::BuildRequest);
         self.call::<Value>(WHAT, request).await.map(drop)
+    }
+
+    /// Puts the answer to `request` in place of `text`.
+    async fn text(
+        &self,
+        what: &'static str,
+        request: Result<http::Request<Vec<u8>>, kube::core::request::Error>,
+        text: &mut Vec<u8>,
+    ) -> Result<(), CallError> {
+        let request = request.map_err(|error| CallError::Request { what, error })?;
+        text.clear();
+        let read = async {
+            let mut answer = pin!(self.client.request_stream(request).await?);
+            let read = answer.read_to_end(text).await;
+            read.map_err(|error| kube::Error::Service(error.into()))
+        };
+        let read = tokio::time::timeout(PATIENCE, read).await;
+        let read = read.map_err(|_| CallError::Late { what })?;
+        read.map(drop).map_err(|error| refused(what, error))
     }
 
     async fn call<T: DeserializeOwned>(

@@ -16,17 +16,18 @@ use std::time::Duration;
 use culvert_dataplane::platform::clock;
 use culvert_policy::Shared;
 use culvert_policy::object::{Change, Key, Kind, Object};
-use culvert_policy::read::{self, Finding, Part, Read};
+use culvert_policy::read::{self, Finding, Page, Part, Read, Whole};
 use futures_util::StreamExt as _;
 use serde::de::DeserializeOwned;
-use serde_json::Value;
 use tokio::sync::{Mutex, mpsc};
 use tokio::task::JoinSet;
 
 use self::missing::Missing;
 use super::{Link, PolicyUpdate, Question};
 use crate::config::Kubernetes;
-use crate::control::kubernetes::client::{Api, CallError, MISSING, ObjectEvent, Resource};
+use crate::control::kubernetes::client::{
+    Api, CallError, MISSING, ObjectEvent, PageMeta, Resource,
+};
 use crate::control::source::Backoff;
 
 /// How long one pod is asked about: whoever waits for it does not wait much longer, and policies
@@ -289,7 +290,7 @@ impl Follower {
                 self.session_with::<Part>(&api, backoff).await
             }
             Kind::NetworkPolicy | Kind::ClusterNetworkPolicy => {
-                self.session_with::<Value>(&api, backoff).await
+                self.session_with::<Whole>(&api, backoff).await
             }
         };
         // That a kind is missing is an answer as good as any.
@@ -299,20 +300,24 @@ impl Follower {
         ended
     }
 
-    /// The same with `api`, for objects of which `T` is read.
+    /// The same with `api`, where of what changes `T` is read.
     async fn session_with<T>(&self, api: &Api, backoff: &mut Backoff) -> Result<(), CallError>
     where
-        T: Clone + DeserializeOwned + Into<Value> + Send + 'static,
+        T: Clone + DeserializeOwned + Into<Part> + Send + 'static,
     {
         let resource = resource(self.kind);
         // Pods of one kind differ in little but their names, and a large cluster has many of each.
         let (mut all, mut shared) = (Read::default(), Shared::default());
-        let take = |object: T| {
-            let Read { objects, findings } = self.read(&object.into());
+        let mut take = |read: Read| {
+            let Read { objects, findings } = self.kept(read);
             all.objects.extend(objects.into_iter().map(|object| shared.object(object)));
             all.findings.extend(findings);
         };
-        let mut version = api.list_objects(resource, take).await?;
+        let read = |text: &[u8]| {
+            let Page { resource_version, r#continue } = read::page(self.kind, text, &mut take)?;
+            Ok(PageMeta { resource_version, r#continue })
+        };
+        let mut version = api.list_objects(resource, read).await?;
         self.say(Told::Listed(self.kind, all)).await;
         drop(shared);
         loop {
@@ -323,14 +328,14 @@ impl Follower {
                     ObjectEvent::Put(object) => {
                         let object = object.into();
                         version_of(&object, &mut version);
-                        let Read { objects, findings } = self.read(&object);
+                        let Read { objects, findings } = self.kept(read::part(self.kind, &object));
                         let changes = objects.into_iter().map(Change::Put).collect();
                         self.say(Told::Changed(changes, findings)).await;
                     }
                     ObjectEvent::Deleted(object) => {
                         let object = object.into();
                         version_of(&object, &mut version);
-                        let objects = self.read(&object).objects.into_iter();
+                        let objects = read::part(self.kind, &object).objects.into_iter();
                         let changes = objects.map(|object| Change::Delete(object.key())).collect();
                         self.say(Told::Changed(changes, Vec::new())).await;
                     }
@@ -347,9 +352,8 @@ impl Follower {
         }
     }
 
-    /// What is kept of an object.
-    fn read(&self, object: &Value) -> Read {
-        let mut read = read::item(self.kind, object);
+    /// What is kept of what was read.
+    fn kept(&self, mut read: Read) -> Read {
         for object in &mut read.objects {
             if let Object::Pod(pod) = object {
                 // Only pods that start here are told apart by it.
@@ -369,8 +373,8 @@ impl Follower {
     }
 }
 
-fn version_of(object: &Value, version: &mut String) {
-    if let Some(now) = object["metadata"]["resourceVersion"].as_str() {
+fn version_of(object: &Part, version: &mut String) {
+    if let Some(now) = object.version() {
         now.clone_into(version);
     }
 }

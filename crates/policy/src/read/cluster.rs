@@ -79,7 +79,7 @@ fn tier(spec: &At<'_>) -> Option<Tier> {
         spec.lacks("tier", TIERS);
         return None;
     };
-    match tier.value().as_str() {
+    match tier.value().text() {
         Some("Admin") => Some(Tier::Admin),
         Some("Baseline") => Some(Tier::Baseline),
         Some(_) | None => {
@@ -95,7 +95,7 @@ fn priority(spec: &At<'_>) -> Option<u16> {
         spec.lacks("priority", RANGE);
         return None;
     };
-    let number = priority.value().as_u64().filter(|number| *number <= MOST_PRIORITY);
+    let number = priority.value().number().filter(|number| *number <= MOST_PRIORITY);
     if number.is_none() {
         priority.wrong("not a priority", RANGE);
     }
@@ -155,7 +155,7 @@ fn rule(at: &At<'_>, direction: Direction) -> Rule {
         at.lacks("action", ACTIONS);
         return deny_all();
     };
-    let action = match action.value().as_str() {
+    let action = match action.value().text() {
         Some("Accept") => Action::Accept,
         Some("Deny") => Action::Deny,
         Some("Pass") => Action::Pass,

@@ -4,20 +4,23 @@ use std::cell::RefCell;
 
 use serde_json::Value;
 
-use super::{Finding, Gravity};
+use super::document::Document;
+use super::{Finding, Gravity, named};
+use crate::object::Kind;
 
 /// How much of a value a finding shows.
 const SHOWN: usize = 80;
 
 /// The findings of one object, while it is read.
-pub(super) struct Findings {
-    object: String,
+pub(super) struct Findings<'a> {
+    kind: Kind,
+    object: &'a Document<'a>,
     list: RefCell<Vec<Finding>>,
 }
 
-impl Findings {
-    pub(super) fn new(object: String) -> Self {
-        Self { object, list: RefCell::default() }
+impl<'a> Findings<'a> {
+    pub(super) fn new(kind: Kind, object: &'a Document<'a>) -> Self {
+        Self { kind, object, list: RefCell::default() }
     }
 
     pub(super) fn into_list(self) -> Vec<Finding> {
@@ -29,17 +32,17 @@ impl Findings {
 #[derive(Clone)]
 pub(super) struct At<'a> {
     path: String,
-    value: &'a Value,
-    findings: &'a Findings,
+    value: &'a Document<'a>,
+    findings: &'a Findings<'a>,
 }
 
 impl<'a> At<'a> {
     /// The object itself.
-    pub(super) fn new(value: &'a Value, findings: &'a Findings) -> Self {
-        Self { path: String::new(), value, findings }
+    pub(super) fn new(findings: &'a Findings<'a>) -> Self {
+        Self { path: String::new(), value: findings.object, findings }
     }
 
-    pub(super) fn value(&self) -> &'a Value {
+    pub(super) fn value(&self) -> &'a Document<'a> {
         self.value
     }
 
@@ -49,14 +52,19 @@ impl<'a> At<'a> {
         Some(self.below(name, value))
     }
 
-    fn below(&self, name: &str, value: &'a Value) -> Self {
-        let dot = if self.path.is_empty() { "" } else { "." };
-        Self { path: format!("{}{dot}{name}", self.path), value, findings: self.findings }
+    fn below(&self, name: &str, value: &'a Document<'a>) -> Self {
+        let mut path = String::with_capacity(self.path.len() + 1 + name.len());
+        path.push_str(&self.path);
+        if !path.is_empty() {
+            path.push('.');
+        }
+        path.push_str(name);
+        Self { path, value, findings: self.findings }
     }
 
     /// The values of a list; none if it is no list, which is a finding.
     pub(super) fn items(&self) -> Option<Vec<Self>> {
-        let Value::Array(items) = self.value else {
+        let Document::List(items) = self.value else {
             self.wrong("not a list", "write its values with a dash before each");
             return None;
         };
@@ -70,14 +78,14 @@ impl<'a> At<'a> {
 
     /// Whether it is an object with none but these fields; others are findings.
     pub(super) fn has_only(&self, known: &[&str]) -> bool {
-        let Value::Object(fields) = self.value else {
+        let Document::Object(fields) = self.value else {
             self.wrong("not an object", "write fields with their values");
             return false;
         };
         let mut good = true;
         for (name, value) in fields {
             // A field without a value says nothing.
-            if !known.contains(&name.as_str()) && !value.is_null() {
+            if !known.contains(&name.as_ref()) && !value.is_null() {
                 let field = self.below(name, value);
                 let remedy = format!("the fields known here are {}", known.join(", "));
                 field.say(Gravity::Closes, "not understood, and so allows nothing", &remedy);
@@ -89,7 +97,7 @@ impl<'a> At<'a> {
 
     /// The text here; none if it is none, which is a finding.
     pub(super) fn text(&self) -> Option<&'a str> {
-        let text = self.value.as_str();
+        let text = self.value.text();
         if text.is_none() {
             self.wrong("not a text", "write it in quotation marks");
         }
@@ -108,12 +116,12 @@ impl<'a> At<'a> {
 
     /// Says that the field `name` is missing here.
     pub(super) fn lacks(&self, name: &str, remedy: &str) {
-        self.below(name, &Value::Null).wrong("missing", remedy);
+        self.below(name, &Document::Null).wrong("missing", remedy);
     }
 
     fn say(&self, gravity: Gravity, problem: &str, remedy: &str) {
         self.findings.list.borrow_mut().push(Finding {
-            object: self.findings.object.clone(),
+            object: named(self.findings.kind, self.findings.object),
             field: if self.path.is_empty() { "(whole)".to_owned() } else { self.path.clone() },
             value: shown(self.value),
             problem: problem.to_owned(),
@@ -123,11 +131,11 @@ impl<'a> At<'a> {
     }
 }
 
-fn shown(value: &Value) -> String {
+fn shown(value: &Document<'_>) -> String {
     if value.is_null() {
         return String::new();
     }
-    let text = value.to_string();
+    let text = Value::from(value).to_string();
     match text.char_indices().nth(SHOWN) {
         Some((end, _)) => format!("{}…", &text[..end]),
         None => text,

@@ -5,9 +5,9 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use overlay_proto::Protocol;
-use serde_json::Value;
 
 use super::DEFAULT_NAMESPACE;
+use super::document::Document;
 use super::field::At;
 use super::network::protocol;
 use super::syntax::{is_name, is_namespace};
@@ -62,14 +62,14 @@ pub(super) fn metadata(at: &At<'_>, is_namespaced: bool) -> Option<Metadata> {
 }
 
 fn read_labels(at: &At<'_>) -> Labels {
-    let Some(labels) = at.value().as_object() else {
+    let Some(labels) = at.value().fields() else {
         at.wrong("not an object", "write keys with their values");
         return Labels::default();
     };
-    if labels.values().any(|value| !value.is_string()) {
+    if labels.iter().any(|(_, value)| value.text().is_none()) {
         at.wrong("not all values are texts", "write values in quotation marks");
     }
-    let texts = labels.iter().filter_map(|(key, value)| Some((key.as_str(), value.as_str()?)));
+    let texts = labels.iter().filter_map(|(key, value)| Some((key.as_ref(), value.text()?)));
     texts.collect()
 }
 
@@ -96,7 +96,7 @@ pub(super) fn pod(at: &At<'_>) -> Option<Pod> {
     let Metadata { namespace, name, labels } = metadata(at, true)?;
     let object = at.value();
     let (spec, status) = (&object["spec"], &object["status"]);
-    let ended = matches!(status["phase"].as_str(), Some("Succeeded" | "Failed"));
+    let ended = matches!(status["phase"].text(), Some("Succeeded" | "Failed"));
     Some(Pod {
         namespace,
         name,
@@ -104,20 +104,19 @@ pub(super) fn pod(at: &At<'_>) -> Option<Pod> {
         labels,
         addresses: addresses(at).into_iter().collect(),
         ports: ports(spec).into(),
-        node: spec["nodeName"].as_str().map(Into::into),
-        created: object["metadata"]["creationTimestamp"].as_str().map_or(0, seconds),
-        host_network: spec["hostNetwork"].as_bool().unwrap_or(false),
+        node: spec["nodeName"].text().map(Into::into),
+        created: object["metadata"]["creationTimestamp"].text().map_or(0, seconds),
+        host_network: spec["hostNetwork"].bool().unwrap_or(false),
         has_ended: ended,
-        is_terminating: object["metadata"]["deletionTimestamp"].is_string(),
+        is_terminating: object["metadata"]["deletionTimestamp"].text().is_some(),
     })
 }
 
 /// What tells a pod from another that had its name before, to the runtime too. To that a static
 /// pod is the one of a file on the node: the object that shows it has a uid of its own, which the
 /// runtime never hears of.
-fn uid(metadata: &Value) -> Option<&str> {
-    let of_file = metadata["annotations"][MIRROR].as_str();
-    of_file.or_else(|| metadata["uid"].as_str())
+fn uid<'a>(metadata: &'a Document<'_>) -> Option<&'a str> {
+    metadata["annotations"][MIRROR].text().or_else(|| metadata["uid"].text())
 }
 
 fn addresses(at: &At<'_>) -> Vec<IpAddr> {
@@ -131,29 +130,29 @@ fn addresses(at: &At<'_>) -> Vec<IpAddr> {
     }
     let mut found = Vec::new();
     for place in places {
-        match place.value().as_str().and_then(|text| text.parse().ok()) {
+        match place.value().text().and_then(|text| text.parse().ok()) {
             Some(address) => found.push(address),
             // An address that is yet to come is an empty text.
-            None if place.value().as_str() == Some("") => {}
+            None if place.value().text() == Some("") => {}
             None => place.wrong("not an address", "write an IPv4 or IPv6 address"),
         }
     }
     found
 }
 
-fn ports(spec: &Value) -> Vec<ContainerPort> {
-    let list = |name: &str| spec[name].as_array().map(Vec::as_slice).unwrap_or_default();
+fn ports(spec: &Document<'_>) -> Vec<ContainerPort> {
     // Containers that start before the others and stay.
-    let stays = |container: &&Value| container["restartPolicy"] == "Always";
-    let containers = list("containers").iter().chain(list("initContainers").iter().filter(stays));
+    let stays = |container: &&Document<'_>| container["restartPolicy"].text() == Some("Always");
+    let first = spec["initContainers"].items().iter().filter(stays);
+    let containers = spec["containers"].items().iter().chain(first);
     let mut ports: Vec<ContainerPort> = containers
-        .flat_map(|container| container["ports"].as_array().into_iter().flatten())
+        .flat_map(|container| container["ports"].items())
         .filter_map(|port| {
             let written = &port["protocol"];
             Some(ContainerPort {
-                name: port["name"].as_str()?.into(),
+                name: port["name"].text()?.into(),
                 protocol: if written.is_null() { Protocol::Tcp } else { protocol(written)? },
-                port: port["containerPort"].as_u64().and_then(|port| u16::try_from(port).ok())?,
+                port: port["containerPort"].number().and_then(|port| u16::try_from(port).ok())?,
             })
         })
         .collect();
@@ -164,13 +163,16 @@ fn ports(spec: &Value) -> Vec<ContainerPort> {
 
 pub(super) fn node(at: &At<'_>) -> Option<Node> {
     let Metadata { name, labels, .. } = metadata(at, false)?;
-    let list = at.value()["status"]["addresses"].as_array().into_iter().flatten();
     let (mut internal, mut external) = (Vec::new(), Vec::new());
-    for item in list {
-        let Some(address) = item["address"].as_str().and_then(|text| text.parse().ok()) else {
+    for item in at.value()["status"]["addresses"].items() {
+        let Some(address) = item["address"].text().and_then(|text| text.parse().ok()) else {
             continue;
         };
-        if item["type"] == "InternalIP" { internal.push(address) } else { external.push(address) }
+        if item["type"].text() == Some("InternalIP") {
+            internal.push(address)
+        } else {
+            external.push(address)
+        }
     }
     Some(Node { name, labels, internal: internal.into(), external: external.into() })
 }

@@ -5,10 +5,12 @@
 //! of a newer version accepted closes where this program is too old for it.
 
 mod cluster;
+mod document;
 mod field;
 mod finding;
 mod kinds;
 mod network;
+mod page;
 mod part;
 mod selector;
 mod syntax;
@@ -18,10 +20,12 @@ use std::fmt;
 use serde_json::Value;
 
 use crate::object::{Kind, Object};
+use document::Document;
 use field::{At, Findings};
 
 pub use finding::{Finding, Gravity};
-pub use part::Part;
+pub use page::{Page, page};
+pub use part::{Part, Whole};
 
 /// Documents, nodes and events of YAML in one text at most: ten thousand pods, as a cluster writes
 /// them, have some hundred nodes each.
@@ -84,7 +88,7 @@ pub fn text(text: &str) -> Result<Read, Unreadable> {
         })?;
     let mut read = Read::default();
     for document in &documents {
-        read.add(document);
+        read.add(&document.into());
     }
     Ok(read)
 }
@@ -97,26 +101,30 @@ fn one_line(text: &str) -> String {
 #[must_use]
 pub fn value(value: &Value) -> Read {
     let mut read = Read::default();
-    read.add(value);
+    read.add(&value.into());
     read
 }
 
 /// Reads one object of a kind that its surroundings tell, as the items of an API server's list.
 #[must_use]
 pub fn item(kind: Kind, value: &Value) -> Read {
-    let mut read = Read::default();
-    read.add_kind(kind, value);
-    read
+    Read::of(kind, &value.into())
+}
+
+/// Reads one object of a kind of which a part was kept.
+#[must_use]
+pub fn part(kind: Kind, part: &Part) -> Read {
+    Read::of(kind, &part.0)
 }
 
 impl Read {
-    fn add(&mut self, value: &Value) {
-        let kind = value["kind"].as_str().unwrap_or_default();
-        let version = value["apiVersion"].as_str().unwrap_or_default();
+    fn add(&mut self, value: &Document<'_>) {
+        let kind = value["kind"].text().unwrap_or_default();
+        let version = value["apiVersion"].text().unwrap_or_default();
         if let Some(of) = kind.strip_suffix("List") {
-            for item in value["items"].as_array().into_iter().flatten() {
+            for item in value["items"].items() {
                 // Items of a list of one kind need not say theirs.
-                match Kind::of(of).filter(|_| !item["kind"].is_string()) {
+                match Kind::of(of).filter(|_| item["kind"].text().is_none()) {
                     Some(kind) => self.add_kind(kind, item),
                     None => self.add(item),
                 }
@@ -132,9 +140,8 @@ impl Read {
             return;
         }
         if version != expected {
-            let name = format!("{kind} {}", named(known, value));
             self.findings.push(Finding {
-                object: name,
+                object: named(known, value),
                 field: "apiVersion".to_owned(),
                 value: version.to_owned(),
                 problem: "not the version that is understood".to_owned(),
@@ -145,28 +152,36 @@ impl Read {
         self.add_kind(known, value);
     }
 
-    fn add_kind(&mut self, kind: Kind, value: &Value) {
-        let findings = Findings::new(format!("{} {}", kind.as_str(), named(kind, value)));
-        let at = At::new(value, &findings);
-        self.objects.extend(match kind {
+    fn add_kind(&mut self, kind: Kind, value: &Document<'_>) {
+        let Self { objects, findings } = Self::of(kind, value);
+        self.objects.extend(objects);
+        self.findings.extend(findings);
+    }
+
+    /// One object of this kind.
+    fn of(kind: Kind, value: &Document<'_>) -> Self {
+        let findings = Findings::new(kind, value);
+        let at = At::new(&findings);
+        let object = match kind {
             Kind::Namespace => kinds::namespace(&at).map(Object::Namespace),
             Kind::Pod => kinds::pod(&at).map(Object::Pod),
             Kind::Node => kinds::node(&at).map(Object::Node),
             Kind::NetworkPolicy => network::policy(&at).map(Object::NetworkPolicy),
             Kind::ClusterNetworkPolicy => cluster::policy(&at).map(Object::ClusterNetworkPolicy),
-        });
-        self.findings.extend(findings.into_list());
+        };
+        Self { objects: object.into_iter().collect(), findings: findings.into_list() }
     }
 }
 
-/// What the object is called, as far as it says.
-fn named(kind: Kind, value: &Value) -> String {
-    let metadata = &value["metadata"];
-    let name = metadata["name"].as_str().unwrap_or("without a name");
+/// The kind of an object, and what it is called, as far as it says.
+fn named(kind: Kind, value: &Document<'_>) -> String {
+    let (word, metadata) = (kind.as_str(), &value["metadata"]);
+    let name = metadata["name"].text().unwrap_or("without a name");
     match kind {
-        Kind::Namespace | Kind::Node | Kind::ClusterNetworkPolicy => name.to_owned(),
+        Kind::Namespace | Kind::Node | Kind::ClusterNetworkPolicy => format!("{word} {name}"),
         Kind::Pod | Kind::NetworkPolicy => {
-            format!("{}/{name}", metadata["namespace"].as_str().unwrap_or(DEFAULT_NAMESPACE))
+            let namespace = metadata["namespace"].text().unwrap_or(DEFAULT_NAMESPACE);
+            format!("{word} {namespace}/{name}")
         }
     }
 }

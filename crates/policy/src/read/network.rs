@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use ipnet::IpNet;
 use overlay_proto::Protocol;
-use serde_json::Value;
 
+use super::document::Document;
 use super::field::At;
 use super::kinds::{Metadata, metadata};
 use super::selector::selector;
@@ -57,7 +57,7 @@ fn is_audit(at: &At<'_>) -> bool {
     let Some(audit) = annotations.and_then(|annotations| annotations.field(AUDIT)) else {
         return false;
     };
-    match audit.value().as_str() {
+    match audit.value().text() {
         Some("true") => true,
         Some("false") => false,
         Some(_) | None => {
@@ -83,7 +83,7 @@ fn types(spec: &At<'_>, has_egress: bool) -> (bool, bool) {
     }
     let (mut ingress, mut egress) = (false, false);
     for word in &types {
-        match word.value().as_str() {
+        match word.value().text() {
             Some("Ingress") => ingress = true,
             Some("Egress") => egress = true,
             Some(_) | None => {
@@ -213,7 +213,7 @@ fn port(at: &At<'_>) -> Option<PortMatch> {
         let every = PortRange { protocol, first: 0, last: u16::MAX };
         return good.then_some(PortMatch::Range(every));
     };
-    if let Some(name) = port.value().as_str() {
+    if let Some(name) = port.value().text() {
         if let Some(end) = end {
             end.wrong("beside the name of a port", "write the first port of the range as a number");
             return None;
@@ -247,8 +247,8 @@ fn port(at: &At<'_>) -> Option<PortMatch> {
 }
 
 /// The protocol that an object means by this word.
-pub(super) fn protocol(word: &Value) -> Option<Protocol> {
-    match word.as_str()? {
+pub(super) fn protocol(word: &Document<'_>) -> Option<Protocol> {
+    match word.text()? {
         "TCP" => Some(Protocol::Tcp),
         "UDP" => Some(Protocol::Udp),
         "SCTP" => Some(Protocol::Sctp),
@@ -258,7 +258,7 @@ pub(super) fn protocol(word: &Value) -> Option<Protocol> {
 
 /// The number of a port.
 pub(super) fn number(at: &At<'_>) -> Option<u16> {
-    let number = at.value().as_u64().and_then(|number| u16::try_from(number).ok());
+    let number = at.value().number().and_then(|number| u16::try_from(number).ok());
     let number = number.filter(|number| *number > 0);
     if number.is_none() {
         at.wrong("not the number of a port", "write 1 to 65535");

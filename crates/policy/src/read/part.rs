@@ -4,35 +4,56 @@
 //! field. While a large cluster is listed, what nobody reads would take more memory, and more of a
 //! processor, than all that is kept.
 
+use std::borrow::Cow;
 use std::fmt;
 
 use serde::de::{
     Deserialize, DeserializeSeed, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor,
 };
-use serde_json::{Map, Value};
+use serde_json::Number;
 
+use super::document::Document;
 use super::kinds::MIRROR;
+use crate::object::Kind;
 
-/// The part of a pod, a namespace or a node that is read here. What a policy says is never read in
-/// part: whatever is not understood of it has to be seen.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Part(pub Value);
+/// An object, or the part of a pod, a namespace or a node that is read here. What a policy says is
+/// never read in part: whatever is not understood of it has to be seen.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Part(pub(super) Document<'static>);
 
-impl<'de> Deserialize<'de> for Part {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        OBJECT.deserialize(deserializer).map(Self)
+/// All of an object.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Whole(Part);
+
+impl Part {
+    /// The version of the object, if it has one.
+    #[must_use]
+    pub fn version(&self) -> Option<&str> {
+        self.0["metadata"]["resourceVersion"].text()
     }
 }
 
-impl From<Part> for Value {
-    fn from(part: Part) -> Self {
-        part.0
+impl<'de> Deserialize<'de> for Part {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        OBJECT.deserialize(deserializer).map(|document| Self(document.into_owned()))
+    }
+}
+
+impl<'de> Deserialize<'de> for Whole {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        ALL.deserialize(deserializer).map(|document| Self(Part(document.into_owned())))
+    }
+}
+
+impl From<Whole> for Part {
+    fn from(whole: Whole) -> Self {
+        whole.0
     }
 }
 
 /// The fields of an object that are read, each with those below it; none are all.
 #[derive(Clone, Copy)]
-struct Fields(&'static [(&'static str, Self)]);
+pub(super) struct Fields(&'static [(&'static str, Self)]);
 
 const ALL: Fields = Fields(&[]);
 
@@ -62,6 +83,14 @@ const STATUS: Fields =
 const OBJECT: Fields = Fields(&[("metadata", METADATA), ("spec", SPEC), ("status", STATUS)]);
 
 impl Fields {
+    /// What is read of an object of this kind.
+    pub(super) const fn of(kind: Kind) -> Self {
+        match kind {
+            Kind::Namespace | Kind::Pod | Kind::Node => OBJECT,
+            Kind::NetworkPolicy | Kind::ClusterNetworkPolicy => ALL,
+        }
+    }
+
     /// The fields below the one called `name`, if that is read.
     fn below(self, name: &str) -> Option<Self> {
         if self.0.is_empty() {
@@ -72,78 +101,102 @@ impl Fields {
 }
 
 impl<'de> DeserializeSeed<'de> for Fields {
-    type Value = Value;
+    type Value = Document<'de>;
 
-    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Value, D::Error> {
-        if self.0.is_empty() {
-            return Value::deserialize(deserializer);
-        }
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Self::Value, D::Error> {
         deserializer.deserialize_any(self)
     }
 }
 
 impl<'de> Visitor<'de> for Fields {
-    type Value = Value;
+    type Value = Document<'de>;
 
     fn expecting(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         formatter.write_str("any value")
     }
 
-    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Value, A::Error> {
-        let mut read = Map::new();
-        while let Some(name) = map.next_key::<String>()? {
-            match self.below(&name) {
-                Some(below) => {
-                    let value = map.next_value_seed(below)?;
-                    read.insert(name, value);
-                }
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
+        let mut read = Vec::new();
+        while let Some(field) = map.next_key_seed(Name(self))? {
+            match field {
+                Some((name, below)) => read.push((name, map.next_value_seed(below)?)),
                 None => _ = map.next_value::<IgnoredAny>()?,
             }
         }
-        Ok(Value::Object(read))
+        Ok(Document::object(read))
     }
 
-    fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<Value, A::Error> {
+    fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<Self::Value, A::Error> {
         let mut read = Vec::new();
         while let Some(item) = list.next_element_seed(self)? {
             read.push(item);
         }
-        Ok(Value::Array(read))
+        Ok(Document::List(read))
     }
 
     // What should be an object and is none is for whoever reads it to say.
 
-    fn visit_bool<E>(self, value: bool) -> Result<Value, E> {
-        Ok(value.into())
+    fn visit_bool<E>(self, value: bool) -> Result<Self::Value, E> {
+        Ok(Document::Bool(value))
     }
 
-    fn visit_i64<E>(self, value: i64) -> Result<Value, E> {
-        Ok(value.into())
+    fn visit_i64<E>(self, value: i64) -> Result<Self::Value, E> {
+        Ok(Document::Number(value.into()))
     }
 
-    fn visit_u64<E>(self, value: u64) -> Result<Value, E> {
-        Ok(value.into())
+    fn visit_u64<E>(self, value: u64) -> Result<Self::Value, E> {
+        Ok(Document::Number(value.into()))
     }
 
-    fn visit_f64<E>(self, value: f64) -> Result<Value, E> {
-        Ok(value.into())
+    fn visit_f64<E>(self, value: f64) -> Result<Self::Value, E> {
+        Ok(Number::from_f64(value).map_or(Document::Null, Document::Number))
     }
 
-    fn visit_str<E>(self, value: &str) -> Result<Value, E> {
-        Ok(value.into())
+    fn visit_borrowed_str<E>(self, value: &'de str) -> Result<Self::Value, E> {
+        Ok(Document::Text(Cow::Borrowed(value)))
     }
 
-    fn visit_unit<E>(self) -> Result<Value, E> {
-        Ok(Value::Null)
+    fn visit_str<E>(self, value: &str) -> Result<Self::Value, E> {
+        Ok(Document::Text(Cow::Owned(value.to_owned())))
+    }
+
+    fn visit_unit<E>(self) -> Result<Self::Value, E> {
+        Ok(Document::Null)
+    }
+}
+
+/// The name of a field, if that is one of these.
+struct Name(Fields);
+
+impl<'de> DeserializeSeed<'de> for Name {
+    type Value = Option<(Cow<'de, str>, Fields)>;
+
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Self::Value, D::Error> {
+        deserializer.deserialize_str(self)
+    }
+}
+
+impl<'de> Visitor<'de> for Name {
+    type Value = Option<(Cow<'de, str>, Fields)>;
+
+    fn expecting(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str("the name of a field")
+    }
+
+    fn visit_borrowed_str<E>(self, name: &'de str) -> Result<Self::Value, E> {
+        Ok(self.0.below(name).map(|below| (Cow::Borrowed(name), below)))
+    }
+
+    fn visit_str<E>(self, name: &str) -> Result<Self::Value, E> {
+        Ok(self.0.below(name).map(|below| (Cow::Owned(name.to_owned()), below)))
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
+    use serde_json::{Value, json};
 
     use super::*;
-    use crate::object::Kind;
     use crate::read;
 
     fn part(document: &Value) -> Part {
@@ -189,7 +242,12 @@ mod tests {
         for document in [pod, node, strange, json!(null), json!("text"), json!([{}, -1, true])] {
             let part = part(&document);
             for kind in [Kind::Pod, Kind::Namespace, Kind::Node] {
-                assert_eq!(read::item(kind, &part.0), read::item(kind, &document), "{document}");
+                let whole = read::item(kind, &document);
+                assert_eq!(read::part(kind, &part), whole, "{document}");
+                let page = json!({ "metadata": {}, "items": [document] }).to_string();
+                let mut listed = read::Read::default();
+                read::page(kind, page.as_bytes(), &mut |read| listed = read).unwrap();
+                assert_eq!(listed, whole, "{document}");
             }
         }
     }
@@ -200,6 +258,7 @@ mod tests {
             "metadata": { "name": "node1", "managedFields": [] },
             "status": { "images": [{ "names": ["x"] }] },
         });
-        assert_eq!(part(&node).0, json!({ "metadata": { "name": "node1" }, "status": {} }));
+        let kept = json!({ "metadata": { "name": "node1" }, "status": {} });
+        assert_eq!(Value::from(&part(&node).0), kept);
     }
 }

@@ -30,20 +30,20 @@ pub(super) fn selector(at: &At<'_>) -> Option<Selector> {
 }
 
 fn match_labels(at: &At<'_>, requirements: &mut Vec<Requirement>) -> bool {
-    let Some(labels) = at.value().as_object() else {
+    let Some(labels) = at.value().fields() else {
         at.wrong("not an object", "write keys with their values");
         return false;
     };
     let mut good = true;
     for (key, value) in labels {
-        let Some(value) = value.as_str() else {
+        let Some(value) = value.text() else {
             at.wrong("not all values are texts", "write values in quotation marks");
             good = false;
             continue;
         };
         check_key(at, key);
         check_value(at, value);
-        requirements.push(Requirement::In(key.as_str().into(), [value.into()].into()));
+        requirements.push(Requirement::In(key.as_ref().into(), [value.into()].into()));
     }
     good
 }
