@@ -21,6 +21,9 @@ use crate::explain::{
 };
 use crate::platform::sysctl::Sysctls;
 
+/// Pods that are listed where none is meant, or several are.
+const NAMED: usize = 16;
+
 /// Least letters that stand for a container's id.
 const LEAST: usize = 6;
 
@@ -80,15 +83,34 @@ impl KernelFacts {
         if found.is_empty() {
             found = all.iter().filter(begins).collect();
         }
+        if found.is_empty() {
+            // A lab has its name before those of its pods.
+            let ends = |pod: &&PodPort| {
+                let rest = container(pod);
+                rest.strip_suffix(name).is_some_and(|lab| lab.ends_with('-'))
+            };
+            found = all.iter().filter(ends).collect();
+        }
+        let names = |pods: &[&PodPort]| {
+            let names: Vec<String> = pods.iter().take(NAMED).map(|pod| container(pod)).collect();
+            let more = if pods.len() > NAMED { ", …" } else { "" };
+            format!("{}{more}", names.join(", "))
+        };
         match found.as_slice() {
             [pod] => Ok(pod.addresses.iter().map(IpNet::addr).collect()),
             [] => anyhow::bail!(
-                "no pod of this node is called {name}: give the id of its container (`culvert ipam list` \
-                 shows all), or an address. Pods of other nodes are known by their addresses alone"
+                "no pod of this node is called {name}: there is {}. Give the id of its container \
+                 (`culvert ipam list` shows all), or an address. Pods of other nodes are known by their \
+                 addresses alone",
+                match names(&all.iter().collect::<Vec<_>>()) {
+                    none if none.is_empty() => "none".to_owned(),
+                    names => names,
+                }
             ),
             several => anyhow::bail!(
-                "{} pods of this node have names that begin with {name}: give more of it",
-                several.len()
+                "{} pods of this node have such a name, {}: give more of it",
+                several.len(),
+                names(several)
             ),
         }
     }

@@ -217,6 +217,25 @@ fn pod_that_is_broken_within_is_named() {
 }
 
 #[test]
+fn places_of_a_lab_go_by_the_names_of_their_namespaces_too() {
+    let lab = plain("nt-truth-names").up().unwrap();
+    assert_eq!(lab.find_node("nt-truth-names-node2").unwrap().name(), "node2");
+    let unknown = lab.find_node("nt-truth-names-node9").unwrap_err().to_string();
+    assert!(unknown.contains("it has node1, node2, node3"), "{unknown}");
+    let exec = |place: &str| {
+        let mut command = std::process::Command::new(CULVERT);
+        command.args(["lab", "--name", "nt-truth-names", "exec", place, "--", "true"]);
+        command.output().unwrap().status.success()
+    };
+    assert!(exec("nt-truth-names-node1-pod1") && exec("node1-pod1") && !exec("other-node1-pod1"));
+    let peer = lab.pod(2, 1).ipv4().to_string();
+    assert_eq!(explain(lab.node(1), &["node1-pod1", &peer]).0, "forward");
+    let refused = culvert(lab.node(1), &["explain", "node2-pod1", &peer]);
+    let said = String::from_utf8_lossy(&refused.stderr);
+    assert!(said.contains("there is nt-truth-names-node1-pod1"), "{said}");
+}
+
+#[test]
 fn two_pods_with_one_address_are_both_named() {
     let lab = plain("nt-truth-twice").pods(2).up().unwrap();
     let subject = lab.node(1);

@@ -262,7 +262,7 @@ fn exec(name: &str, place: &str, command: &[OsString]) -> Result<ExitCode> {
     let netns = find(&lab, place)?;
     let (program, arguments) = command.split_first().context("name a command")?;
     let mut command = netns.command(program);
-    if let Ok(Place::Node(node) | Place::Pod(node, _)) = place.parse() {
+    if let Ok(Place::Node(node) | Place::Pod(node, _)) = self::place(&lab, place) {
         command.envs(lab.node(node).environment()?);
     }
     // This process becomes the command, so signals, terminal and exit code are the command's.
@@ -273,9 +273,14 @@ fn exec(name: &str, place: &str, command: &[OsString]) -> Result<ExitCode> {
     Err(error).context("run `ip netns exec`")
 }
 
+/// The place that `text` names, as itself or as its namespace.
+fn place(lab: &Lab, text: &str) -> Result<Place> {
+    lab.without_prefix(text).parse()
+}
+
 /// The namespace that `text` means; the error for one that does not exist lists those that do.
 fn find(lab: &Lab, text: &str) -> Result<Netns> {
-    match text.parse::<Place>() {
+    match place(lab, text) {
         Ok(place) => lab.netns(place),
         Err(error) => {
             let places: Vec<String> = lab.places()?.iter().map(ToString::to_string).collect();

@@ -331,12 +331,20 @@ impl Lab {
         self.find_node(name.context("the fault does not say to which node")?)
     }
 
-    /// The node called `name`.
+    /// A place by its own name, where `name` is that or the name of its namespace.
+    #[must_use]
+    pub fn without_prefix<'a>(&self, name: &'a str) -> &'a str {
+        let rest = name.strip_prefix(self.plan().name.as_str());
+        rest.and_then(|rest| rest.strip_prefix('-')).unwrap_or(name)
+    }
+
+    /// The node called `name`, or whose namespace is.
     ///
     /// # Errors
     ///
     /// There is none; the error lists those there are.
     pub fn find_node(&self, name: &str) -> Result<&Node> {
+        let name = self.without_prefix(name);
         let found = self.nodes().iter().find(|node| node.name() == name);
         found.with_context(|| {
             let names: Vec<&str> = self.nodes().iter().map(Node::name).collect();
