@@ -32,6 +32,7 @@ mod policy;
 mod probes;
 mod run;
 mod sealed;
+mod senders;
 mod supervise;
 mod turn;
 mod view;

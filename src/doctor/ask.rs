@@ -22,13 +22,11 @@ use ipnet::IpNet;
 use overlay_proto::{Family, InnerPacket};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
-use socket2::{Domain, SockRef, Socket, Type};
+use socket2::{SockRef, Socket};
 
 use super::facts::{Answer, Asked, Expected, Question, Sizes};
 use crate::observe::PeerStatus;
-
-/// "Discard", which nobody has run for decades.
-pub(super) const NOBODYS_PORT: u16 = 9;
+use crate::platform::knock::{NOBODYS_PORT, connect};
 
 /// Peers whose every path is asked, and whose addresses; of more, each gets two questions.
 pub(super) const FEW: usize = 16;
@@ -223,17 +221,6 @@ impl Pending {
             }
             Ok(Some(error)) | Err(error) => self.question.error = Some(error.to_string()),
         }
-    }
-}
-
-pub(super) fn connect(from: (IpAddr, u16), to: IpAddr) -> io::Result<Socket> {
-    let socket = Socket::new(Domain::for_address((to, 0).into()), Type::STREAM, None)?;
-    socket.set_nonblocking(true)?;
-    socket.set_reuse_address(true)?;
-    socket.bind(&SocketAddr::from(from).into())?;
-    match socket.connect(&SocketAddr::from((to, NOBODYS_PORT)).into()) {
-        Err(error) if error.raw_os_error() != Some(libc::EINPROGRESS) => Err(error),
-        _ => Ok(socket),
     }
 }
 

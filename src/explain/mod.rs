@@ -54,6 +54,19 @@ pub struct Node {
     pub masquerade: bool,
     /// The source ports of the tunnel, one for each path; empty where no daemon has them.
     pub source_ports: Vec<u16>,
+    /// What of other nodes is dropped here for a reason that all they send has in common.
+    pub refused: Vec<Refused>,
+}
+
+/// That what a node sends is dropped here.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Refused {
+    /// The node, by its underlay address.
+    pub from: IpAddr,
+    /// Why.
+    pub reason: DropReason,
+    /// Seconds since the last time.
+    pub seconds_ago: u64,
 }
 
 /// The answer.
@@ -61,7 +74,8 @@ pub struct Node {
 pub struct Explanation {
     /// The node that is asked.
     pub node: String,
-    /// What happens to the packet, and where the source is remote to an answer to it as well.
+    /// What happens to the packet, and where the source is remote and the packet arrives to an
+    /// answer to it as well.
     pub ways: Vec<Trace>,
     /// The packet as rules of services make it, if they do.
     #[serde(skip)]
@@ -102,6 +116,17 @@ impl Trace {
         };
         step.map(|step| step.found.as_str()).unwrap_or_default()
     }
+
+    /// Puts down what a pod was asked, which decides.
+    pub(crate) fn beyond(&mut self, found: &str) {
+        self.steps.truncate(self.decided_by.map_or(usize::MAX, |last| last + 1));
+        self.decided_by = None;
+        self.steps.push(Step {
+            what: "sender".to_owned(),
+            found: found.to_owned(),
+            by: Basis::Kernel,
+        });
+    }
 }
 
 /// Where a packet goes through the data path.
@@ -137,6 +162,19 @@ pub enum Verdict {
     Kernel,
     /// The node's kernel drops it, by a route or by a rule.
     KernelDrops,
+    /// The pod that is to send it was asked, and does not answer beyond its subnet. Only `culvert
+    /// trace` asks pods.
+    NoAnswer,
+}
+
+impl Verdict {
+    /// Whether the packet goes no further, so that nothing is to be told of what comes behind.
+    pub(crate) const fn has_ended(self) -> bool {
+        match self {
+            Self::Reply | Self::Drop | Self::KernelDrops | Self::NoAnswer => true,
+            Self::Forward | Self::Deliver | Self::Local | Self::Kernel => false,
+        }
+    }
 }
 
 /// One step.
@@ -182,9 +220,13 @@ pub fn explain(
         Some(Owner::Peer(peer)) => {
             let back = question.answered();
             let steps = Steps::new(kernel.as_mut().map(|kernel| &mut **kernel as &mut dyn Kernel));
-            ways.push(trace::ingress(table, node, question, peer, &bytes, steps));
-            // What answers is part of a connection, of which rules of services do not decide.
-            ways.push(trace::egress(table, node, &back, false, Steps::new(kernel))?.0);
+            let there = trace::ingress(table, node, question, peer, &bytes, steps);
+            let arrives = !there.verdict.has_ended();
+            ways.push(there);
+            if arrives {
+                // What answers is part of a connection, of which rules of services do not decide.
+                ways.push(trace::egress(table, node, &back, false, Steps::new(kernel))?.0);
+            }
         }
         Some(Owner::Local) | None => {
             let (way, into) = trace::egress(table, node, question, true, Steps::new(kernel))?;
@@ -243,9 +285,14 @@ impl fmt::Display for Verdict {
             Self::Local => "local",
             Self::Kernel => "kernel",
             Self::KernelDrops => "kernel_drops",
+            Self::NoAnswer => "no_answer",
         })
     }
 }
+
+/// What is said of the way of an answer to a packet that does not arrive.
+pub(crate) const NO_ANSWER_FOLLOWED: &str =
+    "its way was not looked at: nothing arrives that could be answered";
 
 impl fmt::Display for Explanation {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -275,6 +322,9 @@ impl fmt::Display for Explanation {
             }
             for unless in &way.unless {
                 write!(f, "; unless {unless}")?;
+            }
+            if way.direction == Direction::Ingress && way.verdict.has_ended() {
+                write!(f, "\n  {:<12} {NO_ANSWER_FOLLOWED}", "answer")?;
             }
             if index + 1 < self.ways.len() {
                 writeln!(f)?;

@@ -24,8 +24,14 @@ impl Explanation {
     /// with it.
     pub(crate) fn judge(&mut self, judgements: &[Judgement]) {
         let Some(way) = self.ways.first_mut() else { return };
+        if way.verdict.has_ended() {
+            // What policies would say of a packet that never comes to them is not looked at.
+            return;
+        }
         let mut is_dropped = false;
-        let before = way.steps.len().checked_sub(1);
+        let before = way.decided_by.or_else(|| way.steps.len().checked_sub(1));
+        // What was not looked at comes last.
+        let beyond = way.decided_by.map(|last| way.steps.split_off(last + 1)).unwrap_or_default();
         let mut decided_by = None;
         for Judgement { what, found, near_misses, is_allowed, is_here } in judgements {
             let mut add = |what: &str, found: String| {
@@ -39,24 +45,26 @@ impl Explanation {
             }
             if *is_here && !is_allowed {
                 is_dropped = true;
-                decided_by.get_or_insert(way.steps.len() - 1 - near_misses.len());
+                decided_by = Some(way.steps.len() - 1 - near_misses.len());
+                break;
             }
             if !is_here && !is_allowed {
                 way.unless
                     .push("the policies of the other node drop it, as they say here".to_owned());
             }
         }
-        let has_ended =
-            matches!(way.verdict, Verdict::Drop | Verdict::Reply | Verdict::KernelDrops);
-        // What policies have to say of a packet that goes nowhere is not why.
-        way.decided_by = if has_ended || !is_dropped { before } else { decided_by };
-        if is_dropped && !matches!(way.verdict, Verdict::Drop | Verdict::Reply) {
-            way.verdict = Verdict::KernelDrops;
-            if way.direction == Direction::Egress {
-                // It never comes so far.
-                (way.peer, way.wire_bytes) = (None, 0);
-            }
+        if !is_dropped {
+            way.decided_by = before;
+            way.steps.extend(beyond);
+            return;
         }
+        (way.decided_by, way.verdict) = (decided_by, Verdict::KernelDrops);
+        if way.direction == Direction::Egress {
+            // It never comes so far.
+            (way.peer, way.wire_bytes) = (None, 0);
+        }
+        // And nothing comes back.
+        self.ways.truncate(1);
     }
 }
 
@@ -108,11 +116,12 @@ mod tests {
 
     #[test]
     fn what_dropped_it_before_policies_is_what_decides() {
-        for (verdict, is_allowed) in [(Verdict::KernelDrops, true), (Verdict::KernelDrops, false)] {
+        for is_allowed in [true, false] {
             let mut explanation = explanation();
-            explanation.ways[0].verdict = verdict;
+            explanation.ways[0].verdict = Verdict::KernelDrops;
             explanation.judge(&[judgement(true, is_allowed)]);
             assert_eq!(explanation.ways[0].decisive(), "no chain drops it");
+            assert_eq!(explanation.ways[0].steps.len(), 1, "nothing follows what drops it");
         }
         let mut explanation = explanation();
         explanation.judge(&[judgement(true, true)]);

@@ -3,19 +3,21 @@
 use std::net::{IpAddr, SocketAddr};
 
 use super::kernel::Redirected;
-use super::{Basis, Holder, Hurdle, Kernel, Passage, Question, Step, Underlay, Way};
+use super::{Basis, Holder, Hurdle, Kernel, Passage, Question, Refused, Step, Underlay, Way};
 
 /// Where steps are put, and whom the kernel's are asked of.
 pub(super) struct Steps<'a> {
     pub(super) found: Vec<Step>,
     /// What may still stop the packet, because it was not followed.
     pub(super) unless: Vec<String>,
+    /// The step that decides, if steps come behind it that only say what was not looked at.
+    pub(super) decided_by: Option<usize>,
     kernel: Option<&'a mut dyn Kernel>,
 }
 
 impl<'a> Steps<'a> {
     pub(super) fn new(kernel: Option<&'a mut dyn Kernel>) -> Self {
-        Self { found: Vec::new(), unless: Vec::new(), kernel }
+        Self { found: Vec::new(), unless: Vec::new(), decided_by: None, kernel }
     }
 
     /// A step that the table and the data path's own code decide.
@@ -26,6 +28,27 @@ impl<'a> Steps<'a> {
     /// A step that was not looked at.
     pub(super) fn assumed(&mut self, what: &str, found: String) {
         self.push(what, found, Basis::Assumed);
+    }
+
+    /// What comes behind the last step, and was not looked at here.
+    pub(super) fn beyond(&mut self, found: String) {
+        self.decided_by = self.found.len().checked_sub(1);
+        self.assumed("beyond", found);
+    }
+
+    /// That what a node sends is dropped here, if it is, and so this packet is too unless that is
+    /// over. `what` says what is to be taken from that.
+    pub(super) fn refused(&mut self, refused: Option<&Refused>, name: &str, what: &str) {
+        let Some(Refused { reason, seconds_ago, .. }) = refused else { return };
+        let reason = reason.as_str();
+        self.table(
+            "dropped",
+            format!(
+                "what {name} sends is dropped here: {reason}, the last {seconds_ago} s ago \
+                 (culvert doctor says why)"
+            ),
+        );
+        self.unless.push(format!("{what} ({reason}, {seconds_ago} s ago)"));
     }
 
     pub(super) fn kernel(&mut self, what: &str, found: String) {

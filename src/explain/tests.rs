@@ -51,6 +51,7 @@ fn node() -> Node {
         tun: "culvert0".to_owned(),
         masquerade: true,
         source_ports: Vec::new(),
+        refused: Vec::new(),
     }
 }
 
@@ -227,7 +228,9 @@ fn delivery_by_the_bridge_says_what_was_looked_at() {
         let question = question("10.244.1.2", "10.244.1.2", 100);
         let answer = explain(&table(), &node(), kernel, &question).unwrap();
         assert_eq!(answer.ways[0].verdict, Verdict::Local, "{answer}");
-        answer.ways[0].steps.last().unwrap().clone()
+        let way = &answer.ways[0];
+        assert!(way.steps.last().unwrap().found.contains("was not looked at"), "{answer}");
+        way.steps[way.decided_by.unwrap()].clone()
     };
     let asked = step(Some(HEALTHY));
     assert_eq!(asked.by, Basis::Kernel);
@@ -239,6 +242,48 @@ fn delivery_by_the_bridge_says_what_was_looked_at() {
     assert!(doubtful.found.ends_with("if those rules let it pass"), "{doubtful:?}");
     let unasked = step(None);
     assert_eq!((unasked.by, unasked.found.as_str()), (Basis::Assumed, "v-net-0 delivers it"));
+}
+
+#[test]
+fn what_is_not_looked_at_on_another_node_or_in_a_pod_is_said_so() {
+    let there = ask_kernel(HEALTHY, "10.244.1.2", "10.244.2.2");
+    let last = there.ways[0].steps.last().unwrap();
+    assert_eq!((last.what.as_str(), last.by), ("beyond", Basis::Assumed));
+    assert!(last.found.contains("not looked at there"), "{there}");
+    assert!(there.ways[0].decisive().starts_with("UDP 192.168.1.11"), "{there}");
+    let here = ask_kernel(HEALTHY, "10.244.2.2", "10.244.1.2");
+    assert!(here.to_string().contains("VNI 1, as this node has it; what node2 sends"), "{here}");
+    let last = here.ways[0].steps.last().unwrap();
+    assert!(last.found.contains("whether it has a way back, was not looked at"), "{here}");
+}
+
+#[test]
+fn what_is_dropped_of_a_peer_whatever_it_carries_is_a_doubt() {
+    let refused = Refused {
+        from: "192.168.1.12".parse().unwrap(),
+        reason: DropReason::Header(overlay_proto::DecodeError::Vni),
+        seconds_ago: 3,
+    };
+    let node = Node { refused: vec![refused], ..node() };
+    let ask = |source, destination| {
+        let question = question(source, destination, 100);
+        explain(&table(), &node, Some(&mut { HEALTHY }), &question).unwrap()
+    };
+    let ingress = ask("10.244.2.2", "10.244.1.2");
+    assert_eq!(ingress.ways[0].unless, ["it is dropped, as is what node2 sends (vni, 3 s ago)"]);
+    let egress = ask("10.244.1.2", "10.244.2.2");
+    let doubt = "node2 drops it, as this node does what node2 sends (vni, 3 s ago)";
+    assert_eq!(egress.ways[0].unless, [doubt], "{egress}");
+    assert!(egress.to_string().contains("vni, the last 3 s ago"), "{egress}");
+    assert_eq!(ask("10.244.1.2", "10.244.3.2").ways[0].unless, Vec::<String>::new());
+}
+
+#[test]
+fn nothing_is_told_of_an_answer_to_what_does_not_arrive() {
+    let kernel = Healthy { firewall: Some(("chain inet fw f (rule 7)", true)), ..HEALTHY };
+    let answer = ask_kernel(kernel, "10.244.2.2", "10.244.1.2");
+    assert_eq!(answer.ways.len(), 1, "{answer}");
+    assert!(answer.to_string().ends_with(NO_ANSWER_FOLLOWED), "{answer}");
 }
 
 #[test]

@@ -8,12 +8,12 @@ use culvert_dataplane::platform::clock;
 use culvert_dataplane::platform::tun::Offload;
 use culvert_dataplane::{Decision, Observation, Outer, Rehearsal, SENDERS, Tap, bucket};
 use ipnet::IpNet;
-use overlay_proto::{Ecn, Family, Fragments, InnerPacket, ecn, esp};
+use overlay_proto::{DecodeError, Ecn, Family, Fragments, InnerPacket, ecn, esp};
 
 use super::packet::{self, Impossible, Protocol};
 use super::service;
 use super::steps::Steps;
-use super::{Direction, Holder, Node, Passage, Question, Trace, Verdict, Way};
+use super::{Direction, Holder, Node, Passage, Question, Refused, Trace, Verdict, Way};
 
 /// What the data path did.
 #[derive(Debug, Default)]
@@ -162,6 +162,7 @@ fn leaves(table: &Table, node: &Node, sent: &Sent<'_>, mut steps: Steps<'_>) -> 
             Verdict::KernelDrops
         } else {
             steps.delivered(bridge, destination.is_ipv4());
+            steps.beyond(WITHIN.to_owned());
             Verdict::Local
         };
         return Trace {
@@ -189,6 +190,8 @@ fn leaves(table: &Table, node: &Node, sent: &Sent<'_>, mut steps: Steps<'_>) -> 
             let peer = table.peer(peer);
             if onward(table, node, peer, destination, packet, &seen, &mut steps).is_err() {
                 (seen.verdict, seen.wire_bytes) = (Verdict::KernelDrops, 0);
+            } else if seen.verdict == Verdict::Forward {
+                not_looked_at_there(node, peer, &mut steps);
             }
         }
         (Some(Owner::Local), _) => {
@@ -368,6 +371,21 @@ fn onward(
     }
 }
 
+/// What the peer does with it, as far as this node can tell.
+fn not_looked_at_there(node: &Node, peer: &Peer, steps: &mut Steps<'_>) {
+    let name = peer.name();
+    let is_common = |refused: &&Refused| {
+        let differs = [DropReason::Header(DecodeError::Vni), DropReason::WrongCodec];
+        refused.from == peer.address() && differs.contains(&refused.reason)
+    };
+    let refused = node.refused.iter().find(is_common);
+    let what = format!("{name} drops it, as this node does what {name} sends");
+    steps.refused(refused, name, &what);
+    steps.beyond(format!(
+        "{name} should deliver it, by the table; not looked at there: `culvert trace` asks {name}"
+    ));
+}
+
 pub(super) fn ingress(
     table: &Table,
     node: &Node,
@@ -404,8 +422,17 @@ pub(super) fn ingress(
     if is_sealed {
         steps.table("sealed", format!("ESP, of a session with {}", peer.name()));
     } else {
-        steps.table("codec", format!("{}, VNI {}", peer.codec, peer.vni.get()));
+        let found = format!(
+            "{}, VNI {}, as this node has it; what {} sends was not looked at",
+            peer.codec,
+            peer.vni.get(),
+            peer.name()
+        );
+        steps.table("codec", found);
     }
+    let refused = node.refused.iter().find(|refused| refused.from == peer.address());
+    let what = format!("it is dropped, as is what {} sends", peer.name());
+    steps.refused(refused.filter(|_| seen.verdict == Verdict::Deliver), peer.name(), &what);
     steps.table("source", format!("{source} is in {owner} of {}, by longest match", peer.name()));
     match table.owner(destination) {
         Some(Owner::Local) => {
@@ -425,6 +452,10 @@ pub(super) fn ingress(
     trace(question, Direction::Ingress, steps, seen)
 }
 
+/// What is said of what happens in a pod.
+const WITHIN: &str = "what the pod does with it, and whether it has a way back, was not looked at: \
+                      `culvert doctor` here asks it";
+
 /// Follows a packet from the TUN device to the pod.
 fn route_to_pod(node: &Node, question: &Question, steps: &mut Steps<'_>) -> Verdict {
     let Node { bridge, tun, .. } = node;
@@ -443,6 +474,7 @@ fn route_to_pod(node: &Node, question: &Question, steps: &mut Steps<'_>) -> Verd
             if steps.is_stopped(&Passage::FromTunnel(question)) {
                 return Verdict::KernelDrops;
             }
+            steps.beyond(WITHIN.to_owned());
             Verdict::Deliver
         }
         Way::Here => {
@@ -484,7 +516,7 @@ fn trace(question: &Question, direction: Direction, steps: Steps<'_>, seen: Seen
         packet: described(question),
         direction,
         steps: steps.found,
-        decided_by: None,
+        decided_by: steps.decided_by,
         verdict: seen.verdict,
         reason: seen.reason,
         unless: steps.unless,

@@ -99,6 +99,7 @@ pub(crate) fn run(args: &ExplainArgs) -> anyhow::Result<ExitCode> {
                 tun: config.tun.name.clone(),
                 masquerade: config.egress.masquerade,
                 source_ports: Vec::new(),
+                refused: Vec::new(),
             };
             explain::explain(&offline.table, &node, None, &question)?
         }

@@ -48,7 +48,9 @@ Examples:
     culvert trace 10.244.1.2 10.244.2.3 --port 443
 
 The question goes through the tunnel, and the daemon of the other node answers by its table and its
-kernel: no packet of the pod is sent. A node answers ten of these a second.
+kernel: no packet of the pod is sent. Each node asks its own pod whether it answers beyond its subnet, as
+culvert doctor does, and says no_answer if not. What ends a packet is the last that is said. A node answers
+ten of these a second.
 
 Exit codes: 0 both ways lead to a pod; 1 one of them does not, or a node does not answer; 2 a command
 line that makes no sense.";
@@ -80,10 +82,13 @@ pub(crate) fn run(args: &TraceArgs) -> anyhow::Result<ExitCode> {
     Ok(if is_good(&report) { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
+/// Whether the packet gets further than this node, or to a pod of it.
+fn passes(half: &TraceHalf) -> bool {
+    ["forward", "deliver", "local"].contains(&half.verdict.as_str())
+}
+
 /// Whether both ways lead to a pod, as far as anybody says.
 fn is_good(report: &TraceReport) -> bool {
-    let passes =
-        |half: &TraceHalf| ["forward", "deliver", "local"].contains(&half.verdict.as_str());
     // What is sent to another node is good only if that node says so.
     let is_sent = report.there.first().is_some_and(|half| half.verdict == "forward");
     let is_whole = !is_sent || report.there.len() > 1 && !report.back.is_empty();
@@ -127,12 +132,36 @@ fn text(question: &Question, report: &TraceReport, columns: Option<usize>) -> St
     }
     for FailingChecks { node, checks } in report.failing.iter().filter(|it| !it.checks.is_empty()) {
         let checks = checks.join(", ");
-        text.push_str(&format!("doctor on {node}: {checks} (`culvert doctor` there says more)\n"));
+        text.push_str(&format!(
+            "doctor on {node}, within 5 s: {checks} (`culvert doctor` there says more)\n"
+        ));
     }
     if let Some(silence) = &report.silence {
-        text.push_str(&format!("the other node: {silence}\n"));
+        text.push_str(&format!(
+            "the other node: {silence}; what it does was not looked at, nor the answer's way\n"
+        ));
     }
+    let next = how_to_go_on(question, report);
+    text.push_str(&wrapped(&next, columns.unwrap_or(usize::MAX)).join("\n"));
     text
+}
+
+/// Where a way ends, whom to ask next.
+fn how_to_go_on(question: &Question, report: &TraceReport) -> String {
+    let (from, to) = (question.source, question.destination);
+    let say = |half: &TraceHalf, from: IpAddr, to: IpAddr| {
+        let node = &half.node;
+        format!("it ends on {node}: there culvert explain {from} {to}, and culvert doctor")
+    };
+    let ended = |halves: &'_ [TraceHalf]| halves.iter().find(|half| !passes(half)).cloned();
+    if let Some(half) = ended(&report.there) {
+        let say = say(&half, from, to);
+        format!("{say}; the answer's way was not looked at\n")
+    } else if let Some(half) = ended(&report.back) {
+        format!("{}\n", say(&half, to, from))
+    } else {
+        String::new()
+    }
 }
 
 /// The text on lines of at most `room` letters, broken between words.
@@ -169,6 +198,14 @@ mod tests {
         assert!(is_good(&good));
         let dropped = TraceReport { back: vec![half("node2", "kernel_drops")], ..good.clone() };
         assert!(!is_good(&dropped));
+        let nowhere = TraceReport { back: vec![half("node2", "no_answer")], ..good.clone() };
+        assert!(!is_good(&nowhere));
+        let asked = Question::between([10, 244, 1, 2].into(), [10, 244, 2, 2].into());
+        let told = text(&asked, &nowhere, None);
+        assert!(told.ends_with("it ends on node2: there culvert explain 10.244.2.2 10.244.1.2, and culvert doctor\n"), "{told}");
+        let early =
+            TraceReport { there: vec![half("node1", "kernel_drops")], ..Default::default() };
+        assert!(text(&asked, &early, None).ends_with("; the answer's way was not looked at\n"));
         let silent = TraceReport { silence: Some("no answer".to_owned()), ..good.clone() };
         assert!(!is_good(&silent));
         let half_told = TraceReport { there: vec![half("node1", "forward")], ..good.clone() };

@@ -6,6 +6,7 @@
 pub(crate) mod allocator;
 pub(crate) mod arp;
 pub mod claim;
+pub(crate) mod knock;
 pub(crate) mod listener;
 pub(crate) mod memory;
 pub(crate) mod netlink;

@@ -193,6 +193,21 @@ fn pod_that_is_broken_within_is_named() {
     routeless.netns().ip("route del default").unwrap();
     let name = routeless.ipv4().to_string();
     assert_said(subject, &[], "pods", "warn", &[&name, "its default route is gone"]);
+    // Whoever sends to it, or follows what it sends, is told so, or that nobody has looked.
+    let peer = lab.pod(2, 1).ipv4().to_string();
+    let (verdict, text) = explain(subject, &[&peer, &name]);
+    assert_eq!(verdict, "deliver", "{text}");
+    assert!(text.contains("whether it has a way back, was not looked at"), "{text}");
+    let (_, text) = explain(lab.node(2), &[&peer, &name]);
+    assert!(text.contains("not looked at there: `culvert trace` asks node1"), "{text}");
+    for (node, from, to) in [(2, &peer, &name), (1, &name, &peer)] {
+        let trace = culvert(lab.node(node), &["trace", from, to]);
+        let text = String::from_utf8_lossy(&trace.stdout);
+        assert_eq!(trace.status.code(), Some(1), "{text}");
+        assert!(text.contains("node1  no_answer") && text.contains("its default route"), "{text}");
+        assert!(text.trim_end().ends_with("and culvert doctor") || node == 1, "{text}");
+        assert!(!text.contains(&format!("{from} > {to}\n  node1  deliver")), "{text}");
+    }
     routeless.netns().ip("route add default via 10.244.1.1 dev eth0").unwrap();
 
     down.netns().ip("link set eth0 down").unwrap();

@@ -5,18 +5,23 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context as _;
-use culvert_dataplane::engine::{Peer, Table};
+use culvert_dataplane::DataPlane;
+use culvert_dataplane::engine::{DropReason, Peer, Table};
+use culvert_dataplane::platform::clock;
 use culvert_node::node_file::gateway;
 use ipnet::IpNet;
+use overlay_proto::DecodeError;
 use tokio::task::JoinSet;
 
 use super::{Facts, locked, own_netns};
+use crate::app::drop_history::MINUTE;
 use crate::app::kernel_facts::KernelFacts;
 use crate::app::policy::judgements;
 use crate::app::probes::{Pinger, own_half};
+use crate::app::senders;
 use crate::config::{Config, TableSource};
 use crate::control::node::NodeSpec;
-use crate::explain::{Node, Question, Verdict, explain};
+use crate::explain::{Node, Question, Refused, Verdict, explain};
 use crate::observe::{
     ExplainSource, FailingChecks, FindSource, PingSource, Setup, SetupSource, TablesSource,
     TraceReport, TraceSource,
@@ -99,30 +104,40 @@ pub(in crate::app) fn trace_source(facts: Arc<Facts>, explain: ExplainSource) ->
             let looking = Arc::clone(&facts);
             let own = move || {
                 let failing = looking.checkup.failing();
-                anyhow::Ok((explain(&there)?, explain(&there.answered()), failing))
+                let table = looking.plane()?.table();
+                let mut explained = explain(&there)?;
+                senders::ask(&table, there.source, &mut explained);
+                anyhow::Ok((explained, explain(&there.answered()), failing))
             };
             let (there, back, failing) = tokio::task::spawn_blocking(own).await??;
             let mut report = TraceReport::default();
             let first = there.ways.first().context("there is no way")?;
             report.there.push(own_half(&there.node, first));
-            let is_sent = first.verdict == Verdict::Forward;
+            let own_failing =
+                failing.map(|checks| FailingChecks { node: there.node.clone(), checks });
+            report.failing.extend(own_failing);
+            if first.verdict != Verdict::Forward {
+                // Nothing comes to another node, and nothing comes back.
+                return Ok(report);
+            }
             let remote = pinger.trace(question).await.unwrap_or_else(|error| {
                 report.silence = Some(format!("{error:#}"));
                 Default::default()
             });
-            if is_sent && remote.halves.is_empty() && report.silence.is_none() {
+            if remote.halves.is_empty() && report.silence.is_none() {
                 report.silence =
                     Some("it answered nothing that this version understands".to_owned());
             }
             let other = remote.halves.first().map(|half| half.node.clone());
-            for (node, failing) in [(Some(there.node.clone()), failing), (other, remote.failing)] {
-                let known = node.zip(failing);
-                report.failing.extend(known.map(|(node, checks)| FailingChecks { node, checks }));
-            }
+            let known = other.zip(remote.failing);
+            report.failing.extend(known.map(|(node, checks)| FailingChecks { node, checks }));
             let mut remote = remote.halves.into_iter();
-            report.there.extend(remote.next().filter(|_| is_sent));
-            report.back.extend(remote.next());
-            if let (Ok(back), false) = (back, report.back.is_empty()) {
+            report.there.extend(remote.next());
+            // A node that says of a packet that it does not arrive, and goes on, is an older one.
+            let arrives = report.there.last().is_some_and(|half| half.verdict == "deliver");
+            report.back.extend(remote.next().filter(|_| arrives));
+            let is_sent = report.back.first().is_some_and(|half| half.verdict == "forward");
+            if let (Ok(back), true) = (back, is_sent) {
                 report.back.extend(back.ways.first().map(|way| own_half(&back.node, way)));
             }
             Ok(report)
@@ -173,12 +188,14 @@ pub(in crate::app) fn explain_source(config: &Config, facts: Arc<Facts>) -> Expl
         tun: config.tun.name.clone(),
         masquerade: config.egress.masquerade,
         source_ports: Vec::new(),
+        refused: Vec::new(),
     };
     let sysctl_dir = config.node.sysctl_dir.clone();
     Arc::new(move |question| {
         let plane = facts.plane()?;
         let table = plane.table();
-        let node = Node { source_ports: plane.source_ports(), ..node.clone() };
+        let (source_ports, refused) = (plane.source_ports(), refused(&facts, plane));
+        let node = Node { source_ports, refused, ..node.clone() };
         let mut kernel = KernelFacts::read(&node.bridge, &node.tun, &sysctl_dir)?;
         let mut explanation = explain(&table, &node, Some(&mut kernel), question)?;
         if let Some(policies) = facts.policies.get() {
@@ -190,6 +207,37 @@ pub(in crate::app) fn explain_source(config: &Config, facts: Arc<Facts>) -> Expl
         }
         Ok(explanation)
     })
+}
+
+/// Why what a node sends is dropped whatever it carries: it differs from this one.
+const COMMON: [DropReason; 7] = [
+    DropReason::Header(DecodeError::Vni),
+    DropReason::WrongCodec,
+    DropReason::PlaintextRefused,
+    DropReason::Header(DecodeError::Version),
+    DropReason::Header(DecodeError::Flags),
+    DropReason::Header(DecodeError::Reserved),
+    DropReason::Header(DecodeError::NextProtocol),
+];
+
+/// The peers of which something was dropped for a common reason in the last minute, and nothing was
+/// taken since.
+fn refused(facts: &Facts, plane: &DataPlane) -> Vec<Refused> {
+    let (now, table) = (clock::now(), plane.table());
+    let newest = COMMON
+        .into_iter()
+        .flat_map(|reason| plane.last_drops(reason).into_iter().map(move |last| (reason, last)));
+    newest
+        .filter_map(|(reason, last)| {
+            let from = last.from?;
+            let peer = table.peers().iter().find(|peer| peer.address() == from)?;
+            let heard = peer.counters.last_heard_ms();
+            let heard = heard.map(|after| facts.started + Duration::from_millis(after));
+            let age = now.saturating_duration_since(last.at);
+            let is_so = age <= MINUTE && heard.is_none_or(|heard| heard < last.at);
+            is_so.then_some(Refused { from, reason, seconds_ago: age.as_secs() })
+        })
+        .collect()
 }
 
 /// Makes the function that finds the addresses of a pod: of this node by its container or port, and

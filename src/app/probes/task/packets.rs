@@ -13,6 +13,7 @@ use tokio::sync::oneshot;
 use super::{Task, unsent};
 use crate::app::probes::traces::Answered;
 use crate::app::probes::{Command, Explained, both_speak_stamp, seed, traces};
+use crate::app::senders;
 use crate::explain;
 
 /// How long an answer is waited for: the peer asks its kernel.
@@ -116,7 +117,12 @@ impl Task {
         let facts = Arc::clone(&self.facts);
         tokio::task::spawn_blocking(move || {
             let failing = facts.checkup.failing();
-            let trace = traces::answer(&explain(&question), failing.as_deref(), room);
+            let mut explained = explain(&question);
+            if let Ok(explained) = &mut explained {
+                // It is the pod that answers, whose packet is the last that is explained.
+                senders::ask(&table, question.destination, explained);
+            }
+            let trace = traces::answer(&explained, failing.as_deref(), room);
             drop(place);
             let explained = Explained { peer, ends, answer, trace };
             if let Some(commands) = commands.upgrade() {

@@ -47,6 +47,7 @@ fn services() -> Services {
         tun: "culvert0".to_owned(),
         masquerade: true,
         source_ports: Vec::new(),
+        refused: Vec::new(),
     };
     Services {
         status: Arc::new(Daemon),
