@@ -190,6 +190,26 @@ impl Facts {
         claims.iter().filter(|claim| claim.address == address).map(|claim| claim.mac).collect()
     }
 
+    /// A hardware address with whose it is, as far as that is known here otherwise than by
+    /// `address`: a peer's or a pod's of this node.
+    pub(super) fn named(&self, mac: Mac, address: IpAddr) -> String {
+        let peers = self.expected.as_ref().map_or(&[][..], |expected| &expected.peers);
+        let known = self.neighbours.as_ref().map_or(&[][..], |neighbours| &neighbours.known);
+        let by_neighbours = known.iter().filter(|it| it.mac == Some(mac)).map(|it| it.address);
+        let claims = self.holders.as_deref().unwrap_or_default();
+        let by_claims =
+            claims.iter().filter(|claim| claim.mac == mac).map(|claim| claim.address.into());
+        let node = by_neighbours.chain(by_claims).filter(|it| *it != address).find_map(|address| {
+            peers.iter().find(|peer| peer.address == address).map(|peer| peer.name.clone())
+        });
+        let pods = self.pods.as_deref().unwrap_or_default();
+        let pod = || pods.iter().find(|pod| pod.mac == mac).map(|pod| pod.name.clone());
+        match node.or_else(pod) {
+            Some(name) => format!("{mac} ({name})"),
+            None => mac.to_string(),
+        }
+    }
+
     /// Whether the daemon runs and keeps the node as it should be.
     pub(super) fn is_kept(&self) -> bool {
         self.daemon.as_ref().is_ok_and(|status| status.ready)

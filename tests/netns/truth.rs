@@ -173,12 +173,15 @@ fn route_to_a_single_pod_is_found() {
     let pod = lab.pod(2, 2).ipv4();
     for (route, words) in [
         (format!("{pod} via 192.168.1.254 dev eth0 onlink"), " via 192.168.1.254 dev eth0"),
-        (format!("blackhole {pod}"), ""),
+        (format!("blackhole {pod}"), ", which names no device"),
     ] {
         subject.netns().ip(&format!("route add {route}")).unwrap();
         assert!(!quick_ping(lab.pod(1, 1).netns(), pod).is_reply());
-        let found = format!("{pod}/32{words} takes the packets of node2's pods");
-        assert_said(subject, &[], "routes", "fail", &[&found, "ip route del"]);
+        let found = format!("{pod}/32{words}");
+        let words = [&found, "takes the packets of node2's pods", "ip route del"];
+        assert_said(subject, &[], "routes", "fail", &words.map(|word: &str| word));
+        let said = doctor(subject, &[], "routes");
+        assert_eq!(said.len(), 1, "one route is one failure: {said:#?}");
         subject.netns().ip(&format!("route del {route}")).unwrap();
         assert_eq!(doctor(subject, &[], "routes")[0].0, "ok");
     }
@@ -229,6 +232,64 @@ fn pod_that_is_broken_within_is_named() {
         .unwrap();
     let name = routeless.ipv4().to_string();
     assert_said(subject, &[], "pods", "warn", &[&name, "answers nothing", "10.244.1.1"]);
+}
+
+#[test]
+fn packet_between_nodes_of_two_networks_is_doubted_and_a_second_cause_is_none() {
+    let lab = plain("nt-truth-vni").up().unwrap();
+    let (subject, odd) = (lab.node(1), lab.node(2));
+    let (own, other) = (lab.pod(1, 1).ipv4().to_string(), lab.pod(2, 1).ipv4().to_string());
+    odd.write_config(&["[network]\nvni = 2"]).unwrap();
+    odd.restart().unwrap();
+    for (from, to) in [(1, 2), (2, 1)] {
+        assert!(!quick_ping(lab.pod(from, 1).netns(), lab.pod(to, 1).ipv4()).is_reply());
+    }
+    for (node, from, to) in [(subject, &own, &other), (odd, &own, &other)] {
+        let (_, text) = explain(node, &[from, to]);
+        let said: Value = serde_json::from_str(&text).unwrap();
+        let doubt = said["ways"][0]["unless"][0].as_str().unwrap_or_default();
+        assert!(doubt.contains("(vni, "), "{text}");
+    }
+    assert_said(subject, &[], "drops", "fail", &["node2", "vni: "]);
+    odd.write_config(&[]).unwrap();
+    odd.restart().unwrap();
+    assert_reaches(lab.pod(1, 1).netns(), lab.pod(2, 1).ipv4());
+    // It is over, and of the last minute.
+    assert_said(subject, &[], "drops", "warn", &["vni: ", "the last ", "it may be over"]);
+    assert!(!explain(subject, &[&other, &own]).1.contains("(vni, "));
+}
+
+#[test]
+fn rule_about_other_addresses_is_not_accused() {
+    let lab = plain("nt-truth-innocent").up().unwrap();
+    let subject = lab.node(1);
+    for rule in
+        ["priority 90 from 10.1.0.0/16 lookup 55", "priority 100 from 10.244.1.0/24 unreachable"]
+    {
+        run(subject.netns(), "sh", &["-c", &format!("ip rule add {rule}")]);
+    }
+    let said = doctor(subject, &["--peers"], "rules");
+    assert_eq!((said.len(), said[0].0.as_str()), (1, "fail"), "{said:#?}");
+    assert!(said[0].1.contains("rule 100: from 10.244.1.0/24"), "{said:#?}");
+    // That peers do not answer follows, and is no failure of its own.
+    let peers = doctor(subject, &["--peers"], "peer");
+    assert!(peers.iter().all(|(verdict, _)| verdict != "fail"), "{peers:#?}");
+    assert!(peers.iter().all(|(_, text)| text.contains("or may: ") || text.contains("answers in")));
+}
+
+#[test]
+fn black_hole_is_told_of_in_a_second_look_too() {
+    let lab = plain("nt-truth-hole").up().unwrap();
+    let subject = lab.node(1);
+    assert_reaches(lab.pod(1, 1).netns(), lab.pod(2, 1).ipv4());
+    lab.inflict(&Fault::Narrow { node: "node2".to_owned(), mtu: 1400 }).unwrap();
+    assert_said(subject, &["--peers"], "blackhole", "fail", &["node2", "1464 bytes vanish"]);
+    wait_until(std::time::Duration::from_secs(30), "the daemon to find what fits", || {
+        let said = doctor(subject, &["--peers"], "blackhole");
+        assert!(said.iter().all(|(verdict, _)| verdict != "ok"), "{said:#?}");
+        said.iter().any(|(_, text)| text.contains("the daemon found that 1364 arrive"))
+    })
+    .unwrap();
 }
 
 #[test]

@@ -65,6 +65,8 @@ pub(crate) struct Astray {
     pub route: Option<Route>,
     /// The device that it leaves by.
     pub device: String,
+    /// Whence and where to.
+    pub ends: (Option<IpAddr>, IpAddr),
     /// Whether the packet is one of IPv6.
     pub is_v6: bool,
 }
@@ -167,6 +169,7 @@ impl Reconciler {
                     obstacle: detour.obstacle,
                     route: path.map(|path| path.route.clone()),
                     device: device.map(|(name, _)| name.clone()).unwrap_or_default(),
+                    ends: (probe.flow.source, probe.flow.destination),
                     is_v6: probe.flow.destination.is_ipv6(),
                 };
                 // The questions that do not depend on the turn come again with each.

@@ -163,7 +163,13 @@ pub(super) fn detour(
     let family = if destination.is_ipv4() { "ip" } else { "ip -6" };
     let from = source.map_or_else(String::new, |source| format!(" from {source}"));
     let iif = incoming.map_or_else(String::new, |index| format!(" iif {}", name(index)));
-    let get = format!("`{family} route get {destination}{from}{iif}`");
+    // Of a packet that is dropped `route get` says only that it is.
+    let get = match answer {
+        RouteAnswer::Refused(_) => format!("`{family} route show table all match {destination}`"),
+        RouteAnswer::Out(_) | RouteAnswer::Local => {
+            format!("`{family} route get {destination}{from}{iif}`")
+        }
+    };
     let remedy = match probe.journey {
         Journey::PodToGateway => format!(
             "the routing table `local` lacks the address, or a rule comes before it; see `{family} route \
@@ -301,6 +307,7 @@ mod tests {
         let refusal = Error::new("look up", "a route", std::io::Error::other("No route to host"));
         let text = found(&probe, &RouteAnswer::Refused(refusal)).unwrap().obstacle;
         assert!(text.contains("are dropped (No route to host)"), "{text}");
+        assert!(text.contains("`ip route show table all match 10.244.2.2`"), "{text}");
         let number = std::io::Error::from_raw_os_error(libc::EINVAL);
         let refusal = Error::new("look up", "a route", number);
         let text = found(&probe, &RouteAnswer::Refused(refusal)).unwrap().obstacle;

@@ -42,6 +42,7 @@ pub(super) fn check(facts: &Facts) -> Vec<Finding> {
     }
     let mut findings: Vec<Finding> = Vec::new();
     findings.extend(facts.holders_of(own).first().map(|mac| {
+        let mac = facts.named(*mac, own);
         Finding::fail(
             format!("{own} is on {device}, and {mac} has it too: datagrams go now here, now there"),
             format!("ip neigh and the switch tell where {mac} is: give it another address"),
@@ -64,6 +65,7 @@ pub(super) fn check(facts: &Facts) -> Vec<Finding> {
             continue;
         }
         if let [one, other, ..] = facts.holders_of(address)[..] {
+            let [one, other] = [one, other].map(|mac| facts.named(mac, address));
             let finding = Finding::warn(
                 format!(
                     "{address} is at {one} and at {other}: two machines, or one with two cards here"
@@ -111,6 +113,17 @@ mod tests {
         let two = with([192, 168, 1, 12], 2);
         assert_eq!((two.verdict, two.peer.as_deref()), (Verdict::Warn, Some("node2")));
         assert!(two.found.contains("02:00:00:00:00:00 and at 02:00:00:00:00:01"), "{two:?}");
+    }
+
+    #[test]
+    fn machine_that_is_a_known_node_is_named() {
+        let claim = |address: [u8; 4], last| {
+            let mac = Mac::new([2, 0, 0, 0, 0, last]);
+            Claim { address: address.into(), link: 2, mac }
+        };
+        let holders = Ok(vec![claim([192, 168, 1, 11], 7), claim([192, 168, 1, 13], 7)]);
+        let taken = said("address_elsewhere", &Facts { holders, ..healthy() }).remove(0);
+        assert!(taken.found.contains("and 02:00:00:00:00:07 (node3) has it too"), "{taken:?}");
     }
 
     #[test]

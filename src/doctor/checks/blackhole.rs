@@ -4,6 +4,7 @@ use culvert_node::words::counted;
 
 use crate::doctor::facts::{Asked, Facts, Sizes};
 use crate::doctor::finding::Finding;
+use crate::observe::PeerStatus;
 
 pub(super) fn check(facts: &Facts) -> Vec<Finding> {
     let peers = match &facts.peers {
@@ -27,6 +28,14 @@ pub(super) fn check(facts: &Facts) -> Vec<Finding> {
             Finding::fail(found, remedy).about(&peer.name)
         })
         .collect();
+    // What the daemon has found by itself it has healed: packets are cut to fit. The hole is there.
+    let status = facts.daemon.as_ref().ok();
+    let healed = status.into_iter().flat_map(|status| &status.peers).filter(|peer| {
+        let is_judged = findings.iter().any(|finding| finding.peer.as_ref() == Some(&peer.name));
+        peer.path.mtu_from == PROBED && !is_judged
+    });
+    let healed: Vec<Finding> = healed.map(|peer| healed_by_probes(facts, peer)).collect();
+    findings.extend(healed);
     let answered = judged.iter().filter(|(_, sizes)| sizes.full_answered).count();
     if findings.is_empty() {
         findings.push(match (answered, judged.len()) {
@@ -43,6 +52,22 @@ pub(super) fn check(facts: &Facts) -> Vec<Finding> {
         });
     }
     super::some(findings)
+}
+
+/// What a status says of an MTU that questions have found, and no ICMP error.
+const PROBED: &str = "probed";
+
+/// A hole that the daemon goes round.
+fn healed_by_probes(facts: &Facts, peer: &PeerStatus) -> Finding {
+    let full = facts.expected.as_ref().map_or(0, |expected| expected.setup.mtu);
+    let fits = peer.mtu;
+    let found = format!(
+        "packets of {full} bytes vanish on the way, and nobody says so; the daemon found that {fits} \
+         arrive, and has pods send no longer ones"
+    );
+    let remedy = "nothing, if pods may be that narrow; else have the routers between send ICMP \
+                  \"fragmentation needed\", or carry more";
+    Finding::warn(found, remedy).about(&peer.name)
 }
 
 #[cfg(test)]
@@ -69,5 +94,21 @@ mod tests {
             said("blackhole", &Facts { peers: None, ..healthy() })[0].verdict,
             Verdict::Skip
         );
+    }
+
+    #[test]
+    fn hole_that_the_daemon_has_found_is_not_called_gone() {
+        let mut facts = healthy();
+        let peer = &mut facts.daemon.as_mut().unwrap().peers[0];
+        (peer.mtu, peer.path.mtu_from) = (1364, "probed".to_owned());
+        let found = said("blackhole", &facts).remove(0);
+        assert_eq!((found.verdict, found.peer.as_deref()), (Verdict::Warn, Some("node2")));
+        assert!(found.found.starts_with("packets of 1464 bytes vanish"), "{found:?}");
+        assert!(found.found.contains("found that 1364 arrive"), "{found:?}");
+        // While it is named as it is, it is not named twice.
+        let peers = facts.peers.as_mut().unwrap().as_mut().unwrap();
+        peers[0].sizes = Some(Sizes { full: 1464, small_answered: true, full_answered: false });
+        let found = said("blackhole", &facts);
+        assert_eq!((found.len(), found[0].verdict), (1, Verdict::Fail), "{found:?}");
     }
 }

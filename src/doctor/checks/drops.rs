@@ -16,6 +16,9 @@ use crate::observe::LastDrop;
 /// What was dropped within so many seconds is going on: with traffic, peers are asked every ten.
 const NOW: f64 = 15.0;
 
+/// Senders that are named.
+const NAMED: usize = 4;
+
 /// What was dropped within so many seconds is said.
 const LATELY: f64 = 60.0;
 
@@ -29,8 +32,12 @@ pub(super) fn check(facts: &Facts) -> Vec<Finding> {
         .filter_map(|(reason, last)| {
             let from = Sender::of(facts, last.from);
             let spread = Spread::of(facts, last);
-            let cause = cause(facts, *reason, &from, &spread)?;
-            Some(Drop { reason: *reason, last, from, cause, spread })
+            let mut cause = cause(facts, *reason, &from, &spread)?;
+            cause.is_of_all = is_of_all(*reason);
+            let senders = last.senders.iter().filter(|sender| Some(**sender) != last.from);
+            let others = senders.map(|sender| Sender::of(facts, Some(*sender))).collect();
+            let over = Over::of(facts, last, &from, &cause);
+            Some(Drop { reason: *reason, last, from, others, cause, spread, over })
         })
         .collect();
     drops.sort_by(|one, other| one.last.seconds_ago.total_cmp(&other.last.seconds_ago));
@@ -53,23 +60,63 @@ pub(super) fn check(facts: &Facts) -> Vec<Finding> {
 struct Drop<'a> {
     reason: DropReason,
     last: &'a LastDrop,
+    /// Whom the newest was from.
     from: Sender,
+    /// Whom others of the last minute were from.
+    others: Vec<Sender>,
     cause: Cause,
     spread: Spread,
+    over: Option<Over>,
+}
+
+/// Why what was dropped is not said to go on.
+enum Over {
+    /// The one who sent it was heard since, so many seconds ago.
+    Heard(f64),
+    /// There was none for a while.
+    Silent,
+}
+
+impl Over {
+    fn of(facts: &Facts, last: &LastDrop, from: &Sender, cause: &Cause) -> Option<Self> {
+        let heard = match from {
+            Sender::Peer(name, _) if cause.is_of_all && last.senders.len() < 2 => {
+                let status = facts.daemon.as_ref().ok()?;
+                let peer = status.peers.iter().find(|peer| peer.name == *name);
+                peer.and_then(|peer| peer.last_heard_seconds)
+            }
+            Sender::Peer(..)
+            | Sender::OfPeer(..)
+            | Sender::Pod(..)
+            | Sender::Other(_)
+            | Sender::Unknown => None,
+        };
+        match heard.filter(|heard| *heard < last.seconds_ago) {
+            Some(heard) => Some(Self::Heard(heard)),
+            None => (last.seconds_ago > NOW).then_some(Self::Silent),
+        }
+    }
 }
 
 fn finding(drop: &Drop<'_>) -> Finding {
-    let Drop { reason, last, from, cause, spread } = drop;
+    let Drop { reason, last, from, others, cause, spread, over } = drop;
+    let now = match over {
+        Some(Over::Heard(ago)) => {
+            format!("; what it sent was taken since, {} ago, so it may be over", age(*ago))
+        }
+        Some(Over::Silent) => "; none since, so it may be over".to_owned(),
+        None => String::new(),
+    };
     let found = format!(
-        "{}: {} in the last minute, the last {} ago{}{}: {}",
+        "{}: {} in the last minute, the last {} ago{now}{}{}: {}",
         reason.as_str(),
         counted(last.last_minute, "packet"),
         age(last.seconds_ago),
-        from.text(),
+        from.text(others),
         spread.text(),
         cause.what
     );
-    let finding = if cause.is_certain && last.seconds_ago <= NOW {
+    let finding = if cause.is_certain && over.is_none() {
         Finding::fail(found, &cause.remedy)
     } else {
         Finding::warn(found, &cause.remedy)
@@ -82,6 +129,21 @@ fn finding(drop: &Drop<'_>) -> Finding {
         | Sender::Other(_)
         | Sender::Unknown => finding,
     }
+}
+
+/// Whether such a reason is common to everything that a peer sends.
+fn is_of_all(reason: DropReason) -> bool {
+    matches!(
+        reason,
+        DropReason::WrongCodec
+            | DropReason::Header(
+                DecodeError::Vni
+                    | DecodeError::Version
+                    | DecodeError::Flags
+                    | DecodeError::Reserved
+                    | DecodeError::NextProtocol
+            )
+    )
 }
 
 /// How many peers sent what was dropped in the last minute.
@@ -164,14 +226,31 @@ impl Sender {
         }
     }
 
-    /// As the end of "the last … ago".
-    fn text(&self) -> String {
-        match self {
-            Self::Peer(_, address) | Self::OfPeer(_, address) | Self::Other(address) => {
-                format!(", from {address}")
+    /// As the end of "the last … ago", with whom others were from.
+    fn text(&self, others: &[Self]) -> String {
+        match (self, others) {
+            (Self::Unknown, _) => String::new(),
+            (Self::Peer(_, address), []) => format!(", from {address}"),
+            (one, []) => format!(", from {}", one.name()),
+            (one, others) => {
+                let all = [one].into_iter().chain(others);
+                let names: Vec<String> = all.take(NAMED).map(Self::name).collect();
+                let more = match (others.len() + 1).saturating_sub(NAMED) {
+                    0 => String::new(),
+                    more => format!(" and {more} more"),
+                };
+                format!(", from {}{more}", names.join(", "))
             }
-            Self::Pod(name, address) => format!(", from {name} ({address})"),
-            Self::Unknown => String::new(),
+        }
+    }
+
+    /// The one sender among others.
+    fn name(&self) -> String {
+        match self {
+            Self::Peer(name, address) => format!("{address} of {name}"),
+            Self::OfPeer(_, address) | Self::Other(address) => address.to_string(),
+            Self::Pod(name, address) => format!("{name} ({address})"),
+            Self::Unknown => "nobody that is known".to_owned(),
         }
     }
 
@@ -190,17 +269,19 @@ impl Sender {
 struct Cause {
     /// Whether nothing else can be meant, and it keeps packets from where they should be.
     is_certain: bool,
+    /// Whether all that the sender sends is dropped for it: who is heard again has it no more.
+    is_of_all: bool,
     what: String,
     remedy: String,
 }
 
 impl Cause {
     fn certain(what: impl Into<String>, remedy: impl Into<String>) -> Self {
-        Self { is_certain: true, what: what.into(), remedy: remedy.into() }
+        Self { is_certain: true, is_of_all: false, what: what.into(), remedy: remedy.into() }
     }
 
     fn likely(what: impl Into<String>, remedy: impl Into<String>) -> Self {
-        Self { is_certain: false, what: what.into(), remedy: remedy.into() }
+        Self { is_certain: false, is_of_all: false, what: what.into(), remedy: remedy.into() }
     }
 }
 
@@ -354,7 +435,7 @@ fn cause(facts: &Facts, reason: DropReason, from: &Sender, spread: &Spread) -> O
         ),
         DropReason::UnderlayRefused => Cause::likely(
             "the kernel did not send the datagrams",
-            "routes, output and peer say which peer; ip route get with its address",
+            "routes, output and peer say which peer; ip route show table all match ADDRESS with its address",
         ),
         DropReason::TunFull => {
             Cause::likely("the kernel had no memory for them", "look at the machine's memory: free")
@@ -377,6 +458,7 @@ mod tests {
         let mut facts = healthy();
         let status = facts.daemon.as_mut().unwrap();
         status.vni = 7;
+        status.peers.iter_mut().for_each(|peer| peer.last_heard_seconds = Some(3.0));
         let from: Option<IpAddr> = from.parse().ok();
         let senders = from.into_iter().collect();
         let last = LastDrop { seconds_ago, last_minute: 31, from, senders };
@@ -397,7 +479,7 @@ mod tests {
         };
         let all = with(&["192.168.1.13", "192.168.1.12"]);
         assert_eq!((all.verdict, all.peer.as_deref()), (Verdict::Fail, None));
-        let words = "from 192.168.1.13 (2 of 2 peers): they are of another virtual network than 0, this \
+        let words = "from 192.168.1.13 of node3, 192.168.1.12 of node2 (2 of 2 peers): they are of another virtual network than 0, this \
                      node's; this node is the odd one out";
         assert!(all.found.contains(words), "{all:?}");
         assert!(all.remedy.unwrap().contains("correct network.vni here"));
@@ -423,7 +505,15 @@ mod tests {
              they are of another virtual network than 7"
         ), "{now:?}");
         assert!(now.remedy.unwrap().contains("network.vni"));
-        assert_eq!(with(VNI, 40.0, "192.168.1.12").verdict, Verdict::Warn);
+        let heard = with(VNI, 5.0, "192.168.1.12");
+        assert_eq!(heard.verdict, Verdict::Warn, "it was heard since");
+        assert!(
+            heard.found.contains("the last 5 s ago; what it sent was taken since"),
+            "{heard:?}"
+        );
+        let was = with(VNI, 40.0, "192.168.1.13");
+        assert_eq!(was.verdict, Verdict::Warn);
+        assert!(was.found.contains("the last 40 s ago; "), "{was:?}");
         let over = with(VNI, 7200.0, "192.168.1.12");
         assert_eq!(over.verdict, Verdict::Ok);
         assert_eq!(over.found, "nothing in the last minute; the newest before, vni, 2 h ago");

@@ -31,7 +31,7 @@ pub(super) fn check(facts: &Facts) -> Vec<Finding> {
                 "see whether that machine is up and on this link, and whether the table has its address",
             ),
             (Standing::Fixed, mac) => {
-                let mac = mac.map_or_else(|| "nowhere".to_owned(), |mac| mac.to_string());
+                let mac = mac.map_or_else(|| "nowhere".to_owned(), |mac| facts.named(mac, address));
                 Finding::warn(
                     format!(
                         "somebody wrote down that {address} is at {mac}, and so the kernel never asks: \

@@ -88,9 +88,10 @@ fn unwell(facts: &Facts, peer: &Asked) -> Option<Finding> {
         }
         (_, "") => return None,
         // Of whomever: this node may be well with it.
-        (_, "drops") => "it answers, and its own doctor fails: drops".to_owned(),
+        (_, "drops") => "it answers, and its own doctor fails: drops (of the last 15 s)".to_owned(),
         (_, failing) => format!(
-            "it answers, and its own doctor fails: {failing}; what is for its pods may not arrive there"
+            "it answers, and its own doctor fails: {failing}; what is for its pods may not arrive there \
+             (it looks every 5 s)"
         ),
     };
     let remedy = format!("culvert doctor on {} says more", peer.name);
@@ -122,9 +123,10 @@ fn trouble(facts: &Facts, before: &[Finding], peer: &Asked) -> Option<Finding> {
         refused(facts, peer)
     } else if !own.is_empty() {
         let error = error.map_or_else(String::new, |error| format!(" ({error})"));
-        Finding::fail(
+        // A failure has been counted already; whether this is another one is not known.
+        Finding::warn(
             format!(
-                "no answer{error}; what this node itself fails above is the likelier cause: {own}"
+                "no answer{error}; it follows from what this node itself fails above, or may: {own}"
             ),
             format!("mend that first, and run this again; then culvert doctor on {name}"),
         )
@@ -211,9 +213,10 @@ fn causes(facts: &Facts, before: &[Finding], peer: &Asked) -> Vec<String> {
     }
     causes.push("its daemon is stopped".to_owned());
     causes.push("its table lacks this node".to_owned());
-    if !is_heard {
-        causes.push("it has another VNI".to_owned());
-    }
+    causes.push(match known.and_then(|peer| peer.last_heard_seconds).filter(|_| is_heard) {
+        None => "it has another VNI".to_owned(),
+        Some(ago) => format!("it has another VNI since it was last heard, {ago:.0} s ago"),
+    });
     match known.and_then(|peer| peer.session_error.as_ref()) {
         Some(error) => causes.push(format!("there is no session with it ({error})")),
         None if is_sealing && known.is_none_or(|peer| peer.sealed.is_none()) => {
@@ -241,6 +244,7 @@ fn refused(facts: &Facts, peer: &Asked) -> Finding {
     let start = format!("start it on {name}: systemctl start culvert");
     let holders = facts.holders_of(*address);
     if let [one, other, ..] = holders[..] {
+        let [one, other] = [one, other].map(|mac| facts.named(mac, *address));
         return Finding::fail(
             format!(
                 "no answer; {address} is at {one} and at {other}, and one of these says \"port \
@@ -269,9 +273,13 @@ fn refused(facts: &Facts, peer: &Asked) -> Finding {
     });
     let mac = known.or_else(|| holders.first().copied());
     let remedy = match mac {
-        Some(mac) => format!(
-            "{start}; if it runs there, whoever answers at {mac} has its address: ip -br link on {name}"
-        ),
+        Some(mac) => {
+            let mac = facts.named(mac, *address);
+            format!(
+                "{start}; if it runs there, whoever answers at {mac} has its address: ip -br link on \
+                 {name}"
+            )
+        }
         None => format!("{start}; if it runs there, another machine has {address}"),
     };
     Finding::fail(format!("no answer; {refuses}: no daemon there"), remedy)
@@ -333,9 +341,8 @@ mod tests {
         let of_peer = |facts: &Facts| said("peer", facts).remove(0);
         facts.kernel.as_mut().unwrap().underlay = Some("no datagram leaves".to_owned());
         let own = of_peer(&facts);
-        assert!(
-            own.found.contains("this node itself fails above") && own.found.ends_with("routes")
-        );
+        assert_eq!(own.verdict, Verdict::Warn, "one cause is one failure");
+        assert!(own.found.ends_with("this node itself fails above, or may: routes"), "{own:?}");
         assert!(own.remedy.as_ref().unwrap().starts_with("mend that first"), "{own:?}");
         // What concerns another peer alone is no reason.
         let kernel = facts.kernel.as_mut().unwrap();
@@ -365,7 +372,7 @@ mod tests {
         let of_node2 = |before: &[Finding]| check(&facts, before).remove(0);
         assert!(of_node2(std::slice::from_ref(&drop)).found.ends_with("see drops above"));
         let of_all = Finding { peer: None, ..drop };
-        assert!(of_node2(&[of_all]).found.contains("this node itself fails above"));
+        assert!(of_node2(&[of_all]).found.contains("this node itself fails above, or may"));
     }
 
     fn kernel_of(facts: &mut Facts) -> &mut crate::app::Examination {
@@ -390,7 +397,7 @@ mod tests {
         let heard = with(&|facts| {
             facts.daemon.as_mut().unwrap().peers[0].last_heard_seconds = Some(5.0);
         });
-        assert!(!heard.found.contains("another VNI"), "{heard:?}");
+        assert!(heard.found.contains("another VNI since it was last heard, 5 s ago"), "{heard:?}");
         let sealing = with(&|facts| {
             facts.daemon.as_mut().unwrap().sealed.mode = "require".to_owned();
         });

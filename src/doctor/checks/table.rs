@@ -42,7 +42,11 @@ pub(super) fn check(facts: &Facts) -> Vec<Finding> {
     findings.extend(compared.differing);
     if findings.is_empty() {
         let (hash, nodes) = (&table.hash, counted(table.nodes, "node"));
-        findings.push(Finding::ok(format!("{hash}, {nodes}; {}", compared.summary)));
+        findings.push(match &compared.summary {
+            Ok(summary) => Finding::ok(format!("{hash}, {nodes}; {summary}")),
+            Err(_) => Finding::ok(format!("{hash}, {nodes}, in force here")),
+        });
+        findings.extend(compared.summary.err().map(Finding::skip));
     }
     super::some(findings)
 }
@@ -50,19 +54,19 @@ pub(super) fn check(facts: &Facts) -> Vec<Finding> {
 /// How peers' tables compare with ours.
 struct Compared {
     differing: Vec<Finding>,
-    /// In words, where none differs.
-    summary: String,
+    /// In words, where none differs; or why nothing was compared.
+    summary: Result<String, String>,
 }
 
 fn compared(own: &str, tables: Option<&Result<Vec<PeerTable>, String>>) -> Compared {
     let tables = match tables {
         Some(Ok(tables)) => tables,
         Some(Err(why)) => {
-            let summary = format!("peers could not be asked for theirs: {why}");
+            let summary = Err(format!("peers could not be asked for theirs: {why}"));
             return Compared { differing: Vec::new(), summary };
         }
         None => {
-            let summary = "peers were not asked for theirs: --peers".to_owned();
+            let summary = Ok("peers were not asked for theirs: --peers".to_owned());
             return Compared { differing: Vec::new(), summary };
         }
     };
@@ -80,10 +84,14 @@ fn compared(own: &str, tables: Option<&Result<Vec<PeerTable>, String>>) -> Compa
         .about(&peer.node)
     });
     let summary = match (same.len(), tables.len()) {
-        (_, 0) => "there is no other node".to_owned(),
-        (same, all) if same == all => format!("the same on all {}", counted(all, "peer")),
+        (_, 0) => Ok("there is no other node".to_owned()),
+        (0, all) => Err(format!(
+            "of {} none says which table it has, so nothing was compared",
+            counted(all, "peer")
+        )),
+        (same, all) if same == all => Ok(format!("the same on all {}", counted(all, "peer"))),
         (same, all) => {
-            format!("the same on {same} of {}, and the others do not say", counted(all, "peer"))
+            Ok(format!("the same on {same} of {}, and the others do not say", counted(all, "peer")))
         }
     };
     Compared { differing: differing.collect(), summary }
@@ -113,6 +121,13 @@ mod tests {
         let silent = with([Some("9f31c2aa"), None]);
         assert_eq!(silent[0].verdict, Verdict::Ok);
         assert!(silent[0].found.contains("1 of 2 peers, and the others do not say"), "{silent:?}");
+        let nobody = with([None, None]);
+        assert_eq!(
+            nobody[0].found,
+            format!("9f31c2aa, {}, in force here", counted(0_usize, "node"))
+        );
+        assert_eq!(nobody[1].verdict, Verdict::Skip);
+        assert!(nobody[1].found.ends_with("nothing was compared"), "{nobody:?}");
         let other = with([Some("9f31c2aa"), Some("77aa0100")]);
         assert_eq!(other[0].peer.as_deref(), Some("node3"));
         assert_eq!(other[0].found, "its table is 77aa0100, ours 9f31c2aa");
