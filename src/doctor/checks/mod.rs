@@ -69,7 +69,7 @@ const ALL: [(&str, Check); 27] = [
     ("ipam", Check::Of(ipam::check)),
     ("clock", Check::Of(clock::check)),
     ("peer", Check::After(peer::check)),
-    ("path", Check::Of(path::check)),
+    ("path", Check::After(path::check)),
     ("keys", Check::Of(keys::check)),
     ("policy", Check::Of(policy::check)),
 ];

@@ -7,9 +7,12 @@ use culvert_node::words::counted;
 
 use super::peer::answered;
 use crate::doctor::facts::{Asked, Facts, Question};
-use crate::doctor::finding::Finding;
+use crate::doctor::finding::{Finding, Verdict};
 
-pub(super) fn check(facts: &Facts) -> Vec<Finding> {
+/// Checks of this node whose findings may be why questions were lost on every path.
+const BEFORE_THE_UNDERLAY: [&str; 3] = ["devices", "routes", "rules"];
+
+pub(super) fn check(facts: &Facts, before: &[Finding]) -> Vec<Finding> {
     let peers = match &facts.peers {
         Some(Ok(peers)) => peers,
         Some(Err(why)) => return vec![Finding::skip(why)],
@@ -17,7 +20,13 @@ pub(super) fn check(facts: &Facts) -> Vec<Finding> {
     };
     let ports = facts.expected.as_ref().map_or(&[][..], |it| &it.setup.source_ports);
     let answering = || peers.iter().filter(|peer| answered(peer) > 0);
-    let mut findings: Vec<Finding> = answering().flat_map(|peer| losses(peer, ports)).collect();
+    let own = before.iter().find(|finding| {
+        [Verdict::Fail, Verdict::Warn].contains(&finding.verdict)
+            && BEFORE_THE_UNDERLAY.contains(&finding.check)
+    });
+    let own = own.map(|finding| finding.check);
+    let mut findings: Vec<Finding> =
+        answering().flat_map(|peer| losses(peer, ports, own)).collect();
     let whole = answering().filter(|peer| peer.all_paths).count();
     if findings.is_empty() {
         findings.push(match whole {
@@ -31,8 +40,9 @@ pub(super) fn check(facts: &Facts) -> Vec<Finding> {
     super::some(findings)
 }
 
-/// What is lost toward a peer, by path.
-fn losses(peer: &Asked, ports: &[u16]) -> Vec<Finding> {
+/// What is lost toward a peer, by path. `own` is what this node itself has wrong before the
+/// underlay.
+fn losses(peer: &Asked, ports: &[u16], own: Option<&str>) -> Vec<Finding> {
     let lost = |question: &&Question| question.is_lost();
     let all = |path: fn(&Question) -> usize| -> BTreeSet<usize> {
         // Those of which nothing came through.
@@ -52,7 +62,12 @@ fn losses(peer: &Asked, ports: &[u16]) -> Vec<Finding> {
         let among = ours.iter().map(|path| format!(", all on path {} among them", path + 1));
         let asked = counted(asked, "question");
         let found = format!("lost: {lost} of {asked}{}", among.collect::<String>());
-        let remedy = "the underlay loses packets: ip -s link shows where, or run this again";
+        let remedy = match own {
+            Some(own) => format!("it may follow from {own} above: mend that, and run this again"),
+            None => {
+                "the underlay loses packets: ip -s link shows where, or run this again".to_owned()
+            }
+        };
         return vec![Finding::warn(found, remedy).about(&peer.name)];
     }
     let mut findings = Vec::new();
@@ -80,7 +95,6 @@ mod tests {
     use super::super::tests::said;
     use super::*;
     use crate::doctor::facts::fixture::healthy;
-    use crate::doctor::finding::Verdict;
 
     fn with_lost(is_lost: impl Fn(usize, &Question) -> bool) -> Finding {
         let mut facts = healthy();
@@ -113,6 +127,11 @@ mod tests {
             (repeated.verdict, repeated.found.as_str()),
             (Verdict::Warn, "lost: 1 of 32 questions")
         );
+        assert!(repeated.remedy.unwrap().starts_with("the underlay loses packets"));
+        // Where this node was in its own way, the underlay is not accused.
+        facts.kernel.as_mut().unwrap().underlay = Some("no datagram leaves".to_owned());
+        let own = said("path", &facts).remove(0);
+        assert!(own.remedy.unwrap().starts_with("it may follow from routes above"));
         assert_eq!(with_lost(|_, _| false).verdict, Verdict::Ok);
     }
 }
