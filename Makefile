@@ -179,8 +179,8 @@ many-peers: ## Sessions with PEERS=10000 peers: at the first attempt, in bounded
 	CULVERT_PEERS=$(or $(PEERS),10000) cargo test --locked --release -p culvert-seal --test scale -- --nocapture
 
 .PHONY: mutants
-mutants: ## Remove each check of the data path in turn; some test must notice (MUTANTS=part of a name)
-	MUTANTS=$(MUTANTS) cargo test --locked -p culvert --test mutants
+mutants: ## Remove each check of what strangers send in turn; some test must notice (MUTANTS=parts of names)
+	MUTANTS="$(MUTANTS)" cargo test --locked -p culvert --test mutants
 
 # How long each target is fuzzed, which targets (all unless named), and how.
 TIME ?= 60s

@@ -26,6 +26,13 @@ pub(crate) struct Mutation {
     text: Option<String>,
 }
 
+impl Mutation {
+    /// The folder of the crate that it is in.
+    pub(crate) fn package(&self) -> &str {
+        self.file.split("/src/").next().unwrap_or_default()
+    }
+}
+
 pub(crate) fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
 }

@@ -1,144 +1,117 @@
-//! `make mutants`: removes each check in turn and says which tests notice.
+//! `make mutants`: removes each check in turn and says which test notices.
 //!
 //! Builds one copy of the source, under `target/mutants`, that has every mutant of `list.toml`
-//! switched off, and runs its tests once for each with that one switched on. Fails if a mutant
-//! lives. `MUTANTS` chooses those whose name contains it.
+//! switched off, and runs its tests for each with that one switched on: those of its own crate
+//! first, quick ones before slow ones, until one fails. Fails if a mutant lives. `MUTANTS` chooses
+//! those whose name has one of its words.
 
 #![expect(clippy::unwrap_used, reason = "a test may fail where it stands")]
-#![expect(clippy::print_stdout, reason = "a program for people")]
+#![expect(clippy::print_stdout, clippy::print_stderr, reason = "a program for people")]
+#![expect(clippy::disallowed_methods, reason = "it measures how long other programs take")]
 
+mod copy;
 mod list;
+mod programs;
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::fs;
-use std::path::Path;
-use std::process::{Command, ExitCode, Output};
+use std::fmt;
+use std::process::ExitCode;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
 
-/// The rungs that a mutant must get past: all that need no root.
-const TESTS: &str = "test --locked --no-fail-fast -p overlay-proto -p culvert-dataplane -p culvert -p culvert-fuzz --lib \
-                     --test golden --test properties --test simulation \
-                     --test replay";
+use self::list::Mutation;
+use self::programs::{Outcome, Program};
 
-/// Those of the machines of table sources, which build by themselves.
-const CLAIMS_TESTS: &str = "test --locked --no-fail-fast -p culvert-claims --lib --tests";
-
-/// Those of sessions and handshakes.
-const SEAL_TESTS: &str = "test --locked --no-fail-fast -p culvert-seal --lib --tests";
-
-/// A mutant that makes a test go on for ever is noticed as well.
-const PATIENCE: &str = "180";
+/// What became of a mutant.
+enum Verdict<'a> {
+    /// This test of this program failed.
+    Noticed(&'a Program, String),
+    /// This program ended before a test could say that it failed, as some simulations do.
+    Died(&'a Program),
+    /// This program took much longer than it should.
+    Hung(&'a Program),
+    Lives,
+}
 
 fn main() -> ExitCode {
+    match run() {
+        Ok(0) => ExitCode::SUCCESS,
+        Ok(_alive) => ExitCode::FAILURE,
+        Err(complaint) => {
+            eprintln!("{complaint}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Tries every mutant that is wanted; how many live.
+fn run() -> Result<usize, String> {
     let wanted = std::env::var("MUTANTS").unwrap_or_default();
     let mutations = list::read();
-    let folder = list::root().join("target/mutants");
-    let copy = folder.join("source");
-    let mut files = list::mutated(&mutations).unwrap_or_else(|complaint| panic!("{complaint}"));
-    for lib in [
-        "crates/claims/src/lib.rs",
-        "crates/dataplane/src/lib.rs",
-        "crates/seal/src/lib.rs",
-        "overlay-proto/src/lib.rs",
-    ] {
-        let text = fs::read_to_string(list::root().join(lib)).unwrap();
-        files.insert(lib.to_owned(), text + list::SWITCH);
-    }
-    copy_source(&copy, &files);
     println!("building {} mutants at once", mutations.len());
-    let chosen = || mutations.iter().filter(|mutation| mutation.name.contains(&wanted));
-    for tests in chosen().map(tests_of).collect::<BTreeSet<_>>() {
-        let whole = cargo(&copy, &folder, tests, "");
-        let (failed, summary) = failures(&whole);
-        assert!(
-            whole.status.success() && failed.is_empty(),
-            "without a mutant every test must pass: {failed:?} {summary}"
-        );
+    let is_wanted = |name: &str| {
+        wanted.trim().is_empty() || wanted.split_whitespace().any(|part| name.contains(part))
+    };
+    let chosen: Vec<_> = mutations.iter().filter(|mutation| is_wanted(&mutation.name)).collect();
+    let mutated = chosen.iter().map(|mutation| mutation.package()).collect();
+    let programs = programs::build(&copy::write(&mutations)?, &mutated)?;
+    for program in &programs {
+        println!("{:<40} takes {:>6}", program.name, Seconds(program.takes));
     }
-    let mut alive = 0;
-    for mutation in chosen() {
-        let output = cargo(&copy, &folder, tests_of(mutation), &mutation.name);
-        let (failed, _) = failures(&output);
-        let verdict = match (output.status.success(), failed.len()) {
-            (true, _) => {
-                alive += 1;
-                "NOBODY NOTICES".to_owned()
-            }
-            (false, 0) => "a test hung or died".to_owned(),
-            (false, count) => {
-                let some: Vec<_> = failed.into_iter().take(2).collect();
-                format!("{count} tests fail, such as {}", some.join(", "))
-            }
-        };
-        println!("{:<28} {:<36} {verdict}", mutation.name, mutation.file);
-    }
-    if alive == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+    let begin = Instant::now();
+    let alive = AtomicUsize::new(0);
+    let next = AtomicUsize::new(0);
+    let at_once = thread::available_parallelism().map_or(1, usize::from);
+    thread::scope(|scope| {
+        for _ in 0..at_once {
+            scope.spawn(|| {
+                while let Some(mutation) = chosen.get(next.fetch_add(1, Ordering::Relaxed)) {
+                    let begin = Instant::now();
+                    let verdict = judge(mutation, &programs);
+                    if matches!(verdict, Verdict::Lives) {
+                        alive.fetch_add(1, Ordering::Relaxed);
+                    }
+                    println!("{:<36} {:>6} {verdict}", mutation.name, Seconds(begin.elapsed()));
+                }
+            });
+        }
+    });
+    let alive = alive.into_inner();
+    println!("{} mutants in {}, {alive} live", chosen.len(), Seconds(begin.elapsed()));
+    Ok(alive)
 }
 
-fn tests_of(mutation: &list::Mutation) -> &'static str {
-    match mutation.file.split('/').nth(1) {
-        Some("claims") => CLAIMS_TESTS,
-        Some("seal") => SEAL_TESTS,
-        Some(_) | None => TESTS,
+fn judge<'a>(mutation: &Mutation, programs: &'a [Program]) -> Verdict<'a> {
+    let package = mutation.package();
+    let concerned = programs.iter().filter(|program| program.has(package));
+    let (own, others): (Vec<_>, Vec<_>) = concerned.partition(|one| one.package == package);
+    for program in own.into_iter().chain(others) {
+        match program.run_mutant(&mutation.name) {
+            Outcome::Passed => {}
+            Outcome::Failed(test) => return Verdict::Noticed(program, test),
+            Outcome::Died => return Verdict::Died(program),
+            Outcome::Hung => return Verdict::Hung(program),
+        }
     }
+    Verdict::Lives
 }
 
-fn cargo(copy: &Path, folder: &Path, tests: &str, mutant: &str) -> Output {
-    let mut command = Command::new("timeout");
-    if !mutant.is_empty() {
-        command.args(["-k", "5", PATIENCE]);
-    } else {
-        command.args(["3600"]);
-    }
-    command
-        .arg(env!("CARGO"))
-        .args(tests.split_whitespace())
-        .current_dir(copy)
-        .env("CARGO_TARGET_DIR", folder.join("build"))
-        .env("CULVERT_MUTANT", mutant)
-        // Saved failures of one mutant must not be those of the next.
-        .env("PROPTEST_FAILURE_PERSISTENCE", "off")
-        .env("RUST_BACKTRACE", "0")
-        .output()
-        .expect("cargo and timeout run")
-}
-
-/// Names of the tests that failed, and the end of what cargo said.
-fn failures(output: &Output) -> (BTreeSet<String>, String) {
-    let text = String::from_utf8_lossy(&output.stdout);
-    let failed = text
-        .lines()
-        .filter_map(|line| line.strip_prefix("test ")?.strip_suffix(" ... FAILED"))
-        .map(str::to_owned)
-        .collect();
-    let said = String::from_utf8_lossy(&output.stderr);
-    let start = said.len().saturating_sub(3000);
-    (failed, said.get(start..).unwrap_or_default().to_owned())
-}
-
-/// Copies what git tracks, or would if it were added. Files that are as they were keep their time,
-/// so that cargo builds only what has changed.
-fn copy_source(copy: &Path, mutated: &BTreeMap<String, String>) {
-    let listed = Command::new("git")
-        .args(["ls-files", "-z", "--cached", "--others", "--exclude-standard"])
-        .current_dir(list::root())
-        .output()
-        .expect("git lists the source");
-    assert!(listed.status.success(), "git ls-files failed");
-    for name in listed.stdout.split(|byte| *byte == 0).filter(|name| !name.is_empty()) {
-        let name = String::from_utf8(name.to_vec()).unwrap();
-        // A deleted file is still listed.
-        let Ok(bytes) = fs::read(list::root().join(&name)) else { continue };
-        write(
-            &copy.join(&name),
-            mutated.get(&name).map_or(bytes.as_slice(), |text| text.as_bytes()),
-        );
+impl fmt::Display for Verdict<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Noticed(program, test) => write!(f, "{}: {test} fails", program.name),
+            Self::Died(program) => write!(f, "{} ends before its time", program.name),
+            Self::Hung(program) => write!(f, "{} DOES NOT END", program.name),
+            Self::Lives => f.write_str("NOBODY NOTICES"),
+        }
     }
 }
 
-fn write(path: &Path, bytes: &[u8]) {
-    if fs::read(path).is_ok_and(|old| old == bytes) {
-        return;
+/// A time as people read it.
+struct Seconds(Duration);
+
+impl fmt::Display for Seconds {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(&format!("{:.1} s", self.0.as_secs_f64()))
     }
-    fs::create_dir_all(path.parent().unwrap()).unwrap();
-    fs::write(path, bytes).unwrap();
 }
