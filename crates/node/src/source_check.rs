@@ -360,6 +360,8 @@ pub fn leave_unknown(socket: &mut Socket, device: &str) -> culvert_nft::Result<(
 }
 
 #[cfg(test)]
+mod frames;
+#[cfg(test)]
 mod tests {
     use super::*;
     use crate::pod_port::example;
