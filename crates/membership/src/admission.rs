@@ -430,6 +430,28 @@ mod tests {
         }
     }
 
+    #[test]
+    fn entries_that_no_node_can_have_are_refused_by_what_is_wrong_with_them() {
+        let fault = |name: &str, address: &str, subnet: &str| {
+            let nodes = vec![
+                node("node1", "192.168.1.11", &["10.244.1.0/24"]),
+                node(name, address, &[subnet]),
+            ];
+            Membership::check(overlay(), "node1", nodes).unwrap_err().fault
+        };
+        for name in ["", "node2\n", "a\u{7}"] {
+            assert_eq!(fault(name, "192.168.1.12", "10.244.2.0/24"), Fault::BadName, "{name:?}");
+        }
+        let inside = Fault::AddressInside("10.244.0.0/16".parse().unwrap());
+        assert_eq!(fault("node2", "10.244.9.9", "10.244.2.0/24"), inside);
+        for subnet in ["10.244.2.1/24", "fd00:10:244:2::1/64"] {
+            assert_eq!(fault("node2", "192.168.1.12", subnet), Fault::HostBits, "{subnet}");
+        }
+        for subnet in ["10.244.2.0/31", "10.244.2.0/32", "fd00:10:244:2::/127"] {
+            assert_eq!(fault("node2", "192.168.1.12", subnet), Fault::TooSmall, "{subnet}");
+        }
+    }
+
     fn with_keys(keys: &[u8], node: NodeEntry) -> NodeEntry {
         let keys = keys.iter().map(|byte| PublicKey::new([*byte; 32]).unwrap());
         let keys = NodeKeys::new(keys).unwrap();

@@ -51,6 +51,18 @@ fn an_error_about_another_datagram_costs_no_packet_and_no_segmentation() {
 }
 
 #[test]
+fn a_port_that_nobody_listens_on_is_the_peers_only_if_it_is_that_of_its_tunnels() {
+    let unreachable = |port| {
+        let mut destination = underlay_of(2);
+        destination.set_port(port);
+        noticed(Report::new(destination, ReportKind::PortUnreachable, &[]))
+    };
+    let port = underlay_of(2).port();
+    assert!(matches!(unreachable(port), Some(Notice::Unreachable(_))));
+    assert!(unreachable(port + 1).is_none());
+}
+
+#[test]
 fn a_flood_of_errors_never_ends_segmentation() {
     let mut bench = Bench::new(Offload::TcpUdp);
     // Six attempts at each of the first three trains.

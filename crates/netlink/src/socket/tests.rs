@@ -92,6 +92,23 @@ fn answers_to_earlier_requests_hold_nobody_up() {
 }
 
 #[test]
+fn answers_to_other_requests_are_not_taken_for_ours() {
+    let (mut socket, theirs) = pair(PATIENCE);
+    let prepared = socket.prepare(&links(), 0);
+    let others = message(2, 0, prepared.sequence + 1, &[0; 20]);
+    send(&theirs, &others, SendFlags::empty()).unwrap();
+    assert!(!socket.is_answered(&links(), &prepared).unwrap());
+    let server = serve(theirs, |sequence| {
+        let other = sequence + 7;
+        let others = [new_link(other, 0), new_link(other, 0), done(other, 0)];
+        [&others[..], &[new_link(sequence, 0), done(sequence, 0)]].concat()
+    });
+    assert_eq!(socket.dump(&links()).unwrap().len(), 1);
+    drop(socket);
+    server.join().unwrap();
+}
+
+#[test]
 fn interrupted_dump_is_started_over() {
     let (mut socket, theirs) = pair(PATIENCE);
     let mut attempt = 0;
