@@ -161,7 +161,7 @@ culvert() {
 
 # Whether every daemon is the wanted one, and ready.
 rolled_out() {
-    kubectl -n culvert rollout status daemonset culvert --timeout="${1:-120}s" >/dev/null
+    kubectl -n culvert rollout status daemonset culvert --timeout="${1:-300}s" >/dev/null
 }
 
 # import_images N: what a node would pull.

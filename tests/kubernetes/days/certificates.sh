@@ -2,15 +2,22 @@
 
 renew() {
     "$here/certificates"
-    "$here/control-plane" stop apiserver
-    "$here/control-plane" start apiserver
+    # All that have one are started anew, as the documents of Kubernetes say.
+    "$here/control-plane" stop apiserver controller-manager scheduler
+    "$here/control-plane" start apiserver controller-manager scheduler
+}
+has_token() {
+    kubectl -n culvert get secrets -o name | grep token
 }
 revoke() {
     local secrets
     # From Kubernetes 1.24 on tokens are those of a pod, and end with it.
     secrets=$(kubectl -n culvert get secrets -o name | grep token || true)
     # shellcheck disable=SC2086 # one argument each
-    [ -z "$secrets" ] || kubectl -n culvert delete $secrets >/dev/null
+    if [ -n "$secrets" ]; then
+        kubectl -n culvert delete $secrets >/dev/null
+        await 120 "new token" has_token
+    fi
     sleep 20
     kubectl -n culvert rollout restart daemonset culvert >/dev/null
     rolled_out

@@ -29,8 +29,8 @@ echo "| removal | nothing left on three nodes | | |"
 
 # And in again, with the pods that were there made anew.
 "$here/install" | kubectl apply -f - >/dev/null
-rolled_out 180
+rolled_out
 kubectl delete pod --all-namespaces --all --force --grace-period=0 >/dev/null 2>&1 || true
-rolled_out 180
+rolled_out
 kubectl -n days rollout status daemonset pod --timeout=120s >/dev/null
 await 60 "pods that talk" all_talk

@@ -8,7 +8,7 @@ rename() {
     "$here/certificates" "$2" 3
     "$here/node" kubelet 3 "$2"
     await 60 "Node $2" kubectl get node "$2"
-    rolled_out 180
+    rolled_out
     kubectl wait --for=condition=Ready "node/$2" --timeout=60s >/dev/null
 }
 # Other pods of its DaemonSet are there by now, unless one of the former name kept its address.
