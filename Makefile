@@ -74,8 +74,8 @@ compose-demo: compose-images ## Three nodes as containers, and their pods talkin
 
 # --- Test ------------------------------------------------------------------------------------------
 
-# Every build below is of the whole workspace, which chooses one set of features for each dependency:
-# building packages by name would build most dependencies again for each set.
+# Every build below is of the whole workspace with its tests, which chooses one set of features for
+# each dependency: building packages by name, or without tests, would build most dependencies again.
 
 # Where an engine is, its tests are part of all tests; CI is to have one, or to fail.
 COMPOSE_TESTS := $(if $(filter true,$(CI)),test-compose,$(shell (docker version || sudo -n docker version) >/dev/null 2>&1 && echo test-compose || echo without-compose))
@@ -85,8 +85,8 @@ test: lint test-unit test-root $(COMPOSE_TESTS) ## Everything that must pass bef
 	@echo "make test: everything passed"
 
 .PHONY: build
-build: ## Build for development
-	cargo build --workspace --locked
+build: ## Build for development, with the tests
+	cargo build --workspace --bins --tests --locked
 
 .PHONY: lint
 lint: ## Format, clippy and documentation, warnings as errors
@@ -121,7 +121,7 @@ test-root: ## Tests with devices and namespaces (SUITES="netns sources", TEST=pa
 test-compose: ## Nodes as containers: one script per behaviour (COMPOSE_TEST=name)
 	@deploy/prerequisites demo test compose
 	@$(MAKE) --no-print-directory dist
-	cargo build --workspace --locked --bin compose-tools
+	@$(MAKE) --no-print-directory build
 	export CULVERT_IMAGE=culvert:test-$$$$ CULVERT_NODE_IMAGE=culvert-node:test-$$$$; \
 	trap 'tests/compose/remove-images' EXIT; \
 	DIST=$(DIST) EXTRA=target/debug/compose-tools deploy/compose/build-images machine; \
