@@ -1,23 +1,27 @@
 # Node 3 is drained, its Node deleted, and registered anew by its kubelet: with another podCIDR. The
 # daemon waits until nobody holds an address of the former one, and names who does.
 
+# subnet NODE
 subnet() {
-    kubectl get node node3 -o 'jsonpath={.spec.podCIDR}'
+    kubectl get node "$1" -o 'jsonpath={.spec.podCIDR}'
+}
+has_subnet() {
+    [ -n "$(subnet "$1")" ]
 }
 replace() {
     local before
-    before=$(subnet)
+    before=$(subnet node3)
     kubectl drain node3 --ignore-daemonsets --delete-emptydir-data --force --timeout=120s >/dev/null 2>&1
     kubectl delete node node3 >/dev/null
     stop 3 kubelet
+    # Another Node gets what is free first, which is most likely what node3 had.
+    kubectl create -f - >/dev/null <<<'{"apiVersion": "v1", "kind": "Node", "metadata": {"name": "nobody"}}'
+    await 60 "podCIDR of another Node" has_subnet nobody
     "$here/node" kubelet 3
-    await 60 "Node node3" kubectl get node node3
-    # shellcheck disable=SC2317 # called by await
-    has_subnet() {
-        [ -n "$(subnet)" ]
-    }
-    await 60 "podCIDR of node3" has_subnet
-    echo "    podCIDR was $before, is $(subnet)"
+    await 60 "podCIDR of node3" has_subnet node3
+    kubectl delete node nobody >/dev/null
+    [ "$(subnet node3)" != "$before" ] || fail "node3 has the podCIDR that it had, $before"
+    echo "    podCIDR was $before, is $(subnet node3)"
 }
 loss "another Node deleted and registered" 1 2 replace
 # Its code is another one while the node is not ready.
