@@ -5,6 +5,7 @@
 //! so it is believed once nothing else was said for a while. Pure: time is an argument.
 
 use std::collections::BTreeMap;
+use std::mem;
 use std::time::{Duration, Instant};
 
 use culvert_policy::object::{Change, Key, Kind, Object};
@@ -27,6 +28,8 @@ pub(super) struct Missing {
     held: BTreeMap<Key, Object>,
     /// Since when there was no other answer.
     since: Option<Instant>,
+    /// Whether the last word on the kind is an error, which only a list takes back.
+    is_lost: bool,
 }
 
 impl Missing {
@@ -35,7 +38,7 @@ impl Missing {
     /// Begins with the objects that an earlier daemon was told of.
     pub(super) fn new(known: Vec<Object>) -> Self {
         let held = known.into_iter().map(|object| (object.key(), object)).collect();
-        Self { held, since: None }
+        Self { held, since: None, is_lost: false }
     }
 
     /// Takes note of what the server has told of the kind.
@@ -51,7 +54,7 @@ impl Missing {
                     }
                 }
             }
-            Told::Lost(..) => {}
+            Told::Lost(..) => self.is_lost = true,
         }
     }
 
@@ -59,7 +62,8 @@ impl Missing {
     /// `is_listed` says whether it has told a list.
     pub(super) fn answer(&mut self, now: Instant, is_listed: bool) -> (Vec<Told>, Duration) {
         if self.held.is_empty() {
-            let none = (!is_listed).then(|| Told::Listed(Self::KIND, Read::default()));
+            let is_news = !is_listed || mem::take(&mut self.is_lost);
+            let none = is_news.then(|| Told::Listed(Self::KIND, Read::default()));
             return (none.into_iter().collect(), BELIEVED);
         }
         let since = *self.since.get_or_insert(now);
@@ -120,6 +124,17 @@ mod tests {
         let (told, wait) = missing.answer(now, false);
         assert_eq!((listed(&told), is_lost(&told), wait), (Some(0), false, BELIEVED));
         assert!(missing.answer(now + BELIEVED, true).0.is_empty());
+    }
+
+    #[test]
+    fn server_that_was_away_is_said_to_be_back_where_the_kind_is_missing() {
+        let mut missing = Missing::new(Vec::new());
+        let now = clock::now();
+        missing.answer(now, false);
+        missing.note(&Told::Lost(Missing::KIND, "connecting: refused".to_owned()));
+        let (told, _) = missing.answer(now + BELIEVED, true);
+        assert_eq!((listed(&told), is_lost(&told)), (Some(0), false));
+        assert!(missing.answer(now + 2 * BELIEVED, true).0.is_empty());
     }
 
     #[test]
