@@ -68,22 +68,24 @@ impl Follower {
 
     async fn until(&mut self, is_so: impl Fn(&World) -> bool) {
         while !is_so(&self.world) {
-            let updates = tokio::time::timeout(LIMIT, self.source.next()).await;
-            let updates = updates.unwrap_or_else(|_| panic!("only told {:?}", self.updates));
-            for update in updates {
-                self.updates.push(update.clone());
-                match update {
-                    PolicyUpdate::Everything { objects, .. } => self.world.replace(objects),
-                    PolicyUpdate::Kind { kind, objects, .. } => {
-                        self.world.replace_kind(kind, objects);
+            self.hear().await;
+        }
+    }
+
+    async fn hear(&mut self) {
+        let updates = tokio::time::timeout(LIMIT, self.source.next()).await;
+        let updates = updates.unwrap_or_else(|_| panic!("only told {:?}", self.updates));
+        for update in updates {
+            self.updates.push(update.clone());
+            match update {
+                PolicyUpdate::Everything { objects, .. } => self.world.replace(objects),
+                PolicyUpdate::Kind { kind, objects, .. } => self.world.replace_kind(kind, objects),
+                PolicyUpdate::Changes { changes, .. } => {
+                    for change in changes {
+                        self.world.apply(change);
                     }
-                    PolicyUpdate::Changes { changes, .. } => {
-                        for change in changes {
-                            self.world.apply(change);
-                        }
-                    }
-                    PolicyUpdate::Refused(_) | PolicyUpdate::Lost { .. } => {}
                 }
+                PolicyUpdate::Refused(_) | PolicyUpdate::Lost { .. } => {}
             }
         }
     }
@@ -127,6 +129,24 @@ async fn versions_that_are_forgotten_are_followed_by_new_lists() {
         .iter()
         .filter(|update| matches!(update, PolicyUpdate::Kind { kind: Kind::Pod, .. }));
     assert!(lists.count() <= 1, "{:?}", follower.updates);
+}
+
+#[tokio::test]
+async fn a_list_without_an_end_is_said_to_have_none_and_asked_for_again() {
+    let server = cluster();
+    let mut follower = Follower::start(&server).await;
+    server.endless(Some(PODS));
+    follower.source.reload();
+    let is_said = |update: &PolicyUpdate| {
+        let PolicyUpdate::Lost { kind: Some(Kind::Pod), why } = update else { return false };
+        why.contains("listing pods: no end")
+    };
+    while !follower.updates.iter().any(is_said) {
+        follower.hear().await;
+    }
+    server.put_other(PODS, pod("new", "node3", "10.244.3.2"));
+    server.endless(None);
+    follower.until(|world| world.pods().count() == 3).await;
 }
 
 #[tokio::test]

@@ -1,5 +1,6 @@
 //! Calls to the API server, each with a limit on its time.
 
+use std::io;
 use std::path::{Path, PathBuf};
 use std::pin::pin;
 use std::time::Duration;
@@ -8,7 +9,7 @@ use culvert_claims::kubernetes::{Node, Patch, TIMES, Watched};
 use culvert_node::bounded_file;
 use futures_util::future::BoxFuture;
 use futures_util::stream::{self, BoxStream};
-use futures_util::{AsyncReadExt as _, StreamExt as _};
+use futures_util::{AsyncRead, AsyncReadExt as _, StreamExt as _};
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::TokioExecutor;
 use kube::Client;
@@ -30,6 +31,12 @@ const CONNECT_PATIENCE: Duration = Duration::from_secs(5);
 
 /// Nodes in one answer, as other clients ask for.
 const PAGE: u32 = 500;
+
+/// Pages of one list at most: a million objects, of which the largest clusters have fewer.
+const PAGES: usize = 2_000;
+
+/// Largest page. etcd takes no object of more than 1.5 MiB.
+const LARGEST: u64 = PAGE as u64 * (2 << 20);
 
 /// How long the server keeps a watch open before we ask again. A server that stands still is
 /// noticed when that has passed, and [`GRACE`] with it.
@@ -88,6 +95,8 @@ pub(in crate::control) enum CallError {
     Request { what: &'static str, error: kube::core::request::Error },
     #[error("{what}: no answer in {PATIENCE:?}")]
     Late { what: &'static str },
+    #[error("{what}: no end after {PAGES} pages; look at the API server, or what is between")]
+    Endless { what: &'static str },
     #[error("the watch neither tells nor ends")]
     Silent,
     #[error("the API server sent a node without a version")]
@@ -232,7 +241,7 @@ impl Api {
         // A page is long, and one place does for all.
         let mut text = Vec::new();
         let mut params = ListParams::default().limit(PAGE);
-        loop {
+        for _page in 0..PAGES {
             self.text(what, all.list(&params), &mut text).await?;
             let page = read(&text).map_err(|it| refused(what, kube::Error::SerdeError(it)))?;
             match page.r#continue.filter(|token| !token.is_empty()) {
@@ -240,6 +249,7 @@ impl Api {
                 None => return Ok(page.resource_version),
             }
         }
+        Err(CallError::Endless { what })
     }
 
     /// The changes of objects of a kind after `version`.
@@ -357,13 +367,13 @@ impl Api {
         let request = request.map_err(|error| CallError::Request { what, error })?;
         text.clear();
         let read = async {
-            let mut answer = pin!(self.client.request_stream(request).await?);
-            let read = answer.read_to_end(text).await;
+            let answer = pin!(self.client.request_stream(request).await?);
+            let read = whole(answer, LARGEST, text).await;
             read.map_err(|error| kube::Error::Service(error.into()))
         };
         let read = tokio::time::timeout(PATIENCE, read).await;
         let read = read.map_err(|_| CallError::Late { what })?;
-        read.map(drop).map_err(|error| refused(what, error))
+        read.map_err(|error| refused(what, error))
     }
 
     async fn call<T: DeserializeOwned>(
@@ -376,6 +386,15 @@ impl Api {
         let answer = answer.map_err(|_| CallError::Late { what })?;
         answer.map_err(|error| refused(what, error))
     }
+}
+
+/// Reads an answer to its end, if it has fewer than `most` bytes.
+async fn whole(answer: impl AsyncRead + Unpin, most: u64, text: &mut Vec<u8>) -> io::Result<()> {
+    if answer.take(most).read_to_end(text).await? as u64 == most {
+        let problem = format!("an answer of {most} bytes or more");
+        return Err(io::Error::new(io::ErrorKind::FileTooLarge, problem));
+    }
+    Ok(())
 }
 
 /// What `events` tell, and `gone` where they end without a word because the server has not come to
@@ -461,5 +480,21 @@ impl CallError {
         let kube::Error::Api(status) = error.as_ref() else { return Duration::ZERO };
         let asked = status.details.as_ref().map(|details| details.retry_after_seconds);
         Duration::from_secs(asked.unwrap_or_default().min(LONGEST).into())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn answer_without_an_end_is_not_kept() {
+        let mut text = Vec::new();
+        whole(&b"{}"[..], 3, &mut text).await.unwrap();
+        assert_eq!(text, b"{}");
+        let endless = futures_util::io::repeat(b' ');
+        let error = whole(endless, 1 << 16, &mut text).await.unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::FileTooLarge);
+        assert!(error.to_string().contains("65536 bytes"), "{error}");
     }
 }

@@ -37,6 +37,8 @@ struct Cluster {
     refuse: usize,
     /// Whether watches are told byte by byte.
     slow: bool,
+    /// The list of which there is always another page.
+    endless: Option<&'static str>,
     /// Who asked for nodes (`User-Agent`).
     agents: BTreeSet<String>,
     lists: usize,
@@ -261,6 +263,11 @@ impl ApiServer {
         self.change(|cluster| cluster.slow = slow);
     }
 
+    /// Has there always be another page of `list`.
+    pub fn endless(&self, list: Option<&'static str>) {
+        self.change(|cluster| cluster.endless = list);
+    }
+
     /// How often nodes were listed and watched.
     pub fn asked(&self) -> (usize, usize) {
         let cluster = self.shared.cluster.lock().unwrap();
@@ -419,6 +426,9 @@ async fn list_or_watch_others(
     let mut metadata = json!({"resourceVersion": cluster.version.to_string()});
     if let (Some(_more), Some((last, _))) = (rest.next(), items.last()) {
         metadata["continue"] = json!(last);
+    }
+    if cluster.endless == Some(&*list) {
+        metadata["continue"] = json!("more");
     }
     let items: Vec<&Value> = items.into_iter().map(|(_, item)| item).collect();
     Json(json!({"metadata": metadata, "items": items})).into_response()
