@@ -175,7 +175,7 @@ impl Keeper {
                 PolicyUpdate::Refused(_) | PolicyUpdate::Lost { .. } => continue,
             };
             self.complain(&findings);
-            self.untold.news.push(news);
+            self.untold.hear(news);
             self.call_for_round();
         }
         let error = self.source_errors.first();

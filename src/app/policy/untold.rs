@@ -26,6 +26,19 @@ impl Untold {
         self.news.len() < MOST
     }
 
+    /// Takes what a source tells. A list takes the place of those that it makes old: they may be
+    /// of a whole cluster each.
+    pub(super) fn hear(&mut self, news: News) {
+        match &news {
+            News::All(_) => self.news.clear(),
+            News::Kind(kind, _) => {
+                self.news.retain(|old| !matches!(old, News::Kind(of, _) if of == kind));
+            }
+            News::Changed(_) => {}
+        }
+        self.news.push(news);
+    }
+
     /// Tells the thread, on which this runs.
     pub(super) fn tell(self, policies: &mut Policies) {
         let Self { news, nodes, left, missed } = self;
@@ -40,5 +53,32 @@ impl Untold {
         if let Err(error) = forgotten {
             tracing::warn!(error = format!("{error:#}"), "a pod that left is remembered");
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use culvert_policy::object::{Change, Key, Kind};
+
+    use super::*;
+
+    #[test]
+    fn lists_that_are_told_again_and_again_while_the_thread_is_busy_do_not_pile_up() {
+        let mut untold = Untold::default();
+        let change = || News::Changed(vec![Change::Delete(Key::Namespace("a".into()))]);
+        for _again in 0..100 {
+            untold.hear(News::Kind(Kind::Pod, Vec::new()));
+            untold.hear(News::Kind(Kind::Node, Vec::new()));
+        }
+        untold.hear(change());
+        untold.hear(News::Kind(Kind::Pod, Vec::new()));
+        let told = untold.news.as_slice();
+        let [News::Kind(Kind::Node, _), News::Changed(_), News::Kind(Kind::Pod, _)] = told else {
+            panic!("{told:?}")
+        };
+        untold.hear(News::All(Vec::new()));
+        untold.hear(change());
+        let told = untold.news.as_slice();
+        assert!(matches!(told, [News::All(_), News::Changed(_)]), "{told:?}");
     }
 }
