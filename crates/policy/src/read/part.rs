@@ -253,6 +253,31 @@ mod tests {
     }
 
     #[test]
+    fn document_is_what_any_reader_of_json_reads() {
+        let read = |text: &[u8]| {
+            let mut deserializer = serde_json::Deserializer::from_slice(text);
+            ALL.deserialize(&mut deserializer).map(|document| Value::from(&document)).ok()
+        };
+        let deep = |depth| format!("{}{}", "[".repeat(depth), "]".repeat(depth)).into_bytes();
+        let texts: [&[u8]; 11] = [
+            br#""\u0061\n\ud83d\ude00\"\\""#,
+            br#"{"a":1,"b":2,"\u0061":3,"c":{"a":[]},"a":4,"":null}"#,
+            b"[0,-0,-1,1.5,1e3,9223372036854775808,18446744073709551616,-9223372036854775809]",
+            b"[1e999]",
+            br#""\ud83d""#,
+            br#"{"\ud83d":1}"#,
+            b"\"\xff\"",
+            b"{\"\xff\":1}",
+            br#"{"a":1"#,
+            &deep(100),
+            &deep(10_000),
+        ];
+        for text in texts {
+            assert_eq!(read(text), serde_json::from_slice(text).ok(), "{text:?}");
+        }
+    }
+
+    #[test]
     fn what_nobody_reads_is_not_kept() {
         let node = json!({
             "metadata": { "name": "node1", "managedFields": [] },
