@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use culvert::config::{Config, Overrides};
 use culvert::control::policy::{PolicySource, PolicyUpdate};
-use culvert_policy::World;
-use culvert_policy::object::Kind;
+use culvert_policy::object::{Kind, Object};
+use culvert_policy::{World, read};
 use serde_json::{Value, json};
 use source_servers::api_server::{
     ApiServer, CLUSTER_POLICIES, NAMESPACES, NETWORK_POLICIES, PODS, node,
@@ -30,6 +30,16 @@ fn policy(name: &str) -> Value {
     json!({"metadata": {"namespace": "shop", "name": name}, "spec": {"podSelector": {}}})
 }
 
+fn cluster_policy(name: &str) -> Value {
+    json!({
+        "metadata": {"name": name},
+        "spec": {
+            "tier": "Admin", "priority": 1, "subject": {"namespaces": {}},
+            "egress": [{"action": "Accept", "to": [{"domainNames": ["example.com"]}]}],
+        },
+    })
+}
+
 fn cluster() -> ApiServer {
     let server = ApiServer::start();
     server.put(node(1, "10.244.1.0/24"));
@@ -50,6 +60,11 @@ struct Follower {
 
 impl Follower {
     async fn start(server: &ApiServer) -> Self {
+        Self::start_with(server, Vec::new()).await
+    }
+
+    /// Starts where these ClusterNetworkPolicies are in force.
+    async fn start_with(server: &ApiServer, known: Vec<Object>) -> Self {
         let directory = TempDir::with_prefix("culvert-policies-").unwrap();
         let kubeconfig = directory.path().join(KUBECONFIG);
         fs::write(&kubeconfig, server.kubeconfig()).unwrap();
@@ -59,7 +74,7 @@ impl Follower {
             kubeconfig.display()
         );
         let config = Config::parse(Path::new("test"), &text, &Overrides::default()).unwrap();
-        let source = PolicySource::start(&config, Vec::new());
+        let source = PolicySource::start(&config, known);
         let world = World::default();
         let mut follower = Self { source, world, updates: Vec::new(), directory };
         follower.until(|world| world.network_policies().count() > 0).await;
@@ -214,14 +229,7 @@ async fn a_pod_that_nobody_has_told_of_is_looked_up() {
 #[tokio::test]
 async fn policies_of_the_cluster_are_followed_where_it_has_them() {
     let server = cluster();
-    let policy = json!({
-        "metadata": {"name": "admin"},
-        "spec": {
-            "tier": "Admin", "priority": 1, "subject": {"namespaces": {}},
-            "egress": [{"action": "Accept", "to": [{"domainNames": ["example.com"]}]}],
-        },
-    });
-    server.put_other(CLUSTER_POLICIES, policy);
+    server.put_other(CLUSTER_POLICIES, cluster_policy("admin"));
     let follower = Follower::start(&server).await;
     assert_eq!(follower.world.cluster_policies().count(), 1);
     let Some(PolicyUpdate::Everything { findings, .. }) = follower.updates.first() else {
@@ -229,4 +237,20 @@ async fn policies_of_the_cluster_are_followed_where_it_has_them() {
     };
     assert_eq!(findings.len(), 1, "{findings:?}");
     assert!(findings[0].to_string().contains("names of domains are not supported"));
+}
+
+#[tokio::test]
+async fn a_server_that_does_not_know_a_kind_is_not_the_only_one_that_is_asked() {
+    let (behind, other) = (cluster(), cluster());
+    let known = read::item(Kind::ClusterNetworkPolicy, &cluster_policy("admin")).objects;
+    let mut follower = Follower::start_with(&behind, known).await;
+    assert_eq!(follower.world.cluster_policies().count(), 1);
+    // What leads to several servers leads to another one with the next connection.
+    other.put_other(CLUSTER_POLICIES, cluster_policy("admin"));
+    other.put_other(CLUSTER_POLICIES, cluster_policy("second"));
+    fs::write(follower.directory.path().join(KUBECONFIG), other.kubeconfig()).unwrap();
+    // Before a watch that the other kinds have is over: what goes on is no reason to turn
+    // elsewhere.
+    let turned = follower.until(|world| world.cluster_policies().count() == 2);
+    tokio::time::timeout(LIMIT / 2, turned).await.unwrap();
 }

@@ -102,6 +102,11 @@ impl Connection {
     async fn forget(&self, api: &Arc<Api>) {
         self.api.lock().await.take_if(|known| Arc::ptr_eq(known, api));
     }
+
+    /// Whoever asks next may get another server: of several, a connection stays with one.
+    async fn turn_elsewhere(&self) {
+        *self.api.lock().await = None;
+    }
 }
 
 /// Follows every kind until somebody asks for everything anew; none if nobody listens.
@@ -265,6 +270,9 @@ impl Follower {
                     Some(missing) if error.code() == Some(MISSING) => {
                         let (told, wait) = missing.lock().await.answer(clock::now(), is_listed);
                         is_listed = true;
+                        if wait == missing::DOUBTED {
+                            self.connection.turn_elsewhere().await;
+                        }
                         for told in told {
                             let _ = self.told.send(told).await;
                         }

@@ -18,7 +18,7 @@ use super::Told;
 const BELIEVED_AFTER: Duration = Duration::from_secs(300);
 
 /// How long until the server is asked again: while it is doubted, and when it is believed.
-const DOUBTED: Duration = Duration::from_secs(10);
+pub(super) const DOUBTED: Duration = Duration::from_secs(10);
 const BELIEVED: Duration = Duration::from_secs(60);
 
 /// What is known of a kind without which a cluster may be.
