@@ -285,8 +285,11 @@ impl<P: Protocol> Socket<P> {
         let mut whole = true;
         loop {
             let answers = match self.receive(deadline) {
+                // kernel: it goes on with the listing, and until the end of that is read it refuses
+                // another one on this socket.
                 Err(error) if error.raw_os_error() == Some(Errno::NOBUFS.raw_os_error()) => {
-                    return Ok(false);
+                    whole = false;
+                    continue;
                 }
                 other => other.map_err(|error| request.failed(error))?,
             };

@@ -80,11 +80,12 @@ fn kernel_that_does_not_answer_holds_nobody_up() {
 #[test]
 fn answers_to_earlier_requests_hold_nobody_up() {
     let (mut socket, theirs) = pair(SHORT);
-    let flood = thread::spawn(move || {
-        // Until the other end is closed.
-        while send(&theirs, &new_link(u32::MAX, 0), SendFlags::NOSIGNAL).is_ok() {}
-    });
     let before = now();
+    let flood = thread::spawn(move || {
+        // Until the other end is closed, or has taken it for too long.
+        let old = new_link(u32::MAX, 0);
+        while before.elapsed() < 40 * SHORT && send(&theirs, &old, SendFlags::NOSIGNAL).is_ok() {}
+    });
     assert!(socket.dump(&links()).unwrap_err().is_interrupted());
     assert!(before.elapsed() < 20 * SHORT);
     drop(socket);
@@ -126,6 +127,19 @@ fn interrupted_dump_is_started_over() {
     server.join().unwrap();
 }
 
+/// kernel: what finds no room in the receive buffer is lost, and the next call is told.
+#[test]
+fn listing_is_started_over_when_answers_were_lost() {
+    let mut socket = Socket::<Rtnetlink>::open().unwrap();
+    sockopt::set_socket_recv_buffer_size(&socket.kernel, 1).unwrap();
+    let question = socket.prepare(&crate::link_by_name("no/such"), NLM_F_ACK);
+    for _ in 0..10 {
+        socket.send(&question).unwrap();
+    }
+    sockopt::set_socket_recv_buffer_size(&socket.kernel, 1 << 17).unwrap();
+    assert!(!socket.dump(&links()).unwrap().is_empty());
+}
+
 #[test]
 fn objects_that_never_rest_are_an_interruption() {
     let (mut socket, theirs) = pair(PATIENCE);
@@ -136,6 +150,19 @@ fn objects_that_never_rest_are_an_interruption() {
     assert_eq!(error.to_string(), text);
     drop(socket);
     server.join().unwrap();
+}
+
+/// What is missing might be what was asked for.
+#[test]
+fn answer_that_has_no_room_is_a_failure() {
+    let (mut socket, theirs) = pair(SHORT);
+    let first_sequence = 1;
+    let objects = new_link(first_sequence, 0).repeat(BUFFER_BYTES / 32 + 1);
+    send(&theirs, &objects, SendFlags::empty()).unwrap();
+    let text = socket.dump(&links()).unwrap_err().to_string();
+    let expected = "cannot list devices: the kernel's answer has 32800 bytes, more than the 32768 \
+                    there is room for";
+    assert_eq!(text, expected);
 }
 
 #[test]
