@@ -98,6 +98,13 @@ fn only_a_peer_is_answered_and_only_from_bridge_to_bridge() {
 fn what_has_the_bit_and_is_no_message_is_dropped_for_its_flags() {
     let flags = [(DropReason::Header(overlay_proto::DecodeError::Flags), 1)];
     let (mut bench, ..) = bench();
+    // A pod's packet behind the bit accuses nobody of another's address.
+    let packet = Spec::incoming(Family::V4, false, vec![1; 100]).build();
+    let header = Codec::default().oam_header(vni(), Family::V4).unwrap();
+    arrives(&mut bench, 2, &[header.as_slice(), &packet].concat());
+    bench.run();
+    assert_eq!((bench.drops(), bench.tun.written.len()), (flags.to_vec(), 0));
+    let (mut bench, ..) = self::bench();
     let mut frame = frame(question(9, 0), ends(Family::V4, 2, 1), 0, None);
     *frame.last_mut().unwrap() ^= 1;
     arrives(&mut bench, 2, &frame);
@@ -159,10 +166,12 @@ fn a_question_about_a_packet_is_left_to_control() {
 
 #[test]
 fn an_echo_reply_of_this_daemon_is_taken_while_it_is_waited_for_and_no_other() {
-    let reply = |identifier| {
+    let bridges = ends(Family::V4, 2, 1);
+    let pod = Ends { destination: "10.244.1.5".parse().unwrap(), ..bridges };
+    let reply = |identifier, ends| {
         let echo = Echo { identifier, sequence: 9, nonce: NONCE };
         let mut packet = vec![0; 100];
-        let len = echo.write(ends(Family::V4, 2, 1), &mut packet).unwrap();
+        let len = echo.write(ends, &mut packet).unwrap();
         packet.truncate(len);
         packet[20] = 0;
         let sum = u16::from_be_bytes([packet[22], packet[23]]);
@@ -171,16 +180,24 @@ fn an_echo_reply_of_this_daemon_is_taken_while_it_is_waited_for_and_no_other() {
         let header = Codec::default().header(vni(), Family::V4);
         [header.as_slice(), &packet].concat()
     };
-    for (identifier, echoes, is_taken) in
-        [(0x4242, true, true), (0x4243, true, false), (0x4242, false, false)]
-    {
+    for (identifier, ends, echoes, is_taken) in [
+        (0x4242, bridges, true, true),
+        (0x4243, bridges, true, false),
+        // A pod's `ping` may have this number, too.
+        (0x4242, pod, true, false),
+        (0x4242, bridges, false, false),
+    ] {
         let (mut bench, _probes, mut arrivals) = bench();
         bench.table.peers()[0].paths.set_echoes(echoes);
-        arrives(&mut bench, 2, &reply(identifier));
+        arrives(&mut bench, 2, &reply(identifier, ends));
         bench.run();
         let arrived = arrivals.try_recv();
         assert_eq!(matches!(arrived, Ok(ProbeArrival::Echo { .. })), is_taken);
-        assert_eq!(bench.tun.written.len(), usize::from(!is_taken), "{identifier:x} {echoes}");
+        assert_eq!(
+            bench.tun.written.len(),
+            usize::from(!is_taken),
+            "{identifier:x} {ends:?} {echoes}"
+        );
     }
 }
 

@@ -218,3 +218,80 @@ fn datagrams_of_no_node_for_no_session_begin_nothing() {
     assert!(net.settle().is_empty());
     assert_eq!(net.node(1).drops(), [(DropReason::UnknownSpi, 50)]);
 }
+
+/// To look at a MAC costs more than to receive it.
+#[test]
+fn handshakes_that_arrive_at_once_are_looked_at_so_many_and_no_more() {
+    for (forgeries, is_answered) in [(9_999, true), (10_000, false)] {
+        let mut net = Net::new(&Setup::default());
+        net.node(2).pod_sends(&PLAIN, &udp(2, 1, vec![8; 50]).build());
+        let init = net.turn().into_iter().find(Flight::is_handshake).expect("an INIT");
+        let mut bytes = init.bytes.clone();
+        *bytes.last_mut().unwrap() ^= 1;
+        let forged = init.with(bytes);
+        for _ in 0..forgeries {
+            net.deliver(&forged);
+        }
+        let answers = |net: &mut Net| {
+            net.deliver(&init);
+            net.turn().iter().any(|flight| flight.from == 1)
+        };
+        assert_eq!(answers(&mut net), is_answered, "after {forgeries}");
+        net.now += Duration::from_micros(10);
+        assert!(answers(&mut net), "one more after a while");
+    }
+}
+
+/// Handshakes wait in the same short queue.
+#[test]
+fn datagrams_for_unknown_sessions_leave_room_for_handshakes() {
+    let setup = Setup::default();
+    let mut net = Net::established(&setup);
+    let (unknown, _) = on_its_way(&mut net);
+    net.restart(1, &setup);
+    net.restart(3, &setup);
+    net.node(3).pod_sends(&PLAIN, &udp(3, 1, vec![8; 50]).build());
+    let init = net.turn().into_iter().find(Flight::is_handshake).expect("an INIT");
+    for _ in 0..1000 {
+        net.deliver(&unknown);
+    }
+    net.deliver(&init);
+    let said = net.turn();
+    let told: Vec<_> = said.iter().filter(|flight| flight.from == 1).map(|it| it.to).collect();
+    assert_eq!(told, [sealed_port_of(2), sealed_port_of(3)], "an INIT, and an answer");
+}
+
+#[test]
+fn strangers_keep_no_restarted_node_from_beginning() {
+    let setup = Setup::default();
+    let mut net = Net::established(&setup);
+    let (unknown, _) = on_its_way(&mut net);
+    net.restart(1, &setup);
+    let stranger = MemoryTrain {
+        peer: "192.0.2.1:4500".parse().unwrap(),
+        bucket: 0,
+        ecn: Ecn::NotEct,
+        segment_size: None,
+        bytes: unknown.bytes.clone().into(),
+    };
+    net.node(1).threads[0].underlay.sealed.extend(vec![stranger; 1000]);
+    net.deliver(&unknown);
+    let said = net.turn();
+    let [init] = &said[..] else { panic!("{} datagrams", said.len()) };
+    assert_eq!((init.from, init.to, init.is_handshake()), (1, sealed_port_of(2), true));
+}
+
+/// What is longer than any datagram may be is not looked into, whatever it begins with.
+#[test]
+fn a_datagram_that_was_cut_off_is_dropped_for_that() {
+    let mut net = Net::established(&Setup::default());
+    let (flight, _) = on_its_way(&mut net);
+    for marker in [flight.bytes[..4].to_vec(), vec![0; 4]] {
+        let mut bytes = flight.bytes.clone();
+        bytes.resize(70_000, 1);
+        bytes[..4].copy_from_slice(&marker);
+        net.deliver(&flight.with(bytes));
+        net.settle();
+    }
+    assert_eq!(net.node(1).drops(), [(DropReason::DatagramTruncated, 2)]);
+}

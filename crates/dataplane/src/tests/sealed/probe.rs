@@ -56,6 +56,31 @@ fn a_question_and_its_answer_are_sealed_and_reach_no_pod() {
     }
 }
 
+/// Sealed, only addresses tell what nodes say from what pods say.
+#[test]
+fn a_pod_passes_for_no_node_and_gets_whatever_is_sent_to_it() {
+    let [bridge_of, pod_of] =
+        [1, 2].map(|host| move |node: u8| IpAddr::from([10, 244, node, host]));
+    for (source, destination) in
+        [(pod_of(2), bridge_of(1)), (bridge_of(2), pod_of(1)), (pod_of(2), pod_of(1))]
+    {
+        let mut net = Net::established(&Setup::default());
+        let (probes, mut arrivals) = Probes::new(1);
+        net.node(1).threads[0].ingress.reflect(probes);
+        let ends = Ends { source, destination };
+        let question = Question { sequence: 9, ..Question::default() };
+        let mut packets = [vec![0; 500], vec![0; 500]];
+        question.write(ends, None, 500, &mut packets[0]).unwrap();
+        let len = question.answer(64).write(ends, None, &mut packets[1]).unwrap();
+        packets[1].truncate(len);
+        packets.iter().for_each(|packet| net.node(2).pod_sends(&PLAIN, packet));
+        let said = net.settle();
+        assert!(said.iter().all(|flight| flight.from == 2), "{ends:?} is answered");
+        assert_eq!(net.node(1).delivered(), packets);
+        assert!(arrivals.try_recv().is_err(), "{ends:?} is taken for a node");
+    }
+}
+
 #[test]
 fn without_a_session_one_is_asked_for_and_nothing_leaves_in_plain() {
     let mut net = Net::new(&Setup::default());
