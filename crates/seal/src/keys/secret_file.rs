@@ -43,7 +43,7 @@ pub(super) fn read(path: &Path, remedy: &'static str) -> Result<Secret, Error> {
         problem: problem.to_owned(),
         remedy,
     };
-    let mut file = open(path)?;
+    let mut file = open(path, rustix::process::geteuid().as_raw())?;
     let mut text = Zeroizing::new([0; READ_LEN]);
     let mut len = 0;
     while len < text.len() {
@@ -75,8 +75,9 @@ pub(super) fn read(path: &Path, remedy: &'static str) -> Result<Secret, Error> {
     Ok(secret)
 }
 
-/// Opens a regular file that only its owner may use, without waiting for anybody.
-fn open(path: &Path) -> Result<File, Error> {
+/// Opens a regular file that only its owner may use, who is root or the user `ours`, without
+/// waiting for anybody.
+fn open(path: &Path, ours: u32) -> Result<File, Error> {
     let flags = OFlags::NONBLOCK | OFlags::NOCTTY;
     let file = OpenOptions::new()
         .read(true)
@@ -87,7 +88,6 @@ fn open(path: &Path) -> Result<File, Error> {
     if !metadata.is_file() {
         return Err(Error::NotRegular { path: path.to_owned() });
     }
-    let ours = rustix::process::geteuid().as_raw();
     if ![0, ours].contains(&metadata.uid()) {
         return Err(Error::Owner { path: path.to_owned(), owner: metadata.uid(), ours });
     }
@@ -229,6 +229,24 @@ mod tests {
         for mode in [0o600, 0o400] {
             write(&path, GOOD.as_bytes(), mode);
             assert!(read(&path, "").is_ok());
+        }
+    }
+
+    #[test]
+    fn what_another_user_may_change_is_refused() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("psk");
+        write(&path, GOOD.as_bytes(), 0o600);
+        let mut owner = fs::metadata(&path).unwrap().uid();
+        if owner == 0 {
+            assert!(open(&path, 7).is_ok(), "root may");
+            owner = 7;
+            std::os::unix::fs::chown(&path, Some(owner), None).unwrap();
+        }
+        assert!(open(&path, owner).is_ok());
+        for ours in [0, owner + 1] {
+            let error = open(&path, ours).unwrap_err();
+            assert!(matches!(error, Error::Owner { owner: of, .. } if of == owner), "{error}");
         }
     }
 

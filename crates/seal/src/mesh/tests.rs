@@ -3,6 +3,7 @@
 mod crowd;
 mod load;
 mod recorded;
+mod untrue;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -445,6 +446,15 @@ fn the_first_psk_is_used_and_all_are_taken() {
     assert!(strangers.iter().all(|node| !node.is_up()));
     let state = strangers[0].link.state().unwrap();
     assert_eq!((state.last_failure, state.session), (Some(Failure::WrongPsk), None));
+}
+
+/// Else whoever sends a node's own words back to it passes for the peer.
+#[test]
+fn a_peer_with_this_nodes_own_key_is_spoken_to_by_nobody() {
+    let now = start();
+    let mut nodes = nodes(now);
+    nodes[0].know(&[1], now);
+    assert_eq!(nodes[0].want(now), Vec::<Vec<u8>>::new());
 }
 
 #[test]

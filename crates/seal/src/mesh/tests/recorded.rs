@@ -43,6 +43,21 @@ fn recorded_inits_keep_no_restarted_node_from_beginning() {
     }
 }
 
+/// Each answer is a datagram, and one to an old INIT costs an agreement before.
+#[test]
+fn recorded_inits_are_answered_so_many_times_and_no_more() {
+    let now = start();
+    let (inits, _) = recorded(2, now);
+    let mut node = Node::new(2, now, vec![Psk::none()]);
+    assert_eq!(message(&node.take(&inits[1], now)[0]), Some(Message::Response));
+    assert_eq!(message(&node.take(&inits[0], now)[0]), Some(Message::Stale));
+    for (number, init) in inits.iter().enumerate() {
+        let moment = now + Duration::from_secs(1 + u64::try_from(number).unwrap());
+        let answers = (0..1000).map(|_| node.take(init, moment).len()).sum::<usize>();
+        assert_eq!(answers, 4, "INIT {number}");
+    }
+}
+
 /// An answer is of one INIT, which is found out by agreements.
 #[test]
 fn a_recorded_answer_is_looked_at_once_and_of_many_so_many() {
