@@ -9,7 +9,6 @@
 use std::fs;
 use std::io;
 use std::net::{IpAddr, SocketAddr, UdpSocket};
-use std::os::fd::AsFd as _;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -20,13 +19,12 @@ use culvert_node::node_file::gateway;
 use etherparse::PacketBuilder;
 use ipnet::IpNet;
 use overlay_proto::{Family, InnerPacket};
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use socket2::{SockRef, Socket};
 
 use super::facts::{Answer, Asked, Expected, Question, Sizes};
 use crate::observe::PeerStatus;
-use crate::platform::knock::{NOBODYS_PORT, connect};
+use crate::platform::knock::{NOBODYS_PORT, answered, connect};
 
 /// Peers whose every path is asked, and whose addresses; of more, each gets two questions.
 pub(super) const FEW: usize = 16;
@@ -233,19 +231,8 @@ fn wait_for_all(pending: &mut [Pending], since: Instant) {
         if waiting.is_empty() || left.is_zero() {
             return;
         }
-        let ready: Vec<bool> = {
-            let mut polled: Vec<PollFd<'_>> = waiting
-                .iter()
-                .filter_map(|one| one.socket.as_ref())
-                .map(|socket| PollFd::from_borrowed_fd(socket.as_fd(), PollFlags::OUT))
-                .collect();
-            let timeout = Timespec::try_from(left).ok();
-            match poll(&mut polled, timeout.as_ref()) {
-                Ok(_) | Err(rustix::io::Errno::INTR) => {}
-                Err(_) => return,
-            }
-            polled.iter().map(|one| !one.revents().is_empty()).collect()
-        };
+        let sockets = waiting.iter().filter_map(|one| one.socket.as_ref());
+        let Some(ready) = answered(sockets, left) else { return };
         for (one, _) in waiting.iter_mut().zip(ready).filter(|(_, is_ready)| *is_ready) {
             one.conclude();
         }

@@ -60,6 +60,21 @@ impl Knock {
     }
 }
 
+/// Which of these connections are open or refused, once one is or `patience` is at its end; none if
+/// they cannot be waited for.
+pub(crate) fn answered<'s>(
+    sockets: impl Iterator<Item = &'s Socket>,
+    patience: Duration,
+) -> Option<Vec<bool>> {
+    let polled = sockets.map(|socket| PollFd::from_borrowed_fd(socket.as_fd(), PollFlags::OUT));
+    let mut polled: Vec<PollFd<'_>> = polled.collect();
+    match poll(&mut polled, Timespec::try_from(patience).ok().as_ref()) {
+        Ok(_) | Err(rustix::io::Errno::INTR) => {}
+        Err(_) => return None,
+    }
+    Some(polled.iter().map(|one| !one.revents().is_empty()).collect())
+}
+
 /// Waits until all are answered or `patience` is at its end.
 pub(crate) fn settle(mut pending: Vec<&mut Knock>, patience: Duration) {
     let since: Instant = clock::now();
@@ -69,18 +84,8 @@ pub(crate) fn settle(mut pending: Vec<&mut Knock>, patience: Duration) {
         if pending.is_empty() || left.is_zero() {
             return;
         }
-        let ready: Vec<bool> = {
-            let mut polled: Vec<PollFd<'_>> = pending
-                .iter()
-                .filter_map(|one| one.socket.as_ref())
-                .map(|socket| PollFd::from_borrowed_fd(socket.as_fd(), PollFlags::OUT))
-                .collect();
-            match poll(&mut polled, Timespec::try_from(left).ok().as_ref()) {
-                Ok(_) | Err(rustix::io::Errno::INTR) => {}
-                Err(_) => return,
-            }
-            polled.iter().map(|one| !one.revents().is_empty()).collect()
-        };
+        let sockets = pending.iter().filter_map(|one| one.socket.as_ref());
+        let Some(ready) = answered(sockets, left) else { return };
         for (one, _) in pending.iter_mut().zip(ready).filter(|(_, is_ready)| *is_ready) {
             one.conclude();
         }

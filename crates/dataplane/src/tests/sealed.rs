@@ -311,30 +311,27 @@ fn require_gives_those_nothing_who_have_no_key() {
         assert_eq!((reply[icmp], reply[icmp + 1]), expected);
     }
     assert_eq!(net.node(1).drops(), [(DropReason::NoKey, 2)]);
-    let plain = Flight {
+    net.deliver(&plain());
+    net.settle();
+    assert_eq!(net.node(1).drops(), [(DropReason::PlaintextRefused, 1), (DropReason::NoKey, 2)]);
+}
+
+/// What node 2 sends node 1 without sealing it.
+fn plain() -> Flight {
+    Flight {
         from: 2,
         to: underlay_of(1),
         ecn: Ecn::NotEct,
         segment_size: None,
         bytes: datagram(&udp(2, 1, vec![8; 50]).build()),
-    };
-    net.deliver(&plain);
-    net.settle();
-    assert_eq!(net.node(1).drops(), [(DropReason::PlaintextRefused, 1), (DropReason::NoKey, 2)]);
+    }
 }
 
 /// Where another node's traffic is plain, the port for it is open.
 #[test]
 fn require_takes_nothing_plain_of_those_who_have_a_key() {
     let mut net = Net::new(&Setup::default());
-    let plain = Flight {
-        from: 2,
-        to: underlay_of(1),
-        ecn: Ecn::NotEct,
-        segment_size: None,
-        bytes: datagram(&udp(2, 1, vec![8; 50]).build()),
-    };
-    net.deliver(&plain);
+    net.deliver(&plain());
     net.settle();
     assert_eq!(net.node(1).drops(), [(DropReason::PlaintextRefused, 1)]);
     assert!(net.node(1).delivered().is_empty());
