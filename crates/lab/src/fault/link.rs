@@ -1,5 +1,7 @@
 //! Faults of a node's cable, made where it ends in the switch.
 
+use std::time::Duration;
+
 use anyhow::Result;
 
 use super::command::nft;
@@ -7,6 +9,13 @@ use crate::network::Lab;
 use crate::node::Node;
 use crate::relay;
 use crate::topology::{NODE_INTERFACE, SWITCH_BRIDGE};
+use crate::wait_for;
+
+/// What `ip` says of a bridge's port that frames pass.
+const FORWARDING: &str = " state forwarding ";
+
+/// How long a port may take for that.
+const SOON: Duration = Duration::from_secs(2);
 
 /// Segments that a device takes at once, of whoever cuts them.
 const SEGMENTS: u32 = 65_535;
@@ -16,7 +25,20 @@ pub(super) fn cut(lab: &Lab, node: &Node) -> Result<()> {
 }
 
 pub(super) fn plug(lab: &Lab, node: &Node) -> Result<()> {
-    lab.switch().ip(&format!("link set dev {} up", node.name()))
+    lab.switch().ip(&format!("link set dev {} up", node.name()))?;
+    // The other end may be down, which is not this fault's.
+    let _ = forwarding(lab, node.name());
+    Ok(())
+}
+
+/// Waits until frames pass a port of the switch that has just come up.
+///
+/// kernel: a bridge hears of a port's carrier a moment later and drops frames until then (6.18).
+fn forwarding(lab: &Lab, port: &str) -> Result<()> {
+    wait_for(SOON, &format!("the port {port} to forward"), || {
+        let shown = lab.switch().ip_output(&["-d", "link", "show", "dev", port])?;
+        Ok(shown.contains(FORWARDING).then_some(()))
+    })
 }
 
 /// kernel: a bridge drops what is longer than its port's MTU, without a word, except what is to be
@@ -91,6 +113,9 @@ pub(super) fn delay(lab: &Lab, node: &Node, ms: u32) -> Result<()> {
     );
     lab.switch().ip(&script)?;
     relay::start(lab, node, ms)?;
+    for end in [&held, &late] {
+        forwarding(lab, end)?;
+    }
     lab.switch().ip(&format!("link set dev {} master {own}", node.name()))
 }
 
