@@ -206,3 +206,22 @@ fn policy_routing_that_takes_the_pod_network_is_named() {
         assert!(obstacle.contains("from 10.244.1.2 iif v-net-0"), "{obstacle}");
     });
 }
+
+#[test]
+fn node_that_is_cut_off_stays_named_while_others_have_their_turn() {
+    Namespace::new("turns").run(async || {
+        let mut node = node();
+        node.spec.remote_subnets =
+            (2..=201).map(|other| format!("10.244.{other}.0/24").parse().unwrap()).collect();
+        node.reconcile();
+        ip("route add blackhole 10.244.150.0/24");
+        // The table has changed, and nothing else; each look asks about a few nodes.
+        let found = (0..200 / 8).find_map(|_| node.report().obstacle).expect("a turn of each");
+        assert!(found.contains("10.244.150.2"), "{found}");
+        for _ in 0..200 / 8 {
+            assert_eq!(node.report().obstacle.as_ref(), Some(&found));
+        }
+        ip("route del blackhole 10.244.150.0/24");
+        assert_eq!(node.report().obstacle, None);
+    });
+}

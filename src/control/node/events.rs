@@ -37,7 +37,7 @@ impl Changes {
     /// Anything may differ: at start, and on the slow interval.
     pub const ALL: Self = Self { routing: true, nft: true };
 
-    fn is_any(self) -> bool {
+    pub(super) fn is_any(self) -> bool {
         self.routing || self.nft
     }
 

@@ -151,8 +151,10 @@ impl Reconciler {
             return Ok(Vec::new());
         };
         let mut astray = Vec::new();
-        for turn in 0..reach::turns(spec) {
-            let probes = reach::probes(spec, Devices { tun, bridge }, turn);
+        // Those that do not leave this node are asked about where there is no other one, too.
+        let none = spec.remote_subnets.is_empty().then_some(&[][..]);
+        for remotes in spec.remote_subnets.chunks(reach::WINDOW).chain(none) {
+            let probes = reach::probes(spec, Devices { tun, bridge }, remotes);
             let flows = probes.iter().map(|probe| probe.flow);
             let answers = self.netlink.socket.look_up_routes(flows)?;
             for (probe, answer) in probes.iter().zip(&answers) {
@@ -172,7 +174,7 @@ impl Reconciler {
                     ends: (probe.flow.source, probe.flow.destination),
                     is_v6: probe.flow.destination.is_ipv6(),
                 };
-                // The questions that do not depend on the turn come again with each.
+                // The questions that do not depend on other nodes come again with each.
                 if !astray.contains(&found) {
                     astray.push(found);
                 }

@@ -56,7 +56,7 @@ use self::notes::Notes;
 use self::observe::Observed;
 pub use self::path_mtu::PathMtu;
 pub use self::preflight::Conflict;
-use self::reach::{Detour, Devices};
+use self::reach::{Detour, Devices, Probe};
 pub use self::report::{Failure, Report};
 pub use self::stranded::Stranded;
 use crate::platform::netlink::Netlink;
@@ -162,8 +162,8 @@ pub struct Reconciler {
     firewall: Firewall,
     /// What was on the pods' ports, whatever became of it.
     notes: Notes,
-    /// How often the routes of packets were asked for.
-    turn: usize,
+    /// Which other nodes' packets are asked about next.
+    turns: reach::Turns,
     /// The ports of pods when somebody last looked.
     ports_seen: Option<Vec<String>>,
     /// What the kernel was to have then.
@@ -183,7 +183,7 @@ impl Reconciler {
             run_dir: None,
             firewall: Firewall::default(),
             notes: Notes::default(),
-            turn: 0,
+            turns: reach::Turns::default(),
             ports_seen: None,
             desired_seen: None,
         })
@@ -245,7 +245,9 @@ impl Reconciler {
             let mut actions = diff(&desired, &observed.actual);
             let mut obstacle = None;
             if actions.is_empty() && observed.carrying {
-                let detours = self.detours(spec, &observed).map_err(Failure::of_look)?;
+                let is_kernels = changes.is_any() || !done.is_empty();
+                let count = if is_kernels { reach::WINDOW } else { reach::FEW };
+                let detours = self.detours(spec, &observed, count).map_err(Failure::of_look)?;
                 if !detours.is_empty() && !done.is_empty() && settling > 0 {
                     settling -= 1;
                     thread::sleep(SETTLING_PAUSE);
@@ -354,19 +356,28 @@ impl Reconciler {
         Ok(observed)
     }
 
-    /// The packets that would not take the way that they should.
-    fn detours(&mut self, spec: &NodeSpec, observed: &Observed) -> anyhow::Result<Vec<Detour>> {
+    /// The packets that would not take the way that they should, of those from and to `count` of
+    /// the other nodes' subnets.
+    fn detours(
+        &mut self,
+        spec: &NodeSpec,
+        observed: &Observed,
+        count: usize,
+    ) -> anyhow::Result<Vec<Detour>> {
         let index = |name: &str| observed.indexes.get(name).copied();
         let (Some(tun), Some(bridge)) = (index(&spec.tun), index(&spec.bridge)) else {
             return Ok(Vec::new());
         };
-        self.turn = self.turn.wrapping_add(1);
-        let probes = reach::probes(spec, Devices { tun, bridge }, self.turn);
+        let remotes = self.turns.take(&spec.remote_subnets, count);
+        let probes = reach::probes(spec, Devices { tun, bridge }, &remotes);
         let answers = self.netlink.socket.look_up_routes(probes.iter().map(|probe| probe.flow))?;
         let judged = probes.iter().zip(&answers);
-        let mut detours: Vec<Detour> = judged
-            .filter_map(|(probe, answer)| reach::detour(spec, probe, answer, &observed.indexes))
-            .collect();
+        let (astray, mut detours): (Vec<&Probe>, Vec<Detour>) = judged
+            .filter_map(|(probe, answer)| {
+                Some((probe, reach::detour(spec, probe, answer, &observed.indexes)?))
+            })
+            .unzip();
+        self.turns.note(astray.into_iter());
         if let Some(dropped) = detours.iter_mut().find(|detour| detour.is_dropped) {
             dropped.hidden = reach::hidden_by(
                 spec,

@@ -17,7 +17,10 @@ use super::{NodeSpec, PROTOCOL};
 
 /// Subnets of other nodes that are asked about at a time; the others have their turn later. Each
 /// takes the kernel some microseconds.
-const WINDOW: usize = 64;
+pub(super) const WINDOW: usize = 64;
+
+/// The same where nothing has changed but which nodes there are.
+pub(super) const FEW: usize = 8;
 
 /// The devices that packets pass.
 #[derive(Clone, Copy, Debug)]
@@ -33,6 +36,8 @@ pub(super) struct Probe {
     /// Index of the device that it should leave by; none if it should end here.
     expected: Option<u32>,
     journey: Journey,
+    /// The subnet of another node that it is about.
+    remote: Option<IpNet>,
 }
 
 /// Where a packet comes from and where it goes.
@@ -68,20 +73,51 @@ pub(super) struct Detour {
     pub(super) is_dropped: bool,
 }
 
-/// How many turns it takes to ask about every node.
-pub(super) fn turns(spec: &NodeSpec) -> usize {
-    spec.remote_subnets.len().div_ceil(WINDOW).max(1)
+/// Which subnets of other nodes are asked about next: each in its turn, and those whose packets
+/// went astray each time until they no longer do.
+#[derive(Debug, Default)]
+pub(super) struct Turns {
+    next: usize,
+    astray: Vec<IpNet>,
 }
 
-/// The packets to ask about; `turn` grows by one each time.
-pub(super) fn probes(spec: &NodeSpec, devices: Devices, turn: usize) -> Vec<Probe> {
+impl Turns {
+    /// So many of `subnets`, and those that went astray.
+    pub(super) fn take(&mut self, subnets: &[IpNet], count: usize) -> Vec<IpNet> {
+        self.astray.retain(|subnet| subnets.contains(subnet));
+        let start = if self.next < subnets.len() { self.next } else { 0 };
+        let window: Vec<IpNet> = subnets.iter().skip(start).take(count).copied().collect();
+        self.next = start + window.len();
+        let again = self.astray.iter().filter(|subnet| !window.contains(subnet));
+        again.copied().chain(window.iter().copied()).collect()
+    }
+
+    /// Takes note of what was `found` about those taken last. A few are enough to tell that
+    /// something is wrong.
+    pub(super) fn note<'a>(&mut self, found: impl Iterator<Item = &'a Probe>) {
+        self.astray.clear();
+        for subnet in found.filter_map(|probe| probe.remote) {
+            if self.astray.len() < FEW && !self.astray.contains(&subnet) {
+                self.astray.push(subnet);
+            }
+        }
+    }
+}
+
+/// The packets to ask about: those that do not leave this node, and those from and to `remotes`.
+pub(super) fn probes(spec: &NodeSpec, devices: Devices, remotes: &[IpNet]) -> Vec<Probe> {
     let mut probes = Vec::new();
     let local_of = |family| {
         spec.local_subnets.iter().filter_map(pod_in).find(|address| Family::of(*address) == family)
     };
     for pod in spec.local_subnets.iter().filter_map(pod_in) {
         let flow = Flow::to(pod);
-        probes.push(Probe { flow, expected: Some(devices.bridge), journey: Journey::NodeToPod });
+        probes.push(Probe {
+            flow,
+            expected: Some(devices.bridge),
+            journey: Journey::NodeToPod,
+            remote: None,
+        });
     }
     for subnet in &spec.local_subnets {
         let Some(pod) = pod_in(subnet) else { continue };
@@ -90,24 +126,25 @@ pub(super) fn probes(spec: &NodeSpec, devices: Devices, turn: usize) -> Vec<Prob
             incoming: Some(devices.bridge),
             ..Flow::to(gateway(subnet).addr())
         };
-        probes.push(Probe { flow, expected: None, journey: Journey::PodToGateway });
+        probes.push(Probe { flow, expected: None, journey: Journey::PodToGateway, remote: None });
     }
-    let window = spec.remote_subnets.chunks(WINDOW).nth(turn % turns(spec)).unwrap_or_default();
-    for remote in window {
-        let remote = pod_in(remote).unwrap_or_else(|| remote.addr());
-        let flow = Flow::to(remote);
-        let expected = Some(devices.tun);
-        probes.push(Probe { flow, expected, journey: Journey::NodeToOtherNode });
+    for subnet in remotes {
+        let remote = pod_in(subnet).unwrap_or_else(|| subnet.addr());
+        let (flow, expected, subnet) = (Flow::to(remote), Some(devices.tun), Some(*subnet));
+        let journey = Journey::NodeToOtherNode;
+        probes.push(Probe { flow, expected, journey, remote: subnet });
         let Some(pod) = local_of(Family::of(remote)) else { continue };
         probes.push(Probe {
             flow: Flow { source: Some(pod), incoming: Some(devices.bridge), ..flow },
             expected,
             journey: Journey::PodToOtherNode,
+            remote: subnet,
         });
         probes.push(Probe {
             flow: Flow { source: Some(remote), incoming: Some(devices.tun), ..Flow::to(pod) },
             expected: Some(devices.bridge),
             journey: Journey::OtherNodeToPod,
+            remote: subnet,
         });
     }
     probes
@@ -228,7 +265,7 @@ mod tests {
 
     #[test]
     fn every_kind_of_packet_is_asked_about_in_both_families() {
-        let probes = probes(&spec(), DEVICES, 0);
+        let probes = probes(&spec(), DEVICES, &spec().remote_subnets);
         assert_eq!(probes.len(), 2 + 2 + 2 * 3);
         let out = Flow {
             source: "10.244.1.2".parse().ok(),
@@ -252,21 +289,37 @@ mod tests {
 
     #[test]
     fn each_subnet_of_a_large_cluster_has_its_turn() {
-        let subnets: Vec<IpNet> =
-            (0..200).map(|node| net(&format!("10.244.{node}.0/24"))).collect();
-        let spec = NodeSpec { remote_subnets: subnets, ..spec() };
-        let mut asked = std::collections::BTreeSet::new();
-        for turn in 7..11 {
-            let probes = probes(&spec, DEVICES, turn);
-            assert!(probes.len() <= 2 + 2 + 3 * WINDOW);
-            asked.extend(
-                probes
-                    .iter()
-                    .filter(|probe| probe.expected == Some(5))
-                    .map(|probe| probe.flow.destination),
-            );
+        let all: Vec<IpNet> = (0..200).map(|node| net(&format!("10.244.{node}.0/24"))).collect();
+        let mut turns = Turns::default();
+        let mut taken = |count| turns.take(&all, count);
+        assert_eq!(taken(WINDOW), all[..64]);
+        assert_eq!(taken(FEW), all[64..72]);
+        assert_eq!((taken(WINDOW).len(), taken(WINDOW)), (64, all[136..].to_vec()));
+        assert_eq!(taken(WINDOW), all[..64]);
+        // There are fewer than were asked about.
+        assert_eq!(turns.take(&all[..3], FEW), all[..3]);
+        assert_eq!(turns.take(&[], FEW), []);
+    }
+
+    #[test]
+    fn packets_that_went_astray_are_asked_about_until_they_do_not() {
+        let all: Vec<IpNet> = (0..200).map(|node| net(&format!("10.244.{node}.0/24"))).collect();
+        let mut turns = Turns::default();
+        let first = turns.take(&all, FEW);
+        let astray = probes(&spec(), DEVICES, &first[3..4]);
+        assert!(astray.len() > 3, "some of them are not about other nodes");
+        turns.note(astray.iter());
+        for round in 1..10 {
+            let taken = turns.take(&all, FEW);
+            assert_eq!((taken[0], taken[1], taken.len()), (all[3], all[8 * round], 9));
+            turns.note(astray.iter());
         }
-        assert_eq!(asked.len(), 200);
+        turns.note([].into_iter());
+        assert_eq!(turns.take(&all, FEW), all[80..88]);
+        // However many go astray, a few are kept, and none that is no node's any more.
+        turns.note(probes(&spec(), DEVICES, &all).iter());
+        assert_eq!(turns.take(&all, FEW).len(), 2 * FEW);
+        assert_eq!(turns.take(&all[5..], FEW).len(), 3 + FEW);
     }
 
     #[test]
@@ -276,14 +329,14 @@ mod tests {
             remote_subnets: vec![net("10.244.2.9/32")],
             ..spec()
         };
-        let probes = probes(&spec, DEVICES, 0);
+        let probes = probes(&spec, DEVICES, &spec.remote_subnets);
         assert_eq!(probes.len(), 1);
         assert_eq!(probes[0].flow, Flow::to("10.244.2.9".parse().unwrap()));
     }
 
     #[test]
     fn right_way_is_no_detour() {
-        for probe in probes(&spec(), DEVICES, 0) {
+        for probe in probes(&spec(), DEVICES, &spec().remote_subnets) {
             let right = probe.expected.map_or(RouteAnswer::Local, |link| out(route(), link));
             assert_eq!(found(&probe, &right), None);
         }
@@ -291,7 +344,7 @@ mod tests {
 
     #[test]
     fn detour_says_which_packets_go_where_and_how_to_see_it() {
-        let probe = probes(&spec(), DEVICES, 0)
+        let probe = probes(&spec(), DEVICES, &spec().remote_subnets)
             .into_iter()
             .find(|probe| probe.journey == Journey::PodToOtherNode)
             .unwrap();
@@ -317,7 +370,7 @@ mod tests {
 
     #[test]
     fn gateway_that_is_not_this_nodes_is_named() {
-        let mut probes = probes(&spec(), DEVICES, 0).into_iter();
+        let mut probes = probes(&spec(), DEVICES, &spec().remote_subnets).into_iter();
         let probe = probes.find(|probe| probe.journey == Journey::PodToGateway).unwrap();
         let text = found(&probe, &out(route(), 6)).unwrap().obstacle;
         for words in [
@@ -339,7 +392,7 @@ mod tests {
 
     #[test]
     fn only_a_route_in_the_very_place_of_ours_hides_it() {
-        let probe = probes(&spec(), DEVICES, 0)
+        let probe = probes(&spec(), DEVICES, &spec().remote_subnets)
             .into_iter()
             .find(|probe| probe.journey == Journey::PodToOtherNode)
             .unwrap();
