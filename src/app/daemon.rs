@@ -116,7 +116,7 @@ impl Daemon {
         let events = KernelEvents::open()?;
         let mut paths = PathMtus::new(&config);
         let mtus = paths.measure(&members, &kernel).await?;
-        let in_force = InForce { members, mtus };
+        let in_force = InForce::new(members, mtus);
         preflight(&config, &in_force, &kernel).await?;
 
         let registry = PeerRegistry::default();
@@ -473,7 +473,7 @@ impl Daemon {
         if let Some(mtus) = self.paths.remeasure(members, &self.kernel).await?
             && mtus != self.in_force.mtus
         {
-            self.put_in_force(InForce { members: members.clone(), mtus });
+            self.put_in_force(InForce::new(members.clone(), mtus));
         }
         Ok(())
     }

@@ -2,10 +2,12 @@
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use culvert_dataplane::engine::{Membership, PeerRegistry, SealedMode, Table};
 use culvert_dataplane::{Ends, super_packet_limit};
 use culvert_node::node_file::{NodeFile, OwnPort};
+use ipnet::IpNet;
 use overlay_proto::{CodecKind, Protocol, esp};
 
 use super::path_mtus::{Mtus, flows_to_peers};
@@ -22,9 +24,19 @@ const PEERS_ASKED: usize = 64;
 pub(super) struct InForce {
     pub(super) members: Membership,
     pub(super) mtus: Mtus,
+    /// The peers' subnets: they follow from the members, and are asked for again and again.
+    remote_subnets: Arc<[IpNet]>,
 }
 
 impl InForce {
+    pub(super) fn new(members: Membership, mtus: Mtus) -> Self {
+        let mut remote_subnets = Vec::with_capacity(members.peer_count());
+        for peer in members.peers() {
+            remote_subnets.extend_from_slice(&peer.subnets);
+        }
+        Self { members, mtus, remote_subnets: remote_subnets.into() }
+    }
+
     /// The table that workers decide by; `before` is the one that they have.
     pub(super) fn compile(&self, registry: &PeerRegistry, before: Option<&Table>) -> Table {
         self.mtus.compile(&self.members, registry, before)
@@ -67,11 +79,8 @@ impl InForce {
             mtu: self.mtus.device.get(),
             underlay_ports: self.underlay_ports(config).into_iter().collect(),
             codec_ports: codec_ports.chain(sealed::port(config, members)).collect(),
-            remote_subnets: members.peers().flat_map(|peer| peer.subnets.iter().copied()).collect(),
-            narrow_subnets: narrow_subnets(
-                self.mtus.device.get(),
-                members.peers().map(|peer| (&peer.subnets[..], self.mtus.to(peer.address).get())),
-            ),
+            remote_subnets: Arc::clone(&self.remote_subnets),
+            narrow_subnets: self.narrow_subnets(),
             peers: flows_to_peers(underlay_address(config, members), members)
                 .take(PEERS_ASKED)
                 .collect(),
@@ -82,6 +91,17 @@ impl InForce {
                 carries: self.goes_back(config),
             }),
         }
+    }
+
+    /// The IPv6 subnets of peers toward which less fits than the device carries.
+    fn narrow_subnets(&self) -> Vec<(IpNet, u16)> {
+        let has_ipv6 = self.members.overlay().networks.iter().any(|net| net.addr().is_ipv6());
+        if !has_ipv6 || self.mtus.are_one() {
+            return Vec::new();
+        }
+        let peers = self.members.peers();
+        let peers = peers.map(|peer| (&peer.subnets[..], self.mtus.to(peer.address).get()));
+        narrow_subnets(self.mtus.device.get(), peers)
     }
 
     /// The UDP ports that this node listens on for other nodes.

@@ -96,7 +96,7 @@ pub(crate) fn setup(config: &Config) -> anyhow::Result<(Setup, Vec<PeerStatus>, 
     let members = members(config, &proposal)?;
     let mtus = PathMtus::new(config).conclude(&members)?;
     let table = mtus.compile(&members, &PeerRegistry::default(), None);
-    let in_force = InForce { members, mtus };
+    let in_force = InForce::new(members, mtus);
     let address = underlay_address(config, &in_force.members);
     let setup = view::setup(config, in_force.spec(config), address);
     let peers =

@@ -368,6 +368,11 @@ impl Mtus {
         Table::compile_after(before, members, routers, |peer| self.to(peer), registry)
     }
 
+    /// Whether the one toward each peer is that of the devices.
+    pub(super) fn are_one(&self) -> bool {
+        self.to.is_empty() && self.usual == self.device
+    }
+
     /// The one toward `peer`.
     pub(super) fn to(&self, peer: IpAddr) -> Mtu {
         self.to.get(&peer).copied().unwrap_or(self.usual)

@@ -167,7 +167,7 @@ pub(crate) fn spec() -> NodeSpec {
         mtu: 1464,
         underlay_ports: vec![4790, 8472, 8285],
         codec_ports: vec![4790, 8472, 8285],
-        remote_subnets: nets(&["10.244.2.0/24", "fd00:10:244:2::/64"]),
+        remote_subnets: nets(&["10.244.2.0/24", "fd00:10:244:2::/64"]).into(),
         peers: Vec::new(),
         masquerade: true,
         sealed_only: false,

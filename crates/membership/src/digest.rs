@@ -1,7 +1,7 @@
 //! A few digits by which the tables of two nodes compare.
 
 use std::fmt;
-use std::ops::AddAssign;
+use std::ops::{AddAssign, SubAssign};
 
 use crate::membership::NodeEntry;
 
@@ -29,16 +29,25 @@ impl Digest {
 
 impl AddAssign<&NodeEntry> for Digest {
     fn add_assign(&mut self, entry: &NodeEntry) {
-        let mut text = Fnv(0xcbf2_9ce4_8422_2325);
-        let mut subnets = entry.subnets.clone();
-        subnets.sort_unstable();
-        let NodeEntry { name, address, tunnel_options, .. } = entry;
-        let _infallible = fmt::write(
-            &mut text,
-            format_args!("{name:?} {address} {subnets:?} {tunnel_options:?}"),
-        );
-        self.0 = self.0.wrapping_add(text.0);
+        self.0 = self.0.wrapping_add(summand(entry));
     }
+}
+
+impl SubAssign<&NodeEntry> for Digest {
+    fn sub_assign(&mut self, entry: &NodeEntry) {
+        self.0 = self.0.wrapping_sub(summand(entry));
+    }
+}
+
+/// What `entry` is in a sum.
+fn summand(entry: &NodeEntry) -> u64 {
+    let mut text = Fnv(0xcbf2_9ce4_8422_2325);
+    let mut subnets = entry.subnets.clone();
+    subnets.sort_unstable();
+    let NodeEntry { name, address, tunnel_options, .. } = entry;
+    let _infallible =
+        fmt::write(&mut text, format_args!("{name:?} {address} {subnets:?} {tunnel_options:?}"));
+    text.0
 }
 
 impl fmt::Display for Digest {
@@ -92,5 +101,8 @@ mod tests {
             assert_ne!(Digest::of([&one, &other]), digest, "{other:?}");
         }
         assert_ne!(Digest::of([&one]), digest);
+        let mut changed = digest;
+        changed -= &two;
+        assert_eq!(changed, Digest::of([&one]));
     }
 }

@@ -51,7 +51,7 @@ impl Daemon {
             return Ok(());
         }
         let mtus = self.paths.measure(&members, &self.kernel).await?;
-        let next = InForce { members, mtus };
+        let next = InForce::new(members, mtus);
         preflight(&self.config, &next, &self.kernel).await?;
         let (before, ends) = (self.in_force.ends(was), next.ends(&self.config));
         if ends != before {

@@ -284,7 +284,7 @@ mod tests {
             mtu: 1464,
             underlay_ports: vec![4790],
             codec_ports: vec![4790, 8472, 8285],
-            remote_subnets: Vec::new(),
+            remote_subnets: [].into(),
             peers: Vec::new(),
             masquerade: true,
             sealed_only: false,

@@ -14,7 +14,7 @@ pub(super) fn spec() -> NodeSpec {
         mtu: 1464,
         underlay_ports: vec![4790],
         codec_ports: vec![4790, 8472, 8285],
-        remote_subnets: vec![net("10.244.2.0/24"), net("fd00:10:244:2::/64")],
+        remote_subnets: [net("10.244.2.0/24"), net("fd00:10:244:2::/64")].into(),
         peers: Vec::new(),
         masquerade: true,
         sealed_only: false,

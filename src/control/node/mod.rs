@@ -31,6 +31,7 @@ mod stranded;
 mod underlay;
 
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
 
@@ -103,7 +104,7 @@ pub struct NodeSpec {
     /// UDP ports of every codec there is, in use or not, and that of what any node seals.
     pub codec_ports: Vec<u16>,
     /// Pod subnets of the other nodes.
-    pub remote_subnets: Vec<IpNet>,
+    pub remote_subnets: Arc<[IpNet]>,
     /// IPv6 pod subnets of other nodes toward which less fits than the MTU, and how much does.
     pub narrow_subnets: Vec<(IpNet, u16)>,
     /// Tunnel datagrams to some of the other nodes, as the sockets send them.

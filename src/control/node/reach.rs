@@ -326,7 +326,7 @@ mod tests {
     fn subnet_without_room_for_a_pod_is_not_asked_about() {
         let spec = NodeSpec {
             local_subnets: vec![net("10.244.1.0/32")],
-            remote_subnets: vec![net("10.244.2.9/32")],
+            remote_subnets: [net("10.244.2.9/32")].into(),
             ..spec()
         };
         let probes = probes(&spec, DEVICES, &spec.remote_subnets);

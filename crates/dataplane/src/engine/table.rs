@@ -67,7 +67,7 @@ pub struct Table {
     networks: Vec<IpNet>,
     /// This node's entry, as others have it.
     own_entry: Arc<NodeEntry>,
-    /// Made once somebody asks: every entry is read for it.
+    /// Made once somebody asks, since every entry is read for it, or from that of the table before.
     digest: OnceLock<Digest>,
     local: Local,
     peers: Vec<Peer>,
@@ -101,7 +101,7 @@ impl Table {
         mtu_to: impl Fn(IpAddr) -> Mtu,
         registry: &PeerRegistry,
     ) -> Self {
-        let mut former = Former { peers: before.map_or(&[], |table| &table.peers) };
+        let mut former = Former::of(before);
         let overlay = members.overlay();
         let local = members.local();
         let mac = local.tunnel_options.mac_at(local.address);
@@ -126,6 +126,7 @@ impl Table {
                 seal: Seal::Plain,
             }
         }));
+        let digest = former.digest(local).map_or_else(OnceLock::new, OnceLock::from);
         let indexed =
             || peers.iter().enumerate().map(|(index, peer)| (PeerIndex::new(index), peer));
         let owners = PrefixMap::new(
@@ -137,7 +138,7 @@ impl Table {
             vni: overlay.vni,
             networks: overlay.networks.clone(),
             own_entry: Arc::clone(local),
-            digest: OnceLock::new(),
+            digest,
             local: Local {
                 name: local.name.clone(),
                 address: local.address,
@@ -240,10 +241,21 @@ impl Table {
 
 /// The peers of the table before, in whose order nearly all of the next one's come.
 struct Former<'a> {
+    table: Option<&'a Table>,
+    /// Those that have not been passed.
     peers: &'a [Peer],
+    /// Entries that are not the next table's, as far as they have been passed.
+    left: Vec<&'a NodeEntry>,
+    /// Entries of the next table that were not found.
+    came: Vec<Arc<NodeEntry>>,
 }
 
-impl Former<'_> {
+impl<'a> Former<'a> {
+    fn of(table: Option<&'a Table>) -> Self {
+        let peers = table.map_or(&[][..], |table| &table.peers);
+        Self { table, peers, left: Vec::new(), came: Vec::new() }
+    }
+
     /// What stays of the peer whose entry is `node`, if it is the next one, or the one after.
     fn find(&mut self, node: &Arc<NodeEntry>) -> Option<Lasting> {
         let found = self.peers.iter().take(2).position(|peer| Arc::ptr_eq(&peer.entry, node));
@@ -251,8 +263,31 @@ impl Former<'_> {
         let passed = found.map_or_else(|| usize::from(has_changed()), |at| at + 1);
         let (past, rest) = self.peers.split_at(passed);
         self.peers = rest;
-        let Peer { counters, paths, .. } = found.and_then(|at| past.get(at))?;
+        let left = past.iter().enumerate().filter(|(at, _)| Some(*at) != found);
+        self.left.extend(left.map(|(_, peer)| &*peer.entry));
+        let Some(Peer { counters, paths, .. }) = found.and_then(|at| past.get(at)) else {
+            self.came.push(Arc::clone(node));
+            return None;
+        };
         Some(Lasting { counters: Arc::clone(counters), paths: Arc::clone(paths) })
+    }
+
+    /// The digest of the next table, whose peers have all been looked for and in which this node is
+    /// `local`, if that of the table before is known and few entries are others.
+    fn digest(&self, local: &NodeEntry) -> Option<Digest> {
+        let table = self.table?;
+        let mut digest = *table.digest.get()?;
+        let left = || self.left.iter().copied().chain(self.peers.iter().map(|peer| &*peer.entry));
+        if left().count() + self.came.len() > table.peers.len() / 2 {
+            return None;
+        }
+        for entry in left().chain([&*table.own_entry]) {
+            digest -= entry;
+        }
+        for entry in self.came.iter().map(|entry| &**entry).chain([local]) {
+            digest += entry;
+        }
+        Some(digest)
     }
 }
 

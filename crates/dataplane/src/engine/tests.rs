@@ -125,15 +125,20 @@ fn table_after_another_has_of_each_peer_what_the_registry_has() {
     let all = |nodes: &[Arc<NodeEntry>]| Membership::check(overlay(), "node0", nodes.to_vec());
     let mtu = |_| Mtu::new(1464).unwrap();
     let before = Table::compile(&all(&nodes).unwrap(), vec![], mtu, &registry);
+    before.digest();
     let (mut changed, mut less, mut more) = (nodes.clone(), nodes.clone(), nodes.clone());
     changed[4] = Arc::new(node(4, &["10.44.0.0/24"]));
+    let mut own = nodes.clone();
+    own[0] = Arc::new(node(0, &["10.40.0.0/24"]));
     less.drain(2..4);
     more.splice(3..3, [entry(20), entry(21), entry(22)]);
     let turned = nodes.iter().rev().cloned().collect();
-    for members in [nodes, changed, less, more, turned] {
+    for members in [nodes, changed, own, less, more, turned] {
         let members = all(&members).unwrap();
         let table = Table::compile_after(Some(&before), &members, vec![], mtu, &registry);
         assert_eq!(table.peers().len(), members.peer_count());
+        let anew = Table::compile(&members, vec![], mtu, &registry);
+        assert_eq!(table.digest(), anew.digest());
         for (peer, node) in table.peers().iter().zip(members.peers()) {
             let Lasting { counters, paths } = registry.peer(&node.name);
             assert!(Arc::ptr_eq(&peer.counters, &counters) && Arc::ptr_eq(&peer.paths, &paths));
