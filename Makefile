@@ -23,7 +23,7 @@ help: ## List the commands
 .PHONY: demo
 demo: ## Three nodes on this machine, and their pods talking
 	@deploy/prerequisites demo
-	$(BUILD) $(DEMO)
+	CARGO_PROFILE_RELEASE_DEBUG=0 $(BUILD) $(DEMO)
 	$(SUDO) ./$(BUILT)/culvert lab demo
 
 # One build for use and for the image: static programs, since each call of the plugin is a new process,
@@ -31,7 +31,8 @@ demo: ## Three nodes on this machine, and their pods talking
 # applies to what runs here and not to build scripts.
 BUILD := RUSTFLAGS="-C target-feature=+crt-static" cargo build --release --locked --target $(TRIPLE)
 BUILT := target/$(TRIPLE)/release
-# What the demo needs: without the clients of etcd and Kubernetes, which take as long as all the rest.
+# What the demo needs: without the clients of etcd and Kubernetes, which take as long as all the rest, and
+# without the lines for debuggers.
 DEMO := --no-default-features --features lab -p culvert -p culvert-cni
 
 .PHONY: release
