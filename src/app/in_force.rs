@@ -45,11 +45,10 @@ impl InForce {
     /// What the sockets are bound to.
     pub(super) fn ends(&self, config: &Config) -> Ends {
         let members = &self.members;
-        let tunnels = match sealed::mode(config) {
+        let mut tunnels = match sealed::mode(config) {
             Some(mode) => mode.tunnels(members),
             None => members.tunnels(),
         };
-        let mut tunnels = tunnels;
         if self.goes_back(config) {
             tunnels.retain(|tunnel| tunnel.codec != CodecKind::Vxlan);
         }

@@ -58,15 +58,16 @@ impl Daemon {
             let takeover = Takeover::of(&next, &self.config, &self.kernel).await?;
             // What flannel has yet can be bound only when it goes over.
             let first = takeover.as_ref().map_or_else(|| ends.clone(), |it| it.before(&ends));
-            let binding = binding(&self.config, &first);
-            let sockets = self.plane.bind(&first).with_context(|| binding)?;
-            // The rules first: pods must not reach a port that somebody listens on.
+            // The rules first: pods must not reach a port that somebody listens on. If it cannot be
+            // bound, the next look puts back those of before.
             let mut spec = next.spec(&self.config);
             if let Some(takeover) = &takeover {
                 takeover.let_carry(&mut spec);
             }
             let rules = self.kernel.reconcile(spec, self.owner.clone(), Changes::default()).await;
             rules.context("protecting the tunnel's new ports from pods")?;
+            let binding = binding(&self.config, &first);
+            let sockets = self.plane.bind(&first).with_context(|| binding)?;
             match takeover {
                 None => self.plane.listen(sockets),
                 Some(takeover) => {
