@@ -325,6 +325,10 @@ fn place_json(place: &Place) -> Value {
             let names: Vec<&str> = names.iter().map(|name| &**name).collect();
             json!({ "kind": "pods", "namespace": &**namespace, "pods": names })
         }
+        Place::Nodes { names } => {
+            let names: Vec<&str> = names.iter().map(|name| &**name).collect();
+            json!({ "kind": "nodes", "nodes": names })
+        }
         Place::Network(block) => {
             let except: Vec<String> = block.except.iter().map(ToString::to_string).collect();
             json!({ "kind": "network", "cidr": block.cidr.to_string(), "except": except })

@@ -68,6 +68,7 @@ impl Matrix {
     fn section(&self, page: &mut String, at: usize) {
         let section = |at: usize| match self.places.get(at)? {
             Place::Pods { namespace, .. } => Some(format!("namespace {namespace}")),
+            Place::Nodes { .. } => Some("nodes".to_owned()),
             Place::Network(_) | Place::Elsewhere => Some("outside the cluster".to_owned()),
         };
         let now = section(at);
@@ -97,14 +98,16 @@ fn write_cell(page: &mut String, from: &Place, to: &Place, cell: Option<&Cell>) 
     let _ = write!(page, "<td class=\"{class}\" title=\"{title}\">{text}</td>");
 }
 
-/// The names of all pods of a group, for whoever points at it.
+/// The names of all pods or nodes of a group, for whoever points at it.
 fn hint(place: &Place) -> String {
     match place {
-        Place::Pods { names, .. } if names.len() > 1 => {
+        Place::Pods { names, .. } | Place::Nodes { names } if names.len() > 1 => {
             let names: Vec<&str> = names.iter().map(|name| &**name).collect();
             format!(" title=\"{}\"", escaped(&names.join(", ")))
         }
-        Place::Pods { .. } | Place::Network(_) | Place::Elsewhere => String::new(),
+        Place::Pods { .. } | Place::Nodes { .. } | Place::Network(_) | Place::Elsewhere => {
+            String::new()
+        }
     }
 }
 

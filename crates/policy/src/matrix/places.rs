@@ -5,9 +5,13 @@ use std::fmt;
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use crate::object::{Block, Labels, Namespaces, Peer, Pod, PodSelection, PortMatch, Requirement};
+use ipnet::IpNet;
+
+use crate::object::{
+    Block, Labels, Namespaces, Peer, Pod, PodSelection, PortMatch, Requirement, Selector,
+};
 use crate::plan::Direction;
-use crate::world::{NamespacedName, World};
+use crate::world::{NamespacedName, NodeView, World};
 
 /// A row and column of a matrix.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -19,7 +23,12 @@ pub enum Place {
         /// Their names, sorted.
         names: Vec<Arc<str>>,
     },
-    /// A network that a policy names.
+    /// Nodes that policies name, and do not tell apart.
+    Nodes {
+        /// Their names, sorted.
+        names: Vec<Arc<str>>,
+    },
+    /// A network that a policy names, or leaves out of one.
     Network(Block),
     /// Addresses that no policy names.
     Elsewhere,
@@ -48,19 +57,26 @@ impl fmt::Display for Place {
             Self::Pods { namespace, names } => match names.as_slice() {
                 [] => write!(f, "{namespace}/"),
                 [name] => write!(f, "{namespace}/{name}"),
-                [first, rest @ ..] => {
-                    let common = rest.iter().fold(first.len(), |len, name| {
-                        let same = first.bytes().zip(name.bytes()).take_while(|(a, b)| a == b);
-                        len.min(same.count())
-                    });
-                    let begin = first.get(..common).unwrap_or_default();
-                    write!(f, "{namespace}/{begin}* ({} pods)", names.len())
-                }
+                [..] => write!(f, "{namespace}/{}* ({} pods)", common(names), names.len()),
+            },
+            Self::Nodes { names } => match names.as_slice() {
+                [name] => write!(f, "node {name}"),
+                [..] => write!(f, "node {}* ({} nodes)", common(names), names.len()),
             },
             Self::Network(block) => write!(f, "{block}"),
             Self::Elsewhere => f.write_str("elsewhere"),
         }
     }
+}
+
+/// What all of these names begin with.
+fn common(names: &[Arc<str>]) -> &str {
+    let [first, rest @ ..] = names else { return "" };
+    let len = rest.iter().fold(first.len(), |len, name| {
+        let same = first.bytes().zip(name.bytes()).take_while(|(a, b)| a == b);
+        len.min(same.count())
+    });
+    first.get(..len).unwrap_or_default()
 }
 
 /// What policies ask for.
@@ -69,6 +85,7 @@ struct Asked {
     labels: BTreeSet<Arc<str>>,
     ports: BTreeSet<Arc<str>>,
     blocks: BTreeSet<Block>,
+    nodes: BTreeSet<Selector>,
 }
 
 impl Asked {
@@ -114,7 +131,8 @@ impl Asked {
             match peer {
                 Peer::Pods(selection) => self.selection(selection),
                 Peer::Block(block) => _ = self.blocks.insert(block.clone()),
-                Peer::Anybody | Peer::Nodes(_) => {}
+                Peer::Nodes(selector) => _ = self.nodes.insert(selector.clone()),
+                Peer::Anybody => {}
             }
         }
         for port in rule.ports.iter().flatten() {
@@ -122,6 +140,24 @@ impl Asked {
                 self.ports.insert(name.clone());
             }
         }
+    }
+
+    /// Every network that policies name or leave out, but the whole of a family. Of two of them
+    /// one lies in the other, or they have no address in common.
+    fn networks(&self) -> BTreeSet<IpNet> {
+        let all = self.blocks.iter().flat_map(|it| it.except.iter().chain([&it.cidr]));
+        all.copied().filter(|net| net.prefix_len() > 0).collect()
+    }
+
+    /// By what policies can tell `node` from others; nothing if none means it.
+    fn traits_of_node(&self, node: NodeView<'_>) -> Option<Vec<bool>> {
+        let labels = node.labels();
+        let selected =
+            self.nodes.iter().map(|selector| labels.is_some_and(|it| selector.matches(it)));
+        let blocks = self.blocks.iter().filter(|block| block.cidr.prefix_len() > 0);
+        let named = blocks.map(|block| node.internal().any(|address| block.contains(address)));
+        let traits: Vec<bool> = selected.chain(named).collect();
+        traits.contains(&true).then_some(traits)
     }
 
     /// What is asked of one pod.
@@ -185,13 +221,38 @@ pub(super) fn places(worlds: &[&World]) -> Vec<Standing> {
         .collect();
     standing.sort_by_key(|it| match &it.place {
         Place::Pods { namespace, names } => (namespace.clone(), names.first().cloned()),
-        Place::Network(_) | Place::Elsewhere => (Arc::from(""), None),
+        Place::Nodes { .. } | Place::Network(_) | Place::Elsewhere => (Arc::from(""), None),
     });
+    standing.extend(nodes(worlds, &asked));
     standing.extend(networks(worlds, &asked));
     standing
 }
 
-/// The networks that policies name, and the rest of the world.
+/// The nodes that policies name, of those that all worlds have.
+fn nodes(worlds: &[&World], asked: &Asked) -> Vec<Standing> {
+    let mut all: BTreeMap<&Arc<str>, Vec<NodeView<'_>>> = BTreeMap::new();
+    for node in worlds.iter().flat_map(|world| world.nodes()) {
+        all.entry(node.name).or_default().push(node);
+    }
+    let mut groups: BTreeMap<Vec<Option<Vec<bool>>>, Vec<Arc<str>>> = BTreeMap::new();
+    for (name, views) in &all {
+        let traits: Vec<_> = views.iter().map(|node| asked.traits_of_node(*node)).collect();
+        if views.len() == worlds.len() && traits.iter().any(Option::is_some) {
+            groups.entry(traits).or_default().push(Arc::clone(name));
+        }
+    }
+    let standing = groups.into_values().map(|names| {
+        let first = names.first().and_then(|name| all.get(name));
+        let views = first.into_iter().flatten();
+        let addresses: Vec<Vec<IpAddr>> = views.map(|node| node.addresses().collect()).collect();
+        let others = addresses.clone();
+        Standing { place: Place::Nodes { names }, addresses, others }
+    });
+    standing.collect()
+}
+
+/// The networks that policies name or leave out, and the rest of the world. Each is stood for by an
+/// address that is in none of those within it, so that no difference between two worlds is missed.
 fn networks(worlds: &[&World], asked: &Asked) -> Vec<Standing> {
     let mut taken: BTreeSet<IpAddr> = BTreeSet::new();
     for world in worlds {
@@ -202,34 +263,48 @@ fn networks(worlds: &[&World], asked: &Asked) -> Vec<Standing> {
         let all = vec![addresses; worlds.len()];
         Standing { place, addresses: all.clone(), others: all }
     };
+    let networks = asked.networks();
+    let whole = |cidr: &IpNet| Block { cidr: *cidr, except: BTreeSet::new() };
+    let is_named = |cidr: &&IpNet| asked.blocks.iter().any(|block| block.cidr == **cidr);
+    let left_out = networks.iter().filter(|cidr| !is_named(cidr)).map(whole);
+    let blocks: BTreeSet<Block> = asked.blocks.iter().cloned().chain(left_out).collect();
     let mut found = Vec::new();
-    for block in &asked.blocks {
-        // One that as few other networks have as can be found soon.
-        let candidates = candidates(block).filter(|it| !taken.contains(it));
-        let has_it =
-            |address: &IpAddr| asked.blocks.iter().filter(|block| block.contains(*address)).count();
+    for block in blocks {
+        let candidates = candidates(&block, &networks).filter(|it| !taken.contains(it));
+        let has_it = |address: &IpAddr| networks.iter().filter(|it| it.contains(address)).count();
         if let Some(address) = candidates.min_by_key(has_it) {
-            found.push(standing(Place::Network(block.clone()), vec![address]));
+            found.push(standing(Place::Network(block), vec![address]));
         }
     }
     // Addresses for documentation, and one of each family that somebody has.
     const ELSEWHERE: [&str; 6] =
         ["203.0.113.1", "198.51.100.1", "192.0.2.1", "9.9.9.9", "2001:db8::1", "2620:fe::9"];
     let mut all: Vec<IpAddr> = ELSEWHERE.iter().filter_map(|text| text.parse().ok()).collect();
-    all.retain(|address| {
-        let named = |block: &Block| block.cidr.prefix_len() > 0 && block.contains(*address);
-        !asked.blocks.iter().any(named)
-    });
+    all.retain(|it| !taken.contains(it) && !networks.iter().any(|net| net.contains(it)));
+    for everything in [IpNet::from(IpAddr::from([0; 4])), IpAddr::from([0; 16]).into()] {
+        // Whoever leaves out every address for documentation names all of them.
+        let everything = IpNet::new_assert(everything.addr(), 0);
+        if all.iter().any(|it| everything.contains(it)) {
+            continue;
+        }
+        let mut rest = candidates(&whole(&everything), &networks).collect::<Vec<_>>().into_iter();
+        all.extend(rest.find(|it| {
+            !it.is_unspecified() && !taken.contains(it) && !networks.iter().any(|net| net.contains(it))
+        }));
+    }
     found.push(standing(Place::Elsewhere, all));
     found
 }
 
-/// Some addresses of a block: its first ones, and those after each exception.
-fn candidates(block: &Block) -> impl Iterator<Item = IpAddr> {
+/// Some addresses of a block: its first ones, and those after each network that lies within.
+fn candidates<'a>(
+    block: &'a Block,
+    networks: &'a BTreeSet<IpNet>,
+) -> impl Iterator<Item = IpAddr> + 'a {
     /// Pods and nodes may have the first ones.
     const TRIED: u128 = 600;
-    let starts = std::iter::once(block.cidr.network())
-        .chain(block.except.iter().map(ipnet::IpNet::broadcast));
+    let within = networks.iter().filter(|net| block.cidr.contains(*net));
+    let starts = std::iter::once(block.cidr.network()).chain(within.map(IpNet::broadcast));
     let near = starts.flat_map(|start| (0..TRIED).filter_map(move |step| later(start, step)));
     near.chain([block.cidr.broadcast()]).filter(|address| block.contains(*address))
 }
