@@ -289,7 +289,9 @@ fn networks(worlds: &[&World], asked: &Asked) -> Vec<Standing> {
         }
         let mut rest = candidates(&whole(&everything), &networks).collect::<Vec<_>>().into_iter();
         all.extend(rest.find(|it| {
-            !it.is_unspecified() && !taken.contains(it) && !networks.iter().any(|net| net.contains(it))
+            !it.is_unspecified()
+                && !taken.contains(it)
+                && !networks.iter().any(|net| net.contains(it))
         }));
     }
     found.push(standing(Place::Elsewhere, all));

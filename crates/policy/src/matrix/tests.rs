@@ -155,7 +155,8 @@ fn elsewhere_is_what_no_policy_names_or_leaves_out() {
 fn no_difference_of_an_address_is_missed() {
     let mut state = 7_u64;
     let mut draw = |below: u64| {
-        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        state =
+            state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
         (state >> 33) % below
     };
     let mut differ = 0;
@@ -180,7 +181,8 @@ fn no_difference_of_an_address_is_missed() {
         let judges = worlds.each_ref().map(Judge::new);
         let pod = "10.244.1.2".parse().unwrap();
         let differs = (0..=17).any(|last| {
-            let [one, other] = judges.each_ref().map(|it| it.openings(pod, [10, 0, 0, last].into()));
+            let [one, other] =
+                judges.each_ref().map(|it| it.openings(pod, [10, 0, 0, last].into()));
             one != other
         });
         let found = !Difference::between(&worlds[0], &worlds[1]).is_empty();

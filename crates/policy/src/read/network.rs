@@ -15,6 +15,9 @@ use crate::object::{
 };
 use crate::plan::{Action, Direction, PortRange};
 
+/// Most pairs of a peer and a named port that the rules of a policy have in one direction.
+const MOST_PAIRS: usize = 10_000;
+
 /// The annotation of a policy that is only being tried out.
 const AUDIT: &str = "culvert.dev/audit";
 
@@ -40,7 +43,11 @@ pub(super) fn policy(at: &At<'_>) -> Option<NetworkPolicy> {
         None => Vec::new(),
         Some(list) => {
             let rules = list.items().unwrap_or_default();
-            rules.iter().map(|at| rule(at, direction, &namespace)).collect()
+            let mut pairs = 0;
+            rules
+                .iter()
+                .map(|at| bounded(at, rule(at, direction, &namespace), &mut pairs))
+                .collect()
         }
     };
     let (ingress, egress) = (rules(Direction::Ingress), rules(Direction::Egress));
@@ -93,6 +100,31 @@ fn types(spec: &At<'_>, has_egress: bool) -> (bool, bool) {
         }
     }
     (ingress, egress)
+}
+
+/// The `rule`, unless it and those before it, with so many `pairs`, come to more than a policy may.
+/// Whoever may write one policy could have each node run out of memory.
+fn bounded(at: &At<'_>, rule: Rule, pairs: &mut usize) -> Rule {
+    let own = self::pairs(&rule);
+    if own == 0 || *pairs + own <= MOST_PAIRS {
+        *pairs += own;
+        return rule;
+    }
+    at.closes(
+        &format!("peers and named ports make more than {MOST_PAIRS} pairs, of all rules together"),
+        "name fewer peers or ports in one rule, or write numbers of ports",
+    );
+    Rule { peers: Vec::new(), ..rule }
+}
+
+/// Pairs of a peer and a port that is named, each of which is a rule of the kernel. Several of the
+/// one with one of the other are no more than what was written.
+fn pairs(rule: &Rule) -> usize {
+    let blocks = rule.peers.iter().filter(|peer| matches!(peer, Peer::Block(_))).count();
+    let peers = rule.peers.len() - blocks.saturating_sub(1);
+    let ports = rule.ports.iter().flatten();
+    let named = ports.filter(|port| matches!(port, PortMatch::Named(..))).count();
+    if peers > 1 && named > 1 { peers * named } else { 0 }
 }
 
 /// A rule; one that is not understood matches nobody.

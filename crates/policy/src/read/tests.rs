@@ -274,3 +274,29 @@ metadata:
     let [Object::Pod(pod)] = objects.as_slice() else { panic!() };
     assert_eq!(pod.uid.as_deref(), Some("u-2"));
 }
+
+#[test]
+fn pairs_of_peers_and_named_ports_are_bounded() {
+    let rule = |peers: usize, ports: usize| {
+        let peers = (0..peers).map(|it| format!("{{podSelector: {{matchLabels: {{a: v{it}}}}}}}"));
+        let ports = (0..ports).map(|it| format!("{{port: p{it}}}"));
+        let [peers, ports] =
+            [peers.collect::<Vec<_>>(), ports.collect()].map(|it: Vec<String>| it.join(", "));
+        format!("  - {{from: [{peers}], ports: [{ports}]}}\n")
+    };
+    let ingress = |rules: &[(usize, usize)]| {
+        let rules: String = rules.iter().map(|(peers, ports)| rule(*peers, *ports)).collect();
+        text(&policy(&format!("  ingress:\n{rules}"))).unwrap()
+    };
+    // As much as was written is as much as there is.
+    for good in [&[(100, 100)][..], &[(3000, 1), (1, 3000)], &[(50, 100), (50, 100)]] {
+        assert_eq!(ingress(good).findings, []);
+    }
+    let mut read = ingress(&[(2, 1), (100, 100), (2, 2), (1, 9)]);
+    let [finding] = &read.findings[..] else { panic!("{read:?}") };
+    assert_eq!((finding.field.as_str(), finding.gravity), ("spec.ingress[2]", Gravity::Closes));
+    assert!(finding.problem.contains("more than 10000 pairs"), "{finding}");
+    let Some(Object::NetworkPolicy(policy)) = read.objects.pop() else { panic!("{read:?}") };
+    let matching: Vec<bool> = policy.ingress.unwrap().iter().map(Rule::can_match).collect();
+    assert_eq!(matching, [true, true, false, true]);
+}
