@@ -5,7 +5,6 @@
 //! longer than a tenth of a second. A pod that nobody knows yet is asked about again with each
 //! round.
 
-use std::collections::BTreeSet;
 use std::mem;
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -14,10 +13,10 @@ use std::time::Duration;
 use culvert_nft::Counted;
 use culvert_node::pod_admission::{Answer, PodName, Request};
 use culvert_policy::Plan;
-use culvert_policy::read::Finding;
 use tokio::sync::{Notify, mpsc, oneshot, watch};
 use tokio::time::{Instant, Interval, MissedTickBehavior, interval, sleep_until};
 
+use super::complaints::Complaints;
 use super::counters::Counters;
 use super::drops::Drops;
 use super::memory::Memory;
@@ -48,9 +47,6 @@ const ASK_AGAIN: Duration = Duration::from_millis(500);
 /// How often everything is looked at although nothing called for it, and how long after a failure.
 const FULL_CHECK: Duration = Duration::from_secs(10);
 const RETRY: Duration = Duration::from_secs(1);
-
-/// Complaints that are remembered, and so said; more would help nobody.
-const COMPLAINTS: usize = 1000;
 
 /// What a keeper is connected to.
 pub(super) struct Ends {
@@ -104,7 +100,7 @@ pub(super) struct Keeper {
     counters: Counters,
     memory: Memory,
     /// What was said of objects.
-    complaints: BTreeSet<String>,
+    complaints: Complaints,
 }
 
 impl Keeper {
@@ -123,7 +119,7 @@ impl Keeper {
             drops: Drops::default(),
             counters: Counters::default(),
             memory: Memory::default(),
-            complaints: BTreeSet::new(),
+            complaints: Complaints::default(),
         }
     }
 
@@ -174,7 +170,7 @@ impl Keeper {
                 PolicyUpdate::Changes { changes, findings } => (News::Changed(changes), findings),
                 PolicyUpdate::Refused(_) | PolicyUpdate::Lost { .. } => continue,
             };
-            self.complain(&findings);
+            self.complaints.say(&findings, Instant::now());
             self.untold.hear(news);
             self.call_for_round();
         }
@@ -186,18 +182,6 @@ impl Keeper {
             }
             self.ends.status.source_error = error.cloned();
             self.show();
-        }
-    }
-
-    /// Says once what of the objects is not understood.
-    fn complain(&mut self, findings: &[Finding]) {
-        for finding in findings.iter().map(ToString::to_string) {
-            if self.complaints.len() < COMPLAINTS && self.complaints.insert(finding.clone()) {
-                tracing::warn!(
-                    finding,
-                    "an object is not understood, and that part allows nothing"
-                );
-            }
         }
     }
 

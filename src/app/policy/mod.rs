@@ -4,6 +4,7 @@
 //! task of its own on the control runtime, so that nothing else of the daemon waits for rules, nor
 //! rules for it.
 
+mod complaints;
 mod counters;
 mod drops;
 mod explained;
