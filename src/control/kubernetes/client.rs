@@ -10,6 +10,7 @@ use culvert_node::bounded_file;
 use futures_util::future::BoxFuture;
 use futures_util::stream::{self, BoxStream};
 use futures_util::{AsyncRead, AsyncReadExt as _, StreamExt as _};
+use http_body_util::Limited;
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::TokioExecutor;
 use kube::Client;
@@ -20,6 +21,8 @@ use serde::Deserialize;
 use serde::de::{DeserializeOwned, IgnoredAny};
 use serde_json::Value;
 use thiserror::Error;
+use tokio::runtime::Handle;
+use tokio::sync::Semaphore;
 use tokio::task::JoinError;
 use tower::{BoxError, ServiceBuilder};
 
@@ -37,6 +40,13 @@ const PAGES: usize = 2_000;
 
 /// Largest page. etcd takes no object of more than 1.5 MiB.
 const LARGEST: u64 = PAGE as u64 * (2 << 20);
+
+/// Longest refusal that is read.
+const LONGEST_REFUSAL: usize = 64 << 10;
+
+/// Attempts to connect that are under way at once: of the table, of the policies and of who tells
+/// of events.
+static CONNECTING: Semaphore = Semaphore::const_new(4);
 
 /// How long the server keeps a watch open before we ask again. A server that stands still is
 /// noticed when that has passed, and [`GRACE`] with it.
@@ -158,28 +168,21 @@ pub(in crate::control) struct PageMeta {
 impl Api {
     /// Connects as `kubeconfig` says, or as a pod is told by its surroundings.
     pub(in crate::control) async fn connect(kubeconfig: Option<&Path>) -> Result<Self, CallError> {
-        let mut config = match kubeconfig.map(Path::to_owned) {
-            Some(path) => {
-                let failed = |error| CallError::Kubeconfig { path: path.clone(), error };
-                let reading = path.clone();
-                let read = tokio::task::spawn_blocking(move || {
-                    // The library would wait for a FIFO and read a device without end.
-                    bounded_file::read(&reading, bounded_file::SMALL)
-                        .map_err(|error| KubeconfigError::ReadConfig(error, reading.clone()))?;
-                    Kubeconfig::read_from(&reading)
-                });
-                let file = read.await?.map_err(failed)?;
-                kube::Config::from_custom_kubeconfig(file, &KubeConfigOptions::default())
-                    .await
-                    .map_err(failed)?
-            }
-            None => tokio::task::spawn_blocking(kube::Config::incluster)
-                .await?
-                .map_err(CallError::InCluster)?,
-        };
-        // Who reads the server's log of requests knows who asked.
-        config.headers.push((http::header::USER_AGENT, AGENT));
-        let client = client(&config)?;
+        const WHAT: &str = "asking for credentials";
+        let late = CallError::Late { what: WHAT };
+        // One that waits for ever keeps its thread.
+        let Ok(place) = CONNECTING.try_acquire() else { return Err(late) };
+        let kubeconfig = kubeconfig.map(Path::to_owned);
+        let runtime = Handle::current();
+        // The library reads files, and runs the program of a kubeconfig (`exec`) to its end.
+        let connecting = tokio::task::spawn_blocking(move || {
+            let _place = place;
+            let mut config = config(kubeconfig, &runtime)?;
+            // Who reads the server's log of requests knows who asked.
+            config.headers.push((http::header::USER_AGENT, AGENT));
+            client(&config)
+        });
+        let client = tokio::time::timeout(PATIENCE, connecting).await.map_err(|_| late)???;
         Ok(Self { client, nodes: Request::new("/api/v1/nodes") })
     }
 
@@ -388,6 +391,22 @@ impl Api {
     }
 }
 
+/// What says how to connect: the file `kubeconfig`, or the surroundings of a pod.
+fn config(kubeconfig: Option<PathBuf>, runtime: &Handle) -> Result<kube::Config, CallError> {
+    let Some(path) = kubeconfig else {
+        return kube::Config::incluster().map_err(CallError::InCluster);
+    };
+    let read = || {
+        // The library would wait for a FIFO and read a device without end.
+        bounded_file::read(&path, bounded_file::SMALL)
+            .map_err(|error| KubeconfigError::ReadConfig(error, path.clone()))?;
+        let file = Kubeconfig::read_from(&path)?;
+        let options = KubeConfigOptions::default();
+        runtime.block_on(kube::Config::from_custom_kubeconfig(file, &options))
+    };
+    read().map_err(|error| CallError::Kubeconfig { path: path.clone(), error })
+}
+
 /// Reads an answer to its end, if it has fewer than `most` bytes.
 async fn whole(answer: impl AsyncRead + Unpin, most: u64, text: &mut Vec<u8>) -> io::Result<()> {
     if answer.take(most).read_to_end(text).await? as u64 == most {
@@ -460,8 +479,17 @@ fn client(config: &kube::Config) -> Result<Client, CallError> {
         .option_layer(config.auth_layer().map_err(failed)?)
         .layer(config.extra_headers_layer().map_err(failed)?)
         .map_err(BoxError::from)
+        .map_response(bounded)
         .service(http);
     Ok(ClientBuilder::new(service, config.default_namespace.clone()).build())
+}
+
+/// The same answer, of which no more is read than a refusal needs if it is one. The library keeps
+/// all of it, whatever it is: the page of a proxy, or one without an end.
+fn bounded<B>(answer: http::Response<B>) -> http::Response<Limited<B>> {
+    let is_refusal = answer.status().is_client_error() || answer.status().is_server_error();
+    let most = if is_refusal { LONGEST_REFUSAL } else { usize::MAX };
+    answer.map(|body| Limited::new(body, most))
 }
 
 impl CallError {
@@ -496,5 +524,56 @@ mod tests {
         let error = whole(endless, 1 << 16, &mut text).await.unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::FileTooLarge);
         assert!(error.to_string().contains("65536 bytes"), "{error}");
+    }
+
+    /// A kubeconfig for a server at `port`, and its place.
+    fn kubeconfig(port: u16, user: &str) -> (tempfile::TempDir, PathBuf) {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("kubeconfig");
+        let text = format!(
+            "apiVersion: v1\nkind: Config\ncurrent-context: c\n\
+             clusters: [{{name: c, cluster: {{server: 'http://127.0.0.1:{port}'}}}}]\n\
+             contexts: [{{name: c, context: {{cluster: c, user: u}}}}]\n\
+             users: [{{name: u, user: {user}}}]\n"
+        );
+        std::fs::write(&path, text).unwrap();
+        (directory, path)
+    }
+
+    #[tokio::test]
+    async fn program_that_is_asked_for_credentials_holds_nobody_up() {
+        let exec = "{exec: {apiVersion: client.authentication.k8s.io/v1, command: sleep, \
+                    args: ['0.5'], interactiveMode: Never}}";
+        let (_directory, path) = kubeconfig(1, exec);
+        let mut ticks = 0;
+        let connecting = Api::connect(Some(&path));
+        let mut connecting = pin!(connecting);
+        let error = loop {
+            tokio::select! {
+                connected = &mut connecting => break connected.err(),
+                () = tokio::time::sleep(Duration::from_millis(10)) => ticks += 1,
+            }
+        };
+        assert!(error.is_some(), "it says nothing");
+        assert!(ticks > 10, "{ticks} times in half a second");
+    }
+
+    #[tokio::test]
+    async fn refusal_without_an_end_is_not_kept() {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let server = tokio::spawn(async move {
+            use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+            let (mut stream, _) = listener.accept().await.unwrap();
+            assert_ne!(stream.read(&mut [0; 1 << 12]).await.unwrap(), 0);
+            stream.write_all(b"HTTP/1.1 502 Bad Gateway\r\n\r\n").await.unwrap();
+            // Until nobody reads it any more.
+            while stream.write_all(&[b'x'; 1 << 10]).await.is_ok() {}
+        });
+        let (_directory, path) = kubeconfig(port, "{}");
+        let api = Api::connect(Some(&path)).await.unwrap();
+        let error = api.list().await.unwrap_err();
+        assert!(causes(&error).contains("length limit exceeded"), "{}", causes(&error));
+        server.await.unwrap();
     }
 }
