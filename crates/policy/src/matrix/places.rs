@@ -5,7 +5,7 @@ use std::fmt;
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use ipnet::IpNet;
+use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
 use crate::object::{
     Block, Labels, Namespaces, Peer, Pod, PodSelection, PortMatch, Requirement, Selector,
@@ -280,19 +280,15 @@ fn networks(worlds: &[&World], asked: &Asked) -> Vec<Standing> {
     const ELSEWHERE: [&str; 6] =
         ["203.0.113.1", "198.51.100.1", "192.0.2.1", "9.9.9.9", "2001:db8::1", "2620:fe::9"];
     let mut all: Vec<IpAddr> = ELSEWHERE.iter().filter_map(|text| text.parse().ok()).collect();
-    all.retain(|it| !taken.contains(it) && !networks.iter().any(|net| net.contains(it)));
-    for everything in [IpNet::from(IpAddr::from([0; 4])), IpAddr::from([0; 16]).into()] {
+    let is_free = |it: &IpAddr| !taken.contains(it) && !networks.iter().any(|net| net.contains(it));
+    all.retain(is_free);
+    for everything in [IpNet::from(Ipv4Net::default()), Ipv6Net::default().into()] {
         // Whoever leaves out every address for documentation names all of them.
-        let everything = IpNet::new_assert(everything.addr(), 0);
-        if all.iter().any(|it| everything.contains(it)) {
-            continue;
+        if !all.iter().any(|it| everything.contains(it)) {
+            let block = whole(&everything);
+            let mut rest = candidates(&block, &networks).filter(|it| !it.is_unspecified());
+            all.extend(rest.find(is_free));
         }
-        let mut rest = candidates(&whole(&everything), &networks).collect::<Vec<_>>().into_iter();
-        all.extend(rest.find(|it| {
-            !it.is_unspecified()
-                && !taken.contains(it)
-                && !networks.iter().any(|net| net.contains(it))
-        }));
     }
     found.push(standing(Place::Elsewhere, all));
     found
