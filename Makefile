@@ -105,7 +105,8 @@ test-unit: ## Tests that need nothing
 # What needs root: real devices and namespaces. SUITES="netns" for one, TEST=name for some of its tests.
 SUITES ?= node-state cni-netns netns netns-plain sources browser runtimes
 # What does not depend on how the daemon moves packets, and is not run a second time without offloads.
-ONCE := $(addprefix --skip=,churn:: doctor:: monitoring:: policy:: schemas:: supervised::)
+ONCE := $(addprefix --skip=,breaks:: chained:: churn:: cleanup:: doctor:: exercises:: host_ports:: ipam:: \
+	monitoring:: plugin:: policy:: preflight:: schemas:: supervised:: truth:: unprivileged::)
 .PHONY: test-root
 test-root: ## Tests with devices and namespaces (SUITES="netns sources", TEST=part of a name)
 	@deploy/prerequisites demo test $(filter browser runtimes,$(SUITES))

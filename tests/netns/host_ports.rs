@@ -183,6 +183,7 @@ fn ports_come_back_whatever_is_removed_and_go_with_a_pod_that_had_no_del() {
         "flush map inet culvert-host-ports ports",
         "flush chain inet culvert-host-ports guard",
         "flush chain inet culvert-host-ports prerouting",
+        "add table inet culvert-host-ports { flags dormant; }",
     ] {
         run(node.netns(), "nft", &[command]);
         wait_until(REPAIR_LIMIT, command, || listed_as(node.netns(), &before)).unwrap();

@@ -94,6 +94,30 @@ fn tables_of_others_do_not_wake() {
 }
 
 #[test]
+fn every_table_of_the_node_wakes() {
+    Namespace::new("tables").run(async || {
+        let mut events = KernelEvents::open().unwrap();
+        for (damage, wakes) in [
+            ("add table inet culvert", true),
+            ("add table bridge culvert", true),
+            ("add table inet culvert-pods", true),
+            ("add table inet culvert-host-ports", true),
+            ("add map inet culvert-host-ports m { type inet_service : verdict; }", true),
+            ("add element inet culvert-host-ports m { 80 : drop }", true),
+            ("flush map inet culvert-host-ports m", true),
+            ("delete table inet culvert-host-ports", true),
+            ("add set inet culvert-pods s { type ipv4_addr; }", true),
+            // Too frequent: each pod that comes is one.
+            ("add element inet culvert-pods s { 10.244.1.2 }", false),
+        ] {
+            run(&format!("nft {damage}"));
+            let changes = timeout(QUIET, events.changed()).await;
+            assert_eq!(changes.is_ok_and(|changes| changes.unwrap().nft), wakes, "{damage}");
+        }
+    });
+}
+
+#[test]
 fn what_a_dropped_future_gathered_is_reported_later() {
     Namespace::new("dropped").run(async || {
         let mut events = KernelEvents::open().unwrap();

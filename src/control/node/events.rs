@@ -3,10 +3,9 @@
 use std::time::{Duration, Instant};
 
 use culvert_dataplane::platform::clock;
-use culvert_node::{living, source_check};
 
-use super::ruleset;
-use crate::platform::netlink::{Notice, Notices, Watched};
+use super::firewall;
+use crate::platform::netlink::{Notice, Notices};
 
 /// How long it must be quiet before a wake-up: a restart of a network service makes hundreds of
 /// changes, and one look after the last of them is enough.
@@ -15,21 +14,12 @@ const QUIET: Duration = Duration::from_millis(50);
 /// The longest that a wake-up waits for quiet; a broken node must not wait for a busy neighbour.
 const PATIENCE: Duration = Duration::from_millis(250);
 
-/// The tables to hear of. Each pod that comes or goes changes the elements of the pods' tables; who
-/// looked at the whole then would do little else. An element that somebody else removed is missed
-/// by nobody until the next slow look.
-const TABLES: &[Watched] = &[
-    Watched { family: ruleset::FAMILY, table: ruleset::TABLE_NAME, elements: true },
-    Watched { family: source_check::FAMILY, table: source_check::TABLE, elements: false },
-    Watched { family: living::FAMILY, table: living::TABLE, elements: false },
-];
-
 /// What may differ from what it was.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Changes {
     /// Links, addresses, routes, or parameters.
     pub routing: bool,
-    /// The nftables table.
+    /// One of the node's nftables tables.
     pub nft: bool,
 }
 
@@ -65,7 +55,7 @@ impl KernelEvents {
     ///
     /// When a socket cannot be opened.
     pub fn open() -> anyhow::Result<Self> {
-        let notices = Notices::open(TABLES)?;
+        let notices = Notices::open(&firewall::TABLES)?;
         Ok(Self { notices, pending: Changes::default(), until: None })
     }
 

@@ -17,9 +17,20 @@ use culvert_node::{living, source_check};
 use super::diff::Ruleset;
 use super::ruleset;
 use crate::control::enforce;
-use crate::platform::netlink::Netlink;
+use crate::platform::netlink::{Netlink, Watched};
 
-/// Both tables, as far as they are known.
+/// The tables that are kept here, and which of their changes call for a look. Each pod that comes
+/// or goes changes the elements of the pods' tables; who looked at the whole then would do little
+/// else. An element that somebody else removed from them is missed by nobody until the next slow
+/// look.
+pub(super) const TABLES: [Watched; 4] = [
+    Watched { family: ruleset::FAMILY, table: ruleset::TABLE_NAME, elements: true },
+    Watched { family: source_check::FAMILY, table: source_check::TABLE, elements: false },
+    Watched { family: living::FAMILY, table: living::TABLE, elements: false },
+    Watched { family: host_ports::FAMILY, table: host_ports::TABLE, elements: true },
+];
+
+/// The tables, as far as they are known.
 #[derive(Default)]
 pub(super) struct Firewall {
     socket: Option<Socket>,
@@ -256,13 +267,8 @@ fn tables(pods: &Pods, bridge: &living::Bridge) -> [Table; 2] {
 
 /// Whether the table is one of this daemon's or its plugin's.
 pub(super) fn is_ours(family: &str, table: &str) -> bool {
-    let ours = [
-        (ruleset::FAMILY, ruleset::TABLE_NAME),
-        (source_check::FAMILY, source_check::TABLE),
-        (living::FAMILY, living::TABLE),
-        (host_ports::FAMILY, host_ports::TABLE),
-    ];
-    ours.into_iter().chain(enforce::TABLES).any(|(is, name)| (is.as_str(), name) == (family, table))
+    let kept = TABLES.iter().map(|kept| (kept.family, kept.table));
+    kept.chain(enforce::TABLES).any(|(is, name)| (is.as_str(), name) == (family, table))
 }
 
 /// A table without any element.

@@ -343,10 +343,12 @@ impl Reconciler {
             tun.is_attached(),
             (&mut self.firewall, &mut self.notes),
         )?;
-        // No port comes up without a look at what guards it.
+        // No port comes up without a look at what guards it, and none of the node's leads to a pod
+        // that is gone.
         let look = look
             || !observed.actual.ports.iter().all(Port::is_right)
-            || self.firewall.is_surprised_by(&observed.pods);
+            || self.firewall.is_surprised_by(&observed.pods)
+            || host_ports.iter().any(|pod| !observed.devices.contains(&pod.device));
         observed.actual.ruleset = self.ruleset_state(spec, desired, look)?;
         if look {
             observed.actual.source_check = self.pods_state(&observed.pods, &desired.pods)?;
