@@ -6,31 +6,23 @@ use std::pin::pin;
 use std::time::Duration;
 
 use culvert_claims::kubernetes::{Node, Patch, TIMES, Watched};
-use culvert_node::bounded_file;
 use futures_util::future::BoxFuture;
 use futures_util::stream::{self, BoxStream};
 use futures_util::{AsyncRead, AsyncReadExt as _, StreamExt as _};
-use http_body_util::Limited;
-use hyper_util::client::legacy::connect::HttpConnector;
-use hyper_util::rt::TokioExecutor;
 use kube::Client;
 use kube::api::{ListParams, PatchParams, Request, VersionMatch, WatchEvent, WatchParams};
-use kube::client::{ClientBuilder, ConfigExt as _};
-use kube::config::{KubeConfigOptions, Kubeconfig, KubeconfigError};
+use kube::config::KubeconfigError;
 use serde::Deserialize;
 use serde::de::{DeserializeOwned, IgnoredAny};
 use serde_json::Value;
 use thiserror::Error;
-use tokio::runtime::Handle;
-use tokio::sync::Semaphore;
 use tokio::task::JoinError;
-use tower::{BoxError, ServiceBuilder};
 
+use super::connection;
 use crate::control::causes::causes;
 
-/// How long connecting and one call may take; a page of a large cluster comes in well under that.
-const PATIENCE: Duration = Duration::from_secs(30);
-const CONNECT_PATIENCE: Duration = Duration::from_secs(5);
+/// How long one call may take; a page of a large cluster comes in well under that.
+pub(super) const PATIENCE: Duration = Duration::from_secs(30);
 
 /// Nodes in one answer, as other clients ask for.
 const PAGE: u32 = 500;
@@ -38,34 +30,14 @@ const PAGE: u32 = 500;
 /// Pages of one list at most: a million objects, of which the largest clusters have fewer.
 const PAGES: usize = 2_000;
 
-/// Largest page. etcd takes no object of more than 1.5 MiB.
-const LARGEST: u64 = PAGE as u64 * (2 << 20);
-
-/// Longest refusal that is read.
-const LONGEST_REFUSAL: usize = 64 << 10;
-
-/// Attempts to connect that are under way at once: of the table, of the policies and of who tells
-/// of events.
-static CONNECTING: Semaphore = Semaphore::const_new(4);
+/// Largest object, and page. etcd takes no object of more than 1.5 MiB.
+const LARGEST_OBJECT: u64 = 2 << 20;
+const LARGEST_PAGE: u64 = PAGE as u64 * LARGEST_OBJECT;
 
 /// How long the server keeps a watch open before we ask again. A server that stands still is
 /// noticed when that has passed, and [`GRACE`] with it.
 const WATCH: Duration = Duration::from_secs(60);
 const GRACE: Duration = Duration::from_secs(15);
-
-/// When and how often the kernel asks the server's for a sign of life while a watch has nothing to
-/// tell: a connection that is dead without a word is noticed after 20 seconds. It costs the server
-/// nothing but a segment, which asking with requests of our own would.
-const PROBE_AFTER: Duration = Duration::from_secs(10);
-const PROBE_EVERY: Duration = Duration::from_secs(5);
-const PROBES: u32 = 2;
-
-/// The same for a connection with something under way, which the kernel does not probe.
-const UNACKNOWLEDGED: Duration = Duration::from_secs(20);
-
-/// Who asks, in the API server's log.
-const AGENT: http::HeaderValue =
-    http::HeaderValue::from_static(concat!("culvert/", env!("CARGO_PKG_VERSION")));
 
 /// Who writes, in the API server's book of who wrote which field.
 const WRITER: &str = "culvert";
@@ -122,11 +94,11 @@ pub(in crate::control) struct Api {
 
 /// A part of all objects of a kind, and the version from which to follow.
 #[derive(Debug, Deserialize)]
-struct Page<T> {
-    metadata: PageMeta,
+pub(super) struct Page<T> {
+    pub(super) metadata: PageMeta,
     // Lists of some kinds have none instead of an empty one.
     #[serde(default = "Vec::new")]
-    items: Vec<T>,
+    pub(super) items: Vec<T>,
 }
 
 /// One kind of objects, by its place in the API.
@@ -168,21 +140,7 @@ pub(in crate::control) struct PageMeta {
 impl Api {
     /// Connects as `kubeconfig` says, or as a pod is told by its surroundings.
     pub(in crate::control) async fn connect(kubeconfig: Option<&Path>) -> Result<Self, CallError> {
-        const WHAT: &str = "asking for credentials";
-        let late = CallError::Late { what: WHAT };
-        // One that waits for ever keeps its thread.
-        let Ok(place) = CONNECTING.try_acquire() else { return Err(late) };
-        let kubeconfig = kubeconfig.map(Path::to_owned);
-        let runtime = Handle::current();
-        // The library reads files, and runs the program of a kubeconfig (`exec`) to its end.
-        let connecting = tokio::task::spawn_blocking(move || {
-            let _place = place;
-            let mut config = config(kubeconfig, &runtime)?;
-            // Who reads the server's log of requests knows who asked.
-            config.headers.push((http::header::USER_AGENT, AGENT));
-            client(&config)
-        });
-        let client = tokio::time::timeout(PATIENCE, connecting).await.map_err(|_| late)???;
+        let client = connection::connect(kubeconfig).await?;
         Ok(Self { client, nodes: Request::new("/api/v1/nodes") })
     }
 
@@ -194,7 +152,7 @@ impl Api {
             nodes.extend(page.items.into_iter().map(Node::slim));
             Ok(page.metadata)
         };
-        let version = self.pages("listing nodes", &self.nodes, read).await?;
+        let version = self.pages("listing nodes", &self.nodes, ListParams::default(), read).await?;
         Ok((nodes, version))
     }
 
@@ -232,23 +190,25 @@ impl Api {
         resource: Resource,
         read: impl FnMut(&[u8]) -> serde_json::Result<PageMeta>,
     ) -> Result<String, CallError> {
-        self.pages(resource.listing, &Request::new(resource.path), read).await
+        let params = ListParams::default();
+        self.pages(resource.listing, &Request::new(resource.path), params, read).await
     }
 
     async fn pages(
         &self,
         what: &'static str,
         all: &Request,
+        params: ListParams,
         mut read: impl FnMut(&[u8]) -> serde_json::Result<PageMeta>,
     ) -> Result<String, CallError> {
         // A page is long, and one place does for all.
         let mut text = Vec::new();
-        let mut params = ListParams::default().limit(PAGE);
+        let mut params = params.limit(PAGE);
         for _page in 0..PAGES {
-            self.text(what, all.list(&params), &mut text).await?;
+            self.text(what, all.list(&params), LARGEST_PAGE, &mut text).await?;
             let page = read(&text).map_err(|it| refused(what, kube::Error::SerdeError(it)))?;
             match page.r#continue.filter(|token| !token.is_empty()) {
-                Some(token) => params = ListParams::default().limit(PAGE).continue_token(&token),
+                Some(token) => params = params.continue_token(&token),
                 None => return Ok(page.resource_version),
             }
         }
@@ -308,12 +268,15 @@ impl Api {
         })
     }
 
-    /// The pods of the node `name`.
-    pub(super) async fn pods_of(&self, name: &str) -> Result<Vec<Value>, CallError> {
-        const WHAT: &str = "listing the pods of this node";
+    /// The pods of the node `name`, page by page as `read` gets their text.
+    pub(super) async fn pods_of(
+        &self,
+        name: &str,
+        read: impl FnMut(&[u8]) -> serde_json::Result<PageMeta>,
+    ) -> Result<String, CallError> {
         let params = ListParams::default().fields(&format!("spec.nodeName={name}"));
-        let page: Page<Value> = self.call(WHAT, Request::new("/api/v1/pods").list(&params)).await?;
-        Ok(page.items)
+        let all = Request::new("/api/v1/pods");
+        self.pages("listing the pods of this node", &all, params, read).await
     }
 
     /// The object at `path`; none if there is none.
@@ -360,18 +323,19 @@ impl Api {
         self.call::<Value>(WHAT, request).await.map(drop)
     }
 
-    /// Puts the answer to `request` in place of `text`.
+    /// Puts the answer to `request`, if it has fewer than `most` bytes, in place of `text`.
     async fn text(
         &self,
         what: &'static str,
         request: Result<http::Request<Vec<u8>>, kube::core::request::Error>,
+        most: u64,
         text: &mut Vec<u8>,
     ) -> Result<(), CallError> {
         let request = request.map_err(|error| CallError::Request { what, error })?;
         text.clear();
         let read = async {
             let answer = pin!(self.client.request_stream(request).await?);
-            let read = whole(answer, LARGEST, text).await;
+            let read = whole(answer, most, text).await;
             read.map_err(|error| kube::Error::Service(error.into()))
         };
         let read = tokio::time::timeout(PATIENCE, read).await;
@@ -384,27 +348,10 @@ impl Api {
         what: &'static str,
         request: Result<http::Request<Vec<u8>>, kube::core::request::Error>,
     ) -> Result<T, CallError> {
-        let request = request.map_err(|error| CallError::Request { what, error })?;
-        let answer = tokio::time::timeout(PATIENCE, self.client.request(request)).await;
-        let answer = answer.map_err(|_| CallError::Late { what })?;
-        answer.map_err(|error| refused(what, error))
+        let mut text = Vec::new();
+        self.text(what, request, LARGEST_OBJECT, &mut text).await?;
+        serde_json::from_slice(&text).map_err(|it| refused(what, kube::Error::SerdeError(it)))
     }
-}
-
-/// What says how to connect: the file `kubeconfig`, or the surroundings of a pod.
-fn config(kubeconfig: Option<PathBuf>, runtime: &Handle) -> Result<kube::Config, CallError> {
-    let Some(path) = kubeconfig else {
-        return kube::Config::incluster().map_err(CallError::InCluster);
-    };
-    let read = || {
-        // The library would wait for a FIFO and read a device without end.
-        bounded_file::read(&path, bounded_file::SMALL)
-            .map_err(|error| KubeconfigError::ReadConfig(error, path.clone()))?;
-        let file = Kubeconfig::read_from(&path)?;
-        let options = KubeConfigOptions::default();
-        runtime.block_on(kube::Config::from_custom_kubeconfig(file, &options))
-    };
-    read().map_err(|error| CallError::Kubeconfig { path: path.clone(), error })
 }
 
 /// Reads an answer to its end, if it has fewer than `most` bytes.
@@ -453,43 +400,8 @@ fn watched(event: WatchEvent<Node>) -> Result<Watched, CallError> {
     }
 }
 
-fn refused(what: &'static str, error: kube::Error) -> CallError {
+pub(super) fn refused(what: &'static str, error: kube::Error) -> CallError {
     CallError::Api { what, error: error.into() }
-}
-
-/// A client that looks after its connections itself. It tries nothing again: a refusal is for us to
-/// see, who say so, wait as long as asked, and start over.
-fn client(config: &kube::Config) -> Result<Client, CallError> {
-    if config.proxy_url.is_some() {
-        return Err(CallError::Proxy);
-    }
-    let failed = |error| refused("setting up the connection", error);
-    let mut tcp = HttpConnector::new();
-    tcp.enforce_http(false);
-    tcp.set_nodelay(true);
-    tcp.set_connect_timeout(Some(CONNECT_PATIENCE));
-    tcp.set_keepalive(Some(PROBE_AFTER));
-    tcp.set_keepalive_interval(Some(PROBE_EVERY));
-    tcp.set_keepalive_retries(Some(PROBES));
-    tcp.set_tcp_user_timeout(Some(UNACKNOWLEDGED));
-    let connector = config.rustls_https_connector_with_connector(tcp).map_err(failed)?;
-    let http = hyper_util::client::legacy::Client::builder(TokioExecutor::new()).build(connector);
-    let service = ServiceBuilder::new()
-        .layer(config.base_uri_layer())
-        .option_layer(config.auth_layer().map_err(failed)?)
-        .layer(config.extra_headers_layer().map_err(failed)?)
-        .map_err(BoxError::from)
-        .map_response(bounded)
-        .service(http);
-    Ok(ClientBuilder::new(service, config.default_namespace.clone()).build())
-}
-
-/// The same answer, of which no more is read than a refusal needs if it is one. The library keeps
-/// all of it, whatever it is: the page of a proxy, or one without an end.
-fn bounded<B>(answer: http::Response<B>) -> http::Response<Limited<B>> {
-    let is_refusal = answer.status().is_client_error() || answer.status().is_server_error();
-    let most = if is_refusal { LONGEST_REFUSAL } else { usize::MAX };
-    answer.map(|body| Limited::new(body, most))
 }
 
 impl CallError {
@@ -558,22 +470,57 @@ mod tests {
         assert!(ticks > 10, "{ticks} times in half a second");
     }
 
-    #[tokio::test]
-    async fn refusal_without_an_end_is_not_kept() {
+    /// A server that answers one request with `begin`, and then with `again` until nobody reads it
+    /// any more; the client of it, and its end.
+    async fn endless(
+        begin: &'static [u8],
+        again: u8,
+    ) -> (Api, tempfile::TempDir, tokio::task::JoinHandle<()>) {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let port = listener.local_addr().unwrap().port();
         let server = tokio::spawn(async move {
             use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
             let (mut stream, _) = listener.accept().await.unwrap();
             assert_ne!(stream.read(&mut [0; 1 << 12]).await.unwrap(), 0);
-            stream.write_all(b"HTTP/1.1 502 Bad Gateway\r\n\r\n").await.unwrap();
-            // Until nobody reads it any more.
-            while stream.write_all(&[b'x'; 1 << 10]).await.is_ok() {}
+            stream.write_all(begin).await.unwrap();
+            while stream.write_all(&[again; 1 << 14]).await.is_ok() {}
         });
-        let (_directory, path) = kubeconfig(port, "{}");
-        let api = Api::connect(Some(&path)).await.unwrap();
+        let (directory, path) = kubeconfig(port, "{}");
+        (Api::connect(Some(&path)).await.unwrap(), directory, server)
+    }
+
+    #[tokio::test]
+    async fn refusal_without_an_end_is_not_kept() {
+        let (api, _directory, server) = endless(b"HTTP/1.1 502 Bad Gateway\r\n\r\n", b'x').await;
         let error = api.list().await.unwrap_err();
         assert!(causes(&error).contains("length limit exceeded"), "{}", causes(&error));
+        server.await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn object_without_an_end_is_not_kept() {
+        let (api, _directory, server) = endless(b"HTTP/1.1 200 OK\r\n\r\n{", b' ').await;
+        let error = api.object("/api/v1/namespaces/a/pods/b").await.unwrap_err();
+        assert!(
+            causes(&error).contains("an answer of 2097152 bytes or more"),
+            "{}",
+            causes(&error)
+        );
+        server.await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn event_without_an_end_is_not_kept_and_those_before_it_are() {
+        const ANSWER: &[u8] = b"HTTP/1.1 200 OK\r\n\r\n\
+            {\"type\":\"BOOKMARK\",\"object\":{\"kind\":\"Node\",\"apiVersion\":\"v1\",\
+            \"metadata\":{\"resourceVersion\":\"7\"}}}\n{";
+        let (api, _directory, server) = endless(ANSWER, b' ').await;
+        let mut told = api.watch("1").await.unwrap();
+        let first = told.next().await.unwrap().unwrap();
+        assert!(matches!(&first, Watched::Bookmark(version) if version == "7"), "{first:?}");
+        let error = told.next().await.unwrap().unwrap_err();
+        assert!(causes(&error).contains("an event of more than 4194304 bytes"), "{error:?}");
+        drop(told);
         server.await.unwrap();
     }
 }

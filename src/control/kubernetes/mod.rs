@@ -8,6 +8,7 @@
 //! Gone) is followed by a new list.
 
 pub(super) mod client;
+mod connection;
 mod events;
 mod names;
 

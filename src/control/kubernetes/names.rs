@@ -9,7 +9,7 @@ use std::net::IpAddr;
 use culvert_claims::HeldAddress;
 use serde_json::Value;
 
-use super::client::Api;
+use super::client::{Api, Page};
 
 /// What is known of the pods of this node.
 #[derive(Debug, Default)]
@@ -29,8 +29,14 @@ impl Names {
     ) -> Vec<HeldAddress> {
         let is_new = |held: &HeldAddress| !self.asked.contains(&held.container);
         if held.iter().any(is_new) {
-            match api.pods_of(node).await {
-                Ok(pods) => self.by_address = names(&pods),
+            let mut found = BTreeMap::new();
+            let read = |text: &[u8]| {
+                let page: Page<Value> = serde_json::from_slice(text)?;
+                found.extend(names(&page.items));
+                Ok(page.metadata)
+            };
+            match api.pods_of(node, read).await {
+                Ok(_version) => self.by_address = found,
                 // The container's id is a name, too.
                 Err(error) => tracing::debug!(%error, "which pods hold addresses is not known"),
             }
