@@ -23,16 +23,16 @@ help: ## List the commands
 .PHONY: demo
 demo: ## Three nodes on this machine, and their pods talking
 	@deploy/prerequisites demo
-	CARGO_PROFILE_RELEASE_DEBUG=0 $(BUILD) $(DEMO)
-	$(SUDO) ./$(BUILT)/culvert lab demo
+	$(COMPILE) --profile demo $(DEMO)
+	$(SUDO) ./target/$(TRIPLE)/demo/culvert lab demo
 
 # One build for use and for the image: static programs, since each call of the plugin is a new process,
 # of which loading libraries would be a third, and the image has nothing else. RUSTFLAGS with --target
 # applies to what runs here and not to build scripts.
-BUILD := RUSTFLAGS="-C target-feature=+crt-static" cargo build --release --locked --target $(TRIPLE)
+COMPILE := RUSTFLAGS="-C target-feature=+crt-static" cargo build --locked --target $(TRIPLE)
+BUILD := $(COMPILE) --release
 BUILT := target/$(TRIPLE)/release
-# What the demo needs: without the clients of etcd and Kubernetes, which take as long as all the rest, and
-# without the lines for debuggers.
+# What the demo needs: without the clients of etcd and Kubernetes, which take as long as all the rest.
 DEMO := --no-default-features --features lab -p culvert -p culvert-cni
 
 .PHONY: release
