@@ -29,7 +29,7 @@ fn every_mutant_compiles() {
     // have the features that they have there, and are looked at once.
     let output = Command::new(env!("CARGO"))
         .args(["check", "--locked", "--quiet", "--workspace", "--lib", "--test", "mutations"])
-        .current_dir(&copy.source)
+        .current_dir(copy)
         .env("CARGO_TARGET_DIR", list::root().join("target"))
         .output()
         .expect("cargo runs");

@@ -7,18 +7,12 @@ use std::process::Command;
 
 use crate::list::{self, Mutation};
 
-/// Where the copy is, and what is built of it.
-pub(crate) struct Copy {
-    pub(crate) source: PathBuf,
-    pub(crate) build: PathBuf,
-}
-
-/// Writes the copy, or brings it up to date.
+/// Writes the copy, or brings it up to date, and says where it is.
 ///
 /// # Errors
 ///
 /// What is wrong with the list.
-pub(crate) fn write(mutations: &[Mutation]) -> Result<Copy, String> {
+pub(crate) fn write(mutations: &[Mutation]) -> Result<PathBuf, String> {
     let mut files = list::mutated(mutations)?;
     let crates: BTreeSet<_> = mutations.iter().map(Mutation::package).collect();
     for package in crates {
@@ -27,9 +21,8 @@ pub(crate) fn write(mutations: &[Mutation]) -> Result<Copy, String> {
             files.remove(&lib).map_or_else(|| fs::read_to_string(list::root().join(&lib)), Ok);
         files.insert(lib.clone(), text.map_err(|e| format!("{lib}: {e}"))? + list::SWITCH);
     }
-    let folder = list::root().join("target/mutants");
-    let copy = Copy { source: folder.join("source"), build: folder.join("build") };
-    copy_tracked(&copy.source, &files);
+    let copy = list::root().join("target/mutants/source");
+    copy_tracked(&copy, &files);
     Ok(copy)
 }
 

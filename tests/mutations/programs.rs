@@ -10,8 +10,6 @@ use std::time::{Duration, Instant};
 
 use serde::Deserialize;
 
-use crate::copy::Copy;
-
 /// The rungs that a mutant must get past: all of the mutated crates that need no root, and the
 /// fuzzer's corpus.
 const BUILD: &str = "test --locked --no-run --message-format=json --no-default-features --lib --tests \
@@ -90,17 +88,17 @@ struct Dependency {
     path: Option<PathBuf>,
 }
 
-/// Builds all programs of `copy`, and runs without a mutant those that have code of the folders
+/// Builds all programs of `copy`, beside it, and runs without a mutant those that have code of the folders
 /// `mutated`, which are returned; those that take least are first.
 ///
 /// # Errors
 ///
 /// What the compiler says, or which test fails although nothing is mutated.
-pub(crate) fn build(copy: &Copy, mutated: &BTreeSet<&str>) -> Result<Vec<Program>, String> {
+pub(crate) fn build(copy: &Path, mutated: &BTreeSet<&str>) -> Result<Vec<Program>, String> {
     let output = Command::new(env!("CARGO"))
         .args(BUILD.split_whitespace())
-        .current_dir(&copy.source)
-        .env("CARGO_TARGET_DIR", &copy.build)
+        .current_dir(copy)
+        .env("CARGO_TARGET_DIR", copy.with_file_name("build"))
         .stderr(Stdio::inherit())
         .output()
         .map_err(|e| format!("cargo: {e}"))?;
@@ -134,15 +132,15 @@ pub(crate) fn build(copy: &Copy, mutated: &BTreeSet<&str>) -> Result<Vec<Program
 }
 
 /// Which of our crates each of them uses itself, by folder.
-fn uses(copy: &Copy) -> Result<BTreeMap<String, Vec<String>>, String> {
+fn uses(copy: &Path) -> Result<BTreeMap<String, Vec<String>>, String> {
     let output = Command::new(env!("CARGO"))
         .args(["metadata", "--locked", "--no-deps", "--format-version=1"])
-        .current_dir(&copy.source)
+        .current_dir(copy)
         .output()
         .map_err(|e| format!("cargo metadata: {e}"))?;
     let metadata: Metadata =
         serde_json::from_slice(&output.stdout).map_err(|e| format!("cargo metadata: {e}"))?;
-    let place = |folder: &Path| Some(folder.strip_prefix(&copy.source).ok()?.to_str()?.to_owned());
+    let place = |folder: &Path| Some(folder.strip_prefix(copy).ok()?.to_str()?.to_owned());
     let entry = |package: &Package| {
         let used = package.dependencies.iter().filter_map(|used| place(used.path.as_deref()?));
         Some((place(package.manifest_path.parent()?)?, used.collect()))
@@ -163,10 +161,10 @@ fn crates_of(package: &str, uses: &BTreeMap<String, Vec<String>>) -> BTreeSet<St
     found
 }
 
-fn program(copy: &Copy, uses: &BTreeMap<String, Vec<String>>, message: Message) -> Option<Program> {
+fn program(copy: &Path, uses: &BTreeMap<String, Vec<String>>, message: Message) -> Option<Program> {
     let (path, target) = (message.executable?, message.target?);
     let folder = message.manifest_path?.parent()?.to_owned();
-    let package = folder.strip_prefix(&copy.source).ok()?.to_str()?.to_owned();
+    let package = folder.strip_prefix(copy).ok()?.to_str()?.to_owned();
     let is_test = target.kind.iter().any(|kind| kind == "lib" || kind == "test");
     let name = format!("{package} {}", target.name);
     let crates = crates_of(&package, uses);
