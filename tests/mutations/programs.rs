@@ -88,8 +88,8 @@ struct Dependency {
     path: Option<PathBuf>,
 }
 
-/// Builds all programs of `copy`, beside it, and runs without a mutant those that have code of the folders
-/// `mutated`, which are returned; those that take least are first.
+/// Builds all programs of `copy`, beside it, and runs without a mutant those that have code of the
+/// folders `mutated`, which are returned; those that take least are first.
 ///
 /// # Errors
 ///
