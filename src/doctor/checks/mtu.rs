@@ -31,8 +31,12 @@ fn outgrown(ports: &[&Link], most: u32, fits: u16) -> Finding {
             names.join(", ")
         ),
         format!(
-            "delete them, so that they are plugged in anew; or in each pod's namespace: ip link set eth0 \
-             mtu {fits}"
+            "delete them, so that they are plugged in anew; or set both ends of each one's cable: ip link \
+             set {} mtu {fits} here, and in the pod's namespace ip link set eth0 mtu {fits}",
+            match ports {
+                [port] => &port.name,
+                _ => "DEVICE",
+            }
         ),
     )
 }

@@ -6,7 +6,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, anyhow, bail, ensure};
-use socket2::{Domain, Socket, Type};
+use socket2::{Domain, SockRef, Socket, Type};
 
 use super::super::netns::Netns;
 use crate::clock;
@@ -78,7 +78,9 @@ pub fn transfer(
     let client = from
         .run(|| connect(server, transfer.timeout))?
         .with_context(|| format!("connect from {} to {server}", from.name()))?;
-    // The client is connected, so the listener has it, and accepting does not wait.
+    // The client is connected, so the listener has it as soon as the last of three packets arrives,
+    // which a network that is being broken may not let through.
+    SockRef::from(&listener).set_read_timeout(Some(time_left(deadline)?))?;
     let (accepted, seen) = listener.accept().context("accept the client")?;
     let client_address = client.local_addr().context("ask for the client's address")?;
 
