@@ -25,8 +25,8 @@ fn every_mutation_still_has_its_place() {
 fn every_mutant_compiles() {
     let mutations = list::read();
     let copy = copy::write(&mutations).unwrap_or_else(|complaint| panic!("{complaint}"));
-    // Of the whole workspace with some test, and to where lints have looked at it: so dependencies
-    // have the features that they have there, and are looked at once.
+    // All libraries and one test, into the folder that lints use: dependencies then get the same
+    // features as there, and are compiled once.
     let output = Command::new(env!("CARGO"))
         .args(["check", "--locked", "--quiet", "--workspace", "--lib", "--test", "mutations"])
         .current_dir(copy)

@@ -18,7 +18,7 @@ use serde_json::Value;
 use thiserror::Error;
 use tokio::task::JoinError;
 
-use super::connection;
+use super::connection::{self, LARGEST_OBJECT};
 use crate::control::causes::causes;
 
 /// How long one call may take; a page of a large cluster comes in well under that.
@@ -30,9 +30,8 @@ const PAGE: u32 = 500;
 /// Pages of one list at most: a million objects, of which the largest clusters have fewer.
 const PAGES: usize = 2_000;
 
-/// Largest object, and page. etcd takes no object of more than 1.5 MiB.
-const LARGEST_OBJECT: u64 = 2 << 20;
-const LARGEST_PAGE: u64 = PAGE as u64 * LARGEST_OBJECT;
+/// Largest page: not every object is of the largest.
+const LARGEST_PAGE: usize = PAGE as usize * (2 << 20);
 
 /// How long the server keeps a watch open before we ask again. A server that stands still is
 /// noticed when that has passed, and [`GRACE`] with it.
@@ -328,7 +327,7 @@ impl Api {
         &self,
         what: &'static str,
         request: Result<http::Request<Vec<u8>>, kube::core::request::Error>,
-        most: u64,
+        most: usize,
         text: &mut Vec<u8>,
     ) -> Result<(), CallError> {
         let request = request.map_err(|error| CallError::Request { what, error })?;
@@ -355,8 +354,8 @@ impl Api {
 }
 
 /// Reads an answer to its end, if it has fewer than `most` bytes.
-async fn whole(answer: impl AsyncRead + Unpin, most: u64, text: &mut Vec<u8>) -> io::Result<()> {
-    if answer.take(most).read_to_end(text).await? as u64 == most {
+async fn whole(answer: impl AsyncRead + Unpin, most: usize, text: &mut Vec<u8>) -> io::Result<()> {
+    if answer.take(most as u64).read_to_end(text).await? == most {
         let problem = format!("an answer of {most} bytes or more");
         return Err(io::Error::new(io::ErrorKind::FileTooLarge, problem));
     }
@@ -502,7 +501,7 @@ mod tests {
         let (api, _directory, server) = endless(b"HTTP/1.1 200 OK\r\n\r\n{", b' ').await;
         let error = api.object("/api/v1/namespaces/a/pods/b").await.unwrap_err();
         assert!(
-            causes(&error).contains("an answer of 2097152 bytes or more"),
+            causes(&error).contains("an answer of 4194304 bytes or more"),
             "{}",
             causes(&error)
         );

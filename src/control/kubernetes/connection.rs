@@ -34,9 +34,9 @@ const UNACKNOWLEDGED: Duration = Duration::from_secs(20);
 /// Longest refusal that is read.
 const LONGEST_REFUSAL: usize = 64 << 10;
 
-/// Longest event of a watch that is read. etcd takes no object of more than 1.5 MiB; as text one
-/// may be somewhat longer.
-const LONGEST_EVENT: usize = 4 << 20;
+/// Largest object that is read, and longest event of a watch, which is one. etcd takes none of more
+/// than 1.5 MiB; as text it may be twice as long.
+pub(super) const LARGEST_OBJECT: usize = 4 << 20;
 
 /// Attempts to connect that are under way at once: of the table, of the policies and of who tells
 /// of events.
@@ -126,7 +126,7 @@ where
 {
     let is_refusal = answer.status().is_client_error() || answer.status().is_server_error();
     let most = if is_refusal { LONGEST_REFUSAL } else { usize::MAX };
-    let longest_line = if is_watch { LONGEST_EVENT } else { usize::MAX };
+    let longest_line = if is_watch { LARGEST_OBJECT } else { usize::MAX };
     let mut line = 0_usize;
     answer.map(|body| {
         let frames = BodyStream::new(Limited::new(body, most));
